@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: Apache-2.0
+// Attention over all pairs, bits and CSR: forward and backward of one head on one thread. N = M =
+// 2048 unless the name says otherwise. Gpair/s counts all N M pairs, Medge/s the stored edges, both
+// per second of CPU time of the measuring thread.
+//
+//   bench_attention --benchmark_filter='backward/.*/d:32' --benchmark_repetitions=5
+#include <benchmark/benchmark.h>
+
+#include <cmath>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "core/cpu/isa.h"
+#include "core/stream.h"
+#include "kernels/attend.h"
+
+namespace {
+
+using namespace stipple;
+using namespace stipple::kernels;
+
+struct Case {
+  EdgeForm form = EdgeForm::kBits;
+  bool dense = false;
+  int64_t n = 2048;
+  int64_t d = 32;
+  int64_t clusters = 0;
+  double density = 0.25;
+  float dropout = 0.0f;
+};
+
+/// Everything that forward and backward of one problem read and write.
+class Problem {
+ public:
+  explicit Problem(const Case& c)
+      : case_(c), memory_("bench", kCpuDevice, size_t{256} << 20), stream_(kCpuDevice) {
+    const Shape rows = {1, 1, c.n, c.d};
+    const Shape memberships = {1, 1, c.n, c.clusters};
+    for (auto* view : {&q_, &k_, &v_, &dout_}) *view = random(rows);
+    for (auto* view : {&o_, &dq_, &dk_, &dv_}) *view = memory_.alloc<float>(rows);
+    lse_ = memory_.alloc<float>({1, 1, c.n});
+    samples_ = memory_.alloc<uint32_t>({1});
+    samples_[0] = 5;
+    if (c.clusters > 0) {
+      y_ = random(memberships);
+      z_ = random(memberships);
+      row_grad_ = memory_.alloc<float>(memberships);
+      column_grad_ = memory_.alloc<float>(memberships);
+    }
+    if (!c.dense) make_edges();
+    forward();
+  }
+
+  void forward() {
+    if (case_.dense) {
+      attend_dense(stream_, {.o = o_,
+                             .lse = lse_,
+                             .q = q_,
+                             .k = k_,
+                             .v = v_,
+                             .scale = scale(),
+                             .dropout = dropout(),
+                             .scratch = &memory_});
+    } else {
+      attend_edges(stream_, {.o = o_,
+                             .lse = lse_,
+                             .q = q_,
+                             .k = k_,
+                             .v = v_,
+                             .edges = edges_,
+                             .scale = scale(),
+                             .dropout = dropout(),
+                             .scratch = &memory_});
+    }
+  }
+
+  void backward() {
+    if (case_.dense) {
+      attend_dense_backward(stream_, {.dq = dq_,
+                                      .dk = dk_,
+                                      .dv = dv_,
+                                      .q = q_,
+                                      .k = k_,
+                                      .v = v_,
+                                      .o = o_,
+                                      .dout = dout_,
+                                      .lse = lse_,
+                                      .scale = scale(),
+                                      .dropout = dropout(),
+                                      .scratch = &memory_});
+      return;
+    }
+    StraightThrough ste;
+    if (case_.clusters > 0) {
+      ste = {.row_grad = row_grad_, .column_grad = column_grad_, .y = y_, .z = z_};
+    }
+    attend_edges_backward(stream_, {.dq = dq_,
+                                    .dk = dk_,
+                                    .dv = dv_,
+                                    .q = q_,
+                                    .k = k_,
+                                    .v = v_,
+                                    .o = o_,
+                                    .dout = dout_,
+                                    .lse = lse_,
+                                    .edges = edges_,
+                                    .scale = scale(),
+                                    .dropout = dropout(),
+                                    .ste = ste,
+                                    .scratch = &memory_});
+  }
+
+  int64_t num_edges() const { return case_.dense ? case_.n * case_.n : edges_.num_edges(0); }
+
+ private:
+  float scale() const { return 1.0f / std::sqrt(static_cast<float>(case_.d)); }
+  AttentionDropout dropout() const {
+    return {.rate = case_.dropout, .rng = {1, 2}, .samples = samples_};
+  }
+
+  View<float> random(Shape shape) {
+    const View<float> view = memory_.alloc<float>(shape);
+    std::normal_distribution<float> normal;
+    for (float& x : view.span()) x = normal(generator_);
+    return view;
+  }
+
+  void make_edges() {
+    const EdgeCapacity capacity = {.tile_density = case_.form == EdgeForm::kBits ? 0.0 : 1.0,
+                                   .max_density = 1.0};
+    edges_ = alloc_edges(memory_, 1, case_.n, case_.n, capacity);
+    std::vector<uint8_t> dense(static_cast<size_t>(case_.n * case_.n));
+    std::bernoulli_distribution edge(case_.density);
+    for (uint8_t& x : dense) x = edge(generator_) ? 1 : 0;
+    set_edges(edges_, 0, case_.form, {dense.data(), {case_.n, case_.n}});
+  }
+
+  Case case_;
+  Arena memory_;
+  Stream stream_;
+  std::mt19937 generator_{7};
+  View<float> q_, k_, v_, dout_, o_, dq_, dk_, dv_, lse_, y_, z_, row_grad_, column_grad_;
+  View<uint32_t> samples_;
+  EdgeSet edges_;
+};
+
+void measure(benchmark::State& state, const Case& c, bool forward, bool backward) {
+  Problem problem(c);
+  for (auto _ : state) {
+    if (forward) problem.forward();
+    if (backward) problem.backward();
+    benchmark::ClobberMemory();
+  }
+  const auto runs = static_cast<double>(state.iterations());
+  state.counters["Gpair/s"] =
+      benchmark::Counter(runs * static_cast<double>(c.n * c.n) * 1e-9, benchmark::Counter::kIsRate);
+  state.counters["Medge/s"] = benchmark::Counter(
+      runs * static_cast<double>(problem.num_edges()) * 1e-6, benchmark::Counter::kIsRate);
+  state.SetLabel(std::string(stipple::cpu::isa_name(stipple::cpu::isa())));
+}
+
+void add(const std::string& pass, const Case& c) {
+  std::string name = pass + "/" +
+                     (c.dense                     ? "dense"
+                      : c.form == EdgeForm::kBits ? "bits"
+                                                  : "csr") +
+                     "/d:" + std::to_string(c.d) + "/N:" + std::to_string(c.n);
+  if (!c.dense) name += "/percent:" + std::to_string(std::lround(c.density * 100));
+  if (c.clusters > 0) name += "/k:" + std::to_string(c.clusters);
+  if (c.dropout > 0) name += "/dropout";
+  benchmark::RegisterBenchmark(name.c_str(), [pass, c](benchmark::State& state) {
+    measure(state, c, pass != "backward", pass != "forward");
+  })->Unit(benchmark::kMillisecond);
+}
+
+void add_all() {
+  for (int64_t d : {32, 64}) {
+    add("forward", {.dense = true, .d = d});
+    add("backward", {.dense = true, .d = d});
+    for (double density : {0.05, 0.25, 1.0}) add("forward", {.d = d, .density = density});
+    for (double density : {0.01, 0.02, 0.05, 0.10}) {
+      add("forward", {.form = EdgeForm::kCsr, .d = d, .density = density});
+    }
+    for (double density : {0.25, 1.0}) {
+      add("backward", {.d = d, .clusters = 128, .density = density});
+    }
+    add("backward", {.form = EdgeForm::kCsr, .d = d, .clusters = 128, .density = 0.02});
+  }
+  add("forward", {.density = 0.25, .dropout = 0.1f});
+  add("forward", {.dense = true, .dropout = 0.1f});
+  // Where bits overtake CSR over a training step: the default of attention.sbm.tile_density.
+  for (double density : {0.01, 0.02, 0.05, 0.10, 0.20, 0.40}) {
+    for (EdgeForm form : {EdgeForm::kBits, EdgeForm::kCsr}) {
+      add("step", {.form = form, .clusters = 128, .density = density});
+    }
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  add_all();
+  benchmark::Initialize(&argc, argv);
+  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
+  benchmark::RunSpecifiedBenchmarks();
+  return 0;
+}

@@ -1,0 +1,96 @@
+# How targets are made here: one helper per kind, so that flags live in one place.
+
+add_library(stipple_warnings INTERFACE)
+target_compile_options(stipple_warnings INTERFACE -Wall -Wextra -Wshadow -Wconversion -Wsign-conversion
+  -Wmissing-field-initializers -Wno-restrict $<$<BOOL:${STIPPLE_WERROR}>:-Werror>)
+
+if(STIPPLE_SANITIZE STREQUAL "address")
+  target_compile_options(stipple_warnings INTERFACE -fsanitize=address,undefined -fno-omit-frame-pointer -fno-sanitize-recover=undefined)
+  target_link_options(stipple_warnings INTERFACE -fsanitize=address,undefined)
+elseif(STIPPLE_SANITIZE STREQUAL "thread")
+  target_compile_options(stipple_warnings INTERFACE -fsanitize=thread)
+  target_link_options(stipple_warnings INTERFACE -fsanitize=thread)
+endif()
+
+# stipple_library(core SOURCES a.cpp ... DEPS other ... PRIVATE_LIBS third::party ...)
+# The libraries a layer may use are exactly its DEPS: what is not listed does not link.
+function(stipple_library name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;DEPS;PRIVATE_LIBS" ${ARGN})
+  set(existing)
+  foreach(f ${ARG_SOURCES})
+    if(EXISTS ${CMAKE_CURRENT_SOURCE_DIR}/${f})
+      list(APPEND existing ${f})
+    endif()
+  endforeach()
+  if(NOT existing)
+    file(WRITE ${CMAKE_CURRENT_BINARY_DIR}/empty.cpp "")
+    set(existing ${CMAKE_CURRENT_BINARY_DIR}/empty.cpp)
+  endif()
+  list(TRANSFORM ARG_DEPS PREPEND stipple_)
+  add_library(stipple_${name} STATIC ${existing})
+  target_include_directories(stipple_${name} PUBLIC ${PROJECT_SOURCE_DIR})
+  target_link_libraries(stipple_${name} PUBLIC ${ARG_DEPS} PRIVATE stipple_warnings ${ARG_PRIVATE_LIBS})
+endfunction()
+
+# Environment of every test: MPI that runs as root, oversubscribed and unbound; sanitizers that know MPI's own leaks.
+set(STIPPLE_TEST_ENVIRONMENT
+  OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_mpi_yield_when_idle=1
+  OMPI_MCA_hwloc_base_binding_policy=none OMPI_MCA_rmaps_base_oversubscribe=1
+  OMPI_MCA_odls_base_sigkill_timeout=0 OMP_NUM_THREADS=1
+  ASAN_OPTIONS=fast_unwind_on_malloc=0
+  LSAN_OPTIONS=suppressions=${PROJECT_SOURCE_DIR}/tests/support/lsan.supp:print_suppressions=0
+  UBSAN_OPTIONS=print_stacktrace=1
+  TSAN_OPTIONS=ignore_noninstrumented_modules=1:halt_on_error=1:exitcode=66)
+
+# stipple_test(tests/core/rng_test.cpp's stem  DEPS core ...  [LABELS slow] [TIMEOUT 60])
+function(stipple_test stem)
+  cmake_parse_arguments(ARG "" "TIMEOUT" "DEPS;LIBS;LABELS" ${ARGN})
+  if(NOT EXISTS ${CMAKE_CURRENT_SOURCE_DIR}/${stem}.cpp)
+    return()
+  endif()
+  list(TRANSFORM ARG_DEPS PREPEND stipple_)
+  add_executable(${stem} ${stem}.cpp)
+  target_link_libraries(${stem} PRIVATE ${ARG_DEPS} ${ARG_LIBS} stipple_warnings GTest::gtest GTest::gtest_main)
+  add_test(NAME ${stem} COMMAND ${stem} --gtest_brief=1)
+  if(NOT ARG_TIMEOUT)
+    set(ARG_TIMEOUT 120)
+  endif()
+  if(NOT ARG_LABELS)
+    set(ARG_LABELS unit)
+  endif()
+  set_tests_properties(${stem} PROPERTIES ENVIRONMENT "${STIPPLE_TEST_ENVIRONMENT}" TIMEOUT ${ARG_TIMEOUT} LABELS "${ARG_LABELS}")
+endfunction()
+
+# stipple_mp_test(communicator_mp_test RANKS 1 2 4  DEPS comm): the whole binary under mpirun, once per number of ranks.
+function(stipple_mp_test stem)
+  cmake_parse_arguments(ARG "" "TIMEOUT" "DEPS;LIBS;RANKS;LABELS" ${ARGN})
+  if(NOT EXISTS ${CMAKE_CURRENT_SOURCE_DIR}/${stem}.cpp)
+    return()
+  endif()
+  list(TRANSFORM ARG_DEPS PREPEND stipple_)
+  add_executable(${stem} ${stem}.cpp ${PROJECT_SOURCE_DIR}/tests/support/mp_main.cpp)
+  target_link_libraries(${stem} PRIVATE ${ARG_DEPS} ${ARG_LIBS} stipple_warnings stipple_mpi GTest::gtest)
+  if(NOT ARG_TIMEOUT)
+    set(ARG_TIMEOUT 120)
+  endif()
+  if(NOT ARG_LABELS)
+    set(ARG_LABELS mp)
+  endif()
+  foreach(ranks ${ARG_RANKS})
+    add_test(NAME ${stem}.np${ranks} COMMAND ${MPIEXEC_EXECUTABLE} --timeout ${ARG_TIMEOUT} -np ${ranks} $<TARGET_FILE:${stem}> --gtest_brief=1)
+    set_tests_properties(${stem}.np${ranks} PROPERTIES ENVIRONMENT "${STIPPLE_TEST_ENVIRONMENT}" TIMEOUT ${ARG_TIMEOUT}
+      PROCESSORS ${ranks} LABELS "${ARG_LABELS}")
+  endforeach()
+endfunction()
+
+# stipple_bench(bench_attention DEPS kernels): a google-benchmark program in build/bin.
+function(stipple_bench stem)
+  cmake_parse_arguments(ARG "" "" "DEPS;LIBS" ${ARGN})
+  if(NOT EXISTS ${CMAKE_CURRENT_SOURCE_DIR}/${stem}.cpp)
+    return()
+  endif()
+  list(TRANSFORM ARG_DEPS PREPEND stipple_)
+  add_executable(${stem} ${stem}.cpp)
+  set_target_properties(${stem} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bin)
+  target_link_libraries(${stem} PRIVATE ${ARG_DEPS} ${ARG_LIBS} stipple_warnings benchmark::benchmark)
+endfunction()

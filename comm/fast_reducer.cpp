@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "comm/fast_reducer.h"
+
+#include <chrono>
+#include <cstring>
+
+#include "comm/leaf_order.h"
+#include "core/buffer.h"
+
+namespace stipple::comm {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+class FastReducer final : public GradientReducer {
+ public:
+  FastReducer(Communicator& communicator, const ReducerOptions& options)
+      : communicator_(communicator),
+        order_(leaves_of_rank(options.num_leaves, communicator.rank(), communicator.size()),
+               options.numel),
+        buckets_(options),
+        sum_(kCpuDevice, fast_reducer_bytes(options)),
+        pending_(static_cast<size_t>(buckets_.count())) {}
+
+  View<float> grads() const override { return {data(), {buckets_.numel}}; }
+
+  void begin_leaf(int64_t leaf) override {
+    order_.begin(leaf);
+    if (order_.is_first()) clear();
+  }
+
+  void ready(Range range) override {
+    order_.ready(range);
+    if (!order_.is_last()) return;
+    start_until(order_.front());
+    communicator_.progress();
+  }
+
+  void end_leaf() override { order_.end(); }
+
+  View<const float> finish() override {
+    const Clock::time_point begin = Clock::now();
+    order_.finish();
+    if (!order_.has_leaves()) clear();
+    start_until(buckets_.numel);
+    for (const Pending pending : pending_) communicator_.wait(pending);
+    started_ = 0;
+    times_.exposed_s = std::chrono::duration<double>(Clock::now() - begin).count();
+    return grads();
+  }
+
+  ReducerTimes times() const override { return times_; }
+  size_t bytes() const override { return sum_.bytes(); }
+
+ private:
+  float* data() const { return reinterpret_cast<float*>(sum_.data()); }
+  void clear() { std::memset(sum_.data(), 0, sum_.bytes()); }
+
+  void start_until(int64_t front) {
+    for (; started_ < buckets_.count() && buckets_[started_].end <= front; ++started_) {
+      const Range bucket = buckets_[started_];
+      pending_[static_cast<size_t>(started_)] =
+          communicator_.all_reduce_sum({data() + bucket.begin, static_cast<size_t>(bucket.size())});
+    }
+  }
+
+  Communicator& communicator_;
+  LeafOrder order_;
+  Buckets buckets_;
+  Buffer sum_;
+  std::vector<Pending> pending_;  // by bucket
+  int64_t started_ = 0;           // buckets of this step
+  ReducerTimes times_;
+};
+
+}  // namespace
+
+std::unique_ptr<GradientReducer> make_fast_reducer(Communicator& communicator,
+                                                   const ReducerOptions& options) {
+  return std::make_unique<FastReducer>(communicator, options);
+}
+
+size_t fast_reducer_bytes(const ReducerOptions& options) {
+  return static_cast<size_t>(options.numel) * sizeof(float);
+}
+
+}  // namespace stipple::comm

@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+// Strict, typed configuration. A config struct has default member initialisers and one `describe`
+// that names every field; that table is the single truth for reading YAML, checking ranges, writing
+// the resolved file and docs/config.md.
+//
+//   struct TrainConfig {
+//     int64_t steps = 1000;
+//     void describe(ConfigVisitor& v) {
+//       v.field("steps", steps, {.doc = "Optimizer steps of the whole run.", .unit = "steps", .min
+//       = 1});
+//     }
+//   };
+#pragma once
+
+#include <cstdint>
+#include <limits>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "core/function_ref.h"
+
+namespace stipple {
+
+/// What a key means and which values it takes; both ends are allowed. Infinity is a value only
+/// where an end is infinite.
+struct KeyInfo {
+  std::string_view doc;
+  std::string_view unit = {};
+  double min = std::numeric_limits<double>::lowest();
+  double max = std::numeric_limits<double>::max();
+};
+
+/// Walks the table of a config struct. Readers, writers and document generators derive from it.
+class ConfigVisitor {
+ public:
+  virtual ~ConfigVisitor() = default;
+
+  virtual void field(std::string_view key, bool& value, const KeyInfo& info) = 0;
+  virtual void field(std::string_view key, int64_t& value, const KeyInfo& info) = 0;
+  virtual void field(std::string_view key, double& value, const KeyInfo& info) = 0;
+  virtual void field(std::string_view key, std::string& value, const KeyInfo& info) = 0;
+
+  /// An enumeration: the names a user may write, in the order of the enumerators' values.
+  template <class Enum>
+  void choice(std::string_view key, Enum& value, const std::vector<std::string_view>& names,
+              const KeyInfo& info) {
+    int64_t index = static_cast<int64_t>(value);
+    choice_index(key, index, names, info);
+    value = static_cast<Enum>(index);
+  }
+
+  /// A nested mapping; `value` has its own describe().
+  template <class Struct>
+  void section(std::string_view key, Struct& value, std::string_view doc) {
+    nested(key, doc, [&] { value.describe(*this); });
+  }
+
+ protected:
+  virtual void choice_index(std::string_view key, int64_t& index,
+                            const std::vector<std::string_view>& names, const KeyInfo& info) = 0;
+  virtual void nested(std::string_view key, std::string_view doc, FunctionRef<void()> body) = 0;
+};
+
+using Describe = FunctionRef<void(ConfigVisitor&)>;
+
+/// Reads YAML files composed left to right (a later file wins, mappings merge), then "a.b=value"
+/// overrides, into the structs behind `describe`. ConfigError, one line each: unreadable file, YAML
+/// syntax, a key that does not exist (with the nearest one that does), a key given twice, a value
+/// of the wrong type or out of range; always "file:line: key: what, what to do".
+void load_config(const std::vector<std::string>& files, const std::vector<std::string>& overrides,
+                 Describe describe);
+
+/// The same from text, as if it were a file called `name`.
+void load_config_text(const std::string& text, const std::string& name, Describe describe);
+
+/// Every key with its present value, as YAML that load_config reads back to the same values.
+std::string config_to_yaml(Describe describe);
+
+/// Every key with its present value, flat: {"train.steps", "1000"}, in table order.
+std::vector<std::pair<std::string, std::string>> config_to_pairs(Describe describe);
+
+/// docs/config.md: one table per section with key, default, allowed values, unit and meaning.
+std::string config_to_markdown(Describe describe);
+
+/// The candidate closest to `word` by edit distance; empty when none is near.
+std::string nearest_match(std::string_view word, const std::vector<std::string>& candidates);
+
+}  // namespace stipple

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+// Which examples a step sees, how they are grouped into leaves, and the padded arrays of one leaf
+// (host memory).
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "data/dataset.h"
+
+namespace stipple::data {
+
+/// A micro-batch, padded to a common length. Storage is reserved for max_length by the first load
+/// and reused.
+struct Leaf {
+  int64_t batch = 0;   ///< B: always the configured micro-batch, see `examples` for empty rows
+  int64_t length = 0;  ///< N: longest example rounded up to a multiple of 64, at most max_length
+  std::vector<int32_t> ids;       ///< [B, N]  0 on padding
+  std::vector<uint8_t> mask;      ///< [B, N]  1 on tokens
+  std::vector<int32_t> labels;    ///< [B] or [B, N]; -1: none
+  std::vector<uint32_t> samples;  ///< [B]  slot in the global batch; evaluation: example number
+  /// [B]  Example number in the dataset. -1 past the end: such a row has mask 0 and labels -1.
+  std::vector<int64_t> examples;
+};
+
+struct BatchOptions {
+  uint64_t seed = 0;
+  int64_t batch = 32;       ///< global batch
+  int64_t micro_batch = 4;  ///< examples per leaf; divides batch
+  /// Always pad to max_length: needed when padding takes part in the graph.
+  bool fixed_length = false;
+};
+
+/// The order of training. A pure function of (dataset size and lengths, options, step): never of
+/// ranks, threads or history. Position g = step * batch + slot; epoch g / size; example
+/// Shuffle(size, seed, epoch)(g % size). Within a global batch, examples are sorted by length and
+/// dealt so that a leaf holds like lengths and every aligned run of leaves carries like work. The
+/// dataset is referenced, not owned.
+class TrainBatches {
+ public:
+  /// ConfigError when micro_batch does not divide batch, DataError when the dataset is empty.
+  TrainBatches(const Dataset&, const TaskInfo&, const BatchOptions&);
+  int64_t num_leaves() const { return options_.batch / options_.micro_batch; }
+  /// Leaves [begin, end) of step `step` are asked for one at a time. Reuses `leaf`'s storage.
+  void load(int64_t step, int64_t leaf_index, Leaf& leaf);
+  /// Labels that count in the loss of the whole global batch of this step.
+  int64_t num_labels(int64_t step);
+
+ private:
+  void plan(int64_t step);
+  const Dataset& dataset_;
+  TaskInfo info_;
+  BatchOptions options_;
+  int64_t planned_step_ = -1;
+  std::vector<int64_t> examples_;   ///< by slot
+  std::vector<int32_t> by_length_;  ///< slots, longest example first
+  std::vector<int32_t> slots_;      ///< leaves in order, micro_batch slots each
+};
+
+/// Evaluation: examples [0, size) in leaves of micro_batch, each exactly once; the last leaf is
+/// filled with empty rows. Examples come by falling length (equal ones by number), so that leaves
+/// hold little padding and the largest comes first.
+class EvalBatches {
+ public:
+  EvalBatches(const Dataset&, const TaskInfo&, const BatchOptions&);
+  int64_t num_leaves() const;
+  void load(int64_t leaf_index, Leaf& leaf) const;
+
+ private:
+  const Dataset& dataset_;
+  TaskInfo info_;
+  BatchOptions options_;
+  std::vector<int64_t> order_;  ///< example numbers
+};
+
+}  // namespace stipple::data

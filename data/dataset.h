@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+// Examples with random access, and what a task says about them.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace stipple::data {
+
+enum class Split : uint8_t { kTrain, kValidation, kTest };
+std::string_view split_name(Split);  ///< "train", "val", "test"
+
+/// One label per sequence, or one per token.
+enum class HeadKind : uint8_t { kSequence, kToken };
+
+struct TaskInfo {
+  std::string name;
+  HeadKind head = HeadKind::kSequence;
+  int64_t vocab_size = 0;  ///< size of the embedding table
+  int64_t num_classes = 0;
+  int64_t max_length =
+      0;  ///< longest sequence an example may have after truncation; the model's padded length
+};
+
+/// A fixed collection. All calls are const, thread-safe and O(1) apart from copying.
+class Dataset {
+ public:
+  virtual ~Dataset() = default;
+  virtual int64_t size() const = 0;
+  virtual int64_t length(
+      int64_t i) const = 0;  ///< tokens of example i, at most TaskInfo::max_length
+  /// Writes length(i) ids; labels: one (kSequence) or length(i) of them (kToken).
+  virtual void get(int64_t i, std::span<int32_t> ids, std::span<int32_t> labels) const = 0;
+  /// A hash of the content, stored in checkpoints: resuming on other data is refused.
+  virtual uint64_t fingerprint() const = 0;
+};
+
+/// A benchmark: knows its files, ids and classes.
+class Task {
+ public:
+  virtual ~Task() = default;
+  virtual const TaskInfo& info() const = 0;
+  /// DataError when files are missing or malformed: names file, line, and the command that makes
+  /// them.
+  virtual std::unique_ptr<Dataset> open(Split) const = 0;
+  /// How an accuracy on this task is to be read, one line each, best-known trivial predictors
+  /// first: {"majority class", 0.169}.
+  struct Rung {
+    std::string name;
+    double accuracy = 0;
+  };
+  /// Computed on the given data, so that it is the ladder of exactly these examples.
+  virtual std::vector<Rung> ladder(const Dataset&) const { return {}; }
+};
+
+}  // namespace stipple::data

@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+// The `data` section of a configuration and the table of tasks.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "core/config.h"
+#include "data/dataset.h"
+
+namespace stipple::data {
+
+enum class TaskKind : uint8_t { kListops, kRepeatedToken };
+
+/// "Does this token occur again in the sequence": `sequence` integers drawn uniformly
+/// from 1..sequence (docs: sbm.md, 4.4).
+struct RepeatedTokenConfig {
+  int64_t sequence = 256;
+  int64_t train_examples = 0;  ///< 0: endless, every step sees new sequences
+  int64_t eval_examples = 512;
+  void describe(ConfigVisitor&);
+};
+
+struct DataConfig {
+  TaskKind task = TaskKind::kListops;
+  std::string dir = "data/listops";  ///< folder with basic_train.tsv, basic_val.tsv, basic_test.tsv
+  int64_t max_length = 2048;         ///< sequences are cut to this; the model's padded length
+  RepeatedTokenConfig repeated_token;
+  void describe(ConfigVisitor&);
+};
+
+/// registry.cpp: an explicit table, one line per task. `seed` feeds tasks that make their own
+/// examples.
+std::unique_ptr<Task> make_task(const DataConfig&, uint64_t seed);
+
+}  // namespace stipple::data

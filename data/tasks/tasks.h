@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: Apache-2.0
+// The makers that data/registry.cpp lists: one per task, each in a file of its own.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "data/dataset.h"
+#include "data/task_config.h"
+
+namespace stipple::data::tasks {
+
+/// Label of a nested list expression, read from the published files (data/listops.h).
+std::unique_ptr<Task> make_listops(const DataConfig&, uint64_t seed);
+
+/// Per token: does it occur again in the sequence? Made on the fly.
+std::unique_ptr<Task> make_repeated_token(const DataConfig&, uint64_t seed);
+
+}  // namespace stipple::data::tasks

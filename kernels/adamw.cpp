@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kernels/adamw.h"
+
+#include "core/dispatch.h"
+#include "kernels/runs.h"
+
+namespace stipple::kernels {
+
+void squared_norm(const Stream& stream, const SquaredNorm& args) {
+  STIPPLE_CHECK_SHAPE("squared_norm", args.sum, {1});
+  STIPPLE_CHECK(args.scratch != nullptr, "squared_norm: needs scratch");
+  const Arena::Scope scope(*args.scratch);
+  const View<double> partials = args.scratch->alloc<double>({num_runs(args.x.numel(), kNormRun)});
+  STIPPLE_DISPATCH(stream, squared_norm, args, partials);
+}
+
+void adamw(const Stream& stream, const AdamW& args) {
+  const int64_t n = args.x.numel();
+  STIPPLE_CHECK_AS(ShapeError, args.m.numel() == n && args.v.numel() == n && args.grad.numel() == n,
+                   "adamw: arrays of different sizes ", n, ", ", args.m.numel(), ", ",
+                   args.v.numel(), ", ", args.grad.numel());
+  STIPPLE_DISPATCH(stream, adamw, args);
+}
+
+}  // namespace stipple::kernels

@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kernels/attend.h"
+
+#include "core/dispatch.h"
+#include "kernels/cpu/attend_bodies.h"
+
+namespace stipple::kernels {
+namespace {
+
+void check_dropout(const char* op, const AttentionDropout& dropout, int64_t batch) {
+  STIPPLE_CHECK(dropout.rate >= 0.0f && dropout.rate < 1.0f, op, ": dropout rate ", dropout.rate,
+                " must be in [0, 1)");
+  if (dropout.rate == 0.0f) return;
+  STIPPLE_CHECK_AS(ShapeError, dropout.samples.shape == Shape({batch}), op,
+                   ": dropout.samples has shape ", dropout.samples.shape.str(), ", expected ",
+                   Shape({batch}).str());
+}
+
+void expect_shape(const char* op, const char* name, const Shape& shape, const Shape& expected) {
+  STIPPLE_CHECK_AS(ShapeError, shape == expected, op, ": ", name, " has shape ", shape.str(),
+                   ", expected ", expected.str());
+}
+
+/// The arrays that every attention operation has.
+template <class Args>
+void check_inputs(const char* op, const Args& a) {
+  const Shape& q = a.q.shape;
+  STIPPLE_CHECK_AS(ShapeError, q.rank() == 4 && a.k.shape.rank() == 4, op, ": q has shape ",
+                   q.str(), " and k ", a.k.shape.str(), ", expected [B, H, N, D] and [B, H, M, D]");
+  const Shape keys = {q[0], q[1], a.k.shape[2], q[3]};
+  expect_shape(op, "k", a.k.shape, keys);
+  expect_shape(op, "v", a.v.shape, keys);
+  expect_shape(op, "o", a.o.shape, q);
+  expect_shape(op, "lse", a.lse.shape, {q[0], q[1], q[2]});
+  if (!a.key_mask.empty()) expect_shape(op, "key_mask", a.key_mask.shape, {q[0], keys[2]});
+  check_dropout(op, a.dropout, q[0]);
+  STIPPLE_CHECK(a.scratch != nullptr, op, ": needs a scratch arena");
+}
+
+template <class Args>
+void check_gradients(const char* op, const Args& a) {
+  expect_shape(op, "dout", a.dout.shape, a.q.shape);
+  expect_shape(op, "dq", a.dq.shape, a.q.shape);
+  expect_shape(op, "dk", a.dk.shape, a.k.shape);
+  expect_shape(op, "dv", a.dv.shape, a.k.shape);
+}
+
+void check_edges(const char* op, const EdgeSet& edges, const Shape& q, const Shape& k) {
+  const int64_t problems = q[0] * q[1];
+  STIPPLE_CHECK_AS(ShapeError, edges.num_queries == q[2] && edges.num_keys == k[2], op,
+                   ": edges are ", edges.num_queries, " x ", edges.num_keys, ", expected ", q[2],
+                   " x ", k[2]);
+  expect_shape(op, "edges.form", edges.form.shape, {problems});
+  expect_shape(op, "edges.row_ptr", edges.row_ptr.shape, {problems, q[2] + 1});
+}
+
+void check_straight_through(const char* op, const StraightThrough& ste, const Shape& q,
+                            const Shape& k) {
+  if (ste.row_grad.empty()) return;
+  STIPPLE_CHECK_AS(ShapeError, ste.row_grad.shape.rank() == 4, op, ": ste.row_grad has shape ",
+                   ste.row_grad.shape.str(), ", expected [B, H, N, K]");
+  const int64_t clusters = ste.row_grad.shape[3];
+  const Shape rows = {q[0], q[1], q[2], clusters};
+  const Shape columns = {q[0], q[1], k[2], clusters};
+  expect_shape(op, "ste.row_grad", ste.row_grad.shape, rows);
+  expect_shape(op, "ste.column_grad", ste.column_grad.shape, columns);
+  expect_shape(op, "ste.y", ste.y.shape, rows);
+  expect_shape(op, "ste.z", ste.z.shape, columns);
+  STIPPLE_CHECK(ste.clip >= 0.0f, op, ": ste.clip ", ste.clip, " must not be negative");
+}
+
+/// Planning sees the same scratch that the CPU bodies will take.
+void plan_scratch(const Stream& stream, Arena& scratch, int64_t bytes_per_worker) {
+  if (stream.device().type != DeviceType::kMeta) return;
+  const Arena::Scope scope(scratch);
+  scratch.alloc<std::byte>({stream.threads(), bytes_per_worker});
+}
+
+}  // namespace
+
+void attend_dense(const Stream& stream, const AttendDense& args) {
+  check_inputs("attend_dense", args);
+  plan_scratch(stream, *args.scratch, cpu::attend_forward_scratch(cpu::scratch_shape(args)));
+  STIPPLE_DISPATCH(stream, attend_dense, args);
+}
+
+void attend_dense_backward(const Stream& stream, const AttendDenseBackward& args) {
+  check_inputs("attend_dense_backward", args);
+  check_gradients("attend_dense_backward", args);
+  plan_scratch(stream, *args.scratch, cpu::attend_backward_scratch(cpu::scratch_shape(args)));
+  STIPPLE_DISPATCH(stream, attend_dense_backward, args);
+}
+
+void attend_edges(const Stream& stream, const AttendEdges& args) {
+  check_inputs("attend_edges", args);
+  check_edges("attend_edges", args.edges, args.q.shape, args.k.shape);
+  plan_scratch(stream, *args.scratch, cpu::attend_forward_scratch(cpu::scratch_shape(args)));
+  STIPPLE_DISPATCH(stream, attend_edges, args);
+}
+
+void attend_edges_backward(const Stream& stream, const AttendEdgesBackward& args) {
+  check_inputs("attend_edges_backward", args);
+  check_gradients("attend_edges_backward", args);
+  check_edges("attend_edges_backward", args.edges, args.q.shape, args.k.shape);
+  check_straight_through("attend_edges_backward", args.ste, args.q.shape, args.k.shape);
+  plan_scratch(stream, *args.scratch, cpu::attend_backward_scratch(cpu::scratch_shape(args)));
+  STIPPLE_DISPATCH(stream, attend_edges_backward, args);
+}
+
+}  // namespace stipple::kernels

@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kernels/adamw.h"
+
+#include "kernels/cpu/sums.h"
+#include "kernels/math/adamw.h"
+#include "kernels/runs.h"
+
+namespace stipple::kernels::cpu {
+namespace {
+
+STIPPLE_VECTOR_BODY void sum_squares(double* sum, const float* x, int64_t n) {
+  *sum = lane_sum<double>(
+      n, [x](int64_t i) { return static_cast<double>(x[i]) * static_cast<double>(x[i]); });
+}
+
+STIPPLE_VECTOR_BODY void update_run(const AdamW* args, math::AdamWScalars scalars, Range run) {
+  float* __restrict x = args->x.data;
+  float* __restrict m = args->m.data;
+  float* __restrict v = args->v.data;
+  const float* __restrict grad = args->grad.data;
+  for (int64_t i = run.begin; i < run.end; ++i) {
+    math::adamw_update(scalars, grad[i], x[i], m[i], v[i]);
+  }
+}
+
+}  // namespace
+
+void squared_norm(const Stream& stream, const SquaredNorm& args, View<double> partials) {
+  const int64_t runs = partials.numel();
+  stream.parallel_for(runs, [&](int64_t i, int) {
+    const Range run = nth_run(i, args.x.numel(), kNormRun);
+    vectorized<sum_squares>(&partials[i], args.x.data + run.begin, run.size());
+  });
+  for (int64_t step = 1; step < runs; step *= 2) {
+    for (int64_t i = 0; i + step < runs; i += 2 * step) partials[i] += partials[i + step];
+  }
+  args.sum[0] = runs == 0 ? 0.0 : partials[0];
+}
+
+void adamw(const Stream& stream, const AdamW& args) {
+  const math::AdamWScalars scalars(args);
+  stream.parallel_for(num_runs(args.x.numel(), kElementRun), [&](int64_t i, int) {
+    vectorized<update_run>(&args, scalars, nth_run(i, args.x.numel(), kElementRun));
+  });
+}
+
+}  // namespace stipple::kernels::cpu

@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the instruction-set specific bodies of attention get to see: one problem p = (sample, head)
+// as plain pointers, and scratch already cut to size. No types with inline functions, so that
+// nothing compiled for one instruction set is linked into another.
+#pragma once
+
+#include <cstdint>
+
+#include "core/rng.h"
+#include "kernels/attend.h"
+
+namespace stipple::kernels::cpu {
+
+inline constexpr int64_t kMaxLanes =
+    16;  ///< of any instruction set: slack behind arrays written by whole vectors
+inline constexpr int64_t kMaxMicroRows = 8;  ///< query rows whose scores are computed together
+inline constexpr int64_t kTileRows = 32;     ///< query rows of a dense tile
+inline constexpr int64_t kTileKeys =
+    128;  ///< keys of a dense tile; packed keys are padded to a multiple
+inline constexpr int64_t kBlockKeys =
+    512;  ///< keys scored at once before compaction: a micro tile of 16 KB
+inline constexpr int64_t kSweepKeys = 2048;  ///< keys whose compacted scores a row holds at a time
+inline constexpr int64_t kTaskRows =
+    512;  ///< query rows of a forward task: amortises packing the keys
+
+/// Dropout of one problem's weights, see AttentionDropout.
+struct DropoutStream {
+  bool on = false;
+  uint32_t drop_below = 0;  ///< words below are dropped
+  float rescale = 1.0f;     ///< 1 / (1 - rate)
+  PhiloxKey key;
+  uint32_t sample = 0;
+  uint32_t stream = 0;
+};
+
+/// The edges are bits, or columns, or, when both are null, all pairs. Gradients are null in
+/// forward, o and lse written there.
+struct AttendProblem {
+  int64_t num_queries = 0;
+  int64_t num_keys = 0;
+  int64_t dim = 0;
+  const float* q = nullptr;
+  const float* k = nullptr;
+  const float* v = nullptr;
+  float* o = nullptr;
+  float* lse = nullptr;
+  const uint8_t* key_mask = nullptr;
+  float scale = 1.0f;
+  DropoutStream dropout;
+
+  const uint32_t* bits = nullptr;
+  int64_t words_per_row = 0;
+  const uint32_t* columns = nullptr;
+  const uint16_t* multiplicity = nullptr;
+  const int32_t* row_ptr = nullptr;
+
+  const float* final_o = nullptr;
+  const float* final_lse = nullptr;
+  const float* dout = nullptr;
+  float* dq = nullptr;
+  float* dk = nullptr;
+  float* dv = nullptr;
+
+  int64_t clusters = 0;  ///< 0: no straight-through gradient
+  float* row_grad = nullptr;
+  float* column_grad = nullptr;
+  const float* y = nullptr;
+  const float* z = nullptr;
+  SteRule rule = SteRule::kScoreGradient;
+  float regularizer = 0.0f;
+  float clip = 0.0f;
+  bool self_loop = false;
+};
+
+/// What backward keeps of an edge between its row pass and its column pass.
+struct EdgeGradient {
+  float dscore;  ///< scale ds
+  float weight;  ///< W r: the dropped and rescaled attention weight
+  float dp;
+  uint32_t other;  ///< the key in row order, the query in column order
+};
+
+/// Scratch of one worker in forward.
+struct ForwardBuffers {
+  float* packed_keys;   ///< [D, M] transposed, in panels
+  uint32_t* key_words;  ///< key_mask as bits
+  float* scores;        ///< [kMaxMicroRows, kSweepKeys + slack]
+  uint32_t* columns;    ///< the same, the key of each score
+  float* tile;          ///< [kTileRows, kTileKeys] or [kMaxMicroRows, kBlockKeys]
+};
+
+/// Scratch of one worker in backward.
+struct BackwardBuffers {
+  float* packed_keys;
+  float* packed_values;
+  uint32_t* key_words;
+  float* tiles[3];     ///< [kTileRows, kTileKeys] or [kMaxMicroRows, kBlockKeys]
+  int64_t row_stride;  ///< of the three below: M + slack
+  float* scores;       ///< [kMaxMicroRows, row_stride]
+  float* dweights;     ///< do . v
+  uint32_t* columns;
+  int64_t max_edges;  ///< room of the two below, at least kMaxMicroRows M
+  EdgeGradient* by_row;
+  EdgeGradient* by_column;
+  uint32_t* column_start;  ///< [M + 1]
+};
+
+/// The bodies for one instruction set.
+struct AttendBodies {
+  void (*forward)(const AttendProblem&, const ForwardBuffers&, int64_t first_row, int64_t last_row);
+  void (*backward)(const AttendProblem&, const BackwardBuffers&);
+};
+namespace scalar {
+extern const AttendBodies kAttend;
+}
+namespace avx2 {
+extern const AttendBodies kAttend;
+}
+namespace avx512 {
+extern const AttendBodies kAttend;
+}
+
+/// What decides how much scratch a worker needs.
+struct AttendScratchShape {
+  int64_t num_keys;
+  int64_t dim;
+  bool has_edges;         ///< bits or CSR, not all pairs
+  bool scores_all_pairs;  ///< some problem may be dense or bits
+};
+template <class Args>
+AttendScratchShape scratch_shape(const Args& a) {
+  if constexpr (requires { a.edges; }) {
+    return {a.k.shape[2], a.k.shape[3], true, has_room_for_bits(a.edges)};
+  } else {
+    return {a.k.shape[2], a.k.shape[3], false, true};
+  }
+}
+/// Bytes for one worker: what the front reserves when planning.
+int64_t attend_forward_scratch(const AttendScratchShape&);
+int64_t attend_backward_scratch(const AttendScratchShape&);
+
+}  // namespace stipple::kernels::cpu

@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+// The samplers' hot loops, plain: what the vector versions must reproduce bit by bit.
+#include <cmath>
+
+#include "kernels/cpu/sample.h"
+#include "kernels/math/poisson.h"
+#include "kernels/math/thinning.h"
+
+namespace stipple::kernels::cpu {
+namespace {
+
+float dot(const float* a, const float* b, int64_t n) {
+  constexpr int64_t kLanes = 16;
+  float lanes[kLanes] = {};
+  for (int64_t k = 0; k < n; ++k) lanes[k % kLanes] = std::fma(a[k], b[k], lanes[k % kLanes]);
+  for (int64_t width = kLanes / 2; width > 0; width /= 2) {
+    for (int64_t lane = 0; lane < width; ++lane) lanes[lane] += lanes[lane + width];
+  }
+  return lanes[0];
+}
+
+bool keep(float p, uint32_t word) {
+  if (!(p > 0.0f)) return false;
+  return p >= 1.0f || (word >> 1) < static_cast<uint32_t>(p * kKeepScale);
+}
+
+bool draw_pair(const SampleProblem& problem, int64_t i, int64_t j) {
+  const float* mu = problem.mu + i * problem.num_clusters;
+  const float* z = problem.z + j * problem.num_clusters;
+  float p = problem.delta;
+  for (int64_t k = 0; k < problem.num_clusters; ++k) p = std::fma(mu[k], z[k], p);
+  if (problem.law != MaskLaw::kBernoulli) p = math::positive_probability(std::fmax(p, 0.0f));
+  const PhiloxCounter counter = rng_counter(static_cast<uint32_t>(j / 4), static_cast<uint32_t>(i),
+                                            problem.sample, problem.stream(Purpose::kEdgeTile));
+  return keep(p, philox4x32(counter, problem.key)[static_cast<size_t>(j % 4)]);
+}
+
+void tile_rows(const SampleProblem& problem, Range rows, float*, uint32_t* bits) {
+  const int64_t words = (problem.num_keys + 31) / 32;
+  for (int64_t i = rows.begin; i < rows.end; ++i) {
+    uint32_t* row = bits + (i - rows.begin) * words;
+    for (int64_t w = 0; w < words; ++w) row[w] = 0;
+    if (!problem.is_real_query(i)) continue;
+    for (int64_t j = 0; j < problem.num_keys; ++j) {
+      if (problem.is_real_key(j) && draw_pair(problem, i, j)) row[j / 32] |= 1u << (j % 32);
+    }
+  }
+}
+
+void draw_keys(const RowDraws& row, int64_t count, uint32_t* keys) {
+  const int64_t num_clusters = row.tables->num_clusters;
+  PhiloxCounter counter = row.counter;
+  for (int64_t e = 0; e < count; ++e, ++counter[0]) {
+    const PhiloxCounter words = philox4x32(counter, row.key);
+    const uint64_t x =
+        math::multiply_high(uint64_t{words[0]} << 32 | words[1], row.rates[num_clusters]);
+    const int64_t cluster = first_above(row.rates, num_clusters + 1, x);
+    keys[e] = find_key(find_block(*row.tables, cluster, uint64_t{words[2]} << 32 | words[3]));
+  }
+}
+
+int64_t thin(const RowThinning& row, uint32_t* keys, int64_t count) {
+  int64_t kept = 0;
+  PhiloxCounter counter = row.counter;
+  for (int64_t e = 0; e < count; ++e) {
+    const uint32_t j = keys[e];
+    counter[0] = j;
+    const float sum = dot(row.mu, row.z + int64_t{j} * row.num_clusters, row.num_clusters);
+    const double p = std::fmin(1.0f, sum + row.delta);
+    const double ratio = row.oversampling == 0.0 ? p : math::thinning_ratio(p, row.oversampling);
+    if (philox4x32(counter, row.key)[0] < ratio * 0x1p32) keys[kept++] = j;
+  }
+  return kept;
+}
+
+}  // namespace
+
+const SampleKernels kSampleScalar{dot, tile_rows, draw_keys, thin};
+
+}  // namespace stipple::kernels::cpu

@@ -1,0 +1,253 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kernels/sbm.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "kernels/cpu/sums.h"
+#include "kernels/cpu/vectorize.h"
+#include "kernels/math/sigmoid.h"
+#include "kernels/runs.h"
+
+namespace stipple::kernels::cpu {
+namespace {
+
+bool is_real(const uint8_t* mask, int64_t i) { return mask == nullptr || mask[i] != 0; }
+
+const uint8_t* mask_row(View<const uint8_t> mask, int64_t b) {
+  return mask.empty() ? nullptr : mask.at(b).data;
+}
+
+int64_t count_real(const uint8_t* mask, int64_t n) {
+  return mask == nullptr ? n : n - std::count(mask, mask + n, uint8_t{0});
+}
+
+// r[u, v] = <c_u, c_v>. The two halves are the same operations, hence the same bits.
+STIPPLE_VECTOR_BODY void gram_matrix(float* r, const float* c, int64_t k, int64_t d) {
+  for (int64_t u = 0; u < k; ++u) {
+    for (int64_t v = 0; v <= u; ++v) {
+      const double dot = lane_sum<double>(d, [&](int64_t x) {
+        return static_cast<double>(c[u * d + x]) * static_cast<double>(c[v * d + x]);
+      });
+      r[u * k + v] = r[v * k + u] = static_cast<float>(dot);
+    }
+  }
+}
+
+// Softmax over all entries, in place; returns exp(entropy).
+double softmax_of_all(float* r, int64_t n) {
+  const auto max = static_cast<double>(*std::max_element(r, r + n));
+  double sum = 0.0;
+  double weighted = 0.0;
+  for (int64_t e = 0; e < n; ++e) {
+    const double x = static_cast<double>(r[e]) - max;
+    const double w = std::exp(x);
+    sum += w;
+    weighted += w * x;
+    r[e] = static_cast<float>(w);
+  }
+  for (int64_t e = 0; e < n; ++e) r[e] = static_cast<float>(static_cast<double>(r[e]) / sum);
+  return std::exp(std::log(sum) - weighted / sum);
+}
+
+struct MembershipRows {
+  float* y;
+  const float* logits;
+  const uint8_t* mask;
+  int64_t rows, k;
+};
+
+STIPPLE_VECTOR_BODY void membership_rows(MembershipRows in) {
+  for (int64_t i = 0; i < in.rows; ++i) {
+    float* y = in.y + i * in.k;
+    const float* logits = in.logits + i * in.k;
+    if (is_real(in.mask, i)) {
+      for (int64_t v = 0; v < in.k; ++v) y[v] = math::sigmoid(logits[v]);
+    } else {
+      for (int64_t v = 0; v < in.k; ++v) y[v] = 0.0f;
+    }
+  }
+}
+
+STIPPLE_VECTOR_BODY void sum_columns(const float* x, int64_t n, int64_t k, double* sums) {
+  for (int64_t v = 0; v < k; ++v) sums[v] = 0.0;
+  for (int64_t i = 0; i < n; ++i) {
+    for (int64_t v = 0; v < k; ++v) sums[v] += static_cast<double>(x[i * k + v]);
+  }
+}
+
+STIPPLE_VECTOR_BODY double bilinear(const double* a, const float* s, const double* c, int64_t k) {
+  double sum = 0.0;
+  for (int64_t u = 0; u < k; ++u) {
+    sum += a[u] *
+           lane_sum<double>(k, [&](int64_t v) { return static_cast<double>(s[u * k + v]) * c[v]; });
+  }
+  return sum;
+}
+
+struct EdgeGradients {
+  double* query;  // [K]  weight * S cᵀ
+  double* key;    // [K]  weight * Sᵀ aᵀ
+};
+
+void edge_gradients(const ExpectedEdgesBackward& args, int64_t p, EdgeGradients out) {
+  const int64_t k = args.y_sum.shape[1];
+  const float* s = args.s.at(p % args.s.shape[0]).data;
+  const double* a = args.y_sum.at(p).data;
+  const double* c = args.z_sum.at(p).data;
+  const auto weight = static_cast<double>(args.weight);
+  std::fill(out.key, out.key + k, 0.0);
+  for (int64_t u = 0; u < k; ++u) {
+    double dot = 0.0;
+    for (int64_t v = 0; v < k; ++v) {
+      const auto entry = static_cast<double>(s[u * k + v]);
+      dot += entry * c[v];
+      out.key[v] += weight * a[u] * entry;
+    }
+    out.query[u] = weight * dot;
+  }
+}
+
+// Adds the same gradient to every real row.
+void add_to_rows(View<float> rows, const uint8_t* mask, const double* gradient) {
+  const int64_t k = rows.shape[1];
+  for (int64_t i = 0; i < rows.shape[0]; ++i) {
+    if (!is_real(mask, i)) continue;
+    float* row = rows.data + i * k;
+    for (int64_t v = 0; v < k; ++v) row[v] += static_cast<float>(gradient[v]);
+  }
+}
+
+// Row u of ds for one head: w sum_b a_bu c_b.
+void add_block_gradient(const ExpectedEdgesBackward& args, int64_t head, int64_t u) {
+  const int64_t heads = args.s.shape[0];
+  const int64_t k = args.s.shape[1];
+  float* ds = args.ds.at(head).data + u * k;
+  for (int64_t v = 0; v < k; ++v) {
+    double sum = 0.0;
+    for (int64_t p = head; p < args.y_sum.shape[0]; p += heads) {
+      sum += args.y_sum.at(p)[u] * args.z_sum.at(p)[v];
+    }
+    ds[v] += static_cast<float>(static_cast<double>(args.weight) * sum);
+  }
+}
+
+// dR of one head, one row: s (ds - <ds, s>), plus the same of the transpose.
+void add_cluster_gradient(const BlockMatrixBackward& args, int64_t head, int64_t u, double mean,
+                          double* sums) {
+  const int64_t k = args.s.shape[1];
+  const int64_t d = args.clusters.shape[2];
+  const float* s = args.s.at(head).data;
+  const float* ds = args.ds.at(head).data;
+  const float* clusters = args.clusters.at(head).data;
+  std::fill(sums, sums + d, 0.0);
+  for (int64_t v = 0; v < k; ++v) {
+    const auto dr = [&](int64_t e) {
+      return static_cast<double>(s[e]) * (static_cast<double>(ds[e]) - mean);
+    };
+    const double both = dr(u * k + v) + dr(v * k + u);
+    for (int64_t x = 0; x < d; ++x) sums[x] += both * static_cast<double>(clusters[v * d + x]);
+  }
+  float* out = args.dclusters.at(head).data + u * d;
+  for (int64_t x = 0; x < d; ++x) out[x] += static_cast<float>(sums[x]);
+}
+
+}  // namespace
+
+void block_matrix(const Stream& stream, const BlockMatrix& args) {
+  const int64_t k = args.clusters.shape[1];
+  stream.parallel_for(args.clusters.shape[0], [&](int64_t head, int) {
+    float* s = args.s.at(head).data;
+    vectorized<gram_matrix>(s, args.clusters.at(head).data, k, args.clusters.shape[2]);
+    args.effective_cells[head] = static_cast<float>(softmax_of_all(s, k * k));
+  });
+}
+
+void block_matrix_backward(const Stream& stream, const BlockMatrixBackward& args,
+                           View<double> means, View<double> sums) {
+  const int64_t heads = args.s.shape[0];
+  const int64_t k = args.s.shape[1];
+  stream.parallel_for(heads, [&](int64_t head, int) {
+    const float* s = args.s.at(head).data;
+    const float* ds = args.ds.at(head).data;
+    double dot = 0.0;
+    for (int64_t e = 0; e < k * k; ++e) {
+      dot += static_cast<double>(s[e]) * static_cast<double>(ds[e]);
+    }
+    means[head] = dot;
+  });
+  stream.parallel_for(heads * k, [&](int64_t row, int worker) {
+    add_cluster_gradient(args, row / k, row % k, means[row / k], sums.at(worker).data);
+  });
+}
+
+void memberships(const Stream& stream, const Memberships& args) {
+  const int64_t heads = args.y.shape[1];
+  const int64_t n = args.y.shape[2];
+  const int64_t k = args.y.shape[3];
+  const int64_t runs = num_runs(n, kCopyRowRun);
+  stream.parallel_for(args.y.shape[0] * heads * runs, [&](int64_t task, int) {
+    const int64_t p = task / runs;
+    const Range rows = nth_run(task % runs, n, kCopyRowRun);
+    const uint8_t* mask = mask_row(args.mask, p / heads);
+    const int64_t first = (p * n + rows.begin) * k;
+    vectorized<membership_rows>(MembershipRows{args.y.data + first, args.logits.data + first,
+                                               mask == nullptr ? nullptr : mask + rows.begin,
+                                               rows.size(), k});
+  });
+}
+
+void expected_edges(const Stream& stream, const ExpectedEdges& args) {
+  const int64_t heads = args.s.shape[0];
+  const int64_t k = args.s.shape[1];
+  const int64_t n = args.y.shape[2];
+  const int64_t m = args.z.shape[2];
+  stream.parallel_for(args.expected.shape[0], [&](int64_t p, int) {
+    double* y_sum = args.y_sum.at(p).data;
+    double* z_sum = args.z_sum.at(p).data;
+    vectorized<sum_columns>(args.y.data + p * n * k, n, k, y_sum);
+    vectorized<sum_columns>(args.z.data + p * m * k, m, k, z_sum);
+    args.expected[p] = bilinear(y_sum, args.s.at(p % heads).data, z_sum, k);
+  });
+}
+
+void expected_edges_backward(const Stream& stream, const ExpectedEdgesBackward& args,
+                             View<double> gradients) {
+  const int64_t heads = args.s.shape[0];
+  const int64_t k = args.s.shape[1];
+  const int64_t n = args.dy.shape[2];
+  const int64_t m = args.dz.shape[2];
+  stream.parallel_for(args.y_sum.shape[0], [&](int64_t p, int) {
+    const int64_t b = p / heads;
+    const EdgeGradients gradient{gradients.at(p).data, gradients.at(p).data + k};
+    edge_gradients(args, p, gradient);
+    add_to_rows({args.dy.data + p * n * k, {n, k}}, mask_row(args.query_mask, b), gradient.query);
+    add_to_rows({args.dz.data + p * m * k, {m, k}}, mask_row(args.key_mask, b), gradient.key);
+  });
+  stream.parallel_for(heads * k,
+                      [&](int64_t row, int) { add_block_gradient(args, row / k, row % k); });
+}
+
+void edge_statistics(const Stream& stream, const EdgeStatistics& args) {
+  const EdgeSet& graph = args.graph;
+  const int64_t heads = args.edges.shape[0];
+  stream.parallel_for(heads, [&](int64_t head, int) {
+    int64_t edges = 0;
+    int64_t pairs = 0;
+    int64_t empty_rows = 0;
+    for (int64_t p = head; p < graph.num_problems(); p += heads) {
+      const uint8_t* queries = mask_row(args.query_mask, p / heads);
+      const uint8_t* keys = mask_row(args.key_mask, p / heads);
+      edges += graph.num_edges(p);
+      pairs += count_real(queries, graph.num_queries) * count_real(keys, graph.num_keys);
+      for (int64_t i = 0; i < graph.num_queries; ++i) {
+        empty_rows += is_real(queries, i) && graph.degree(p, i) == 0 ? 1 : 0;
+      }
+    }
+    args.edges[head] = edges;
+    args.pairs[head] = pairs;
+    args.empty_rows[head] = empty_rows;
+  });
+}
+
+}  // namespace stipple::kernels::cpu

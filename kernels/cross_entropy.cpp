@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kernels/cross_entropy.h"
+
+#include "core/dispatch.h"
+
+namespace stipple::kernels {
+
+void cross_entropy(const Stream& stream, const CrossEntropy& args) {
+  STIPPLE_CHECK_AS(ShapeError, args.logits.shape.rank() == 2 && args.logits.shape[1] > 0,
+                   "cross_entropy: logits are ", args.logits.shape.str(), ", expected [R, C]");
+  const int64_t rows = args.logits.shape[0], classes = args.logits.shape[1];
+  STIPPLE_CHECK_SHAPE("cross_entropy", args.labels, {rows});
+  STIPPLE_CHECK_SHAPE("cross_entropy", args.loss_sum, {1});
+  STIPPLE_CHECK_SHAPE("cross_entropy", args.correct, {1});
+  STIPPLE_CHECK_SHAPE("cross_entropy", args.count, {1});
+  if (!args.dlogits.empty()) STIPPLE_CHECK_SHAPE("cross_entropy", args.dlogits, {rows, classes});
+  if (!args.prediction.empty()) STIPPLE_CHECK_SHAPE("cross_entropy", args.prediction, {rows});
+  STIPPLE_DISPATCH(stream, cross_entropy, args);
+}
+
+}  // namespace stipple::kernels

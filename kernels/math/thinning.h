@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+// Exact Bernoulli edges out of Poisson draws: draw at c times the rate, keep a distinct key with
+// probability p / (1 - e^(-c p)). The ratio is at most 1 while c >= -ln(1 - p) / p. No libm: every
+// backend computes the same bits. Every multiply-add is spelled out, because compilers fuse what is
+// left to them differently for each instruction set.
+#pragma once
+
+#include <cmath>
+
+#include "core/rng.h"
+
+namespace stipple::kernels::math {
+
+/// Rows whose largest probability exceeds this are drawn pair by pair: oversampling would cost more
+/// than four draws per key.
+inline constexpr float kLargestThinnedProbability = 0.98f;
+
+/// c >= -ln(1 - p) / p, by no more than 1e-8 of it, for p in (0, 0.98].
+STIPPLE_HD inline double oversampling(double p) {
+  // -ln(1 - p) = 2^3 (-ln (1 - p)^(1/8)); each step is p -> 1 - sqrt(1 - p), written without
+  // cancellation.
+  double root = p;
+  for (int halving = 0; halving < 3; ++halving) root = root / (1.0 + std::sqrt(1.0 - root));
+  // -ln(1 - r) = 2 atanh(s), s = r / (2 - r) <= 0.24.
+  const double s = root / (2.0 - root);
+  const double s2 = s * s;
+  double series = 0.0;
+  for (int k = 15; k >= 1; k -= 2) series = std::fma(series, s2, 1.0 / k);
+  constexpr double kSafety = 1.0 + 1e-9;
+  return 16.0 * s * series / p * kSafety;
+}
+
+/// p / (1 - e^(-c p)) for 0 <= c p < 4, absolute error below 1e-10. At p = 0 it is 1 / c.
+STIPPLE_HD [[gnu::always_inline]] inline double thinning_ratio(double p, double c) {
+  // x / (1 - e^-x) = x / 2 + (x / 2) coth(x / 2), and the second term is a polynomial in x^2
+  // (Chebyshev fit on [0, 16]).
+  const double x = c * p;
+  const double t = x * x;
+  double even = 1.4680162679342317e-15;
+  even = std::fma(even, t, -1.7490037173440593e-13);
+  even = std::fma(even, t, 1.086248719109757e-11);
+  even = std::fma(even, t, -5.030167833148689e-10);
+  even = std::fma(even, t, 2.0711468915513053e-08);
+  even = std::fma(even, t, -8.260490418307911e-07);
+  even = std::fma(even, t, 3.3067197653853476e-05);
+  even = std::fma(even, t, -0.00138888696703367);
+  even = std::fma(even, t, 0.08333333242374921);
+  even = std::fma(even, t, 1.000000000071362);
+  return std::fma(0.5, x, even) / c;
+}
+
+}  // namespace stipple::kernels::math

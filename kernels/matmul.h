@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+// Dense matrix products: projections, cluster memberships, and their gradients.
+#pragma once
+
+#include "core/arena.h"
+#include "core/stream.h"
+#include "core/view.h"
+
+namespace stipple::kernels {
+
+/// c[p] = alpha * op(a[p]) op(b[p]) + beta * c[p],  op = transpose where asked.
+///   Arrays are [P, rows, cols], or [rows, cols] for P = 1. A factor with fewer matrices is
+///   repeated: product p uses a[p % Pa] and b[p % Pb]. A result with fewer matrices sums: c[r]
+///   collects all p with p % Pc == r, in an order fixed by the shapes. (So [H, K, D] weights serve
+///   [B*H, N, D] activations, and [H, K, K] collects a gradient over the batch.)
+/// c aliases neither factor. With beta = 0 c is not read. Deterministic: yes, for any number of
+/// threads (work is cut by shape alone). Cost: 2 M N K P flop. Throws Error when partial sums are
+/// needed and there is no scratch.
+struct Matmul {
+  View<float> c;        // [Pc, M, N]  = or +=
+  View<const float> a;  // [Pa, M, K], transposed: [Pa, K, M]
+  View<const float> b;  // [Pb, K, N], transposed: [Pb, N, K]
+  bool transpose_a = false;
+  bool transpose_b = false;
+  float alpha = 1.0f;
+  float beta = 0.0f;
+  Arena* scratch = nullptr;  ///< partial sums of long inner dimensions
+};
+void matmul(const Stream&, const Matmul&);
+struct MatmulPlan;
+namespace cpu {
+/// partials: [Pc, partial sums, M * N], when the plan has more than one per result
+void matmul(const Stream&, const Matmul&, const MatmulPlan&, View<float> partials);
+}  // namespace cpu
+
+/// y = x wᵀ + b, the affine map of every projection; weight layout as in PyTorch.
+struct Linear {
+  View<float> y;             // [N, O]  written
+  View<const float> x;       // [N, I]
+  View<const float> weight;  // [O, I]
+  View<const float> bias;    // [O]
+};
+void linear(const Stream&, const Linear&);
+namespace cpu {
+void linear(const Stream&, const Linear&);
+}
+
+/// dx = dy w;  dweight += dyᵀ x;  dbias += column sums of dy.
+struct LinearBackward {
+  View<float> dx{};          // [N, I]  written; empty: not wanted
+  View<float> dweight;       // [O, I]  +=
+  View<float> dbias;         // [O]     +=
+  View<const float> dy;      // [N, O]
+  View<const float> x;       // [N, I]
+  View<const float> weight;  // [O, I]
+  Arena* scratch = nullptr;
+};
+void linear_backward(const Stream&, const LinearBackward&);
+namespace cpu {
+/// Partial sums over fixed runs of rows: dweight [1, runs, O * I], dbias [1, runs, O]
+void linear_backward(const Stream&, const LinearBackward&, View<float> dweight, View<float> dbias);
+}  // namespace cpu
+
+}  // namespace stipple::kernels

@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: Apache-2.0
+// How a Matmul is cut: shared by the front, which sizes the partial sums, and the backends, which
+// fill them.
+#pragma once
+
+#include "kernels/matmul.h"
+
+namespace stipple::kernels {
+
+/// Result r is the sum of `terms` products p = r + j * results. One partial sum covers `group`
+/// consecutive j and one of `inner_runs` pieces of the inner dimension.
+struct MatmulPlan {
+  int64_t m, n, k;
+  int64_t a_count, b_count;
+  int64_t results;
+  int64_t terms;
+  int64_t group;
+  int64_t inner_runs;
+
+  int64_t groups() const { return (terms + group - 1) / group; }
+  int64_t partials() const { return groups() * inner_runs; }  ///< per result; 1: written in place
+};
+
+/// Checks the shapes (ShapeError) and cuts.
+MatmulPlan plan_matmul(const Matmul& args);
+
+}  // namespace stipple::kernels

@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kernels/sbm.h"
+
+#include "core/dispatch.h"
+#include "kernels/cpu/sample.h"
+#include "kernels/cpu/sample_rows.h"
+#include "kernels/sample_scratch.h"
+
+namespace stipple::kernels {
+namespace {
+
+struct Sizes {
+  int64_t b, h, n, k;
+};
+
+Sizes token_sizes(const char* op, const char* name, const Shape& shape) {
+  STIPPLE_CHECK_AS(ShapeError, shape.rank() == 4 && shape[1] > 0 && shape[3] > 0, op, ": ", name,
+                   " has shape ", shape.str(), ", expected [B, H, tokens, K]");
+  return {shape[0], shape[1], shape[2], shape[3]};
+}
+
+Sizes cluster_sizes(const char* op, const Shape& shape) {
+  STIPPLE_CHECK_AS(ShapeError, shape.rank() == 3 && shape[1] > 0 && shape[2] > 0, op,
+                   ": clusters has shape ", shape.str(), ", expected [H, K, D]");
+  return {.b = 1, .h = shape[0], .n = shape[2], .k = shape[1]};
+}
+
+void check_mask(const char* op, const char* name, View<const uint8_t> mask, int64_t b, int64_t n) {
+  STIPPLE_CHECK_AS(ShapeError, mask.empty() || mask.shape == Shape({b, n}), op, ": ", name,
+                   " has shape ", mask.shape.str(), ", expected ", Shape({b, n}).str(), " or none");
+}
+
+void check_graph(const char* op, const EdgeSet& graph, int64_t problems) {
+  STIPPLE_CHECK_AS(ShapeError, graph.form.shape == Shape({problems}), op, ": the graph has ",
+                   graph.form.shape.str(), " problems, expected ", Shape({problems}).str());
+}
+
+bool draws_counted_tiles(const SampleEdges& args) {
+  return args.law == MaskLaw::kPoissonMulti && args.sampler == SamplerKind::kTiles;
+}
+bool may_use_tiles(const SampleEdges& args) {
+  if (args.law == MaskLaw::kPoissonMulti) return draws_counted_tiles(args);
+  return args.sampler != SamplerKind::kRows && has_room_for_bits(args.edges);
+}
+bool may_use_rows(const SampleEdges& args) {
+  return args.sampler != SamplerKind::kTiles ||
+         (args.law != MaskLaw::kPoissonMulti && !has_room_for_bits(args.edges));
+}
+
+void check_sample_edges(const SampleEdges& args) {
+  const Sizes mu = token_sizes("sample_edges", "mu", args.mu.shape);
+  const int64_t m = args.edges.num_keys;
+  STIPPLE_CHECK_SHAPE("sample_edges", args.mu, ({mu.b, mu.h, args.edges.num_queries, mu.k}));
+  STIPPLE_CHECK_SHAPE("sample_edges", args.z, ({mu.b, mu.h, m, mu.k}));
+  STIPPLE_CHECK_SHAPE("sample_edges", args.expected, ({mu.b * mu.h}));
+  STIPPLE_CHECK_SHAPE("sample_edges", args.samples, ({mu.b}));
+  check_mask("sample_edges", "query_mask", args.query_mask, mu.b, mu.n);
+  check_mask("sample_edges", "key_mask", args.key_mask, mu.b, m);
+  check_graph("sample_edges", args.edges, mu.b * mu.h);
+  STIPPLE_CHECK(args.delta >= 0.0f && args.delta <= 1.0f, "sample_edges: delta ", args.delta,
+                " is not a probability");
+  STIPPLE_CHECK(!args.self_loop || mu.n == m, "sample_edges: self_loop needs as many keys (", m,
+                ") as queries (", mu.n, ")");
+  STIPPLE_CHECK(args.edges.capacity.multiplicity == (args.law == MaskLaw::kPoissonMulti),
+                "sample_edges: law poisson_multi and a graph with multiplicities need each other");
+  STIPPLE_CHECK(args.scratch != nullptr, "sample_edges: scratch is missing");
+}
+
+}  // namespace
+
+SampleScratch alloc_sample_scratch(Arena& arena, const SampleEdges& args, int threads) {
+  const int64_t m = args.edges.num_keys;
+  const int64_t k = args.mu.shape[3];
+  SampleScratch scratch;
+  if (may_use_tiles(args)) {
+    scratch.panel = arena.alloc<float>({threads, k, cpu::kMaxPanel});
+    if (draws_counted_tiles(args)) {
+      scratch.bits =
+          arena.alloc<uint32_t>({threads, cpu::kCountedRowRun, args.edges.words_per_row()});
+    }
+  }
+  if (may_use_rows(args)) {
+    const int64_t blocks = (m + cpu::kKeyBlock - 1) / cpu::kKeyBlock;
+    scratch.within = arena.alloc<int32_t>({threads, k, blocks, cpu::kKeyBlock});
+    scratch.blocks = arena.alloc<uint64_t>({threads, k, blocks});
+    scratch.zeta = arena.alloc<double>({threads, k});
+    scratch.zmax = arena.alloc<float>({threads, k});
+    scratch.scale = arena.alloc<float>({threads, k});
+    scratch.real_keys = arena.alloc<uint32_t>({threads, m + 1});
+    scratch.rates = arena.alloc<uint64_t>({threads, k + 1});
+    scratch.drawn = arena.alloc<uint64_t>({threads, cpu::KeySet::num_words(m)});
+    scratch.candidates = arena.alloc<uint32_t>({threads, m + 1});
+    if (args.law == MaskLaw::kPoissonMulti) scratch.counts = arena.alloc<uint16_t>({threads, m});
+  }
+  return scratch;
+}
+
+void block_matrix(const Stream& stream, const BlockMatrix& args) {
+  const Sizes c = cluster_sizes("block_matrix", args.clusters.shape);
+  STIPPLE_CHECK_SHAPE("block_matrix", args.s, ({c.h, c.k, c.k}));
+  STIPPLE_CHECK_SHAPE("block_matrix", args.effective_cells, ({c.h}));
+  STIPPLE_DISPATCH(stream, block_matrix, args);
+}
+
+void block_matrix_backward(const Stream& stream, const BlockMatrixBackward& args) {
+  const Sizes c = cluster_sizes("block_matrix_backward", args.clusters.shape);
+  STIPPLE_CHECK_SHAPE("block_matrix_backward", args.dclusters, ({c.h, c.k, c.n}));
+  STIPPLE_CHECK_SHAPE("block_matrix_backward", args.ds, ({c.h, c.k, c.k}));
+  STIPPLE_CHECK_SHAPE("block_matrix_backward", args.s, ({c.h, c.k, c.k}));
+  STIPPLE_CHECK(args.scratch != nullptr, "block_matrix_backward: scratch is missing");
+  const Arena::Scope scope(*args.scratch);
+  const View<double> means = args.scratch->alloc<double>({c.h});
+  const View<double> sums = args.scratch->alloc<double>({stream.threads(), c.n});
+  STIPPLE_DISPATCH(stream, block_matrix_backward, args, means, sums);
+}
+
+void memberships(const Stream& stream, const Memberships& args) {
+  const Sizes y = token_sizes("memberships", "y", args.y.shape);
+  STIPPLE_CHECK_SHAPE("memberships", args.logits, ({y.b, y.h, y.n, y.k}));
+  check_mask("memberships", "mask", args.mask, y.b, y.n);
+  STIPPLE_DISPATCH(stream, memberships, args);
+}
+
+void expected_edges(const Stream& stream, const ExpectedEdges& args) {
+  const Sizes y = token_sizes("expected_edges", "y", args.y.shape);
+  const Sizes z = token_sizes("expected_edges", "z", args.z.shape);
+  STIPPLE_CHECK_SHAPE("expected_edges", args.z, ({y.b, y.h, z.n, y.k}));
+  STIPPLE_CHECK_SHAPE("expected_edges", args.s, ({y.h, y.k, y.k}));
+  STIPPLE_CHECK_SHAPE("expected_edges", args.expected, ({y.b * y.h}));
+  STIPPLE_CHECK_SHAPE("expected_edges", args.y_sum, ({y.b * y.h, y.k}));
+  STIPPLE_CHECK_SHAPE("expected_edges", args.z_sum, ({y.b * y.h, y.k}));
+  STIPPLE_DISPATCH(stream, expected_edges, args);
+}
+
+void expected_edges_backward(const Stream& stream, const ExpectedEdgesBackward& args) {
+  const Sizes y = token_sizes("expected_edges_backward", "dy", args.dy.shape);
+  const Sizes z = token_sizes("expected_edges_backward", "dz", args.dz.shape);
+  STIPPLE_CHECK_SHAPE("expected_edges_backward", args.dz, ({y.b, y.h, z.n, y.k}));
+  STIPPLE_CHECK_SHAPE("expected_edges_backward", args.ds, ({y.h, y.k, y.k}));
+  STIPPLE_CHECK_SHAPE("expected_edges_backward", args.s, ({y.h, y.k, y.k}));
+  STIPPLE_CHECK_SHAPE("expected_edges_backward", args.y_sum, ({y.b * y.h, y.k}));
+  STIPPLE_CHECK_SHAPE("expected_edges_backward", args.z_sum, ({y.b * y.h, y.k}));
+  check_mask("expected_edges_backward", "query_mask", args.query_mask, y.b, y.n);
+  check_mask("expected_edges_backward", "key_mask", args.key_mask, y.b, z.n);
+  STIPPLE_CHECK(args.scratch != nullptr, "expected_edges_backward: scratch is missing");
+  const Arena::Scope scope(*args.scratch);
+  const View<double> gradients = args.scratch->alloc<double>({y.b * y.h, 2, y.k});
+  STIPPLE_DISPATCH(stream, expected_edges_backward, args, gradients);
+}
+
+void sample_edges(const Stream& stream, const SampleEdges& args) {
+  check_sample_edges(args);
+  const Arena::Scope scope(*args.scratch);
+  const SampleScratch scratch = alloc_sample_scratch(*args.scratch, args, stream.threads());
+  STIPPLE_DISPATCH(stream, sample_edges, args, scratch);
+}
+
+void edge_statistics(const Stream& stream, const EdgeStatistics& args) {
+  STIPPLE_CHECK_AS(ShapeError, args.edges.shape.rank() == 1 && args.edges.shape[0] > 0,
+                   "edge_statistics: edges has shape ", args.edges.shape.str(), ", expected [H]");
+  const int64_t heads = args.edges.shape[0];
+  const int64_t batch = args.graph.form.shape[0] / heads;
+  STIPPLE_CHECK_SHAPE("edge_statistics", args.pairs, ({heads}));
+  STIPPLE_CHECK_SHAPE("edge_statistics", args.empty_rows, ({heads}));
+  check_graph("edge_statistics", args.graph, batch * heads);
+  check_mask("edge_statistics", "query_mask", args.query_mask, batch, args.graph.num_queries);
+  check_mask("edge_statistics", "key_mask", args.key_mask, batch, args.graph.num_keys);
+  STIPPLE_DISPATCH(stream, edge_statistics, args);
+}
+
+}  // namespace stipple::kernels

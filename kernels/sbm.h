@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+// The stochastic block model of SBM-Transformer (Cho et al., NeurIPS 2022, arXiv 2210.15541):
+// memberships, block matrix, and the samplers that turn them into a graph in time proportional to
+// its edges. The mathematics: docs/attention/sbm.md.
+#pragma once
+
+#include "core/arena.h"
+#include "core/rng.h"
+#include "core/stream.h"
+#include "core/view.h"
+#include "kernels/edges.h"
+
+namespace stipple::kernels {
+
+/// s = softmax over all K^2 entries of C Cᵀ, per head. Symmetric, positive, sums to 1.
+struct BlockMatrix {
+  View<float> s;                // [H, K, K]  written
+  View<float> effective_cells;  // [H]        written: exp(entropy of s), between 1 and K^2
+  View<const float> clusters;   // [H, K, D]
+};
+void block_matrix(const Stream&, const BlockMatrix&);
+namespace cpu {
+void block_matrix(const Stream&, const BlockMatrix&);
+}
+
+/// dR = s (ds - <ds, s>);  dclusters += (dR + dRᵀ) C.
+struct BlockMatrixBackward {
+  View<float> dclusters;       // [H, K, D]  +=
+  View<const float> ds, s;     // [H, K, K]
+  View<const float> clusters;  // [H, K, D]
+  Arena* scratch = nullptr;
+};
+void block_matrix_backward(const Stream&, const BlockMatrixBackward&);
+namespace cpu {
+/// means: [H], sums: [threads, D]
+void block_matrix_backward(const Stream&, const BlockMatrixBackward&, View<double> means,
+                           View<double> sums);
+}  // namespace cpu
+
+/// y = sigmoid(logits) on real tokens, exactly 0 on padding, so that no edge can touch padding.
+struct Memberships {
+  View<float> y;               // [B, H, N, K]  written; may alias logits
+  View<const float> logits;    // [B, H, N, K]
+  View<const uint8_t> mask{};  // [B, N]; empty: all real
+};
+void memberships(const Stream&, const Memberships&);
+namespace cpu {
+void memberships(const Stream&, const Memberships&);
+}
+
+/// Closed-form expected number of edges, without exploration: a S cᵀ with a = column sums of y, c =
+/// column sums of z, per problem; linear in (N + M) K. Also the regulariser `expected` and its
+/// exact gradient.
+struct ExpectedEdges {
+  View<double> expected;      // [B * H]     written
+  View<double> y_sum, z_sum;  // [B * H, K]  written
+  View<const float> y;        // [B, H, N, K]
+  View<const float> z;        // [B, H, M, K]
+  View<const float> s;        // [H, K, K]
+};
+void expected_edges(const Stream&, const ExpectedEdges&);
+namespace cpu {
+void expected_edges(const Stream&, const ExpectedEdges&);
+}
+
+/// Gradient of sum_p weight * expected[p]:  dy_i += w S cᵀ;  dz_j += w Sᵀ aᵀ;  ds += w aᵀ c (summed
+/// over the batch).
+struct ExpectedEdgesBackward {
+  View<float> dy;                   // [B, H, N, K]  +=
+  View<float> dz;                   // [B, H, M, K]  +=
+  View<float> ds;                   // [H, K, K]     +=
+  View<const double> y_sum, z_sum;  // [B * H, K]
+  View<const float> s;              // [H, K, K]
+  View<const uint8_t> query_mask{},
+      key_mask{};  // [B, N], [B, M]; empty: all real. Padding gets no gradient.
+  float weight = 0.0f;
+  Arena* scratch = nullptr;
+};
+void expected_edges_backward(const Stream&, const ExpectedEdgesBackward&);
+namespace cpu {
+/// gradients: [B * H, 2, K], of every query and of every key
+void expected_edges_backward(const Stream&, const ExpectedEdgesBackward&, View<double> gradients);
+}  // namespace cpu
+
+/// The distribution of the mask given p_ij = mu_i . z_j (docs/attention/sbm.md, "Three mask laws").
+enum class MaskLaw : uint8_t {
+  kBernoulli,        ///< independent Bernoulli(min(1, p + delta)): the official default path
+  kPoissonCollapse,  ///< 1[N > 0], N ~ Poisson(p + delta): the paper's Algorithm 1
+  kPoissonMulti,     ///< N ~ Poisson(p + delta), kept as a multiplicity
+};
+
+/// Who draws the edges. Both have the same law, not the same bits; each is bit-stable by itself.
+enum class SamplerKind : uint8_t {
+  kAuto,  ///< by expected density, per problem: tiles at or above capacity.tile_density, rows below
+  kTiles,  ///< every pair looks at its own uniform: O(N M K), one bit out per pair
+  kRows,   ///< each row draws its edges by Poisson splitting: O(E log) + O((N + M) K)
+};
+
+/// Draws the graph of every problem. A pure function of its arguments: any thread count, batch
+/// split, head split, replay or instruction set gives the same bits. Randomness: Philox by (rng,
+/// row, samples[b], layer, head, purpose), integer thresholds.
+///   Edges never touch tokens with mask 0. `delta` is the exploration probability added to every
+///   real pair. `self_loop` adds (i, i) for every real i (N = M), with multiplicity at least 1.
+///   kTiles writes bits; rows serve instead where the capacity reserves none. The uniform of the
+///   pair (i, j) is word j % 4 of Philox block j / 4 of row i (kEdgeTile); the pair is kept where
+///   word >> 1 < floor(2^31 p), and always where p >= 1. kRows writes CSR: fastRG split into
+///   independent rows; bernoulli oversamples by c = -ln(1 - p) / p and thins, rows whose bound on p
+///   exceeds 0.98 are drawn pair by pair. kAuto: tiles where expected edges (exploration and self
+///   loops included) are at least tile_density of the real pairs. Law poisson_multi always writes
+///   CSR; kAuto is kRows for it. More edges than CSR room throw Error naming
+///   attention.sbm.max_density. NaN probabilities give no edges.
+/// Cost: see SamplerKind. No floating-point memory of size N x M.
+struct SampleEdges {
+  EdgeSet edges;                                 // B * H problems  written
+  View<const float> mu;                          // [B, H, N, K] = y S
+  View<const float> z;                           // [B, H, M, K]
+  View<const double> expected;                   // [B * H]  sum of p_ij, from expected_edges
+  View<const uint8_t> query_mask{}, key_mask{};  // [B, N], [B, M]; empty: all real
+  View<const uint32_t> samples;                  // [B]  global sample ids
+  MaskLaw law = MaskLaw::kBernoulli;
+  SamplerKind sampler = SamplerKind::kAuto;
+  float delta = 0.0f;
+  bool self_loop = false;
+  RngKey rng{};
+  int layer = 0;
+  int first_head = 0;  ///< number of problem 0's head, when heads are split
+  Arena* scratch = nullptr;
+};
+void sample_edges(const Stream&, const SampleEdges&);
+struct SampleScratch;
+namespace cpu {
+void sample_edges(const Stream&, const SampleEdges&, const SampleScratch&);
+}
+
+/// What the training log tells about a graph, per head, summed over the batch.
+struct EdgeStatistics {
+  View<int64_t> edges;                           // [H]  written
+  View<int64_t> pairs;                           // [H]  written: real queries x real keys
+  View<int64_t> empty_rows;                      // [H]  written: real queries without an edge
+  EdgeSet graph;                                 // B * H problems
+  View<const uint8_t> query_mask{}, key_mask{};  // [B, N], [B, M]; empty: all real
+};
+void edge_statistics(const Stream&, const EdgeStatistics&);
+namespace cpu {
+void edge_statistics(const Stream&, const EdgeStatistics&);
+}
+
+}  // namespace stipple::kernels

@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# Configures and builds one preset of CMakePresets.json, quietly unless it fails.
+#   launch/build.sh PRESET [TARGET...]
+#   STIPPLE_WERROR=ON makes warnings errors.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+preset=${1:?usage: launch/build.sh PRESET [TARGET...]}
+shift
+
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+fail() { cat "$log" >&2; echo "The build of preset '$preset' failed" >&2; exit 1; }
+cmake --preset "$preset" -DSTIPPLE_WERROR="${STIPPLE_WERROR:-OFF}" >"$log" 2>&1 || fail
+cmake --build --preset "$preset" ${1:+--target "$@"} >"$log" 2>&1 || fail

@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# From a fresh Debian machine to a trained SBM-Transformer: installs packages, builds, writes ListOps data, trains with two MPI ranks
+# on CPU cores, evaluates and says where the result stands. A second call reuses what is there.
+#   launch/quickstart.sh [key=value...]      overrides of configs/recipe/quickstart.yaml, e.g. run.dir=runs/other train.steps=100
+#   RANKS=4 launch/quickstart.sh             another number of ranks: the same bits, another speed
+set -euo pipefail
+cd "$(dirname "$0")/.."
+launch/install_deps.sh
+. launch/mpi_environment.sh
+
+echo "Building build/bin/stipple"
+launch/build.sh cpu-quickstart stipple
+
+data=data/listops-quickstart
+if [ ! -f "$data/basic_test.tsv" ]; then
+  echo "Writing ListOps by the grammar of the Long Range Arena, with shorter sequences, to $data"
+  build/bin/stipple data listops --out "$data" --seed 1 --train 50000 --val 2000 --test 2000 --min-length 40 --max-length 200
+fi
+
+mpirun -q -np "${RANKS:-2}" build/bin/stipple train configs/recipe/quickstart.yaml "$@"

@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "model/attention/attention.h"
+
+#include "core/error.h"
+
+namespace stipple::model {
+namespace {
+
+void check(const AttentionInputs& in, const Shape& out) {
+  STIPPLE_CHECK_AS(ShapeError, in.q.shape.rank() == 4, "attention: q must be [B, H, N, D], got ",
+                   in.q.shape.str());
+  STIPPLE_CHECK_SHAPE("attention", in.k, (in.q.shape));
+  STIPPLE_CHECK_SHAPE("attention", in.v, (in.q.shape));
+  STIPPLE_CHECK_SHAPE("attention", in.mask, ({in.q.shape[0], in.q.shape[2]}));
+  STIPPLE_CHECK_SHAPE("attention", in.samples, ({in.q.shape[0]}));
+  STIPPLE_CHECK_AS(ShapeError, out == in.q.shape, "attention: out has shape ", out.str(),
+                   ", expected ", in.q.shape.str());
+}
+
+}  // namespace
+
+void Attention::forward(Context& ctx, const AttentionInputs& in, View<float> out,
+                        Saved& saved) const {
+  check(in, out.shape);
+  do_forward(ctx, in, out, saved);
+}
+
+void Attention::backward(Context& ctx, const AttentionInputs& in, View<const float> out,
+                         View<const float> dout, const Saved& saved,
+                         const AttentionGrads& grads) const {
+  check(in, out.shape);
+  STIPPLE_CHECK_SHAPE("attention", dout, (out.shape));
+  STIPPLE_CHECK_SHAPE("attention", grads.dq, (in.q.shape));
+  STIPPLE_CHECK_SHAPE("attention", grads.dk, (in.k.shape));
+  STIPPLE_CHECK_SHAPE("attention", grads.dv, (in.v.shape));
+  do_backward(ctx, in, out, dout, saved, grads);
+}
+
+}  // namespace stipple::model

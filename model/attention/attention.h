@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+// What every attention is to the encoder: a function of q, k, v with its own parameters, memory and
+// gradients. Virtual because a config picks it. The public pair checks shapes, then calls the
+// private one.
+#pragma once
+
+#include <memory>
+
+#include "core/view.h"
+#include "model/attention/attention_config.h"
+#include "model/context.h"
+#include "model/parameter_store.h"
+
+namespace stipple::model {
+
+struct AttentionShape {
+  int layer = 0;
+  int64_t num_layers = 1;
+  int64_t num_heads = 1;
+  int64_t head_dim = 1;
+  int64_t max_length = 1;  ///< longest sequence of the task: the m of rates "per key", so that they
+                           ///< do not depend on a leaf's length
+  std::string name;        ///< prefix of parameter names, "encoder.0.attention"
+};
+
+struct AttentionInputs {
+  View<const float> q;           // [B, H, N, D]
+  View<const float> k, v;        // [B, H, M, D]
+  View<const uint8_t> mask;      // [B, N]  real tokens
+  View<const uint32_t> samples;  // [B]
+  float batch_share = 1.0f;      ///< see model::Input
+};
+
+struct AttentionGrads {
+  View<float> dq, dk, dv;  // written
+};
+
+class Attention {
+ public:
+  /// What forward leaves for backward. Made once per call site, refilled every step.
+  struct Saved {
+    virtual ~Saved() = default;
+  };
+
+  virtual ~Attention() = default;
+  virtual std::unique_ptr<Saved> make_saved() const = 0;
+  void forward(Context&, const AttentionInputs&, View<float> out, Saved&) const;
+  void backward(Context&, const AttentionInputs&, View<const float> out, View<const float> dout,
+                const Saved&, const AttentionGrads&) const;
+
+ private:
+  virtual void do_forward(Context&, const AttentionInputs&, View<float> out, Saved&) const = 0;
+  virtual void do_backward(Context&, const AttentionInputs&, View<const float> out,
+                           View<const float> dout, const Saved&, const AttentionGrads&) const = 0;
+};
+
+/// registry.cpp: an explicit table, one line per attention.
+std::unique_ptr<Attention> make_attention(const AttentionConfig&, ParameterStore&,
+                                          const AttentionShape&);
+
+}  // namespace stipple::model

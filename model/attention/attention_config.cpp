@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "model/attention/attention_config.h"
+
+namespace stipple::model {
+
+void AttentionConfig::describe(ConfigVisitor& v) {
+  v.choice("kind", kind, {"softmax", "sbm"},
+           {.doc = "softmax: every query sees every key. sbm: a graph sampled from a stochastic "
+                   "block model of the data."});
+  v.field("dropout", dropout,
+          {.doc = "Probability of dropping a normalised attention weight in training.",
+           .min = 0,
+           .max = 0.99});
+  v.section("sbm", sbm, "The stochastic block model (attention.kind = sbm).");
+}
+
+}  // namespace stipple::model

@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: Apache-2.0
+// The `attention` section of a configuration.
+#pragma once
+
+#include "core/config.h"
+#include "model/attention/sbm/sbm_config.h"
+
+namespace stipple::model {
+
+enum class AttentionKind : uint8_t { kSoftmax, kSbm };
+
+struct AttentionConfig {
+  AttentionKind kind = AttentionKind::kSbm;
+  double dropout = 0.1;  ///< of normalised attention weights
+  SbmConfig sbm;
+  void describe(ConfigVisitor&);
+};
+
+}  // namespace stipple::model

@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <array>
+
+#include "core/error.h"
+#include "model/attention/attention.h"
+#include "model/attention/sbm/sbm_attention.h"
+#include "model/attention/softmax/softmax_attention.h"
+
+namespace stipple::model {
+namespace {
+
+template <class T>
+std::unique_ptr<Attention> make(const AttentionConfig& config, ParameterStore& store,
+                                const AttentionShape& shape) {
+  return std::make_unique<T>(config, store, shape);
+}
+
+struct Row {
+  AttentionKind kind;
+  std::unique_ptr<Attention> (*make)(const AttentionConfig&, ParameterStore&,
+                                     const AttentionShape&);
+};
+
+constexpr std::array kTable{
+    Row{AttentionKind::kSoftmax, &make<SoftmaxAttention>},
+    Row{AttentionKind::kSbm, &make<SbmAttention>},
+};
+
+}  // namespace
+
+std::unique_ptr<Attention> make_attention(const AttentionConfig& config, ParameterStore& store,
+                                          const AttentionShape& shape) {
+  for (const Row& row : kTable) {
+    if (row.kind == config.kind) return row.make(config, store, shape);
+  }
+  throw ConfigError("attention.kind: no such attention");
+}
+
+}  // namespace stipple::model

@@ -1,0 +1,339 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "model/attention/sbm/sbm_attention.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <limits>
+
+#include "core/error.h"
+#include "kernels/activation.h"
+#include "kernels/matmul.h"
+#include "kernels/sbm.h"
+
+namespace stipple::model {
+namespace {
+
+constexpr kernels::ActivationKind kRelu = kernels::ActivationKind::kRelu;
+constexpr kernels::ActivationKind kSigmoid = kernels::ActivationKind::kSigmoid;
+
+/// A `spread` cluster's mean squared norm is ln K + this: some 55 effective cells at K = 128, D
+/// = 32.
+constexpr double kSpreadExcess = 1.5;
+
+double cluster_stddev(ClusterInit init, int64_t clusters, int64_t head_dim) {
+  const double k = static_cast<double>(clusters);
+  const double d = static_cast<double>(head_dim);
+  if (init == ClusterInit::kOfficial) return std::sqrt(2.0 / (k * d));
+  return std::sqrt((std::log(k) + kSpreadExcess) / d);
+}
+
+/// [B, H, N, C] as the B * H matrices of a batched product.
+template <class T>
+View<T> as_matrices(View<T> x) {
+  return x.reshape({x.shape[0] * x.shape[1], x.shape[2], x.shape[3]});
+}
+
+int64_t count_ones(View<const uint8_t> mask) {
+  return std::count(mask.data, mask.data + mask.numel(), uint8_t{1});
+}
+
+}  // namespace
+
+SbmAttention::SbmAttention(const AttentionConfig& config, ParameterStore& store,
+                           const AttentionShape& shape)
+    : store_(store),
+      config_(config.sbm.resolved()),
+      shape_(shape),
+      scale_(static_cast<float>(1.0 / std::sqrt(static_cast<double>(shape.head_dim)))),
+      dropout_rate_(static_cast<float>(config.dropout)),
+      phi_hidden_(store, shape.name + ".phi.hidden", shape.head_dim, shape.head_dim),
+      phi_out_(store, shape.name + ".phi.out", shape.head_dim, shape.head_dim),
+      clusters_(store.declare(
+          shape.name + ".clusters", {shape.num_heads, config_.clusters, shape.head_dim},
+          Init::normal(cluster_stddev(config_.cluster_init, config_.clusters, shape.head_dim)),
+          Decay::kNo)) {}
+
+std::unique_ptr<Attention::Saved> SbmAttention::make_saved() const {
+  return std::make_unique<Saved>();
+}
+
+View<const uint8_t> SbmAttention::graph_mask(const AttentionInputs& in) const {
+  return config_.padding == SbmPadding::kExcluded ? in.mask : View<const uint8_t>{};
+}
+
+kernels::AttentionDropout SbmAttention::dropout(const Context& ctx,
+                                                const AttentionInputs& in) const {
+  return {.rate = ctx.training ? dropout_rate_ : 0.0f,
+          .rng = ctx.rng,
+          .layer = shape_.layer,
+          .samples = in.samples};
+}
+
+/// A forced sampler needs room for its form alone: rows write CSR at any density, tiles write bits.
+kernels::EdgeCapacity SbmAttention::edge_capacity() const {
+  constexpr double kNeverBits = 2.0;
+  double tile_density = config_.tile_density;
+  if (config_.sampler == kernels::SamplerKind::kRows) tile_density = kNeverBits;
+  if (config_.sampler == kernels::SamplerKind::kTiles) tile_density = 0.0;
+  return {.tile_density = tile_density,
+          .max_density = config_.max_density,
+          .multiplicity = config_.law == kernels::MaskLaw::kPoissonMulti};
+}
+
+/// What one edge adds to the sparsity loss: weight / (L H sequences max_length²), over the
+/// sequences of the global batch.
+double SbmAttention::edge_weight(const AttentionInputs& in) const {
+  const double sequences = static_cast<double>(in.q.shape[0]) / static_cast<double>(in.batch_share);
+  const double length = static_cast<double>(shape_.max_length);
+  return config_.sparsity_weight / static_cast<double>(shape_.num_layers * shape_.num_heads) /
+         (sequences * length * length);
+}
+
+float SbmAttention::ste_clip() const {
+  switch (config_.ste_clip) {
+    case SteClip::kOff:
+      return std::numeric_limits<float>::infinity();
+    case SteClip::kUnscaled:
+      return static_cast<float>(config_.ste_clip_at);
+    case SteClip::kAmpCompat:
+      return static_cast<float>(config_.ste_clip_at / config_.amp_scale);
+  }
+  throw Error("attention.sbm.ste_clip: no such clip");
+}
+
+void SbmAttention::embed(Context& ctx, View<const float> x, View<const uint8_t> mask,
+                         Side& side) const {
+  const View<float> hidden = ctx.saved.alloc<float>(x.shape);
+  side.embedded = ctx.saved.alloc<float>(x.shape);
+  side.memberships = ctx.saved.alloc<float>({x.shape[0], x.shape[1], x.shape[2], config_.clusters});
+  phi_hidden_.forward(ctx, x, hidden, side.hidden);
+  kernels::activation(ctx.stream, {.y = hidden, .x = hidden, .kind = kRelu});
+  phi_out_.forward(ctx, hidden, side.embedded, side.out);
+  kernels::matmul(ctx.stream, {.c = as_matrices(side.memberships),
+                               .a = as_matrices<const float>(side.embedded),
+                               .b = store_.value(clusters_),
+                               .transpose_b = true,
+                               .scratch = &ctx.scratch});
+  kernels::memberships(ctx.stream,
+                       {.y = side.memberships, .logits = side.memberships, .mask = mask});
+}
+
+void SbmAttention::draw_graph(Context& ctx, const AttentionInputs& in, View<double> expected,
+                              Saved& saved) const {
+  const auto start = std::chrono::steady_clock::now();
+  Arena::Scope scope(ctx.scratch);
+  const View<float> mu = ctx.scratch.alloc<float>(saved.query.memberships.shape);
+  kernels::matmul(ctx.stream, {.c = as_matrices(mu),
+                               .a = as_matrices<const float>(saved.query.memberships),
+                               .b = saved.blocks,
+                               .scratch = &ctx.scratch});
+  kernels::expected_edges(ctx.stream, {.expected = expected,
+                                       .y_sum = saved.y_sum,
+                                       .z_sum = saved.z_sum,
+                                       .y = saved.query.memberships,
+                                       .z = saved.key.memberships,
+                                       .s = saved.blocks});
+  const double per_key = config_.delta_keys / static_cast<double>(shape_.max_length);
+  const double delta = config_.exploration == Exploration::kLinear
+                           ? std::min(config_.delta, per_key)
+                           : config_.delta;
+  const bool explore = ctx.training || config_.explore_eval;
+  kernels::sample_edges(ctx.stream, {.edges = saved.edges,
+                                     .mu = mu,
+                                     .z = saved.key.memberships,
+                                     .expected = expected,
+                                     .query_mask = graph_mask(in),
+                                     .key_mask = graph_mask(in),
+                                     .samples = in.samples,
+                                     .law = config_.law,
+                                     .sampler = config_.sampler,
+                                     .delta = explore ? static_cast<float>(delta) : 0.0f,
+                                     .self_loop = config_.self_loop,
+                                     .rng = ctx.rng,
+                                     .layer = shape_.layer,
+                                     .scratch = &ctx.scratch});
+  if (ctx.stream.device().type == DeviceType::kMeta) return;
+  const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
+  ctx.observer.time(Phase::kSampling, elapsed.count());
+}
+
+void SbmAttention::report(Context& ctx, const AttentionInputs& in, View<const double> expected,
+                          View<const float> effective_cells, const Saved& saved) const {
+  Arena::Scope scope(ctx.scratch);
+  const int64_t heads = shape_.num_heads;
+  const View<int64_t> edges = ctx.scratch.alloc<int64_t>({heads});
+  const View<int64_t> pairs = ctx.scratch.alloc<int64_t>({heads});
+  const View<int64_t> empty_rows = ctx.scratch.alloc<int64_t>({heads});
+  kernels::edge_statistics(ctx.stream, {.edges = edges,
+                                        .pairs = pairs,
+                                        .empty_rows = empty_rows,
+                                        .graph = saved.edges,
+                                        .query_mask = graph_mask(in),
+                                        .key_mask = graph_mask(in)});
+  if (ctx.stream.device().type == DeviceType::kMeta) return;
+
+  const View<const uint8_t> mask = graph_mask(in);
+  const int64_t rows = mask.empty() ? in.q.shape[0] * in.q.shape[2] : count_ones(mask);
+  double counted = 0;
+  for (int64_t h = 0; h < heads; ++h) {
+    ctx.observer.graph({.layer = shape_.layer,
+                        .head = static_cast<int>(h),
+                        .edges = edges[h],
+                        .pairs = pairs[h],
+                        .empty_rows = empty_rows[h],
+                        .rows = rows,
+                        .effective_cells = static_cast<double>(effective_cells[h])});
+    counted += static_cast<double>(edges[h]);
+  }
+  if (!ctx.training || config_.sparsity_weight == 0.0) return;
+  if (config_.regularizer == SbmRegularizer::kExpected) {
+    counted = 0;
+    for (const double e : expected.span()) counted += e;
+  }
+  ctx.observer.auxiliary_loss("attention.sparsity", edge_weight(in) * counted);
+}
+
+void SbmAttention::do_forward(Context& ctx, const AttentionInputs& in, View<float> out,
+                              Attention::Saved& base) const {
+  Saved& saved = static_cast<Saved&>(base);
+  const int64_t heads = shape_.num_heads;
+  const int64_t clusters = config_.clusters;
+  const int64_t problems = in.q.shape[0] * heads;
+  Arena::Scope scope(ctx.scratch);
+  const View<double> expected = ctx.scratch.alloc<double>({problems});
+  const View<float> effective_cells = ctx.scratch.alloc<float>({heads});
+
+  embed(ctx, in.q, graph_mask(in), saved.query);
+  embed(ctx, in.k, graph_mask(in), saved.key);
+  saved.blocks = ctx.saved.alloc<float>({heads, clusters, clusters});
+  kernels::block_matrix(
+      ctx.stream,
+      {.s = saved.blocks, .effective_cells = effective_cells, .clusters = store_.value(clusters_)});
+
+  saved.y_sum = ctx.saved.alloc<double>({problems, clusters});
+  saved.z_sum = ctx.saved.alloc<double>({problems, clusters});
+  saved.edges =
+      kernels::alloc_edges(ctx.saved, problems, in.q.shape[2], in.k.shape[2], edge_capacity());
+  draw_graph(ctx, in, expected, saved);
+  report(ctx, in, expected, effective_cells, saved);
+
+  saved.lse = ctx.saved.alloc<float>({in.q.shape[0], heads, in.q.shape[2]});
+  kernels::attend_edges(ctx.stream, {.o = out,
+                                     .lse = saved.lse,
+                                     .q = in.q,
+                                     .k = in.k,
+                                     .v = in.v,
+                                     .edges = saved.edges,
+                                     .key_mask = in.mask,
+                                     .scale = scale_,
+                                     .dropout = dropout(ctx, in),
+                                     .scratch = &ctx.scratch});
+}
+
+/// From memberships back through the sigmoid, the clusters and phi; adds to dx.
+void SbmAttention::embed_backward(Context& ctx, const Side& side, View<float> dmemberships,
+                                  View<float> dx) const {
+  Arena::Scope scope(ctx.scratch);
+  const View<float> dembedded = ctx.scratch.alloc<float>(dx.shape);
+  const View<float> dhidden = ctx.scratch.alloc<float>(dx.shape);
+  kernels::activation_backward(
+      ctx.stream,
+      {.dx = dmemberships, .dy = dmemberships, .saved = side.memberships, .kind = kSigmoid});
+  const View<const float> dlogits = as_matrices(dmemberships);
+  kernels::matmul(ctx.stream, {.c = store_.grad(clusters_),
+                               .a = dlogits,
+                               .b = as_matrices<const float>(side.embedded),
+                               .transpose_a = true,
+                               .beta = 1.0f,
+                               .scratch = &ctx.scratch});
+  kernels::matmul(ctx.stream, {.c = as_matrices(dembedded),
+                               .a = dlogits,
+                               .b = store_.value(clusters_),
+                               .scratch = &ctx.scratch});
+  phi_out_.backward(ctx, side.out, dembedded, dhidden);
+  kernels::activation_backward(ctx.stream,
+                               {.dx = dhidden, .dy = dhidden, .saved = side.out.x, .kind = kRelu});
+  const View<float> branch = dembedded;  // spent: its memory serves again
+  phi_hidden_.backward(ctx, side.hidden, dhidden, branch);
+  kernels::add(ctx.stream, {.y = dx, .a = dx, .b = branch});
+}
+
+void SbmAttention::membership_backward(Context& ctx, const AttentionInputs& in, const Saved& saved,
+                                       View<float> row_grad, View<float> column_grad,
+                                       const AttentionGrads& grads) const {
+  Arena::Scope scope(ctx.scratch);
+  const View<float> dblocks = ctx.scratch.alloc<float>(saved.blocks.shape);
+  const View<float> dy = ctx.scratch.alloc<float>(row_grad.shape);
+  kernels::matmul(ctx.stream, {.c = dblocks,
+                               .a = as_matrices<const float>(saved.query.memberships),
+                               .b = as_matrices<const float>(row_grad),
+                               .transpose_a = true,
+                               .scratch = &ctx.scratch});
+  kernels::matmul(ctx.stream, {.c = as_matrices(dy),
+                               .a = as_matrices<const float>(row_grad),
+                               .b = saved.blocks,
+                               .transpose_b = true,
+                               .scratch = &ctx.scratch});
+  const View<float> dz = row_grad;  // spent: its memory serves again
+  kernels::matmul(ctx.stream, {.c = as_matrices(dz),
+                               .a = as_matrices<const float>(column_grad),
+                               .b = saved.blocks,
+                               .scratch = &ctx.scratch});
+  if (config_.regularizer == SbmRegularizer::kExpected && config_.sparsity_weight > 0.0) {
+    kernels::expected_edges_backward(ctx.stream, {.dy = dy,
+                                                  .dz = dz,
+                                                  .ds = dblocks,
+                                                  .y_sum = saved.y_sum,
+                                                  .z_sum = saved.z_sum,
+                                                  .s = saved.blocks,
+                                                  .query_mask = graph_mask(in),
+                                                  .key_mask = graph_mask(in),
+                                                  .weight = static_cast<float>(edge_weight(in)),
+                                                  .scratch = &ctx.scratch});
+  }
+  kernels::block_matrix_backward(ctx.stream, {.dclusters = store_.grad(clusters_),
+                                              .ds = dblocks,
+                                              .s = saved.blocks,
+                                              .clusters = store_.value(clusters_),
+                                              .scratch = &ctx.scratch});
+  embed_backward(ctx, saved.query, dy, grads.dq);
+  embed_backward(ctx, saved.key, dz, grads.dk);
+}
+
+void SbmAttention::do_backward(Context& ctx, const AttentionInputs& in, View<const float> out,
+                               View<const float> dout, const Attention::Saved& base,
+                               const AttentionGrads& grads) const {
+  const Saved& saved = static_cast<const Saved&>(base);
+  const bool ste_regularizer = config_.regularizer == SbmRegularizer::kSte;
+  Arena::Scope scope(ctx.scratch);
+  const View<float> row_grad = ctx.scratch.alloc<float>(saved.query.memberships.shape);
+  const View<float> column_grad = ctx.scratch.alloc<float>(saved.key.memberships.shape);
+  kernels::attend_edges_backward(
+      ctx.stream,
+      {.dq = grads.dq,
+       .dk = grads.dk,
+       .dv = grads.dv,
+       .q = in.q,
+       .k = in.k,
+       .v = in.v,
+       .o = out,
+       .dout = dout,
+       .lse = saved.lse,
+       .edges = saved.edges,
+       .key_mask = in.mask,
+       .scale = scale_,
+       .dropout = dropout(ctx, in),
+       .ste = {.row_grad = row_grad,
+               .column_grad = column_grad,
+               .y = saved.query.memberships,
+               .z = saved.key.memberships,
+               .rule = config_.ste,
+               .regularizer = ste_regularizer ? static_cast<float>(edge_weight(in)) : 0.0f,
+               .clip = ste_clip(),
+               .self_loop = config_.self_loop},
+       .scratch = &ctx.scratch});
+  membership_backward(ctx, in, saved, row_grad, column_grad, grads);
+}
+
+}  // namespace stipple::model

@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "model/attention/softmax/softmax_attention.h"
+
+#include <cmath>
+
+namespace stipple::model {
+
+SoftmaxAttention::SoftmaxAttention(const AttentionConfig& config, ParameterStore&,
+                                   const AttentionShape& shape)
+    : layer_(shape.layer),
+      scale_(static_cast<float>(1.0 / std::sqrt(static_cast<double>(shape.head_dim)))),
+      dropout_rate_(static_cast<float>(config.dropout)) {}
+
+std::unique_ptr<Attention::Saved> SoftmaxAttention::make_saved() const {
+  return std::make_unique<Saved>();
+}
+
+kernels::AttentionDropout SoftmaxAttention::dropout(const Context& ctx,
+                                                    const AttentionInputs& in) const {
+  return {.rate = ctx.training ? dropout_rate_ : 0.0f,
+          .rng = ctx.rng,
+          .layer = layer_,
+          .samples = in.samples};
+}
+
+void SoftmaxAttention::do_forward(Context& ctx, const AttentionInputs& in, View<float> out,
+                                  Attention::Saved& base) const {
+  Saved& saved = static_cast<Saved&>(base);
+  saved.lse = ctx.saved.alloc<float>({in.q.shape[0], in.q.shape[1], in.q.shape[2]});
+  kernels::attend_dense(ctx.stream, {.o = out,
+                                     .lse = saved.lse,
+                                     .q = in.q,
+                                     .k = in.k,
+                                     .v = in.v,
+                                     .key_mask = in.mask,
+                                     .scale = scale_,
+                                     .dropout = dropout(ctx, in),
+                                     .scratch = &ctx.scratch});
+}
+
+void SoftmaxAttention::do_backward(Context& ctx, const AttentionInputs& in, View<const float> out,
+                                   View<const float> dout, const Attention::Saved& base,
+                                   const AttentionGrads& grads) const {
+  const Saved& saved = static_cast<const Saved&>(base);
+  kernels::attend_dense_backward(ctx.stream, {.dq = grads.dq,
+                                              .dk = grads.dk,
+                                              .dv = grads.dv,
+                                              .q = in.q,
+                                              .k = in.k,
+                                              .v = in.v,
+                                              .o = out,
+                                              .dout = dout,
+                                              .lse = saved.lse,
+                                              .key_mask = in.mask,
+                                              .scale = scale_,
+                                              .dropout = dropout(ctx, in),
+                                              .scratch = &ctx.scratch});
+}
+
+}  // namespace stipple::model

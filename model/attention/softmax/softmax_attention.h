@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0
+// Exact softmax attention over the real keys. No parameters. Saves the log-sum-exp of each row: one
+// float per token and head.
+#pragma once
+
+#include "kernels/attend.h"
+#include "model/attention/attention.h"
+
+namespace stipple::model {
+
+class SoftmaxAttention final : public Attention {
+ public:
+  struct Saved final : Attention::Saved {
+    View<float> lse;  // [B, H, N]
+  };
+
+  SoftmaxAttention(const AttentionConfig&, ParameterStore&, const AttentionShape&);
+  std::unique_ptr<Attention::Saved> make_saved() const override;
+
+ private:
+  void do_forward(Context&, const AttentionInputs&, View<float> out,
+                  Attention::Saved&) const override;
+  void do_backward(Context&, const AttentionInputs&, View<const float> out, View<const float> dout,
+                   const Attention::Saved&, const AttentionGrads&) const override;
+  kernels::AttentionDropout dropout(const Context&, const AttentionInputs&) const;
+
+  int layer_;
+  float scale_;
+  float dropout_rate_;
+};
+
+}  // namespace stipple::model

@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "model/encoder.h"
+
+#include "kernels/activation.h"
+#include "kernels/pooling.h"
+
+namespace stipple::model {
+namespace {
+
+std::string block_name(int layer) { return "encoder." + std::to_string(layer); }
+
+AttentionShape attention_shape(const EncoderConfig& config, int layer) {
+  return {.layer = layer,
+          .num_layers = config.layers,
+          .num_heads = config.heads,
+          .head_dim = config.width / config.heads,
+          .max_length = config.max_length,
+          .name = block_name(layer) + ".attention"};
+}
+
+}  // namespace
+
+EncoderBlock::EncoderBlock(ParameterStore& store, const EncoderConfig& config,
+                           const AttentionConfig& attention, int layer)
+    : store_(store),
+      heads_(config.heads),
+      attention_norm_(store, block_name(layer) + ".attention_norm", config.width),
+      query_(store, block_name(layer) + ".query", config.width, config.width),
+      key_(store, block_name(layer) + ".key", config.width, config.width),
+      value_(store, block_name(layer) + ".value", config.width, config.width),
+      attention_(make_attention(attention, store, attention_shape(config, layer))),
+      out_(store, block_name(layer) + ".out", config.width, config.width),
+      attention_dropout_{static_cast<float>(config.dropout), layer, DropoutSite::kAttentionOut},
+      feedforward_norm_(store, block_name(layer) + ".feedforward_norm", config.width),
+      feedforward_(store, block_name(layer) + ".feedforward", config.width, config.feedforward,
+                   config.dropout, layer) {}
+
+EncoderBlock::Saved EncoderBlock::make_saved() const {
+  Saved saved;
+  saved.attention = attention_->make_saved();
+  return saved;
+}
+
+AttentionInputs EncoderBlock::attention_inputs(const Input& input, const Saved& saved) const {
+  return {.q = saved.q,
+          .k = saved.k,
+          .v = saved.v,
+          .mask = input.mask,
+          .samples = input.samples,
+          .batch_share = input.batch_share};
+}
+
+View<float> EncoderBlock::project_to_heads(Context& ctx, const Linear& linear, View<const float> x,
+                                           Linear::Saved& saved) const {
+  const View<float> split =
+      ctx.saved.alloc<float>({x.shape[0], heads_, x.shape[1], x.shape[2] / heads_});
+  Arena::Scope scope(ctx.scratch);
+  const View<float> merged = ctx.scratch.alloc<float>(x.shape);
+  linear.forward(ctx, x, merged, saved);
+  kernels::split_heads(ctx.stream, {.y = split, .x = merged});
+  return split;
+}
+
+void EncoderBlock::attend(Context& ctx, const Input& input, View<const float> x, View<float> y,
+                          Saved& saved) const {
+  const View<float> normed = ctx.saved.alloc<float>(x.shape);
+  attention_norm_.forward(ctx, x, normed, saved.attention_norm);
+  saved.q = project_to_heads(ctx, query_, normed, saved.query);
+  saved.k = project_to_heads(ctx, key_, normed, saved.key);
+  saved.v = project_to_heads(ctx, value_, normed, saved.value);
+  saved.o = ctx.saved.alloc<float>(saved.q.shape);
+  attention_->forward(ctx, attention_inputs(input, saved), saved.o, *saved.attention);
+
+  const View<float> merged = ctx.saved.alloc<float>(x.shape);
+  kernels::merge_heads(ctx.stream, {.y = merged, .x = saved.o});
+  out_.forward(ctx, merged, y, saved.out);
+  attention_dropout_.apply(ctx, input.samples, y);
+}
+
+void EncoderBlock::forward(Context& ctx, const Input& input, View<const float> x, View<float> y,
+                           Saved& saved) const {
+  const View<float> middle = ctx.saved.alloc<float>(x.shape);
+  const View<float> normed = ctx.saved.alloc<float>(x.shape);
+  attend(ctx, input, x, middle, saved);
+  kernels::add(ctx.stream, {.y = middle, .a = middle, .b = x});
+
+  feedforward_norm_.forward(ctx, middle, normed, saved.feedforward_norm);
+  feedforward_.forward(ctx, normed, input.samples, y, saved.feedforward);
+  kernels::add(ctx.stream, {.y = y, .a = y, .b = middle});
+}
+
+void EncoderBlock::project_backward(Context& ctx, const Saved& saved, const AttentionGrads& grads,
+                                    View<float> dx) const {
+  Arena::Scope scope(ctx.scratch);
+  const View<float> merged = ctx.scratch.alloc<float>(dx.shape);
+  const View<float> branch = ctx.scratch.alloc<float>(dx.shape);
+  kernels::merge_heads(ctx.stream, {.y = merged, .x = grads.dv});
+  value_.backward(ctx, saved.value, merged, dx);
+  kernels::merge_heads(ctx.stream, {.y = merged, .x = grads.dk});
+  key_.backward(ctx, saved.key, merged, branch);
+  kernels::add(ctx.stream, {.y = dx, .a = dx, .b = branch});
+  kernels::merge_heads(ctx.stream, {.y = merged, .x = grads.dq});
+  query_.backward(ctx, saved.query, merged, branch);
+  kernels::add(ctx.stream, {.y = dx, .a = dx, .b = branch});
+}
+
+void EncoderBlock::attend_backward(Context& ctx, const Input& input, const Saved& saved,
+                                   View<const float> dy, View<float> dx) const {
+  Arena::Scope scope(ctx.scratch);
+  const AttentionGrads grads{.dq = ctx.scratch.alloc<float>(saved.q.shape),
+                             .dk = ctx.scratch.alloc<float>(saved.k.shape),
+                             .dv = ctx.scratch.alloc<float>(saved.v.shape)};
+  const View<float> dattended = ctx.scratch.alloc<float>(saved.o.shape);
+  {
+    Arena::Scope inner(ctx.scratch);
+    const View<float> dmerged = ctx.scratch.alloc<float>(dy.shape);
+    const View<const float> dout = attention_dropout_.gradient(ctx, input.samples, dy);
+    out_.backward(ctx, saved.out, dout, dmerged);
+    kernels::split_heads(ctx.stream, {.y = dattended, .x = dmerged});
+  }
+  attention_->backward(ctx, attention_inputs(input, saved), saved.o, dattended, *saved.attention,
+                       grads);
+  project_backward(ctx, saved, grads, dx);
+  attention_norm_.backward(ctx, saved.attention_norm, dx, dx);
+}
+
+void EncoderBlock::backward(Context& ctx, const Input& input, const Saved& saved,
+                            View<float> dx) const {
+  Arena::Scope scope(ctx.scratch);
+  const View<float> branch = ctx.scratch.alloc<float>(dx.shape);
+  feedforward_.backward(ctx, saved.feedforward, dx, branch);
+  feedforward_norm_.backward(ctx, saved.feedforward_norm, branch, branch);
+  kernels::add(ctx.stream, {.y = dx, .a = dx, .b = branch});
+  ctx.observer.grads_ready(store_.range(feedforward_norm_.first(), feedforward_.last()));
+
+  attend_backward(ctx, input, saved, dx, branch);
+  kernels::add(ctx.stream, {.y = dx, .a = dx, .b = branch});
+  ctx.observer.grads_ready(store_.range(attention_norm_.first(), out_.last()));
+}
+
+namespace {
+
+std::vector<EncoderBlock> make_blocks(ParameterStore& store, const EncoderConfig& config,
+                                      const AttentionConfig& attention) {
+  std::vector<EncoderBlock> blocks;
+  for (int layer = 0; layer < config.layers; ++layer) {
+    blocks.emplace_back(store, config, attention, layer);
+  }
+  return blocks;
+}
+
+}  // namespace
+
+Encoder::Encoder(ParameterStore& store, const EncoderConfig& config,
+                 const AttentionConfig& attention)
+    : store_(store),
+      blocks_(make_blocks(store, config, attention)),
+      norm_(store, "encoder.norm", config.width) {}
+
+Encoder::Saved Encoder::make_saved() const {
+  Saved saved;
+  for (const EncoderBlock& block : blocks_) saved.blocks.push_back(block.make_saved());
+  return saved;
+}
+
+void Encoder::forward(Context& ctx, const Input& input, View<const float> x, View<float> y,
+                      Saved& saved) const {
+  for (size_t i = 0; i < blocks_.size(); ++i) {
+    const View<float> next = ctx.saved.alloc<float>(x.shape);
+    blocks_[i].forward(ctx, input, x, next, saved.blocks[i]);
+    x = next;
+  }
+  norm_.forward(ctx, x, y, saved.norm);
+  kernels::mask_rows(ctx.stream, {.x = y, .mask = input.mask});
+}
+
+void Encoder::backward(Context& ctx, const Input& input, const Saved& saved, View<float> dx) const {
+  kernels::mask_rows(ctx.stream, {.x = dx, .mask = input.mask});
+  norm_.backward(ctx, saved.norm, dx, dx);
+  ctx.observer.grads_ready(store_.range(norm_.first(), norm_.last()));
+  for (size_t i = blocks_.size(); i-- > 0;) {
+    blocks_[i].backward(ctx, input, saved.blocks[i], dx);
+  }
+}
+
+}  // namespace stipple::model

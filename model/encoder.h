@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+// Pre-LN encoder: blocks of { x += attention(LN(x)); x += feedforward(LN(x)) }, then a last LN and
+// zeros on padding. A block saves, in floats per token: 9 width + 2 feedforward + 4, and what its
+// attention saves.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "model/attention/attention.h"
+#include "model/context.h"
+#include "model/input.h"
+#include "model/layers/dropout.h"
+#include "model/layers/feedforward.h"
+#include "model/layers/layernorm.h"
+#include "model/layers/linear.h"
+#include "model/parameter_store.h"
+
+namespace stipple::model {
+
+struct EncoderConfig {
+  int64_t layers = 1;
+  int64_t width = 1;
+  int64_t heads = 1;
+  int64_t feedforward = 1;
+  int64_t max_length = 1;
+  double dropout = 0;
+};
+
+class EncoderBlock {
+ public:
+  struct Saved {
+    LayerNorm::Saved attention_norm, feedforward_norm;
+    Linear::Saved query, key, value, out;
+    View<float> q, k, v, o;  // [B, H, N, D]
+    std::unique_ptr<Attention::Saved> attention;
+    FeedForward::Saved feedforward;
+  };
+
+  EncoderBlock(ParameterStore& store, const EncoderConfig&, const AttentionConfig&, int layer);
+
+  Saved make_saved() const;
+  /// x, y [B, N, width]; x must stay untouched until backward.
+  void forward(Context&, const Input&, View<const float> x, View<float> y, Saved&) const;
+  /// In place: the gradient of y becomes the gradient of x. Reports both halves of the block.
+  void backward(Context&, const Input&, const Saved&, View<float> dx) const;
+
+ private:
+  AttentionInputs attention_inputs(const Input&, const Saved&) const;
+  View<float> project_to_heads(Context&, const Linear&, View<const float> x, Linear::Saved&) const;
+  void attend(Context&, const Input&, View<const float> x, View<float> y, Saved&) const;
+  void attend_backward(Context&, const Input&, const Saved&, View<const float> dy,
+                       View<float> dx) const;
+  void project_backward(Context&, const Saved&, const AttentionGrads&, View<float> dx) const;
+
+  const ParameterStore& store_;
+  int64_t heads_;
+  LayerNorm attention_norm_;
+  Linear query_, key_, value_;
+  std::unique_ptr<Attention> attention_;
+  Linear out_;
+  Dropout attention_dropout_;
+  LayerNorm feedforward_norm_;
+  FeedForward feedforward_;
+};
+
+class Encoder {
+ public:
+  struct Saved {
+    std::vector<EncoderBlock::Saved> blocks;
+    LayerNorm::Saved norm;
+  };
+
+  Encoder(ParameterStore& store, const EncoderConfig&, const AttentionConfig&);
+
+  Saved make_saved() const;
+  /// x, y [B, N, width]; x must stay untouched until backward.
+  void forward(Context&, const Input&, View<const float> x, View<float> y, Saved&) const;
+  /// In place: the gradient of y becomes the gradient of x.
+  void backward(Context&, const Input&, const Saved&, View<float> dx) const;
+
+ private:
+  const ParameterStore& store_;
+  std::vector<EncoderBlock> blocks_;
+  LayerNorm norm_;
+};
+
+}  // namespace stipple::model

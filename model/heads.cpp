@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "model/heads.h"
+
+#include "kernels/activation.h"
+#include "kernels/cross_entropy.h"
+
+namespace stipple::model {
+namespace {
+
+constexpr kernels::ActivationKind kRelu = kernels::ActivationKind::kRelu;
+
+}  // namespace
+
+ClassifierHead::ClassifierHead(ParameterStore& store, const std::string& name,
+                               const HeadConfig& config)
+    : store_(store),
+      config_(config),
+      hidden_(store, name + ".hidden", config.width, config.hidden),
+      out_(store, name + ".out", config.hidden, config.num_classes) {}
+
+void ClassifierHead::forward(Context& ctx, const Input& input, View<const float> x,
+                             const Totals& totals, Saved& saved) const {
+  const int64_t rows = config_.per_token ? x.shape[0] * x.shape[1] : x.shape[0];
+  View<const float> features = x;
+  if (!config_.per_token) {
+    const View<float> pooled = ctx.saved.alloc<float>({rows, config_.width});
+    kernels::pooling(ctx.stream, {.y = pooled,
+                                  .x = x,
+                                  .mask = input.mask,
+                                  .mean_over = config_.mean_over,
+                                  .padded_length = config_.max_length});
+    features = pooled;
+  }
+  saved.activated = ctx.saved.alloc<float>({rows, config_.hidden});
+  saved.dlogits = ctx.saved.alloc<float>({rows, config_.num_classes});
+  hidden_.forward(ctx, features, saved.activated, saved.hidden);
+  kernels::activation(ctx.stream, {.y = saved.activated, .x = saved.activated, .kind = kRelu});
+  out_.forward(ctx, saved.activated, saved.dlogits, saved.out);
+  const View<int32_t> prediction = totals.prediction;
+  kernels::cross_entropy(
+      ctx.stream, {.dlogits = ctx.training ? saved.dlogits : View<float>{},
+                   .loss_sum = totals.loss_sum,
+                   .correct = totals.correct,
+                   .count = totals.count,
+                   .prediction = prediction.empty() ? prediction : prediction.reshape({rows}),
+                   .logits = saved.dlogits,
+                   .labels = input.labels.reshape({rows}),
+                   .scale = input.loss_scale});
+}
+
+void ClassifierHead::backward(Context& ctx, const Input& input, const Saved& saved,
+                              View<float> dx) const {
+  Arena::Scope scope(ctx.scratch);
+  const View<float> dhidden = ctx.scratch.alloc<float>(saved.activated.shape);
+  out_.backward(ctx, saved.out, saved.dlogits, dhidden);
+  kernels::activation_backward(
+      ctx.stream, {.dx = dhidden, .dy = dhidden, .saved = saved.activated, .kind = kRelu});
+  if (config_.per_token) {
+    hidden_.backward(ctx, saved.hidden, dhidden, dx);
+  } else {
+    const View<float> dpooled = ctx.scratch.alloc<float>(saved.hidden.x.shape);
+    hidden_.backward(ctx, saved.hidden, dhidden, dpooled);
+    kernels::pooling_backward(ctx.stream, {.dx = dx,
+                                           .dy = dpooled,
+                                           .mask = input.mask,
+                                           .mean_over = config_.mean_over,
+                                           .padded_length = config_.max_length});
+  }
+  ctx.observer.grads_ready(store_.range(hidden_.first(), out_.last()));
+}
+
+}  // namespace stipple::model

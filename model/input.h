@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: Apache-2.0
+// One leaf on the device.
+#pragma once
+
+#include "core/view.h"
+
+namespace stipple::model {
+
+struct Input {
+  View<const int32_t> ids;       // [B, N]
+  View<const uint8_t> mask;      // [B, N]  1 on tokens
+  View<const int32_t> labels;    // [B] or [B, N]; -1: none
+  View<const uint32_t> samples;  // [B]  global sample ids
+  float loss_scale = 1.0f;       ///< 1 / labels of the global batch
+  float batch_share =
+      1.0f;  ///< this leaf's part of the global batch, by rows: weights of regularisers
+};
+
+/// What one leaf adds to the totals.
+struct Totals {
+  View<double> loss_sum;       // [1]  +=
+  View<int64_t> correct;       // [1]  +=
+  View<int64_t> count;         // [1]  +=
+  View<int32_t> prediction{};  // [B] or [B, N]  written; empty: not wanted
+};
+
+}  // namespace stipple::model

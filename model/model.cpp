@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "model/model.h"
+
+#include "core/error.h"
+#include "model/encoder.h"
+#include "model/heads.h"
+#include "model/layers/embedding.h"
+
+namespace stipple::model {
+namespace {
+
+EncoderConfig encoder_config(const ModelConfig& config, const ModelTask& task) {
+  STIPPLE_CHECK_AS(ConfigError, config.width % config.heads == 0, "model.width (", config.width,
+                   ") must be a multiple of model.heads (", config.heads, ")");
+  return {.layers = config.layers,
+          .width = config.width,
+          .heads = config.heads,
+          .feedforward = config.feedforward,
+          .max_length = task.max_length,
+          .dropout = config.dropout};
+}
+
+HeadConfig head_config(const ModelConfig& config, const ModelTask& task) {
+  return {.width = config.width,
+          .hidden = config.head_hidden,
+          .num_classes = task.num_classes,
+          .per_token = task.per_token,
+          .mean_over = config.mean_over,
+          .max_length = task.max_length};
+}
+
+}  // namespace
+
+void ModelConfig::describe(ConfigVisitor& v) {
+  v.field("layers", layers, {.doc = "Encoder blocks.", .min = 1, .max = 4095});
+  v.field("width", width, {.doc = "Size of a token's vector; a multiple of heads.", .min = 1});
+  v.field("heads", heads, {.doc = "Attention heads.", .min = 1, .max = 4095});
+  v.field("feedforward", feedforward,
+          {.doc = "Hidden units of the feed-forward half of a block.", .min = 1});
+  v.field("head_hidden", head_hidden, {.doc = "Hidden units of the classifier.", .min = 1});
+  v.field("dropout", dropout,
+          {.doc = "Probability of dropping an activation in training.", .min = 0, .max = 0.99});
+  v.choice("mean_over", mean_over, {"padded", "valid", "cls"},
+           {.doc = "What a sequence is pooled over: all positions up to data.max_length (padding "
+                   "adds zeros), its tokens, or its first token only."});
+}
+
+struct Model::Parts {
+  Parts(ParameterStore& parameters, const ModelConfig& config, const AttentionConfig& attention,
+        const ModelTask& model_task)
+      : store(parameters),
+        width(config.width),
+        task(model_task),
+        embedding(parameters, "embedding", task.vocab_size, task.max_length, config.width,
+                  config.dropout),
+        encoder(parameters, encoder_config(config, task), attention),
+        head(parameters, "head", head_config(config, task)) {}
+
+  void check(const Input& input) const;
+
+  // Declaration order is forward order: the parameter store lays gradients out by it.
+  const ParameterStore& store;
+  int64_t width;
+  ModelTask task;
+  Embedding embedding;
+  Encoder encoder;
+  ClassifierHead head;
+};
+
+struct Model::Saved {
+  Embedding::Saved embedding;
+  Encoder::Saved encoder;
+  ClassifierHead::Saved head;
+};
+
+void Model::Parts::check(const Input& input) const {
+  STIPPLE_CHECK_AS(ShapeError, input.ids.shape.rank() == 2, "model: ids must be [B, N], got ",
+                   input.ids.shape.str());
+  const int64_t batch = input.ids.shape[0];
+  const int64_t length = input.ids.shape[1];
+  STIPPLE_CHECK_AS(ShapeError, length <= task.max_length, "model: a leaf of length ", length,
+                   " does not fit a model of max_length ", task.max_length);
+  STIPPLE_CHECK_SHAPE("model", input.mask, ({batch, length}));
+  STIPPLE_CHECK_SHAPE("model", input.samples, ({batch}));
+  const Shape labels = task.per_token ? Shape{batch, length} : Shape{batch};
+  STIPPLE_CHECK_SHAPE("model", input.labels, (labels));
+}
+
+Model::Model(ParameterStore& store, const ModelConfig& config, const AttentionConfig& attention,
+             const ModelTask& task)
+    : parts_(std::make_unique<Parts>(store, config, attention, task)) {}
+
+Model::~Model() = default;
+
+std::unique_ptr<Model::Saved, void (*)(Model::Saved*)> Model::make_saved() const {
+  auto saved = std::make_unique<Saved>();
+  saved->encoder = parts_->encoder.make_saved();
+  return {saved.release(), [](Saved* s) { delete s; }};
+}
+
+void Model::forward(Context& ctx, const Input& input, const Totals& totals, Saved& saved) const {
+  parts_->check(input);
+  const Shape tokens{input.ids.shape[0], input.ids.shape[1], parts_->width};
+  const View<float> embedded = ctx.saved.alloc<float>(tokens);
+  const View<float> encoded = ctx.saved.alloc<float>(tokens);
+  parts_->embedding.forward(ctx, input.ids, input.samples, embedded, saved.embedding);
+  parts_->encoder.forward(ctx, input, embedded, encoded, saved.encoder);
+  parts_->head.forward(ctx, input, encoded, totals, saved.head);
+}
+
+void Model::backward(Context& ctx, const Input& input, Saved& saved) const {
+  STIPPLE_CHECK(ctx.training, "backward needs a forward in training mode");
+  Arena::Scope scope(ctx.scratch);
+  const View<float> dx =
+      ctx.scratch.alloc<float>({input.ids.shape[0], input.ids.shape[1], parts_->width});
+  parts_->head.backward(ctx, input, saved.head, dx);
+  parts_->encoder.backward(ctx, input, saved.encoder, dx);
+  parts_->embedding.backward(ctx, saved.embedding, dx);
+  ctx.observer.grads_ready(
+      parts_->store.range(parts_->embedding.first(), parts_->embedding.last()));
+}
+
+}  // namespace stipple::model

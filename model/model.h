@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+// The classifier of the Long Range Arena family: embeddings, pre-LN encoder, pooled or per-token
+// head (docs/attention/sbm.md, 4.1).
+#pragma once
+
+#include <memory>
+
+#include "core/config.h"
+#include "kernels/pooling.h"
+#include "model/attention/attention_config.h"
+#include "model/context.h"
+#include "model/input.h"
+#include "model/parameter_store.h"
+
+namespace stipple::model {
+
+struct ModelConfig {
+  int64_t layers = 2;
+  int64_t width = 64;
+  int64_t heads = 2;
+  int64_t feedforward = 128;
+  int64_t head_hidden = 128;  ///< hidden units of the classifier
+  double dropout = 0.1;
+  kernels::MeanOver mean_over = kernels::MeanOver::kPadded;
+  void describe(ConfigVisitor&);
+};
+
+/// What the task asks of the model; from data::TaskInfo, kept apart so that model never sees data.
+struct ModelTask {
+  bool per_token = false;
+  int64_t vocab_size = 0;
+  int64_t num_classes = 0;
+  int64_t max_length = 0;
+};
+
+class Model {
+ public:
+  struct Saved;
+
+  /// Declares all parameters in `store`; call store.allocate() afterwards.
+  Model(ParameterStore& store, const ModelConfig&, const AttentionConfig&, const ModelTask&);
+  ~Model();
+
+  /// Made once, refilled every leaf. Two leaves in flight need two.
+  std::unique_ptr<Saved, void (*)(Saved*)> make_saved() const;
+
+  /// Adds the leaf's loss and hits to `totals`. With ctx.training, keeps in `saved` and ctx.saved
+  /// what backward reads.
+  void forward(Context&, const Input&, const Totals&, Saved&) const;
+  /// Adds the gradient of (loss * input.loss_scale + regularisers) to the store's gradients;
+  /// reports ranges as they become final.
+  void backward(Context&, const Input&, Saved&) const;
+
+ private:
+  struct Parts;
+  std::unique_ptr<Parts> parts_;
+};
+
+}  // namespace stipple::model

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "model/parameter_store.h"
+
+#include <cmath>
+#include <numbers>
+
+#include "core/error.h"
+#include "core/rng.h"
+
+namespace stipple::model {
+namespace {
+
+constexpr int64_t kAlignedFloats = Buffer::kAlignment / static_cast<int64_t>(sizeof(float));
+
+int64_t padded(int64_t numel) {
+  return (numel + kAlignedFloats - 1) / kAlignedFloats * kAlignedFloats;
+}
+
+uint64_t hash_name(std::string_view name) {  // FNV-1a
+  uint64_t hash = 0xCBF29CE484222325ull;
+  for (const char c : name) hash = (hash ^ static_cast<uint8_t>(c)) * 0x100000001B3ull;
+  return hash;
+}
+
+/// Element `i` of a tensor. Word 3 of the counter is zero, which no stream of training uses.
+double draw(const Init& init, PhiloxKey key, uint64_t i) {
+  if (init.kind == Init::Kind::kConstant) return init.scale;
+  const PhiloxCounter bits =
+      philox4x32({static_cast<uint32_t>(i), static_cast<uint32_t>(i >> 32), 0, 0}, key);
+  const double u = to_unit_double(bits[0], bits[1]);
+  if (init.kind == Init::Kind::kUniform) return init.scale * (2.0 * u - 1.0);
+  const double angle = 2.0 * std::numbers::pi * to_unit_double(bits[2], bits[3]);
+  return init.scale * std::sqrt(-2.0 * std::log1p(-u)) * std::cos(angle);
+}
+
+}  // namespace
+
+ParamId ParameterStore::declare(std::string name, Shape shape, Init init, Decay decay) {
+  STIPPLE_CHECK(!allocated_, "parameter '", name, "' was declared after allocate()");
+  STIPPLE_CHECK(!find(name).has_value(), "parameter '", name, "' was declared twice");
+  entries_.push_back({std::move(name), shape, init, decay, Range{}});
+  return {static_cast<int32_t>(entries_.size()) - 1};
+}
+
+void ParameterStore::allocate(Device device) {
+  STIPPLE_CHECK(!allocated_, "allocate() was called twice");
+  for (auto entry = entries_.rbegin(); entry != entries_.rend(); ++entry) {
+    entry->range = {numel_, numel_ + entry->shape.numel()};
+    numel_ += padded(entry->shape.numel());
+  }
+  values_ = Buffer(device, static_cast<size_t>(numel_) * sizeof(float));
+  grads_ = {nullptr, {numel_}};
+  allocated_ = true;
+}
+
+void ParameterStore::bind_grads(View<float> grads) {
+  STIPPLE_CHECK(allocated_, "bind_grads() was called before allocate()");
+  STIPPLE_CHECK_SHAPE("bind_grads", grads, ({numel_}));
+  grads_ = grads;
+}
+
+void ParameterStore::initialize(uint64_t seed) {
+  STIPPLE_CHECK(allocated_, "initialize() was called before allocate()");
+  const View<float> all = values();
+  if (all.data == nullptr) return;
+  for (const Entry& entry : entries_) {
+    const PhiloxKey key = RngKey{seed, hash_name(entry.name)}.philox();
+    for (int64_t i = 0; i < entry.range.size(); ++i) {
+      all[entry.range.begin + i] =
+          static_cast<float>(draw(entry.init, key, static_cast<uint64_t>(i)));
+    }
+  }
+}
+
+View<float> ParameterStore::value(ParamId id) const {
+  const Entry& e = entry(id);
+  float* data = values().data;
+  return {data == nullptr ? nullptr : data + e.range.begin, e.shape};
+}
+
+View<float> ParameterStore::grad(ParamId id) const {
+  const Entry& e = entry(id);
+  STIPPLE_CHECK(grads_.data != nullptr || values_.device().type == DeviceType::kMeta,
+                "gradients have no memory: call bind_grads() before backward");
+  return {grads_.data == nullptr ? nullptr : grads_.data + e.range.begin, e.shape};
+}
+
+View<float> ParameterStore::values() const {
+  STIPPLE_CHECK(allocated_, "parameters have no memory before allocate()");
+  return {reinterpret_cast<float*>(values_.data()), {numel_}};
+}
+
+int64_t ParameterStore::num_parameters() const {
+  int64_t count = 0;
+  for (const Entry& entry : entries_) count += entry.shape.numel();
+  return count;
+}
+
+const ParameterStore::Entry& ParameterStore::entry(ParamId id) const {
+  STIPPLE_CHECK(id.index >= 0 && id.index < static_cast<int32_t>(entries_.size()),
+                "no parameter has number ", id.index);
+  return entries_[static_cast<size_t>(id.index)];
+}
+
+std::optional<ParamId> ParameterStore::find(std::string_view name) const {
+  for (size_t i = 0; i < entries_.size(); ++i) {
+    if (entries_[i].name == name) return ParamId{static_cast<int32_t>(i)};
+  }
+  return std::nullopt;
+}
+
+Range ParameterStore::range(ParamId first, ParamId last) const {
+  STIPPLE_CHECK(allocated_, "ranges are known after allocate()");
+  STIPPLE_CHECK(first.index <= last.index, "range: '", entry(first).name, "' was declared after '",
+                entry(last).name, "'");
+  const Range end = entry(first).range;
+  return {entry(last).range.begin, end.begin + padded(end.size())};
+}
+
+}  // namespace stipple::model

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+// All parameters of a model in one flat arena, and their gradients in another of the same layout.
+// Zeroing, clipping, the optimizer, reduction, checkpoints and hashes are then loops over ranges.
+//
+// Layout: reverse order of declaration, which is the order in which backward finishes gradients;
+// each tensor starts on a 128-byte boundary. Padding is zero and stays zero.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/buffer.h"
+#include "core/range.h"
+#include "core/view.h"
+
+namespace stipple::model {
+
+/// How a tensor is filled before training. A pure function of (seed, name, element).
+struct Init {
+  enum class Kind : uint8_t { kConstant, kNormal, kUniform } kind = Kind::kConstant;
+  double scale = 0.0;  ///< the constant; the standard deviation; the half-width
+
+  static Init constant(double value) { return {Kind::kConstant, value}; }
+  static Init normal(double stddev) { return {Kind::kNormal, stddev}; }
+  static Init uniform(double half_width) { return {Kind::kUniform, half_width}; }
+};
+
+/// Whether weight decay applies: matrices yes; biases, norms and embeddings no.
+enum class Decay : uint8_t { kYes, kNo };
+
+struct ParamId {
+  int32_t index = -1;
+};
+
+class ParameterStore {
+ public:
+  struct Entry {
+    std::string name;
+    Shape shape;
+    Init init;
+    Decay decay = Decay::kYes;
+    Range range;  ///< in the flat arena, padding excluded; known after allocate()
+  };
+
+  /// Called by module constructors, before allocate(). Names are unique.
+  ParamId declare(std::string name, Shape shape, Init init, Decay decay = Decay::kYes);
+
+  /// Fixes the layout and makes the value arena (zeroed). On meta only the layout.
+  void allocate(Device);
+  /// Where backward adds gradients: memory of the reducer, [numel()], exchanged between leaves.
+  void bind_grads(View<float> grads);
+  void initialize(uint64_t seed);
+
+  View<float> value(ParamId) const;
+  View<float> grad(ParamId) const;
+  View<float> values() const;               ///< flat
+  int64_t numel() const { return numel_; }  ///< of the arena, padding included
+  int64_t num_parameters() const;           ///< without padding
+
+  std::span<const Entry> entries() const { return entries_; }  ///< in declaration order
+  const Entry& entry(ParamId) const;
+  std::optional<ParamId> find(std::string_view name) const;
+  /// The smallest range that covers all parameters declared from `first` to `last`, both included,
+  /// with their padding.
+  Range range(ParamId first, ParamId last) const;
+
+ private:
+  std::vector<Entry> entries_;
+  int64_t numel_ = 0;
+  bool allocated_ = false;
+  Buffer values_;
+  View<float> grads_;
+};
+
+}  // namespace stipple::model

@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: Apache-2.0
+// What every transport must do, written against the interface: the body of one rank. Run by
+// communicator_test.cpp (threads, one rank) and communicator_mp_test.cpp (processes).
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <limits>
+#include <numeric>
+#include <string>
+#include <vector>
+
+#include "comm/communicator.h"
+#include "core/error.h"
+
+namespace stipple::comm::test {
+
+inline void ranks_are_numbered(Communicator& c) {
+  const std::vector<std::string> ranks = c.all_gather(std::to_string(c.rank()));
+  ASSERT_EQ(ranks.size(), static_cast<size_t>(c.size()));
+  for (int r = 0; r < c.size(); ++r) EXPECT_EQ(ranks[static_cast<size_t>(r)], std::to_string(r));
+  EXPECT_GE(c.local_rank(), 0);
+  EXPECT_LT(c.local_rank(), c.local_size());
+  EXPECT_LE(c.local_size(), c.size());
+}
+
+inline void sums_are_taken_in_place(Communicator& c) {
+  for (const size_t count : {size_t{0}, size_t{1}, size_t{1000}, size_t{100003}}) {
+    std::vector<float> values(count);
+    for (size_t i = 0; i < count; ++i)
+      values[i] = static_cast<float>(i % 97) + static_cast<float>(c.rank());
+    c.wait(c.all_reduce_sum(values));
+    const float n = static_cast<float>(c.size());
+    for (size_t i = 0; i < count; ++i) {
+      ASSERT_EQ(values[i], n * static_cast<float>(i % 97) + n * (n - 1) / 2) << i;
+    }
+  }
+}
+
+inline void many_sums_are_pending_at_once(Communicator& c) {
+  std::vector<std::vector<float>> values;
+  for (int k = 0; k < 20; ++k) values.emplace_back(100, static_cast<float>(k + c.rank()));
+  std::vector<Pending> pending;
+  for (std::vector<float>& v : values) pending.push_back(c.all_reduce_sum(v));
+  c.progress();
+  for (size_t k = values.size(); k-- > 0;) c.wait(pending[k]);
+  for (size_t k = 0; k < values.size(); ++k) {
+    const int n = c.size();
+    EXPECT_EQ(values[k], std::vector<float>(
+                             100, static_cast<float>(n * static_cast<int>(k) + n * (n - 1) / 2)));
+  }
+}
+
+/// One exchange whose sizes differ for every pair, some of them zero.
+struct UnevenExchange {
+  UnevenExchange(Communicator& c, int salt_in) : rank(c.rank()), salt(salt_in) {
+    for (int peer = 0; peer < c.size(); ++peer) {
+      out.emplace_back(count(rank, peer), value(rank, peer));
+      in.emplace_back(count(peer, rank), -1.0f);
+    }
+    for (auto& o : out) send.emplace_back(o);
+    for (auto& i : in) recv.emplace_back(i);
+  }
+  size_t count(int from, int to) const {
+    return static_cast<size_t>((from * 3 + to * 5 + salt) % 7 * 100);
+  }
+  float value(int from, int to) const { return static_cast<float>(from * 1000 + to * 10 + salt); }
+  void expect_arrived() const {
+    for (int peer = 0; peer < static_cast<int>(in.size()); ++peer) {
+      EXPECT_EQ(in[static_cast<size_t>(peer)],
+                std::vector<float>(count(peer, rank), value(peer, rank)));
+    }
+  }
+  int rank;
+  int salt;
+  std::vector<std::vector<float>> out, in;
+  std::vector<std::span<const float>> send;
+  std::vector<std::span<float>> recv;
+};
+
+inline void exchange_moves_every_span(Communicator& c) {
+  for (int salt = 0; salt < 7; ++salt) {
+    UnevenExchange e(c, salt);
+    c.wait(c.exchange(e.send, e.recv));
+    e.expect_arrived();
+  }
+}
+
+inline void pending_exchanges_do_not_mix(Communicator& c) {
+  std::vector<std::unique_ptr<UnevenExchange>> exchanges;
+  std::vector<Pending> pending;
+  for (int salt = 0; salt < 5; ++salt) {
+    exchanges.push_back(std::make_unique<UnevenExchange>(c, salt));
+    pending.push_back(c.exchange(exchanges.back()->send, exchanges.back()->recv));
+  }
+  for (const size_t k : {3u, 0u, 4u, 2u, 1u}) c.wait(pending[k]);
+  for (const auto& e : exchanges) e->expect_arrived();
+}
+
+inline void broadcast_reaches_everybody(Communicator& c) {
+  for (int root = 0; root < c.size(); ++root) {
+    for (const std::string& text : {std::string(), std::string("x"), std::string(100000, 'y')}) {
+      const std::string mine = c.rank() == root ? text : "something else";
+      EXPECT_EQ(c.broadcast(mine, root), text);
+    }
+    std::vector<std::byte> bytes(1000, static_cast<std::byte>(c.rank()));
+    c.broadcast(std::span(bytes), root);
+    EXPECT_EQ(bytes, std::vector<std::byte>(1000, static_cast<std::byte>(root)));
+  }
+}
+
+inline void numbers_are_reduced(Communicator& c) {
+  const int64_t n = c.size();
+  const int64_t r = c.rank();
+  // Above 2^53: an implementation by way of double would lose the last bits.
+  const int64_t large = (int64_t{1} << 55) + 1;
+  EXPECT_EQ(c.all_reduce(large + r, Reduction::kSum), n * large + n * (n - 1) / 2);
+  EXPECT_EQ(c.all_reduce(large + r, Reduction::kMin), large);
+  EXPECT_EQ(c.all_reduce(large + r, Reduction::kMax), large + n - 1);
+  EXPECT_EQ(c.all_reduce(0.5 + static_cast<double>(r), Reduction::kMax),
+            static_cast<double>(n) - 0.5);
+  EXPECT_EQ(c.all_reduce(-0.5 - static_cast<double>(r), Reduction::kMin),
+            0.5 - static_cast<double>(n));
+  std::vector<double> values{1.0, static_cast<double>(r), 1e300};
+  c.all_reduce(std::span(values), Reduction::kSum);
+  EXPECT_EQ(values[0], static_cast<double>(n));
+  EXPECT_EQ(values[1], static_cast<double>(n * (n - 1) / 2));
+  EXPECT_DOUBLE_EQ(values[2], 1e300 * static_cast<double>(n));
+}
+
+inline void texts_of_any_length_are_gathered(Communicator& c) {
+  const auto text = [](int r) {
+    return r % 3 == 1 ? std::string()
+                      : std::string(static_cast<size_t>(r * 50000 + 1), static_cast<char>('a' + r));
+  };
+  const std::vector<std::string> all = c.all_gather(text(c.rank()));
+  ASSERT_EQ(all.size(), static_cast<size_t>(c.size()));
+  for (int r = 0; r < c.size(); ++r) EXPECT_EQ(all[static_cast<size_t>(r)], text(r));
+}
+
+inline void any_is_true_if_one_is(Communicator& c) {
+  EXPECT_FALSE(c.any(false));
+  for (int r = 0; r < c.size(); ++r) EXPECT_TRUE(c.any(c.rank() == r));
+}
+
+inline void a_local_error_is_thrown_everywhere(Communicator& c) {
+  EXPECT_NO_THROW(c.check_all(""));
+  for (int lowest = 0; lowest < c.size(); ++lowest) {
+    const std::string mine = c.rank() >= lowest ? "fault of " + std::to_string(c.rank()) : "";
+    try {
+      c.check_all(mine);
+      ADD_FAILURE() << "nothing thrown";
+    } catch (const Error& error) {
+      EXPECT_EQ(std::string(error.what()), "fault of " + std::to_string(lowest));
+    }
+  }
+}
+
+inline void operations_of_all_kinds_interleave(Communicator& c) {
+  std::vector<float> values(5000, 1.0f);
+  UnevenExchange e(c, 2);
+  const Pending sum = c.all_reduce_sum(values);
+  c.barrier();
+  const Pending exchange = c.exchange(e.send, e.recv);
+  EXPECT_EQ(c.all_reduce(int64_t{1}, Reduction::kSum), c.size());
+  c.progress();
+  c.wait(exchange);
+  c.barrier();
+  c.wait(sum);
+  e.expect_arrived();
+  EXPECT_EQ(values, std::vector<float>(5000, static_cast<float>(c.size())));
+}
+
+struct Check {
+  const char* claim;
+  void (*body)(Communicator&);
+};
+
+inline constexpr Check kChecks[] = {
+    {"RanksAreNumbered", ranks_are_numbered},
+    {"SumsAreTakenInPlace", sums_are_taken_in_place},
+    {"ManySumsArePendingAtOnce", many_sums_are_pending_at_once},
+    {"ExchangeMovesEverySpan", exchange_moves_every_span},
+    {"PendingExchangesDoNotMix", pending_exchanges_do_not_mix},
+    {"BroadcastReachesEverybody", broadcast_reaches_everybody},
+    {"NumbersAreReduced", numbers_are_reduced},
+    {"TextsOfAnyLengthAreGathered", texts_of_any_length_are_gathered},
+    {"AnyIsTrueIfOneIs", any_is_true_if_one_is},
+    {"ALocalErrorIsThrownEverywhere", a_local_error_is_thrown_everywhere},
+    {"OperationsOfAllKindsInterleave", operations_of_all_kinds_interleave},
+};
+
+inline std::string claim_of(const ::testing::TestParamInfo<Check>& info) {
+  return info.param.claim;
+}
+
+}  // namespace stipple::comm::test

@@ -1,0 +1,385 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "data/batch.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdlib>
+#include <map>
+#include <new>
+#include <numeric>
+#include <random>
+
+#include "core/error.h"
+
+namespace {
+std::atomic<int64_t> num_allocations = 0;
+}
+
+// Not inlined: a compiler that sees malloc on one side and delete on the other warns of a mismatch.
+[[gnu::noinline]] void* operator new(size_t bytes) {
+  ++num_allocations;
+  if (void* p = std::malloc(bytes)) return p;
+  throw std::bad_alloc();
+}
+[[gnu::noinline]] void* operator new(size_t bytes, const std::nothrow_t&) noexcept {
+  ++num_allocations;
+  return std::malloc(bytes);
+}
+[[gnu::noinline]] void operator delete(void* p) noexcept { std::free(p); }
+[[gnu::noinline]] void operator delete(void* p, size_t) noexcept { std::free(p); }
+
+namespace stipple::data {
+namespace {
+
+/// Token k of example i is 1 + (31 i + k) % 1000, its label (i + k) % 7.
+class FakeDataset final : public Dataset {
+ public:
+  FakeDataset(std::vector<int64_t> lengths, HeadKind head)
+      : lengths_(std::move(lengths)), head_(head) {}
+  int64_t size() const override { return static_cast<int64_t>(lengths_.size()); }
+  int64_t length(int64_t i) const override { return lengths_.at(static_cast<size_t>(i)); }
+  void get(int64_t i, std::span<int32_t> ids, std::span<int32_t> labels) const override {
+    ASSERT_EQ(static_cast<int64_t>(ids.size()), length(i));
+    ASSERT_EQ(static_cast<int64_t>(labels.size()), head_ == HeadKind::kToken ? length(i) : 1);
+    for (size_t k = 0; k < ids.size(); ++k) ids[k] = token(i, static_cast<int64_t>(k));
+    for (size_t k = 0; k < labels.size(); ++k) labels[k] = label(i, static_cast<int64_t>(k));
+  }
+  uint64_t fingerprint() const override { return 1; }
+
+  static int32_t token(int64_t i, int64_t k) {
+    return static_cast<int32_t>(1 + (31 * i + k) % 1000);
+  }
+  static int32_t label(int64_t i, int64_t k) { return static_cast<int32_t>((i + k) % 7); }
+
+ private:
+  std::vector<int64_t> lengths_;
+  HeadKind head_;
+};
+
+constexpr int64_t kMaxLength = 300;
+
+std::vector<int64_t> random_lengths(int64_t n) {
+  std::mt19937_64 generator(11);
+  std::uniform_int_distribution<int64_t> uniform(1, kMaxLength);
+  std::vector<int64_t> lengths(static_cast<size_t>(n));
+  for (int64_t& x : lengths) x = uniform(generator);
+  return lengths;
+}
+
+TaskInfo info_of(HeadKind head, int64_t max_length = kMaxLength) {
+  return {
+      .name = "fake", .head = head, .vocab_size = 1001, .num_classes = 7, .max_length = max_length};
+}
+
+const TaskInfo kSequenceInfo = info_of(HeadKind::kSequence);
+const TaskInfo kTokenInfo = info_of(HeadKind::kToken);
+
+std::vector<Leaf> load_step(TrainBatches& batches, int64_t step) {
+  std::vector<Leaf> leaves(static_cast<size_t>(batches.num_leaves()));
+  for (size_t i = 0; i < leaves.size(); ++i) {
+    batches.load(step, static_cast<int64_t>(i), leaves[i]);
+  }
+  return leaves;
+}
+
+/// A leaf must hold exactly its examples, and nothing on padding.
+void expect_contents(const Leaf& leaf, const Dataset& dataset, HeadKind head) {
+  ASSERT_EQ(static_cast<int64_t>(leaf.examples.size()), leaf.batch);
+  ASSERT_EQ(static_cast<int64_t>(leaf.samples.size()), leaf.batch);
+  ASSERT_EQ(static_cast<int64_t>(leaf.ids.size()), leaf.batch * leaf.length);
+  ASSERT_EQ(static_cast<int64_t>(leaf.mask.size()), leaf.batch * leaf.length);
+  const int64_t labels_per_row = head == HeadKind::kToken ? leaf.length : 1;
+  ASSERT_EQ(static_cast<int64_t>(leaf.labels.size()), leaf.batch * labels_per_row);
+  for (int64_t row = 0; row < leaf.batch; ++row) {
+    const int64_t example = leaf.examples[static_cast<size_t>(row)];
+    const int64_t length = example < 0 ? 0 : dataset.length(example);
+    for (int64_t k = 0; k < leaf.length; ++k) {
+      const auto at = static_cast<size_t>(row * leaf.length + k);
+      ASSERT_EQ(leaf.mask[at], k < length ? 1 : 0);
+      ASSERT_EQ(leaf.ids[at], k < length ? FakeDataset::token(example, k) : 0);
+    }
+    const int64_t num_labels = head == HeadKind::kToken ? length : std::min<int64_t>(length, 1);
+    for (int64_t k = 0; k < labels_per_row; ++k) {
+      ASSERT_EQ(leaf.labels[static_cast<size_t>(row * labels_per_row + k)],
+                k < num_labels ? FakeDataset::label(example, k) : -1);
+    }
+  }
+}
+
+void expect_same(const Leaf& a, const Leaf& b) {
+  EXPECT_EQ(a.length, b.length);
+  EXPECT_EQ(a.ids, b.ids);
+  EXPECT_EQ(a.mask, b.mask);
+  EXPECT_EQ(a.labels, b.labels);
+  EXPECT_EQ(a.samples, b.samples);
+  EXPECT_EQ(a.examples, b.examples);
+}
+
+TEST(TrainBatches, EachEpochShowsEachExampleOnce) {
+  // 24 does not divide 50: epochs end within a batch.
+  constexpr int64_t kSize = 50;
+  constexpr int64_t kBatch = 24;
+  const FakeDataset dataset(random_lengths(kSize), HeadKind::kSequence);
+  TrainBatches batches(dataset, kSequenceInfo, {.seed = 5, .batch = kBatch, .micro_batch = 4});
+  std::vector<int64_t> by_position(kSize * kBatch, -1);
+  for (int64_t step = 0; step < kSize; ++step) {
+    for (const Leaf& leaf : load_step(batches, step)) {
+      for (size_t row = 0; row < leaf.examples.size(); ++row) {
+        int64_t& example = by_position.at(static_cast<size_t>(step * kBatch + leaf.samples[row]));
+        ASSERT_EQ(example, -1) << "a slot came twice";
+        example = leaf.examples[row];
+      }
+    }
+  }
+  std::vector<int64_t> everything(kSize);
+  std::iota(everything.begin(), everything.end(), 0);
+  for (auto epoch = by_position.begin(); epoch != by_position.end(); epoch += kSize) {
+    std::vector<int64_t> seen(epoch, epoch + kSize);
+    std::sort(seen.begin(), seen.end());
+    EXPECT_EQ(seen, everything);
+  }
+  EXPECT_FALSE(
+      std::equal(by_position.begin(), by_position.begin() + kSize, by_position.begin() + kSize))
+      << "two epochs have the same order";
+}
+
+TEST(TrainBatches, StepDoesNotDependOnWhatWasLoadedBefore) {
+  const FakeDataset dataset(random_lengths(100), HeadKind::kSequence);
+  const BatchOptions options{.seed = 5, .batch = 32, .micro_batch = 4};
+  TrainBatches straight(dataset, kSequenceInfo, options);
+  std::vector<Leaf> expected;
+  for (int64_t step = 0; step <= 17; ++step) expected = load_step(straight, step);
+
+  TrainBatches resumed(dataset, kSequenceInfo, options);
+  for (int64_t i = resumed.num_leaves(); i-- > 0;) {
+    Leaf leaf;
+    resumed.load(17, i, leaf);
+    expect_same(leaf, expected[static_cast<size_t>(i)]);
+  }
+}
+
+TEST(TrainBatches, SamplesOfAStepDoNotDependOnTheMicroBatch) {
+  const FakeDataset dataset(random_lengths(100), HeadKind::kSequence);
+  std::map<uint32_t, int64_t> example_of_slot;
+  for (int64_t micro_batch : {1, 4, 6, 24}) {
+    TrainBatches batches(dataset, kSequenceInfo,
+                         {.seed = 5, .batch = 24, .micro_batch = micro_batch});
+    for (const Leaf& leaf : load_step(batches, 3)) {
+      for (size_t row = 0; row < leaf.samples.size(); ++row) {
+        const auto [at, is_new] = example_of_slot.emplace(leaf.samples[row], leaf.examples[row]);
+        EXPECT_EQ(at->second, leaf.examples[row]);
+      }
+    }
+    EXPECT_EQ(example_of_slot.size(), 24u);
+  }
+}
+
+TEST(TrainBatches, SeedChangesTheOrder) {
+  const FakeDataset dataset(random_lengths(100), HeadKind::kSequence);
+  TrainBatches a(dataset, kSequenceInfo, {.seed = 5, .batch = 32, .micro_batch = 32});
+  TrainBatches b(dataset, kSequenceInfo, {.seed = 6, .batch = 32, .micro_batch = 32});
+  EXPECT_NE(load_step(a, 0)[0].examples, load_step(b, 0)[0].examples);
+}
+
+TEST(TrainBatches, LeavesHoldTheirExamplesAndNothingElse) {
+  for (HeadKind head : {HeadKind::kSequence, HeadKind::kToken}) {
+    const FakeDataset dataset(random_lengths(40), head);
+    TrainBatches batches(dataset, info_of(head), {.seed = 1, .batch = 12, .micro_batch = 3});
+    for (int64_t step = 0; step < 5; ++step) {
+      for (const Leaf& leaf : load_step(batches, step)) expect_contents(leaf, dataset, head);
+    }
+  }
+}
+
+TEST(TrainBatches, LoadOverwritesWhatTheLeafHeldBefore) {
+  const FakeDataset dataset(random_lengths(40), HeadKind::kToken);
+  TrainBatches batches(dataset, kTokenInfo, {.seed = 1, .batch = 12, .micro_batch = 3});
+  Leaf leaf;
+  for (int64_t i = 0; i < 20; ++i) {
+    batches.load(i / 4, i % 4, leaf);
+    expect_contents(leaf, dataset, HeadKind::kToken);
+  }
+}
+
+TEST(TrainBatches, LeavesHoldExamplesOfLikeLength) {
+  const FakeDataset dataset(random_lengths(64), HeadKind::kSequence);
+  TrainBatches batches(dataset, kSequenceInfo, {.seed = 1, .batch = 64, .micro_batch = 8});
+  std::vector<std::pair<int64_t, int64_t>> extents;
+  for (const Leaf& leaf : load_step(batches, 0)) {
+    std::vector<int64_t> lengths;
+    for (int64_t example : leaf.examples) lengths.push_back(dataset.length(example));
+    extents.emplace_back(*std::min_element(lengths.begin(), lengths.end()),
+                         *std::max_element(lengths.begin(), lengths.end()));
+  }
+  std::sort(extents.begin(), extents.end());
+  for (size_t i = 1; i < extents.size(); ++i) {
+    EXPECT_LE(extents[i - 1].second, extents[i].first) << "two leaves overlap in length";
+  }
+}
+
+int64_t num_tokens(const Leaf& leaf) {
+  return std::accumulate(leaf.mask.begin(), leaf.mask.end(), int64_t{0});
+}
+
+/// The work of consecutive runs of leaves, heaviest over lightest.
+double imbalance(int64_t num_leaves, int64_t run) {
+  constexpr int64_t kMicroBatch = 4;
+  const FakeDataset dataset(random_lengths(num_leaves * kMicroBatch), HeadKind::kSequence);
+  TrainBatches batches(dataset, kSequenceInfo,
+                       {.seed = 1, .batch = num_leaves * kMicroBatch, .micro_batch = kMicroBatch});
+  std::vector<int64_t> work(static_cast<size_t>(num_leaves / run));
+  const std::vector<Leaf> leaves = load_step(batches, 0);
+  for (size_t i = 0; i < leaves.size(); ++i) {
+    work[i / static_cast<size_t>(run)] += num_tokens(leaves[i]);
+  }
+  const auto [least, most] = std::minmax_element(work.begin(), work.end());
+  return static_cast<double>(*most) / static_cast<double>(*least);
+}
+
+TEST(TrainBatches, AlignedRunsOfLeavesCarryLikeWork) {
+  // Single leaves differ by a factor of about 100: the longest examples against the shortest.
+  EXPECT_GT(imbalance(32, 1), 10);
+  EXPECT_LT(imbalance(32, 2), 1.15);
+  EXPECT_LT(imbalance(32, 4), 1.08);
+  EXPECT_LT(imbalance(32, 8), 1.04);
+  EXPECT_LT(imbalance(32, 16), 1.02);
+}
+
+TEST(TrainBatches, AnyNumberOfLeavesIsSharedFairly) {
+  EXPECT_LT(imbalance(12, 4), 1.2);
+  EXPECT_LT(imbalance(12, 6), 1.1);
+  EXPECT_LT(imbalance(24, 8), 1.1);
+  EXPECT_LT(imbalance(20, 4), 1.3);
+}
+
+int64_t length_of_leaf(int64_t example_length, int64_t max_length, bool fixed_length) {
+  const FakeDataset dataset({example_length}, HeadKind::kSequence);
+  TrainBatches batches(dataset, info_of(HeadKind::kSequence, max_length),
+                       {.batch = 1, .micro_batch = 1, .fixed_length = fixed_length});
+  return load_step(batches, 0)[0].length;
+}
+
+TEST(TrainBatches, LengthIsAMultipleOf64UpToTheLongest) {
+  EXPECT_EQ(length_of_leaf(1, 300, false), 64);
+  EXPECT_EQ(length_of_leaf(64, 300, false), 64);
+  EXPECT_EQ(length_of_leaf(65, 300, false), 128);
+  EXPECT_EQ(length_of_leaf(257, 300, false), 300);
+  EXPECT_EQ(length_of_leaf(300, 300, false), 300);
+  EXPECT_EQ(length_of_leaf(20, 20, false), 20);
+  EXPECT_EQ(length_of_leaf(1, 300, true), 300);
+}
+
+TEST(TrainBatches, NumLabelsCountsTheWholeGlobalBatch) {
+  const FakeDataset sequences(random_lengths(40), HeadKind::kSequence);
+  TrainBatches of_sequences(sequences, kSequenceInfo, {.batch = 12, .micro_batch = 3});
+  EXPECT_EQ(of_sequences.num_labels(4), 12);
+
+  const FakeDataset tokens(random_lengths(40), HeadKind::kToken);
+  TrainBatches of_tokens(tokens, kTokenInfo, {.batch = 12, .micro_batch = 3});
+  for (int64_t step = 0; step < 4; ++step) {
+    int64_t expected = 0;
+    TrainBatches loader(tokens, kTokenInfo, {.batch = 12, .micro_batch = 3});
+    for (const Leaf& leaf : load_step(loader, step)) {
+      expected +=
+          std::count_if(leaf.labels.begin(), leaf.labels.end(), [](int32_t x) { return x >= 0; });
+    }
+    EXPECT_EQ(of_tokens.num_labels(step), expected);
+  }
+}
+
+TEST(TrainBatches, SteadyStateAllocatesNothing) {
+  // The first leaf is a short one: its storage must do for the longest.
+  std::vector<int64_t> lengths(40, 1);
+  lengths[17] = kMaxLength;
+  for (HeadKind head : {HeadKind::kSequence, HeadKind::kToken}) {
+    const FakeDataset dataset(lengths, head);
+    TrainBatches batches(dataset, info_of(head), {.batch = 8, .micro_batch = 2});
+    Leaf leaf;
+    int64_t first = 0;
+    batches.load(first, 0, leaf);
+    while (leaf.length == kMaxLength) batches.load(++first, 0, leaf);
+    const int64_t before = num_allocations;
+    bool is_longest_seen = false;
+    for (int64_t i = 0; i < 80; ++i) {
+      batches.load(first + 1 + i / 4, i % 4, leaf);
+      is_longest_seen = is_longest_seen || leaf.length == kMaxLength;
+    }
+    EXPECT_EQ(num_allocations, before);
+    EXPECT_TRUE(is_longest_seen);
+  }
+}
+
+TEST(TrainBatches, RefusesImpossibleOptions) {
+  const FakeDataset dataset(random_lengths(40), HeadKind::kSequence);
+  const FakeDataset empty({}, HeadKind::kSequence);
+  const auto make = [](const Dataset& data, int64_t batch, int64_t micro_batch) {
+    TrainBatches(data, kSequenceInfo, {.batch = batch, .micro_batch = micro_batch});
+  };
+  EXPECT_THROW(make(dataset, 10, 4), ConfigError);
+  EXPECT_THROW(make(dataset, 0, 4), ConfigError);
+  EXPECT_THROW(make(dataset, -4, 4), ConfigError);
+  EXPECT_THROW(make(dataset, 4, 0), ConfigError);
+  EXPECT_THROW(make(empty, 4, 4), DataError);
+}
+
+TEST(EvalBatches, EachExampleComesOnce) {
+  for (HeadKind head : {HeadKind::kSequence, HeadKind::kToken}) {
+    const FakeDataset dataset(random_lengths(43), head);
+    const EvalBatches batches(dataset, info_of(head), {.batch = 8, .micro_batch = 4});
+    ASSERT_EQ(batches.num_leaves(), 11);
+    std::vector<int> seen(43);
+    Leaf leaf;
+    for (int64_t i = 0; i < batches.num_leaves(); ++i) {
+      batches.load(i, leaf);
+      ASSERT_EQ(leaf.batch, 4);
+      expect_contents(leaf, dataset, head);
+      for (size_t row = 0; row < 4; ++row) {
+        if (leaf.examples[row] < 0) continue;
+        ++seen[static_cast<size_t>(leaf.examples[row])];
+        EXPECT_EQ(leaf.samples[row], leaf.examples[row]);
+      }
+    }
+    EXPECT_EQ(seen, std::vector<int>(43, 1));
+    EXPECT_EQ(leaf.examples[3], -1) << "43 examples leave one empty row in the last leaf";
+    EXPECT_EQ(leaf.samples[3], 0u);
+  }
+}
+
+TEST(EvalBatches, LeavesComeByFallingLength) {
+  const FakeDataset dataset(random_lengths(64), HeadKind::kSequence);
+  const EvalBatches batches(dataset, kSequenceInfo, {.batch = 4, .micro_batch = 4});
+  std::vector<int64_t> lengths;
+  Leaf leaf;
+  for (int64_t i = 0; i < batches.num_leaves(); ++i) {
+    batches.load(i, leaf);
+    for (int64_t example : leaf.examples) lengths.push_back(dataset.length(example));
+  }
+  EXPECT_TRUE(std::is_sorted(lengths.rbegin(), lengths.rend()));
+}
+
+TEST(EvalBatches, FixedLengthAndEmptyDataAreLegal) {
+  const FakeDataset dataset({3, 5}, HeadKind::kSequence);
+  const EvalBatches fixed(dataset, kSequenceInfo,
+                          {.batch = 2, .micro_batch = 2, .fixed_length = true});
+  Leaf leaf;
+  fixed.load(0, leaf);
+  EXPECT_EQ(leaf.length, kMaxLength);
+  const FakeDataset empty({}, HeadKind::kSequence);
+  EXPECT_EQ(EvalBatches(empty, kSequenceInfo, {.batch = 2, .micro_batch = 2}).num_leaves(), 0);
+  EXPECT_THROW(fixed.load(1, leaf), Error);
+}
+
+TEST(EvalBatches, SteadyStateAllocatesNothing) {
+  const FakeDataset dataset(random_lengths(43), HeadKind::kToken);
+  const EvalBatches batches(dataset, kTokenInfo, {.batch = 8, .micro_batch = 4});
+  Leaf leaf;
+  batches.load(batches.num_leaves() - 1, leaf);
+  const int64_t before = num_allocations;
+  for (int64_t i = 0; i < batches.num_leaves(); ++i) batches.load(i, leaf);
+  EXPECT_EQ(num_allocations, before);
+}
+
+}  // namespace
+}  // namespace stipple::data

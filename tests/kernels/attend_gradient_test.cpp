@@ -1,0 +1,261 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <gtest/gtest.h>
+
+#include <functional>
+
+#include "tests/kernels/attend_reference.h"
+
+namespace stipple::test {
+namespace {
+
+class AttendGradient : public AttendTest {};
+INSTANTIATE_TEST_SUITE_P(Isa, AttendGradient, ::testing::ValuesIn(cpu::available_isas()),
+                         isa_of_test);
+
+constexpr EdgeForm kForms[] = {EdgeForm::kBits, EdgeForm::kCsr};
+
+/// sum_ij dout_ij o_ij of problem p.
+double loss(const AttendSetup& s, const Reference& r, int64_t p) {
+  double sum = 0;
+  for (int64_t i = 0; i < s.n; ++i) {
+    const std::vector<double> o = r.output(i, r.row(i));
+    for (int64_t x = 0; x < s.d; ++x) {
+      sum += double{s.dout[(p * s.n + i) * s.d + x]} * o[static_cast<size_t>(x)];
+    }
+  }
+  return sum;
+}
+
+/// d loss / d (each element of one of the reference's arrays), by central differences.
+Array<double> differences(const AttendSetup& s, Shape shape,
+                          const std::function<std::vector<double>&(Reference&)>& pick) {
+  constexpr double kStep = 1e-5;
+  Array<double> result(shape);
+  const int64_t count = shape.numel() / s.problems();
+  for (int64_t p = 0; p < s.problems(); ++p) {
+    Reference r = reference(s, p);
+    for (int64_t e = 0; e < count; ++e) {
+      double& x = pick(r)[static_cast<size_t>(e)];
+      const double old = x;
+      x = old + kStep;
+      const double up = loss(s, r, p);
+      x = old - kStep;
+      result[p * count + e] = (up - loss(s, r, p)) / (2 * kStep);
+      x = old;
+    }
+  }
+  return result;
+}
+
+/// What row_grad and column_grad should be, given dL/dp of every pair.
+Gradients<double> spread(const AttendSetup& s, const Array<double>& pair_gradient) {
+  Gradients<double> g = make_gradients<double>(s);
+  for (int64_t row = 0; row < s.problems() * s.n; ++row) {
+    for (int64_t j = 0; j < s.m; ++j) {
+      if (s.drawn[row * s.m + j] == 0 || (s.self_loop && row % s.n == j)) continue;
+      const double dp = std::clamp(pair_gradient[row * s.m + j] + double{s.regularizer},
+                                   -double{s.clip}, double{s.clip});
+      const int64_t column = row / s.n * s.m + j;
+      for (int64_t x = 0; x < s.clusters; ++x) {
+        g.row_grad[row * s.clusters + x] += dp * double{s.z[column * s.clusters + x]};
+        g.column_grad[column * s.clusters + x] += dp * double{s.y[row * s.clusters + x]};
+      }
+    }
+  }
+  return g;
+}
+
+Gradients<double> gradients_by_differences(const AttendSetup& s) {
+  // The rules' own definitions: the mask multiplies e^s in the code, the score in the paper.
+  Gradients<double> g =
+      spread(s, differences(s, {s.problems(), s.n, s.m}, [&](Reference& r) -> std::vector<double>& {
+               return s.rule == SteRule::kPaper ? r.b : r.a;
+             }));
+  using Values = std::vector<double>;
+  g.dq = differences(s, s.q.shape(), [](Reference& r) -> Values& { return r.q; });
+  g.dk = differences(s, s.k.shape(), [](Reference& r) -> Values& { return r.k; });
+  g.dv = differences(s, s.k.shape(), [](Reference& r) -> Values& { return r.v; });
+  return g;
+}
+
+/// A graph with every special row: empty, one edge, all edges.
+AttendSetup small_setup(uint64_t seed) {
+  AttendSetup s = make_setup({.n = 9, .m = 9, .d = 5, .clusters = 3, .density = 0.4}, seed);
+  for (int64_t j = 0; j < s.m; ++j) {
+    s.drawn[2 * s.m + j] = 0;
+    s.drawn[3 * s.m + j] = j == 7 ? 1 : 0;
+    s.drawn[4 * s.m + j] = 1;
+  }
+  return s;
+}
+
+void expect_differences(const AttendSetup& s) {
+  const Gradients<double> expected = gradients_by_differences(s);
+  expect_close_gradients(reference_backward(s), expected, 1e-7);
+  for (EdgeForm form : kForms) expect_close_gradients(differentiate(s, form), expected, 1e-5);
+}
+
+TEST_P(AttendGradient, IsTheSlopeOfTheForwardPass) { expect_differences(small_setup(1)); }
+
+TEST_P(AttendGradient, IsTheSlopeWithDropout) {
+  AttendSetup s = small_setup(2);
+  s.dropout = 0.4f;
+  expect_differences(s);
+}
+
+TEST_P(AttendGradient, FollowsThePapersRule) {
+  AttendSetup s = small_setup(3);
+  s.rule = SteRule::kPaper;
+  expect_differences(s);
+}
+
+TEST_P(AttendGradient, AddsTheRegularizerBeforeItClips) {
+  AttendSetup s = small_setup(4);
+  s.regularizer = 0.03f;
+  s.clip = 0.05f;
+  expect_differences(s);
+  s.rule = SteRule::kPaper;
+  s.dropout = 0.2f;
+  expect_differences(s);
+}
+
+TEST_P(AttendGradient, LeavesForcedSelfEdgesOut) {
+  AttendSetup s = small_setup(5);
+  for (int64_t row = 0; row < s.problems() * s.n; ++row) s.drawn[row * s.m + row % s.n] = 1;
+  s.self_loop = true;
+  s.regularizer = 0.5f;
+  expect_differences(s);
+}
+
+TEST_P(AttendGradient, WithoutStraightThroughWritesOnlyTheThree) {
+  AttendSetup s = small_setup(6);
+  s.clusters = 0;
+  const Gradients<double> expected = reference_backward(s);
+  for (EdgeForm form : kForms) {
+    const Gradients<float> g = differentiate(s, form);
+    expect_close(g.dq, expected.dq, 1e-5);
+    expect_close(g.dk, expected.dk, 1e-5);
+    expect_close(g.dv, expected.dv, 1e-5);
+  }
+}
+
+TEST_P(AttendGradient, AgreesWithTheReferenceAtAnyWidthAndDensity) {
+  for (int64_t d : {1, 7, 16, 32, 33, 64, 128}) {
+    for (double density : {0.0, 0.01, 0.2, 1.0}) {
+      AttendSetup s =
+          make_setup({.n = 45, .m = 139, .d = d, .clusters = d + 2, .density = density}, 7);
+      s.dropout = 0.1f;
+      s.regularizer = 1e-3f;
+      const Gradients<double> expected = reference_backward(s);
+      for (EdgeForm form : kForms) expect_close_gradients(differentiate(s, form), expected, 1e-5);
+    }
+  }
+}
+
+TEST_P(AttendGradient, AgreesWithTheReferenceOverSeveralChunksOfRows) {
+  for (double density : {0.22, 1.0}) {
+    const AttendSetup s = make_setup(
+        {.n = 203, .m = 1031, .d = 16, .clusters = 20, .density = density, .heads = 1}, 8);
+    const Gradients<double> expected = reference_backward(s);
+    for (EdgeForm form : kForms) expect_close_gradients(differentiate(s, form), expected, 1e-5);
+  }
+}
+
+TEST_P(AttendGradient, GivesEdgesToMaskedKeysTheRegularizerOnly) {
+  for (double density : {0.2, 0.9}) {
+    AttendSetup s = make_setup(
+        {.n = 30, .m = 150, .d = 16, .clusters = 4, .density = density, .batch = 3, .heads = 1}, 9);
+    s.use_key_mask = true;
+    for (int64_t j = 90; j < s.m; ++j) s.key_mask[j] = 0;
+    for (int64_t j = 0; j < s.m; j += 3) s.key_mask[s.m + j] = 0;
+    for (int64_t j = 0; j < s.m; ++j) s.key_mask[2 * s.m + j] = 0;
+    s.regularizer = 0.25f;
+    for (SteRule rule : {SteRule::kScoreGradient, SteRule::kPaper}) {
+      s.rule = rule;
+      const Gradients<double> expected = reference_backward(s);
+      for (EdgeForm form : kForms) {
+        const Gradients<float> g = differentiate(s, form);
+        expect_close_gradients(g, expected, 1e-5);
+        for (int64_t x = 2 * s.m * s.d; x < 3 * s.m * s.d; ++x) ASSERT_EQ(g.dv[x], 0.0f);
+      }
+    }
+  }
+}
+
+TEST_P(AttendGradient, CountsEdgesAsOftenAsTheyWereDrawn) {
+  AttendSetup s = make_setup({.n = 20, .m = 60, .d = 16, .clusters = 5, .density = 0.4}, 10);
+  s.multiplicity = true;
+  for (int64_t i = 0; i < s.drawn.numel(); ++i) {
+    if (s.drawn[i] != 0) s.drawn[i] = static_cast<uint8_t>(1 + i % 4);
+  }
+  expect_close_gradients(differentiate(s, EdgeForm::kCsr), reference_backward(s), 1e-5);
+}
+
+TEST_P(AttendGradient, OfAllEdgesIsThatOfDenseAttention) {
+  AttendSetup s = make_setup({.n = 70, .m = 260, .d = 33, .density = 1.0}, 11);
+  s.dropout = 0.2f;
+  s.use_key_mask = true;
+  for (int64_t j = 201; j < s.m; ++j) s.key_mask[j] = 0;
+  for (int64_t j = 3; j < 100; j += 7) s.key_mask[j] = 0;
+  const Gradients<float> dense = differentiate_dense(s);
+  expect_close_gradients(dense, reference_backward(s), 1e-5);
+  for (EdgeForm form : kForms) expect_close_gradients(differentiate(s, form), dense, 1e-5);
+}
+
+TEST_P(AttendGradient, OfScoresSumsToZeroInEveryRow) {
+  // With z = 1, row_grad is the sum of dp over the row's edges.
+  AttendSetup s = make_setup({.n = 50, .m = 200, .d = 32, .clusters = 1, .density = 0.3}, 12);
+  s.z.fill(1.0f);
+  s.dropout = 0.1f;
+  for (EdgeForm form : kForms) {
+    const Gradients<float> g = differentiate(s, form);
+    for (float sum : g.row_grad.values()) EXPECT_NEAR(sum, 0.0f, 2e-6f);
+  }
+}
+
+TEST_P(AttendGradient, IsZeroForRowsWithoutEdges) {
+  AttendSetup s = make_setup({.n = 20, .m = 70, .d = 32, .clusters = 8, .density = 0.2}, 13);
+  for (int64_t j = 0; j < s.m; ++j) s.drawn[5 * s.m + j] = 0;
+  s.regularizer = 1.0f;
+  for (EdgeForm form : kForms) {
+    const Gradients<float> g = differentiate(s, form);
+    for (int64_t x = 0; x < s.d; ++x) EXPECT_EQ(g.dq[5 * s.d + x], 0.0f);
+    for (int64_t x = 0; x < s.clusters; ++x) EXPECT_EQ(g.row_grad[5 * s.clusters + x], 0.0f);
+  }
+}
+
+TEST_P(AttendGradient, GivesTheSameBitsForAnyNumberOfThreads) {
+  for (double density : {0.2, 0.9}) {
+    AttendSetup s = make_setup(
+        {.n = 60, .m = 140, .d = 16, .clusters = 20, .density = density, .batch = 2, .heads = 3},
+        14);
+    s.dropout = 0.2f;
+    for (EdgeForm form : kForms) {
+      const Gradients<float> one = differentiate(s, form, 1);
+      for (int threads : {1, 2, 3}) {
+        const Gradients<float> other = differentiate(s, form, threads);
+        EXPECT_EQ(one.dq.values(), other.dq.values());
+        EXPECT_EQ(one.dk.values(), other.dk.values());
+        EXPECT_EQ(one.dv.values(), other.dv.values());
+        EXPECT_EQ(one.row_grad.values(), other.row_grad.values());
+        EXPECT_EQ(one.column_grad.values(), other.column_grad.values());
+      }
+    }
+    EXPECT_EQ(differentiate_dense(s, 1).dk.values(), differentiate_dense(s, 3).dk.values());
+  }
+}
+
+TEST_P(AttendGradient, PassesANanOn) {
+  AttendSetup s = make_setup({.n = 12, .m = 40, .d = 16, .clusters = 3, .density = 0.2}, 15);
+  s.dout[3 * s.d] = std::numeric_limits<float>::quiet_NaN();
+  for (EdgeForm form : kForms) {
+    const Gradients<float> g = differentiate(s, form);
+    for (int64_t x = 0; x < s.d; ++x) EXPECT_TRUE(std::isnan(g.dq[3 * s.d + x]));
+    for (int64_t x = 0; x < s.clusters; ++x) {
+      EXPECT_TRUE(std::isnan(g.row_grad[3 * s.clusters + x]));
+    }
+  }
+}
+
+}  // namespace
+}  // namespace stipple::test

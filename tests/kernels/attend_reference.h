@@ -1,0 +1,391 @@
+// SPDX-License-Identifier: Apache-2.0
+// Attention over a graph in double precision, straight from its definition, and calls of the real
+// operations on the same numbers.
+#pragma once
+
+#include <cmath>
+#include <limits>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "core/cpu/isa.h"
+#include "core/stream.h"
+#include "kernels/attend.h"
+#include "tests/support/arrays.h"
+
+namespace stipple::test {
+
+using kernels::EdgeForm;
+using kernels::SteRule;
+
+/// One call of attention: B samples, H heads, and how often each pair is drawn.
+struct AttendSetup {
+  int64_t batch = 1;
+  int64_t heads = 1;
+  int64_t n = 1;
+  int64_t m = 1;
+  int64_t d = 1;
+  int64_t clusters = 0;
+  Array<float> q, k, v, dout, y, z;
+  Array<uint8_t> drawn;     // [B * H, N, M]
+  Array<uint8_t> key_mask;  // [B, M]
+  bool use_key_mask = false;
+  bool multiplicity = false;
+  float scale = 1.0f;
+  float dropout = 0.0f;
+  Array<uint32_t> samples;
+  SteRule rule = SteRule::kScoreGradient;
+  float regularizer = 0.0f;
+  float clip = std::numeric_limits<float>::infinity();
+  bool self_loop = false;
+
+  int64_t problems() const { return batch * heads; }
+  kernels::AttentionDropout attention_dropout() const {
+    return {.rate = dropout, .rng = {11, 12}, .layer = 3, .samples = samples.view()};
+  }
+};
+
+struct AttendSize {
+  int64_t n = 1;
+  int64_t m = 1;
+  int64_t d = 1;
+  int64_t clusters = 0;
+  double density = 0.25;
+  int64_t batch = 1;
+  int64_t heads = 2;
+};
+
+inline AttendSetup make_setup(const AttendSize& size, uint64_t seed) {
+  const Shape queries = {size.batch, size.heads, size.n, size.d};
+  const Shape keys = {size.batch, size.heads, size.m, size.d};
+  AttendSetup s{
+      .batch = size.batch,
+      .heads = size.heads,
+      .n = size.n,
+      .m = size.m,
+      .d = size.d,
+      .clusters = size.clusters,
+      .q = random_normal(queries, seed),
+      .k = random_normal(keys, seed + 1),
+      .v = random_normal(keys, seed + 2),
+      .dout = random_normal(queries, seed + 3),
+      .y = random_uniform({size.batch, size.heads, size.n, size.clusters}, seed + 4, 0, 1),
+      .z = random_uniform({size.batch, size.heads, size.m, size.clusters}, seed + 5, 0, 1),
+      .drawn = Array<uint8_t>({size.batch * size.heads, size.n, size.m}),
+      .key_mask = Array<uint8_t>({size.batch, size.m}),
+      .scale = 1.0f / std::sqrt(static_cast<float>(size.d)),
+      .samples = Array<uint32_t>({size.batch})};
+  std::mt19937_64 generator(seed + 6);
+  std::bernoulli_distribution edge(size.density);
+  for (uint8_t& x : s.drawn.values()) x = edge(generator) ? 1 : 0;
+  s.key_mask.fill(1);
+  for (int64_t b = 0; b < size.batch; ++b) s.samples[b] = static_cast<uint32_t>(40 + 3 * b);
+  return s;
+}
+
+// --- the definition ------------------------------------------------------------------------------
+
+/// One problem in double precision. `a` multiplies e^s and `b` multiplies s: real numbers, so that
+/// both may be differentiated.
+struct Reference {
+  int64_t n, m, d;
+  std::vector<double> q, k, v, a, b, keep;
+  double scale;
+
+  double score(int64_t i, int64_t j) const {
+    double s = 0;
+    for (int64_t x = 0; x < d; ++x) s += at(q, i * d + x) * at(k, j * d + x);
+    return scale * s * at(b, i * m + j);
+  }
+  struct Row {
+    double lse;
+    std::vector<double> weights;
+  };
+  Row row(int64_t i) const {
+    constexpr double kInfinity = std::numeric_limits<double>::infinity();
+    Row result{-kInfinity, std::vector<double>(static_cast<size_t>(m))};
+    std::vector<double> scores(static_cast<size_t>(m));
+    double top = -kInfinity;
+    for (int64_t j = 0; j < m; ++j) {
+      if (at(a, i * m + j) == 0) continue;
+      scores[static_cast<size_t>(j)] = score(i, j);
+      top = std::max(top, at(scores, j));
+    }
+    double sum = 0;
+    for (int64_t j = 0; j < m; ++j) {
+      if (at(a, i * m + j) != 0) sum += at(a, i * m + j) * std::exp(at(scores, j) - top);
+    }
+    if (sum == 0) return result;
+    result.lse = top + std::log(sum);
+    for (int64_t j = 0; j < m; ++j) {
+      if (at(a, i * m + j) == 0) continue;
+      result.weights[static_cast<size_t>(j)] =
+          at(a, i * m + j) * std::exp(at(scores, j) - result.lse);
+    }
+    return result;
+  }
+  std::vector<double> output(int64_t i, const Row& of_row) const {
+    std::vector<double> o(static_cast<size_t>(d));
+    for (int64_t j = 0; j < m; ++j) {
+      const double w = at(of_row.weights, j) * at(keep, i * m + j);
+      if (w == 0) continue;
+      for (int64_t x = 0; x < d; ++x) o[static_cast<size_t>(x)] += w * at(v, j * d + x);
+    }
+    return o;
+  }
+  static double at(const std::vector<double>& values, int64_t i) {
+    return values[static_cast<size_t>(i)];
+  }
+};
+
+inline Reference reference(const AttendSetup& s, int64_t p) {
+  const auto slice = [p](const Array<float>& a, int64_t count) {
+    const auto first = a.values().begin() + p * count;
+    return std::vector<double>(first, first + count);
+  };
+  Reference r{.n = s.n,
+              .m = s.m,
+              .d = s.d,
+              .q = slice(s.q, s.n * s.d),
+              .k = slice(s.k, s.m * s.d),
+              .v = slice(s.v, s.m * s.d),
+              .a = {},
+              .b = std::vector<double>(static_cast<size_t>(s.n * s.m), 1.0),
+              .keep = {},
+              .scale = double{s.scale}};
+  const int64_t sample = p / s.heads;
+  const PhiloxKey key = s.attention_dropout().rng.philox();
+  const uint32_t stream = stream_word(3, static_cast<int>(p % s.heads), Purpose::kAttentionDropout);
+  for (int64_t i = 0; i < s.n; ++i) {
+    for (int64_t j = 0; j < s.m; ++j) {
+      const bool counts = !s.use_key_mask || s.key_mask[sample * s.m + j] != 0;
+      r.a.push_back(counts ? s.drawn[(p * s.n + i) * s.m + j] : 0);
+      const PhiloxCounter words = philox4x32(
+          {static_cast<uint32_t>(j / 4), static_cast<uint32_t>(i), s.samples[sample], stream}, key);
+      const bool kept = words[static_cast<size_t>(j % 4)] >= double{s.dropout} * 4294967296.0;
+      r.keep.push_back(kept ? 1.0 / (1.0 - double{s.dropout}) : 0.0);
+    }
+  }
+  return r;
+}
+
+struct ForwardResult {
+  Array<double> o, lse;
+};
+
+inline ForwardResult reference_forward(const AttendSetup& s) {
+  ForwardResult result{Array<double>(s.q.shape()), Array<double>({s.batch, s.heads, s.n})};
+  for (int64_t p = 0; p < s.problems(); ++p) {
+    const Reference r = reference(s, p);
+    for (int64_t i = 0; i < s.n; ++i) {
+      const Reference::Row row = r.row(i);
+      const std::vector<double> o = r.output(i, row);
+      std::copy(o.begin(), o.end(), &result.o[(p * s.n + i) * s.d]);
+      result.lse[p * s.n + i] = row.lse;
+    }
+  }
+  return result;
+}
+
+template <class T>
+struct Gradients {
+  Array<T> dq, dk, dv, row_grad, column_grad;
+};
+
+template <class T>
+Gradients<T> make_gradients(const AttendSetup& s) {
+  return {Array<T>(s.q.shape()), Array<T>(s.k.shape()), Array<T>(s.k.shape()),
+          Array<T>({s.batch, s.heads, s.n, s.clusters}),
+          Array<T>({s.batch, s.heads, s.m, s.clusters})};
+}
+
+/// Attention's backward in double precision, edge by edge. The gradient test checks it against
+/// differences of the definition.
+inline Gradients<double> reference_backward(const AttendSetup& s) {
+  Gradients<double> g = make_gradients<double>(s);
+  for (int64_t p = 0; p < s.problems(); ++p) {
+    const Reference r = reference(s, p);
+    for (int64_t i = 0; i < s.n; ++i) {
+      const Reference::Row softmax = r.row(i);
+      const std::vector<double> o = r.output(i, softmax);
+      const int64_t row = p * s.n + i;
+      double delta = 0;
+      for (int64_t x = 0; x < s.d; ++x) {
+        delta += double{s.dout[row * s.d + x]} * o[static_cast<size_t>(x)];
+      }
+      for (int64_t j = 0; j < s.m; ++j) {
+        if (s.drawn[row * s.m + j] == 0) continue;
+        const int64_t column = p * s.m + j;
+        const double keep = r.keep[static_cast<size_t>(i * s.m + j)];
+        const double weight = softmax.weights[static_cast<size_t>(j)];
+        double t = 0;
+        for (int64_t x = 0; x < s.d; ++x) {
+          t += keep * double{s.dout[row * s.d + x]} * double{s.v[column * s.d + x]};
+        }
+        const double ds = weight * (t - delta);
+        for (int64_t x = 0; x < s.d; ++x) {
+          g.dq[row * s.d + x] += r.scale * ds * double{s.k[column * s.d + x]};
+          g.dk[column * s.d + x] += r.scale * ds * double{s.q[row * s.d + x]};
+          g.dv[column * s.d + x] += weight * keep * double{s.dout[row * s.d + x]};
+        }
+        double dp = s.rule == SteRule::kPaper && weight != 0 ? ds * r.score(i, j) : ds;
+        dp = std::clamp(dp + double{s.regularizer}, -double{s.clip}, double{s.clip});
+        if (s.self_loop && i == j) dp = 0;
+        for (int64_t x = 0; x < s.clusters; ++x) {
+          g.row_grad[row * s.clusters + x] += dp * double{s.z[column * s.clusters + x]};
+          g.column_grad[column * s.clusters + x] += dp * double{s.y[row * s.clusters + x]};
+        }
+      }
+    }
+  }
+  return g;
+}
+
+// --- the operations ------------------------------------------------------------------------------
+
+/// A graph of the setup's edges with memory of its own.
+class Graph {
+ public:
+  Graph(const AttendSetup& s, EdgeForm form) : memory_("edges", kCpuDevice, size_t{4} << 20) {
+    const kernels::EdgeCapacity capacity = {.tile_density = form == EdgeForm::kBits ? 0.0 : 1.0,
+                                            .max_density = 1.0,
+                                            .multiplicity = s.multiplicity};
+    edges_ = kernels::alloc_edges(memory_, s.problems(), s.n, s.m, capacity);
+    for (int64_t p = 0; p < s.problems(); ++p) {
+      kernels::set_edges(edges_, p, form, s.drawn.view().at(p));
+    }
+  }
+  const kernels::EdgeSet& edges() const { return edges_; }
+
+ private:
+  Arena memory_;
+  kernels::EdgeSet edges_;
+};
+
+struct Attended {
+  Array<float> o, lse;
+};
+
+inline Attended attend(const AttendSetup& s, EdgeForm form, int threads = 1) {
+  Attended result{Array<float>(s.q.shape()), Array<float>({s.batch, s.heads, s.n})};
+  const Graph graph(s, form);
+  Arena scratch("scratch", kCpuDevice, size_t{8} << 20);
+  kernels::attend_edges(Stream(kCpuDevice, {.threads = threads}),
+                        {.o = result.o,
+                         .lse = result.lse,
+                         .q = s.q,
+                         .k = s.k,
+                         .v = s.v,
+                         .edges = graph.edges(),
+                         .key_mask = s.use_key_mask ? s.key_mask.view() : View<const uint8_t>{},
+                         .scale = s.scale,
+                         .dropout = s.attention_dropout(),
+                         .scratch = &scratch});
+  return result;
+}
+
+inline Attended attend_dense(const AttendSetup& s, int threads = 1) {
+  Attended result{Array<float>(s.q.shape()), Array<float>({s.batch, s.heads, s.n})};
+  Arena scratch("scratch", kCpuDevice, size_t{8} << 20);
+  kernels::attend_dense(Stream(kCpuDevice, {.threads = threads}),
+                        {.o = result.o,
+                         .lse = result.lse,
+                         .q = s.q,
+                         .k = s.k,
+                         .v = s.v,
+                         .key_mask = s.use_key_mask ? s.key_mask.view() : View<const uint8_t>{},
+                         .scale = s.scale,
+                         .dropout = s.attention_dropout(),
+                         .scratch = &scratch});
+  return result;
+}
+
+inline Gradients<float> differentiate(const AttendSetup& s, EdgeForm form, int threads = 1) {
+  const Attended forward = attend(s, form);
+  Gradients<float> g = make_gradients<float>(s);
+  for (Array<float>* a : {&g.dq, &g.dk, &g.dv, &g.row_grad, &g.column_grad}) a->fill(777.0f);
+  const Graph graph(s, form);
+  kernels::StraightThrough ste;
+  if (s.clusters > 0) {
+    ste = {.row_grad = g.row_grad,
+           .column_grad = g.column_grad,
+           .y = s.y,
+           .z = s.z,
+           .rule = s.rule,
+           .regularizer = s.regularizer,
+           .clip = s.clip,
+           .self_loop = s.self_loop};
+  }
+  Arena scratch("scratch", kCpuDevice, size_t{8} << 20);
+  kernels::attend_edges_backward(
+      Stream(kCpuDevice, {.threads = threads}),
+      {.dq = g.dq,
+       .dk = g.dk,
+       .dv = g.dv,
+       .q = s.q,
+       .k = s.k,
+       .v = s.v,
+       .o = forward.o,
+       .dout = s.dout,
+       .lse = forward.lse,
+       .edges = graph.edges(),
+       .key_mask = s.use_key_mask ? s.key_mask.view() : View<const uint8_t>{},
+       .scale = s.scale,
+       .dropout = s.attention_dropout(),
+       .ste = ste,
+       .scratch = &scratch});
+  return g;
+}
+
+inline Gradients<float> differentiate_dense(const AttendSetup& s, int threads = 1) {
+  const Attended forward = attend_dense(s);
+  Gradients<float> g = make_gradients<float>(s);
+  for (Array<float>* a : {&g.dq, &g.dk, &g.dv}) a->fill(777.0f);
+  Arena scratch("scratch", kCpuDevice, size_t{8} << 20);
+  kernels::attend_dense_backward(
+      Stream(kCpuDevice, {.threads = threads}),
+      {.dq = g.dq,
+       .dk = g.dk,
+       .dv = g.dv,
+       .q = s.q,
+       .k = s.k,
+       .v = s.v,
+       .o = forward.o,
+       .dout = s.dout,
+       .lse = forward.lse,
+       .key_mask = s.use_key_mask ? s.key_mask.view() : View<const uint8_t>{},
+       .scale = s.scale,
+       .dropout = s.attention_dropout(),
+       .scratch = &scratch});
+  return g;
+}
+
+template <class A, class B>
+void expect_close_gradients(const A& actual, const B& expected, double tolerance) {
+  const auto compare = [&](const char* name, const auto& a, const auto& b) {
+    SCOPED_TRACE(name);
+    expect_close(a, b, tolerance, 1e-3);
+  };
+  compare("dq", actual.dq, expected.dq);
+  compare("dk", actual.dk, expected.dk);
+  compare("dv", actual.dv, expected.dv);
+  compare("row_grad", actual.row_grad, expected.row_grad);
+  compare("column_grad", actual.column_grad, expected.column_grad);
+}
+
+/// Every test runs once for each instruction set of this machine.
+class AttendTest : public ::testing::TestWithParam<cpu::Isa> {
+ protected:
+  AttendTest() : before_(cpu::isa()) { cpu::set_isa(GetParam()); }
+  ~AttendTest() override { cpu::set_isa(before_); }
+
+ private:
+  cpu::Isa before_;
+};
+
+inline std::string isa_of_test(const ::testing::TestParamInfo<cpu::Isa>& info) {
+  return std::string(cpu::isa_name(info.param));
+}
+
+}  // namespace stipple::test

@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kernels/layernorm.h"
+
+#include <gtest/gtest.h>
+
+#include <array>
+#include <cmath>
+
+#include "tests/support/arrays.h"
+#include "tests/support/op_checks.h"
+
+namespace stipple::kernels {
+namespace {
+
+using test::Array;
+using test::expect_close;
+using test::random_normal;
+
+constexpr float kEps = 1e-5f;
+
+struct Operands {
+  Array<float> x, weight, bias, dy, y, mean, rstd, dx, dweight, dbias;
+  Operands(int64_t rows, int64_t channels)
+      : x(random_normal({rows, channels}, 1, 2.0)),
+        weight(random_normal({channels}, 2)),
+        bias(random_normal({channels}, 3)),
+        dy(random_normal({rows, channels}, 4)),
+        y({rows, channels}),
+        mean({rows}),
+        rstd({rows}),
+        dx({rows, channels}),
+        dweight(random_normal({channels}, 5)),
+        dbias(random_normal({channels}, 6)) {
+    for (float& value : x.values()) value += 3.0f;
+  }
+  LayerNorm forward() {
+    return {
+        .y = y, .mean = mean, .rstd = rstd, .x = x, .weight = weight, .bias = bias, .eps = kEps};
+  }
+  LayerNormBackward backward(Arena* scratch) {
+    return {.dx = dx,
+            .dweight = dweight,
+            .dbias = dbias,
+            .dy = dy,
+            .x = x,
+            .weight = weight,
+            .mean = mean,
+            .rstd = rstd,
+            .scratch = scratch};
+  }
+};
+
+std::vector<double> oracle(const std::vector<double>& x, const std::vector<double>& weight,
+                           const std::vector<double>& bias) {
+  const size_t channels = weight.size();
+  std::vector<double> y(x.size());
+  for (size_t begin = 0; begin < x.size(); begin += channels) {
+    double mean = 0, variance = 0;
+    for (size_t c = 0; c < channels; ++c) mean += x[begin + c];
+    mean /= static_cast<double>(channels);
+    for (size_t c = 0; c < channels; ++c) variance += std::pow(x[begin + c] - mean, 2);
+    variance /= static_cast<double>(channels);
+    for (size_t c = 0; c < channels; ++c) {
+      y[begin + c] =
+          (x[begin + c] - mean) / std::sqrt(variance + double{kEps}) * weight[c] + bias[c];
+    }
+  }
+  return y;
+}
+
+TEST(LayerNorm, MatchesOracleForOddSizes) {
+  for (const auto [rows, channels] :
+       {std::array<int64_t, 2>{1, 1}, {1, 5}, {7, 16}, {131, 64}, {67, 101}}) {
+    SCOPED_TRACE(testing::Message() << rows << " x " << channels);
+    Operands t(rows, channels);
+    layernorm(Stream(kCpuDevice), t.forward());
+    Array<double> expected(t.y.shape());
+    expected.values() =
+        oracle(test::to_double(t.x), test::to_double(t.weight), test::to_double(t.bias));
+    expect_close(t.y, expected, 2e-6);
+  }
+}
+
+TEST(LayerNorm, KeepsItsPrecisionWhenTheMeanIsLarge) {
+  Operands t(3, 64);
+  for (float& value : t.x.values()) value += 1000.0f;
+  layernorm(Stream(kCpuDevice), t.forward());
+  Array<double> expected(t.y.shape());
+  expected.values() =
+      oracle(test::to_double(t.x), test::to_double(t.weight), test::to_double(t.bias));
+  expect_close(t.y, expected, 2e-4);
+}
+
+TEST(LayerNorm, RowsOfEqualValuesGiveTheBias) {
+  Operands t(2, 8);
+  t.x.fill(4.0f);
+  layernorm(Stream(kCpuDevice), t.forward());
+  for (int64_t i = 0; i < t.y.numel(); ++i) EXPECT_EQ(t.y[i], t.bias[i % 8]);
+}
+
+TEST(LayerNorm, BackwardIsTheDerivativeAndAddsToParameterGradients) {
+  Operands t(5, 19);
+  const Array<float> dweight_before = t.dweight, dbias_before = t.dbias;
+  Arena scratch("scratch", kCpuDevice, test::kScratchBytes);
+  layernorm(Stream(kCpuDevice), t.forward());
+  layernorm_backward(Stream(kCpuDevice), t.backward(&scratch));
+  const auto x = test::to_double(t.x), w = test::to_double(t.weight), b = test::to_double(t.bias);
+  expect_close(t.dx,
+               test::central_differences(
+                   t.x, [&](const auto& at) { return test::dot(t.dy, oracle(at, w, b)); }),
+               1e-5);
+  auto dweight = test::central_differences(
+      t.weight, [&](const auto& at) { return test::dot(t.dy, oracle(x, at, b)); });
+  for (int64_t i = 0; i < 19; ++i) dweight[i] += dweight_before[i];
+  expect_close(t.dweight, dweight, 1e-5);
+  auto dbias = test::central_differences(
+      t.bias, [&](const auto& at) { return test::dot(t.dy, oracle(x, w, at)); });
+  for (int64_t i = 0; i < 19; ++i) dbias[i] += dbias_before[i];
+  expect_close(t.dbias, dbias, 1e-5);
+}
+
+TEST(LayerNorm, BackwardMayOverwriteDy) {
+  Operands t(70, 37);
+  Arena scratch("scratch", kCpuDevice, test::kScratchBytes);
+  layernorm(Stream(kCpuDevice), t.forward());
+  Operands in_place = t;
+  layernorm_backward(Stream(kCpuDevice), t.backward(&scratch));
+  LayerNormBackward args = in_place.backward(&scratch);
+  args.dx = in_place.dy;
+  layernorm_backward(Stream(kCpuDevice), args);
+  EXPECT_EQ(in_place.dy.values(), t.dx.values());
+  EXPECT_EQ(in_place.dweight.values(), t.dweight.values());
+}
+
+TEST(LayerNorm, BackwardSumsManyRows) {
+  Operands t(1000, 3);
+  Arena scratch("scratch", kCpuDevice, test::kScratchBytes);
+  layernorm(Stream(kCpuDevice), t.forward());
+  Array<double> dweight(t.dweight.shape()), dbias(t.dbias.shape());
+  for (int64_t c = 0; c < 3; ++c) {
+    dweight[c] = t.dweight[c];
+    dbias[c] = t.dbias[c];
+    for (int64_t row = 0; row < 1000; ++row) {
+      const double dy = t.dy[row * 3 + c];
+      dweight[c] += dy * (double{t.x[row * 3 + c]} - t.mean[row]) * t.rstd[row];
+      dbias[c] += dy;
+    }
+  }
+  layernorm_backward(Stream(kCpuDevice), t.backward(&scratch));
+  expect_close(t.dweight, dweight, 5e-6);
+  expect_close(t.dbias, dbias, 5e-6);
+}
+
+TEST(LayerNorm, HasTheSameBitsForAnyThreads) {
+  test::expect_same_bits_for_any_threads([](const Stream& stream, Arena& scratch) {
+    Operands t(777, 41);
+    layernorm(stream, t.forward());
+    layernorm_backward(stream, t.backward(&scratch));
+    std::vector<float> all = t.y.values();
+    for (const auto* part : {&t.mean, &t.rstd, &t.dx, &t.dweight, &t.dbias}) {
+      all.insert(all.end(), part->values().begin(), part->values().end());
+    }
+    return all;
+  });
+}
+
+TEST(LayerNorm, PlansItsScratch) {
+  Operands t(300, 33);
+  test::expect_meta_counts_scratch([&](const Stream& stream, Arena& scratch) {
+    layernorm_backward(stream, t.backward(&scratch));
+  });
+}
+
+TEST(LayerNorm, RefusesShapesThatDoNotFit) {
+  Operands t(4, 6);
+  Array<float> wrong({5});
+  LayerNorm forward = t.forward();
+  forward.mean = wrong;
+  EXPECT_THROW(layernorm(Stream(kCpuDevice), forward), ShapeError);
+  Arena scratch("scratch", kCpuDevice, test::kScratchBytes);
+  LayerNormBackward backward = t.backward(&scratch);
+  backward.dbias = wrong;
+  EXPECT_THROW(layernorm_backward(Stream(kMetaDevice), backward), ShapeError);
+  EXPECT_THROW(layernorm_backward(Stream(kCpuDevice), t.backward(nullptr)), Error);
+}
+
+}  // namespace
+}  // namespace stipple::kernels

@@ -1,0 +1,329 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kernels/matmul.h"
+
+#include <gtest/gtest.h>
+#include <omp.h>
+
+#include <algorithm>
+#include <array>
+#include <filesystem>
+#include <iterator>
+#include <limits>
+#include <thread>
+#include <utility>
+
+#include "tests/support/arrays.h"
+#include "tests/support/op_checks.h"
+
+namespace stipple::kernels {
+namespace {
+
+using test::Array;
+using test::expect_close;
+using test::random_normal;
+
+struct Case {
+  int64_t a_count, b_count, c_count, m, n, k;
+  bool transpose_a = false, transpose_b = false;
+  float alpha = 1.0f, beta = 0.0f;
+};
+
+Shape stored(int64_t count, int64_t rows, int64_t cols, bool transposed) {
+  if (transposed) std::swap(rows, cols);
+  return count == 1 ? Shape{rows, cols} : Shape{count, rows, cols};
+}
+
+struct Operands {
+  Array<float> a, b, c;
+  explicit Operands(const Case& t)
+      : a(random_normal(stored(t.a_count, t.m, t.k, t.transpose_a), 1)),
+        b(random_normal(stored(t.b_count, t.k, t.n, t.transpose_b), 2)),
+        c(random_normal(stored(t.c_count, t.m, t.n, false), 3)) {}
+
+  Matmul args(const Case& t, Arena* scratch) {
+    return {.c = c,
+            .a = a,
+            .b = b,
+            .transpose_a = t.transpose_a,
+            .transpose_b = t.transpose_b,
+            .alpha = t.alpha,
+            .beta = t.beta,
+            .scratch = scratch};
+  }
+};
+
+Array<double> oracle(const Case& t, const Operands& in) {
+  Array<double> c(in.c.shape());
+  for (int64_t i = 0; i < c.numel(); ++i) c[i] = double{t.beta} * in.c[i];
+  const int64_t products = std::max({t.a_count, t.b_count, t.c_count});
+  for (int64_t p = 0; p < products; ++p) {
+    const int64_t a = p % t.a_count * t.m * t.k;
+    const int64_t b = p % t.b_count * t.k * t.n;
+    for (int64_t row = 0; row < t.m; ++row) {
+      for (int64_t col = 0; col < t.n; ++col) {
+        double sum = 0;
+        for (int64_t i = 0; i < t.k; ++i) {
+          sum += double{in.a[a + (t.transpose_a ? i * t.m + row : row * t.k + i)]} *
+                 in.b[b + (t.transpose_b ? col * t.k + i : i * t.n + col)];
+        }
+        c[(p % t.c_count * t.m + row) * t.n + col] += double{t.alpha} * sum;
+      }
+    }
+  }
+  return c;
+}
+
+void expect_matches_oracle(const Case& t) {
+  SCOPED_TRACE(testing::Message() << "counts " << t.a_count << " " << t.b_count << " " << t.c_count
+                                  << ", m n k " << t.m << " " << t.n << " " << t.k
+                                  << ", transposed " << t.transpose_a << t.transpose_b);
+  Operands operands(t);
+  const Array<double> expected = oracle(t, operands);
+  Arena scratch("scratch", kCpuDevice, test::kScratchBytes);
+  matmul(Stream(kCpuDevice), operands.args(t, &scratch));
+  expect_close(operands.c, expected, 2e-6);
+}
+
+TEST(Matmul, MatchesOracleForOddSizesAndAllTranspositions) {
+  for (bool transpose_a : {false, true}) {
+    for (bool transpose_b : {false, true}) {
+      for (const auto [m, n, k] : {std::array<int64_t, 3>{1, 1, 1},
+                                   {1, 7, 13},
+                                   {31, 1, 5},
+                                   {257, 33, 17},
+                                   {5, 64, 513},
+                                   {300, 3, 1100}}) {
+        expect_matches_oracle({1, 1, 1, m, n, k, transpose_a, transpose_b});
+      }
+    }
+  }
+}
+
+TEST(Matmul, RepeatsTheFactorWithFewerMatrices) {
+  expect_matches_oracle({6, 2, 6, 19, 11, 7, false, true});
+  expect_matches_oracle({2, 6, 6, 19, 11, 7, true, false});
+  expect_matches_oracle({1, 3, 3, 300, 5, 9});
+}
+
+TEST(Matmul, SumsIntoTheResultWithFewerMatrices) {
+  expect_matches_oracle({6, 6, 2, 5, 3, 7, true, false});
+  expect_matches_oracle({12, 12, 2, 11, 13, 200, true, false});  // several products per partial sum
+  expect_matches_oracle({6, 6, 2, 11, 13, 700, true, false});    // several partial sums per product
+  expect_matches_oracle({6, 3, 1, 290, 13, 300, false, false});
+}
+
+TEST(Matmul, ScalesByAlphaAndBeta) {
+  expect_matches_oracle({1, 1, 1, 9, 8, 7, false, false, 0.5f, -2.0f});
+  expect_matches_oracle({6, 6, 2, 9, 8, 700, true, false, 0.5f, -2.0f});
+  expect_matches_oracle({6, 6, 2, 9, 8, 100, true, false, 3.0f, 1.0f});
+}
+
+TEST(Matmul, DoesNotReadTheResultWhenBetaIsZero) {
+  for (const Case& t : {Case{1, 1, 1, 9, 8, 7}, Case{1, 1, 1, 9, 8, 700}}) {
+    Operands operands(t);
+    const Array<double> expected = oracle(t, operands);
+    operands.c.fill(std::numeric_limits<float>::quiet_NaN());
+    Arena scratch("scratch", kCpuDevice, test::kScratchBytes);
+    matmul(Stream(kCpuDevice), operands.args(t, &scratch));
+    expect_close(operands.c, expected, 2e-6);
+  }
+}
+
+TEST(Matmul, HasTheSameBitsForAnyThreads) {
+  for (const Case& t :
+       {Case{1, 1, 1, 1030, 64, 64, false, true}, Case{8, 2, 8, 300, 37, 32, false, true},
+        Case{8, 8, 2, 37, 32, 300, true, false, 1.0f, 1.0f},
+        Case{1, 1, 1, 64, 64, 5000, true, false, 1.0f, 1.0f}}) {
+    test::expect_same_bits_for_any_threads([&](const Stream& stream, Arena& scratch) {
+      Operands operands(t);
+      matmul(stream, operands.args(t, &scratch));
+      return operands.c.values();
+    });
+  }
+}
+
+TEST(Matmul, HasTheSameBitsForAnyAlignmentOfTheFactors) {
+  const Case t{1, 1, 1, 300, 64, 600, false, true};
+  Operands operands(t);
+  Arena scratch("scratch", kCpuDevice, test::kScratchBytes);
+  matmul(Stream(kCpuDevice), operands.args(t, &scratch));
+  const std::vector<float> expected = operands.c.values();
+  for (int64_t shift : {1, 3, 8, 17}) {
+    std::vector<float> a(operands.a.values().size() + 32), b(operands.b.values().size() + 32);
+    std::copy(operands.a.values().begin(), operands.a.values().end(), a.begin() + shift);
+    std::copy(operands.b.values().begin(), operands.b.values().end(), b.begin() + 2 * shift % 31);
+    Matmul args = operands.args(t, &scratch);
+    args.a.data = a.data() + shift;
+    args.b.data = b.data() + 2 * shift % 31;
+    matmul(Stream(kCpuDevice), args);
+    EXPECT_TRUE(operands.c.values() == expected) << "shifted by " << shift;
+  }
+}
+
+TEST(Matmul, StartsNoThreadsOfItsOwn) {
+  const auto count_threads = [] {
+    const std::filesystem::directory_iterator tasks("/proc/self/task");
+    return std::distance(begin(tasks), end(tasks));
+  };
+  const Case t{1, 1, 1, 512, 512, 512};
+  Operands operands(t);
+  const Array<double> expected = oracle(t, operands);
+  std::thread caller([&] {
+    // What oneDNN would do here if it were left alone.
+    omp_set_num_threads(4);
+    const auto before = count_threads();
+    matmul(Stream(kCpuDevice), operands.args(t, nullptr));
+    EXPECT_EQ(count_threads(), before);
+  });
+  caller.join();
+  expect_close(operands.c, expected, 2e-6);
+}
+
+TEST(Matmul, PlansItsScratch) {
+  const Case t{6, 6, 2, 33, 32, 300, true, false, 1.0f, 1.0f};
+  Operands operands(t);
+  test::expect_meta_counts_scratch(
+      [&](const Stream& stream, Arena& scratch) { matmul(stream, operands.args(t, &scratch)); });
+}
+
+TEST(Matmul, NeedsScratchOnlyForPartialSums) {
+  const Case direct{4, 2, 4, 10, 10, 512};
+  Operands operands(direct);
+  EXPECT_NO_THROW(matmul(Stream(kCpuDevice), operands.args(direct, nullptr)));
+  const Case split{1, 1, 1, 10, 10, 513};
+  Operands long_operands(split);
+  EXPECT_THROW(matmul(Stream(kCpuDevice), long_operands.args(split, nullptr)), Error);
+}
+
+TEST(Matmul, RefusesShapesThatDoNotFit) {
+  const Stream stream(kCpuDevice);
+  Array<float> a({2, 3}), b({3, 4}), c({2, 4}), wrong({4, 2}), a3({3, 2, 3}), c2({2, 2, 4});
+  EXPECT_THROW(matmul(stream, {.c = wrong, .a = a, .b = b}), ShapeError);
+  EXPECT_THROW(matmul(stream, {.c = c, .a = a, .b = b, .transpose_b = true}), ShapeError);
+  EXPECT_THROW(matmul(stream, {.c = c2, .a = a3, .b = b}), ShapeError);
+  EXPECT_THROW(matmul(Stream(kMetaDevice), {.c = wrong, .a = a, .b = b}), ShapeError);
+}
+
+struct LinearOperands {
+  Array<float> x, weight, bias, dy, y, dx, dweight, dbias;
+  LinearOperands(int64_t rows, int64_t inputs, int64_t outputs)
+      : x(random_normal({rows, inputs}, 1)),
+        weight(random_normal({outputs, inputs}, 2)),
+        bias(random_normal({outputs}, 3)),
+        dy(random_normal({rows, outputs}, 4)),
+        y({rows, outputs}),
+        dx({rows, inputs}),
+        dweight(random_normal({outputs, inputs}, 5)),
+        dbias(random_normal({outputs}, 6)) {}
+  Linear forward() { return {.y = y, .x = x, .weight = weight, .bias = bias}; }
+  LinearBackward backward(Arena* scratch) {
+    return {.dx = dx,
+            .dweight = dweight,
+            .dbias = dbias,
+            .dy = dy,
+            .x = x,
+            .weight = weight,
+            .scratch = scratch};
+  }
+};
+
+std::vector<double> linear_oracle(const std::vector<double>& x, const std::vector<double>& weight,
+                                  const std::vector<double>& bias) {
+  const size_t outputs = bias.size();
+  const size_t inputs = weight.size() / outputs;
+  std::vector<double> y(x.size() / inputs * outputs);
+  for (size_t i = 0; i < y.size(); ++i) {
+    const size_t row = i / outputs, out = i % outputs;
+    y[i] = bias[out];
+    for (size_t c = 0; c < inputs; ++c) y[i] += x[row * inputs + c] * weight[out * inputs + c];
+  }
+  return y;
+}
+
+TEST(Linear, MatchesOracleForOddSizes) {
+  for (const auto [rows, inputs, outputs] :
+       {std::array<int64_t, 3>{1, 1, 1}, {257, 31, 7}, {600, 64, 65}}) {
+    LinearOperands t(rows, inputs, outputs);
+    linear(Stream(kCpuDevice), t.forward());
+    Array<double> expected(t.y.shape());
+    expected.values() =
+        linear_oracle(test::to_double(t.x), test::to_double(t.weight), test::to_double(t.bias));
+    expect_close(t.y, expected, 2e-6);
+  }
+}
+
+TEST(Linear, BackwardIsTheDerivativeAndAddsToParameterGradients) {
+  LinearOperands t(13, 5, 7);
+  const Array<float> dweight_before = t.dweight, dbias_before = t.dbias;
+  Arena scratch("scratch", kCpuDevice, test::kScratchBytes);
+  linear_backward(Stream(kCpuDevice), t.backward(&scratch));
+  const auto x = test::to_double(t.x), w = test::to_double(t.weight), b = test::to_double(t.bias);
+  expect_close(t.dx,
+               test::central_differences(
+                   t.x, [&](const auto& at) { return test::dot(t.dy, linear_oracle(at, w, b)); }),
+               1e-5);
+  auto dweight = test::central_differences(
+      t.weight, [&](const auto& at) { return test::dot(t.dy, linear_oracle(x, at, b)); });
+  for (int64_t i = 0; i < dweight.numel(); ++i) dweight[i] += dweight_before[i];
+  expect_close(t.dweight, dweight, 1e-5);
+  auto dbias = test::central_differences(
+      t.bias, [&](const auto& at) { return test::dot(t.dy, linear_oracle(x, w, at)); });
+  for (int64_t i = 0; i < dbias.numel(); ++i) dbias[i] += dbias_before[i];
+  expect_close(t.dbias, dbias, 1e-5);
+}
+
+TEST(Linear, BackwardSumsManyRows) {
+  LinearOperands t(2000, 3, 2);
+  Array<double> dweight(t.dweight.shape()), dbias(t.dbias.shape());
+  for (int64_t out = 0; out < 2; ++out) {
+    dbias[out] = t.dbias[out];
+    for (int64_t row = 0; row < 2000; ++row) dbias[out] += t.dy[row * 2 + out];
+    for (int64_t in = 0; in < 3; ++in) {
+      double& sum = dweight[out * 3 + in] = t.dweight[out * 3 + in];
+      for (int64_t row = 0; row < 2000; ++row) {
+        sum += double{t.dy[row * 2 + out]} * t.x[row * 3 + in];
+      }
+    }
+  }
+  Arena scratch("scratch", kCpuDevice, test::kScratchBytes);
+  LinearBackward args = t.backward(&scratch);
+  args.dx = {};
+  linear_backward(Stream(kCpuDevice), args);
+  expect_close(t.dweight, dweight, 2e-6);
+  expect_close(t.dbias, dbias, 2e-6);
+}
+
+TEST(Linear, HasTheSameBitsForAnyThreads) {
+  test::expect_same_bits_for_any_threads([](const Stream& stream, Arena& scratch) {
+    LinearOperands t(3001, 33, 17);
+    linear(stream, t.forward());
+    linear_backward(stream, t.backward(&scratch));
+    std::vector<float> all = t.y.values();
+    for (const auto* part : {&t.dx, &t.dweight, &t.dbias}) {
+      all.insert(all.end(), part->values().begin(), part->values().end());
+    }
+    return all;
+  });
+}
+
+TEST(Linear, PlansItsScratch) {
+  LinearOperands t(1500, 33, 17);
+  test::expect_meta_counts_scratch(
+      [&](const Stream& stream, Arena& scratch) { linear_backward(stream, t.backward(&scratch)); });
+}
+
+TEST(Linear, RefusesShapesThatDoNotFit) {
+  LinearOperands t(4, 3, 2);
+  Array<float> wrong({3});
+  Linear forward = t.forward();
+  forward.bias = wrong;
+  EXPECT_THROW(linear(Stream(kCpuDevice), forward), ShapeError);
+  Arena scratch("scratch", kCpuDevice, test::kScratchBytes);
+  LinearBackward backward = t.backward(&scratch);
+  backward.dweight = wrong;
+  EXPECT_THROW(linear_backward(Stream(kCpuDevice), backward), ShapeError);
+  EXPECT_THROW(linear_backward(Stream(kCpuDevice), t.backward(nullptr)), Error);
+}
+
+}  // namespace
+}  // namespace stipple::kernels

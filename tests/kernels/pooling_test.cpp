@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kernels/pooling.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <array>
+
+#include "tests/support/arrays.h"
+#include "tests/support/op_checks.h"
+
+namespace stipple::kernels {
+namespace {
+
+using test::Array;
+using test::expect_close;
+using test::random_normal;
+
+constexpr std::array kMeans{MeanOver::kPadded, MeanOver::kValid, MeanOver::kCls};
+constexpr int64_t kPaddedLength = 300;
+
+/// Sequence b has 1 + 37 b mod N real tokens; the last sequence is empty.
+Array<uint8_t> lengths_mask(int64_t batch, int64_t tokens) {
+  Array<uint8_t> mask({batch, tokens});
+  for (int64_t b = 0; b + 1 < batch; ++b) {
+    for (int64_t n = 0; n <= 37 * b % tokens; ++n) mask[b * tokens + n] = 1;
+  }
+  return mask;
+}
+
+std::vector<double> oracle(const std::vector<double>& x, const Array<uint8_t>& mask,
+                           MeanOver mean_over, size_t channels) {
+  const auto batch = static_cast<size_t>(mask.shape()[0]);
+  const auto tokens = static_cast<size_t>(mask.shape()[1]);
+  std::vector<double> y(batch * channels);
+  for (size_t b = 0; b < batch; ++b) {
+    const auto first = mask.values().begin() + static_cast<int64_t>(b * tokens);
+    const auto valid = std::count(first, first + static_cast<int64_t>(tokens), uint8_t{1});
+    for (size_t c = 0; c < channels; ++c) {
+      double sum = 0;
+      for (size_t n = 0; n < tokens; ++n) {
+        sum += mask.values()[b * tokens + n] * x[(b * tokens + n) * channels + c];
+      }
+      double& out = y[b * channels + c];
+      if (mean_over == MeanOver::kPadded) out = sum / double{kPaddedLength};
+      if (mean_over == MeanOver::kValid) out = valid == 0 ? 0.0 : sum / static_cast<double>(valid);
+      if (mean_over == MeanOver::kCls) out = x[b * tokens * channels + c];
+    }
+  }
+  return y;
+}
+
+TEST(Pooling, MatchesOracleForOddSizes) {
+  for (MeanOver mean_over : kMeans) {
+    for (const auto [batch, tokens, channels] :
+         {std::array<int64_t, 3>{1, 1, 1}, {3, 131, 37}, {5, 64, 64}}) {
+      SCOPED_TRACE(testing::Message() << static_cast<int>(mean_over) << ", " << tokens);
+      const Array<float> x = random_normal({batch, tokens, channels}, 1);
+      const Array<uint8_t> mask = lengths_mask(batch, tokens);
+      Array<float> y({batch, channels});
+      y.fill(7.0f);
+      pooling(
+          Stream(kCpuDevice),
+          {.y = y, .x = x, .mask = mask, .mean_over = mean_over, .padded_length = kPaddedLength});
+      Array<double> expected(y.shape());
+      expected.values() =
+          oracle(test::to_double(x), mask, mean_over, static_cast<size_t>(channels));
+      expect_close(y, expected, 1e-6);
+    }
+  }
+}
+
+TEST(Pooling, BackwardIsTheDerivative) {
+  for (MeanOver mean_over : kMeans) {
+    const Array<float> x = random_normal({3, 11, 5}, 1), dy = random_normal({3, 5}, 2);
+    const Array<uint8_t> mask = lengths_mask(3, 11);
+    Array<float> dx(x.shape());
+    dx.fill(7.0f);
+    pooling_backward(
+        Stream(kCpuDevice),
+        {.dx = dx, .dy = dy, .mask = mask, .mean_over = mean_over, .padded_length = kPaddedLength});
+    expect_close(
+        dx,
+        test::central_differences(
+            x, [&](const auto& at) { return test::dot(dy, oracle(at, mask, mean_over, 5)); }),
+        1e-6);
+  }
+}
+
+TEST(Pooling, HasTheSameBitsForAnyThreads) {
+  test::expect_same_bits_for_any_threads([](const Stream& stream, Arena&) {
+    const Array<float> x = random_normal({5, 203, 70}, 1);
+    const Array<uint8_t> mask = lengths_mask(5, 203);
+    Array<float> y({5, 70}), dx(x.shape());
+    pooling(stream, {.y = y, .x = x, .mask = mask, .mean_over = MeanOver::kValid});
+    pooling_backward(stream, {.dx = dx, .dy = y, .mask = mask, .mean_over = MeanOver::kValid});
+    std::vector<float> all = y.values();
+    all.insert(all.end(), dx.values().begin(), dx.values().end());
+    return all;
+  });
+}
+
+TEST(Pooling, RefusesShapesThatDoNotFit) {
+  Array<float> x({2, 3, 4}), y({2, 3});
+  const Array<uint8_t> mask({2, 3});
+  EXPECT_THROW(pooling(Stream(kMetaDevice), {.y = y, .x = x, .mask = mask, .padded_length = 3}),
+               ShapeError);
+  Array<float> right({2, 4});
+  EXPECT_THROW(pooling(Stream(kCpuDevice), {.y = right, .x = x, .mask = mask, .padded_length = 2}),
+               Error);
+  EXPECT_THROW(
+      pooling_backward(Stream(kCpuDevice), {.dx = x, .dy = y, .mask = mask, .padded_length = 3}),
+      ShapeError);
+}
+
+TEST(Heads, SplitMovesColumnsToHeadsAndMergeMovesThemBack) {
+  for (const auto [batch, heads, tokens, width] :
+       {std::array<int64_t, 4>{1, 1, 1, 1}, {2, 3, 131, 5}, {3, 2, 65, 32}}) {
+    const Array<float> x = random_normal({batch, tokens, heads * width}, 1);
+    Array<float> split({batch, heads, tokens, width}), merged(x.shape());
+    const Stream stream(kCpuDevice, {.threads = 2});
+    split_heads(stream, {.y = split, .x = x});
+    for (int64_t i = 0; i < split.numel(); ++i) {
+      const int64_t d = i % width, n = i / width % tokens;
+      const int64_t h = i / width / tokens % heads, b = i / width / tokens / heads;
+      ASSERT_EQ(split[i], x[(b * tokens + n) * heads * width + h * width + d]);
+    }
+    merge_heads(stream, {.y = merged, .x = split});
+    EXPECT_EQ(merged.values(), x.values());
+  }
+}
+
+TEST(Heads, RefuseShapesThatDoNotFit) {
+  Array<float> joined({2, 5, 6}), split({2, 4, 5, 2});
+  EXPECT_THROW(split_heads(Stream(kCpuDevice), {.y = split, .x = joined}), ShapeError);
+  EXPECT_THROW(merge_heads(Stream(kMetaDevice), {.y = joined, .x = split}), ShapeError);
+}
+
+}  // namespace
+}  // namespace stipple::kernels

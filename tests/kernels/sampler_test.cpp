@@ -1,0 +1,545 @@
+// SPDX-License-Identifier: Apache-2.0
+// The samplers draw what they say: groups T1 to T12 of docs/attention/sbm.md. The wrong samplers
+// that the same checks must reject are in sampler_mutants_test.cpp.
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "core/cpu/isa.h"
+#include "kernels/cpu/sample_rows.h"
+#include "kernels/math/poisson.h"
+#include "kernels/math/thinning.h"
+#include "kernels/sample_scratch.h"
+#include "tests/support/sampler_checks.h"
+
+namespace stipple::test {
+namespace {
+
+namespace math = kernels::math;
+
+constexpr int kDraws = 8000;
+constexpr int kMainDraws = 20000;
+
+template <class Body>
+void for_each_sampler(SbmCase c, const Body& body) {
+  for (MaskLaw law : kAllLaws) {
+    for (SamplerKind sampler : kBothSamplers) {
+      SCOPED_TRACE(std::string(law_name(law)) + " by " + sampler_name(sampler));
+      c.law = law;
+      body(c, EdgeSampler(sampler));
+    }
+  }
+}
+
+void replicate(SbmCase& c, int64_t batch, int64_t heads) {
+  const std::vector<float> mu = c.mu;
+  const std::vector<float> z = c.z;
+  for (int64_t p = 1; p < batch * heads; ++p) {
+    c.mu.insert(c.mu.end(), mu.begin(), mu.end());
+    c.z.insert(c.z.end(), z.begin(), z.end());
+  }
+  c.batch = batch;
+  c.heads = heads;
+}
+
+// Different numbers for every problem, a width that fills no vector, ragged padding.
+SbmCase large_case(int64_t batch, int64_t heads, int64_t n, int64_t k) {
+  SbmCase c{.batch = batch, .heads = heads, .n = n, .m = n, .k = k};
+  for (int64_t e = 0; e < batch * heads * n * k; ++e) {
+    c.mu.push_back(static_cast<float>(scatter(e, 0, 5) * 0.5 / static_cast<double>(k)));
+    c.z.push_back(static_cast<float>(scatter(e, 1, 5)));
+  }
+  for (int64_t b = 0; b < batch; ++b) {
+    for (int64_t i = 0; i < n; ++i) {
+      c.query_mask.push_back(scatter(b, i, 6) < 0.8 ? 1 : 0);
+      c.key_mask.push_back(scatter(b, i, 7) < 0.8 ? 1 : 0);
+    }
+  }
+  return c;
+}
+
+/// Everything an EdgeSet says about problem p, in one comparable piece.
+std::vector<uint32_t> contents(const kernels::EdgeSet& edges, int64_t p) {
+  std::vector<uint32_t> all{static_cast<uint32_t>(edges.form[p])};
+  for (int64_t i = 0; i <= edges.num_queries; ++i) {
+    all.push_back(static_cast<uint32_t>(edges.row_ptr.at(p)[i]));
+  }
+  const int64_t words = edges.form[p] == kernels::EdgeForm::kBits
+                            ? edges.num_queries * edges.words_per_row()
+                            : edges.num_edges(p);
+  all.insert(all.end(), edges.storage.at(p).data, edges.storage.at(p).data + words);
+  for (int64_t e = 0; edges.capacity.multiplicity && e < words; ++e) {
+    all.push_back(edges.multiplicity.at(p)[e]);
+  }
+  return all;
+}
+
+std::vector<std::vector<uint32_t>> all_contents(const kernels::EdgeSet& edges) {
+  std::vector<std::vector<uint32_t>> all;
+  for (int64_t p = 0; p < edges.num_problems(); ++p) all.push_back(contents(edges, p));
+  return all;
+}
+
+TEST(Sampler, EntriesSizesDegreesAndIndependenceFollowTheLaw) {
+  SbmCase c = structured_cases().front().value;
+  c.delta = 0.01f;
+  for_each_sampler(c, [](const SbmCase& law_case, const EdgeSampler& sampler) {
+    EXPECT_EQ(check_law(sampler, law_case, kMainDraws), "");
+  });
+}
+
+TEST(Sampler, StructuredProbabilitiesAreMetExactly) {
+  for (const NamedCase& named : structured_cases()) {
+    SCOPED_TRACE(named.name);
+    for_each_sampler(named.value, [](const SbmCase& c, const EdgeSampler& sampler) {
+      EXPECT_EQ(check_law(sampler, c, kDraws), "");
+    });
+  }
+}
+
+TEST(Sampler, HeadsSamplesLayersAndStepsAreIndependent) {
+  SbmCase c = structured_cases()[1].value;
+  replicate(c, 2, 2);
+  const std::function<void(DrawName&)> same = [](DrawName&) {};
+  for_each_sampler(c, [&](const SbmCase& twin, const EdgeSampler& sampler) {
+    constexpr int kPairs = 3000;
+    EXPECT_EQ(check_independent(sampler, twin, 1, same, kPairs), "") << "heads";
+    EXPECT_EQ(check_independent(sampler, twin, 2, same, kPairs), "") << "samples";
+    EXPECT_EQ(check_independent(
+                  sampler, twin, 0, [](DrawName& d) { ++d.layer; }, kPairs),
+              "");
+    EXPECT_EQ(check_independent(
+                  sampler, twin, 0, [](DrawName& d) { ++d.step; }, kPairs),
+              "");
+  });
+}
+
+TEST(Sampler, NoEdgeTouchesPaddingWhateverItsRowsHold) {
+  SbmCase base = structured_cases()[3].value;
+  base.delta = 0.02f;
+  for (const auto& [queries, keys] : {std::pair{25, 20}, {1, 1}, {0, 5}, {5, 0}, {40, 37}}) {
+    SCOPED_TRACE(std::to_string(queries) + " queries, " + std::to_string(keys) + " keys");
+    SbmCase c = base;
+    // Real tokens are spread out: padding need not be a suffix.
+    for (int64_t i = 0; i < c.n; ++i) c.query_mask.push_back(i * 7 % c.n < queries ? 1 : 0);
+    for (int64_t j = 0; j < c.m; ++j) c.key_mask.push_back(j * 5 % c.m < keys ? 1 : 0);
+    for (int64_t i = 0; i < c.n * c.k; ++i) {
+      if (c.query_mask[static_cast<size_t>(i / c.k)] == 0)
+        c.mu[static_cast<size_t>(i)] = i % 2 ? 9.0f : NAN;
+    }
+    for (int64_t j = 0; j < c.m * c.k; ++j) {
+      if (c.key_mask[static_cast<size_t>(j / c.k)] == 0)
+        c.z[static_cast<size_t>(j)] = j % 2 ? 9.0f : NAN;
+    }
+    for_each_sampler(c, [](const SbmCase& padded, const EdgeSampler& sampler) {
+      EXPECT_EQ(check_law(sampler, padded, 4000), "");
+    });
+  }
+}
+
+TEST(Sampler, ExplorationAloneHasDensityDelta) {
+  SbmCase c = make_case(
+      150, 130, 3, [](int64_t, int64_t) { return 0.0; }, [](int64_t, int64_t) { return 0.0; },
+      [](int64_t, int64_t) { return 0.0; });
+  for (float delta : {0.0f, 1e-4f, 0.01f, 1.0f}) {
+    SCOPED_TRACE(delta);
+    c.delta = delta;
+    for_each_sampler(c, [](const SbmCase& explored, const EdgeSampler& sampler) {
+      const Tally result = tally(sampler, explored, 200);
+      EXPECT_EQ(result.size(), "");
+      // With a handful of edges in all, a degree is too far from normal for its score.
+      if (explored.delta == 0.0f || explored.delta >= 0.01f) {
+        EXPECT_EQ(result.degrees(), "");
+      }
+    });
+  }
+}
+
+// G-test against the exact probabilities; the statistic is turned into a normal score (Wilson and
+// Hilferty).
+double poisson_score(double rate, int64_t draws, const std::function<int64_t(uint32_t row)>& draw) {
+  std::vector<double> seen(static_cast<size_t>(rate + 12 * std::sqrt(rate) + 20));
+  for (int64_t r = 0; r < draws; ++r) {
+    const auto n = static_cast<size_t>(draw(static_cast<uint32_t>(r)));
+    seen[std::min(n, seen.size() - 1)] += 1;
+  }
+  struct Bin {
+    double expected = 0, observed = 0;
+  };
+  std::vector<Bin> bins(1);
+  double left = static_cast<double>(draws);
+  for (size_t n = 0; n < seen.size(); ++n) {
+    constexpr double kLeastExpected = 20;
+    if (bins.back().expected >= kLeastExpected && left >= kLeastExpected) bins.emplace_back();
+    const auto x = static_cast<double>(n);
+    const double p = rate > 0 ? std::exp(x * std::log(rate) - rate - std::lgamma(x + 1)) : n == 0;
+    bins.back().expected += static_cast<double>(draws) * p;
+    bins.back().observed += seen[n];
+    left -= static_cast<double>(draws) * p;
+  }
+  if (bins.size() == 1) {
+    const double nonzero = static_cast<double>(draws) - seen[0];
+    const double expected = static_cast<double>(draws) * rate;
+    return (nonzero - expected) / std::sqrt(std::max(1.0, expected));
+  }
+  double statistic = 0;
+  for (const Bin& bin : bins) {
+    statistic += bin.observed > 0 ? 2 * bin.observed * std::log(bin.observed / bin.expected) : 0;
+  }
+  const auto dof = static_cast<double>(bins.size() - 1);
+  const double spread = 2 / (9 * dof);
+  return (std::cbrt(std::max(0.0, statistic) / dof) - (1 - spread)) / std::sqrt(spread);
+}
+
+TEST(PoissonTables, PassAGTestAtEveryRate) {
+  for (double rate : {0.0, 1e-6, 1e-3, 0.5, 1.0, 9.99, 10.0, 50.0, 1e3, 4096.0, 40000.0}) {
+    const auto fixed = static_cast<uint64_t>(rate * 0x1p40);
+    const double score = poisson_score(rate, 200000, [fixed](uint32_t row) {
+      math::UniformSequence uniforms({1, 2}, row, 0, stream_word(0, 0, Purpose::kEdgeCount));
+      return math::PoissonTables::shared().draw(fixed, uniforms);
+    });
+    constexpr double kOneInAMillion = 4.75;
+    EXPECT_LT(score, kOneInAMillion) << "rate " << rate;
+    if (rate == 0.0) {
+      EXPECT_EQ(score, 0.0);
+    }
+  }
+}
+
+TEST(PoissonTables, AGTestTellsRatesOneInAHundredApart) {
+  const double score = poisson_score(10.0, 200000, [](uint32_t row) {
+    math::UniformSequence uniforms({1, 2}, row, 0, 0);
+    return math::PoissonTables::shared().draw(static_cast<uint64_t>(10.1 * 0x1p40), uniforms);
+  });
+  EXPECT_GT(score, 4.75);
+}
+
+TEST(Thinning, OversamplingAndRatioUndoEachOther) {
+  for (double bound : {1e-9, 1e-4, 0.01, 0.3, 0.9, 0.98}) {
+    const double c = math::oversampling(bound);
+    EXPECT_NEAR(c, -std::log1p(-bound) / bound, 1e-8 * c);
+    EXPECT_GE(c, -std::log1p(-bound) / bound);
+    for (double fraction : {1e-3, 0.1, 0.5, 1.0}) {
+      const double p = fraction * bound;
+      EXPECT_NEAR(math::thinning_ratio(p, c), p / -std::expm1(-c * p), 1e-9) << bound << " " << p;
+      EXPECT_LE(math::thinning_ratio(p, c), 1.0 + 1e-9);
+    }
+  }
+}
+
+TEST(Thinning, PositiveProbabilityIsOneMinusExp) {
+  for (float rate : {0.0f, 1e-7f, 1e-3f, 0.25f, 1.0f, 3.0f, 10.0f, 40.0f}) {
+    const double expected = -std::expm1(-static_cast<double>(rate));
+    EXPECT_NEAR(static_cast<double>(math::positive_probability(rate)), expected, 1e-6 * expected);
+  }
+}
+
+TEST(KeyTables, BoundariesBelongToTheNextKeyAndZeroWeightsAreNeverSelected) {
+  // Weights 0 0 5 0 3 0 ...; then a block of weight 0; then 2 0 ...
+  int32_t within[3 * kernels::cpu::kKeyBlock];
+  for (int64_t t = 0; t < 3 * kernels::cpu::kKeyBlock; ++t) {
+    within[t] = t < 2 ? 0 : t < 4 ? 5 : t < 16 ? 8 : t < 32 ? 0 : 2;
+  }
+  uint64_t blocks[] = {8, 8, 10};
+  const kernels::cpu::KeyTables tables{
+      .num_clusters = 1, .num_blocks = 3, .within = within, .blocks = blocks};
+  constexpr uint32_t kExpected[] = {2, 2, 2, 2, 2, 4, 4, 4, 32, 32};
+  for (uint64_t x = 0; x < 10; ++x) {
+    // The smallest uniform that is scaled to x of 10.
+    const uint64_t uniform = x == 0 ? 0 : (x * (~uint64_t{0} / 10)) + x;
+    EXPECT_EQ(find_key(find_block(tables, 0, uniform)), kExpected[x]) << x;
+  }
+  EXPECT_EQ(find_key(find_block(tables, 0, ~uint64_t{0})), 32u);
+  for (uint64_t x = 0; x < 10; ++x) {
+    EXPECT_EQ(kernels::cpu::first_above(blocks, 3, x), x < 8 ? 0 : 2) << x;
+  }
+}
+
+TEST(KeySet, ReturnsWhatWasInsertedInOrderAndOnlyOnce) {
+  constexpr int64_t kKeys = 300000;
+  std::vector<uint64_t> words(static_cast<size_t>(kernels::cpu::KeySet::num_words(kKeys)),
+                              ~uint64_t{0});
+  kernels::cpu::KeySet set(words.data(), kKeys);
+  for (uint32_t key : {299999u, 64u, 0u, 4096u, 63u, 64u, 262144u, 0u}) set.insert(key);
+  uint32_t keys[8] = {};
+  int64_t seen = 0;
+  ASSERT_EQ(set.take(keys, seen), 6);
+  EXPECT_EQ(std::vector<uint32_t>(keys, keys + 6),
+            (std::vector<uint32_t>{0, 63, 64, 4096, 262144, 299999}));
+  EXPECT_EQ(set.take(keys, seen), 0);
+}
+
+TEST(Sampler, BothSamplersHaveTheSameLaw) {
+  const SbmCase base = structured_cases()[3].value;
+  for (MaskLaw law : kAllLaws) {
+    SCOPED_TRACE(law_name(law));
+    SbmCase c = base;
+    c.law = law;
+    const EdgeSampler rows(SamplerKind::kRows);
+    // Other steps: the same uniforms of two samplers may not be compared.
+    const GraphSampler later = [rows](const SbmCase& x, const DrawName& name,
+                                      std::vector<uint8_t>& counts) {
+      rows(x, {.step = name.step + 1000000}, counts);
+    };
+    EXPECT_EQ(check_same_law(EdgeSampler(SamplerKind::kTiles), later, c, kDraws), "");
+  }
+}
+
+TEST(Sampler, AnyNumberOfThreadsAndAnyReplayGivesTheSameBits) {
+  for_each_sampler(large_case(2, 2, 800, 21), [](const SbmCase& c, const EdgeSampler& once) {
+    const auto expected = all_contents(once.sample(c, {.step = 3}));
+    EXPECT_EQ(all_contents(once.sample(c, {.step = 3})), expected);
+    EXPECT_NE(all_contents(once.sample(c, {.step = 4})), expected);
+    for (int threads : {2, 3}) {
+      const EdgeSampler other(once.is_tiles() ? SamplerKind::kTiles : SamplerKind::kRows, threads);
+      EXPECT_EQ(all_contents(other.sample(c, {.step = 3})), expected) << threads << " threads";
+    }
+  });
+}
+
+TEST(Sampler, SplittingTheBatchOrTheHeadsChangesNothing) {
+  const SbmCase whole = large_case(2, 2, 200, 20);
+  for_each_sampler(whole, [](const SbmCase& c, const EdgeSampler& sampler) {
+    const auto expected =
+        all_contents(sampler.sample(c, {.step = 3, .layer = 1, .first_sample = 40}));
+    for (int64_t p = 0; p < c.problems(); ++p) {
+      const int64_t b = p / c.heads;
+      SbmCase part{.n = c.n, .m = c.m, .k = c.k, .law = c.law};
+      part.mu.assign(c.mu.begin() + p * c.n * c.k, c.mu.begin() + (p + 1) * c.n * c.k);
+      part.z.assign(c.z.begin() + p * c.m * c.k, c.z.begin() + (p + 1) * c.m * c.k);
+      part.query_mask.assign(c.query_mask.begin() + b * c.n, c.query_mask.begin() + (b + 1) * c.n);
+      part.key_mask.assign(c.key_mask.begin() + b * c.m, c.key_mask.begin() + (b + 1) * c.m);
+      const DrawName name{.step = 3,
+                          .layer = 1,
+                          .first_head = static_cast<int>(p % c.heads),
+                          .first_sample = 40 + static_cast<uint32_t>(b)};
+      EXPECT_EQ(contents(sampler.sample(part, name), 0), expected[static_cast<size_t>(p)]) << p;
+    }
+  });
+}
+
+TEST(Sampler, EveryInstructionSetGivesTheSameBits) {
+  const stipple::cpu::Isa before = stipple::cpu::isa();
+  for (int64_t k : {1, 7, 16, 21, 64}) {
+    SCOPED_TRACE(k);
+    SbmCase c = large_case(1, 1, 203, k);
+    c.delta = 0.003f;
+    // Rows beyond what can be thinned are drawn pair by pair.
+    for (int64_t v = 0; v < 4 * k; ++v) c.mu[static_cast<size_t>(v)] = 1.0f;
+    for_each_sampler(c, [](const SbmCase& any, const EdgeSampler& sampler) {
+      stipple::cpu::set_isa(stipple::cpu::Isa::kScalar);
+      const auto expected = all_contents(sampler.sample(any, {.step = 9}));
+      for (stipple::cpu::Isa isa : stipple::cpu::available_isas()) {
+        stipple::cpu::set_isa(isa);
+        EXPECT_EQ(all_contents(sampler.sample(any, {.step = 9})), expected) << isa_name(isa);
+      }
+    });
+  }
+  stipple::cpu::set_isa(before);
+}
+
+TEST(Sampler, RowsAreSortedUniqueAndInBounds) {
+  SbmCase c = large_case(1, 2, 301, 9);
+  c.self_loop = true;
+  for_each_sampler(c, [](const SbmCase& any, const EdgeSampler& sampler) {
+    const kernels::EdgeSet edges = sampler.sample(any, {});
+    for (int64_t p = 0; p < edges.num_problems(); ++p) {
+      EXPECT_EQ(edges.row_ptr.at(p)[0], 0);
+      EXPECT_GT(edges.num_edges(p), any.n);
+      for (int64_t i = 0; i < any.n; ++i) {
+        ASSERT_GE(edges.degree(p, i), 0);
+        if (edges.form[p] == kernels::EdgeForm::kBits) {
+          int64_t bits = 0;
+          for (int64_t w = 0; w < edges.words_per_row(); ++w) {
+            bits += __builtin_popcount(edges.bits(p, i)[w]);
+          }
+          ASSERT_EQ(bits, edges.degree(p, i));
+          ASSERT_EQ(edges.bits(p, i)[edges.words_per_row() - 1] >> (any.m % 32), 0u);
+          continue;
+        }
+        for (int32_t e = edges.row_ptr.at(p)[i]; e < edges.row_ptr.at(p)[i + 1]; ++e) {
+          ASSERT_LT(edges.columns(p)[e], any.m);
+          if (e > edges.row_ptr.at(p)[i]) {
+            ASSERT_LT(edges.columns(p)[e - 1], edges.columns(p)[e]);
+          }
+          if (edges.capacity.multiplicity) {
+            ASSERT_GE(edges.multiplicity.at(p)[e], 1);
+          }
+        }
+      }
+    }
+  });
+}
+
+TEST(Sampler, SelfLoopsAreThereForRealTokensAndChangeNothingElse) {
+  SbmCase c = large_case(1, 1, 70, 5);
+  for_each_sampler(c, [](const SbmCase& without, const EdgeSampler& sampler) {
+    SbmCase with = without;
+    with.self_loop = true;
+    std::vector<uint8_t> plain, looped;
+    sampler(without, {.step = 1}, plain);
+    sampler(with, {.step = 1}, looped);
+    for (int64_t i = 0; i < with.n; ++i) {
+      for (int64_t j = 0; j < with.m; ++j) {
+        const auto e = static_cast<size_t>(i * with.m + j);
+        const uint8_t least = i == j && with.is_real(0, i, j) ? 1 : 0;
+        ASSERT_EQ(looped[e], std::max(plain[e], least)) << i << " " << j;
+      }
+    }
+  });
+}
+
+TEST(Sampler, NanProbabilitiesGiveNoEdges) {
+  SbmCase c = large_case(1, 1, 70, 5);
+  std::fill(c.mu.begin(), c.mu.end(), NAN);
+  for_each_sampler(c, [](const SbmCase& broken, const EdgeSampler& sampler) {
+    EXPECT_EQ(sampler.sample(broken, {}).num_edges(0), 0);
+  });
+  std::fill(c.mu.begin(), c.mu.end(), 0.1f);
+  std::fill(c.z.begin(), c.z.end(), NAN);
+  for_each_sampler(c, [](const SbmCase& broken, const EdgeSampler& sampler) {
+    EXPECT_EQ(sampler.sample(broken, {}).num_edges(0), 0);
+  });
+}
+
+// Mean probability 0.1 for problem 0, 0.4 for problem 1.
+SbmCase two_densities() {
+  SbmCase c{.heads = 2, .n = 64, .m = 64, .k = 1};
+  c.mu.assign(64, 0.1f);
+  c.mu.resize(128, 0.4f);
+  c.z.assign(128, 1.0f);
+  return c;
+}
+
+TEST(Sampler, AutoSplitsProblemsAtTheTileDensity) {
+  const SbmCase c = two_densities();
+  const EdgeSampler automatic(SamplerKind::kAuto);
+  automatic.memory().rewind(0);
+  const auto form_of = [&](const SbmCase& x, const kernels::EdgeCapacity& capacity, int64_t p) {
+    return automatic
+        .sample_into(kernels::alloc_edges(automatic.memory(), 2, 64, 64, capacity), x, {})
+        .form[p];
+  };
+  using kernels::EdgeForm;
+  EXPECT_EQ(form_of(c, {.tile_density = 0.25}, 0), EdgeForm::kCsr);
+  EXPECT_EQ(form_of(c, {.tile_density = 0.25}, 1), EdgeForm::kBits);
+  EXPECT_EQ(form_of(c, {.tile_density = 0.05}, 0), EdgeForm::kBits);
+  EXPECT_EQ(form_of(c, {.tile_density = 0.5, .max_density = 0.45}, 1), EdgeForm::kCsr);
+  SbmCase explored = c;
+  explored.delta = 0.2f;
+  EXPECT_EQ(form_of(explored, {.tile_density = 0.25}, 0), EdgeForm::kBits);
+}
+
+TEST(Sampler, TilesFallBackToRowsWhereNoBitsAreReserved) {
+  const SbmCase c = two_densities();
+  const EdgeSampler tiles(SamplerKind::kTiles);
+  tiles.memory().rewind(0);
+  const kernels::EdgeSet edges =
+      kernels::alloc_edges(tiles.memory(), 2, 64, 64, {.tile_density = 0.9, .max_density = 0.8});
+  EXPECT_EQ(all_contents(tiles.sample_into(edges, c, {})),
+            all_contents(EdgeSampler(SamplerKind::kRows).sample(c, {})));
+}
+
+TEST(Sampler, TooManyEdgesNameTheSettingToRaise) {
+  const SbmCase c = two_densities();
+  const EdgeSampler rows(SamplerKind::kRows);
+  rows.memory().rewind(0);
+  const kernels::EdgeSet edges =
+      kernels::alloc_edges(rows.memory(), 2, 64, 64, {.tile_density = 0.9, .max_density = 0.15});
+  try {
+    rows.sample_into(edges, c, {});
+    FAIL() << "40 % of the pairs do not fit into 15 %";
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("attention.sbm.max_density"), std::string::npos);
+  }
+}
+
+TEST(Sampler, MisshapenArgumentsAreRefused) {
+  const EdgeSampler rows(SamplerKind::kRows);
+  SbmCase c = two_densities();
+  c.delta = 1.5f;
+  EXPECT_THROW(rows.sample(c, {}), Error);
+  c.delta = 0.0f;
+  const kernels::EdgeSet small = kernels::alloc_edges(rows.memory(), 2, 63, 64, {});
+  EXPECT_THROW(rows.sample_into(small, c, {}), ShapeError);
+  c.law = MaskLaw::kPoissonMulti;
+  EXPECT_THROW(rows.sample_into(kernels::alloc_edges(rows.memory(), 2, 64, 64, {}), c, {}), Error);
+}
+
+TEST(Sampler, PlanningCountsTheScratchThatIsUsed) {
+  SbmCase c = two_densities();
+  for_each_sampler(c, [](const SbmCase& any, const EdgeSampler& sampler) {
+    const size_t before = sampler.scratch().peak();
+    sampler.sample(any, {});
+    Arena memory("graphs"), scratch("scratch");
+    const Stream planning(kMetaDevice);
+    kernels::sample_edges(
+        planning,
+        {.edges = kernels::alloc_edges(memory, 2, 64, 64,
+                                       {.tile_density = sampler.is_tiles() ? 0.0 : 1.0,
+                                        .multiplicity = any.law == MaskLaw::kPoissonMulti}),
+         .mu = {nullptr, {1, 2, 64, 1}},
+         .z = {nullptr, {1, 2, 64, 1}},
+         .expected = {nullptr, {2}},
+         .samples = {nullptr, {1}},
+         .law = any.law,
+         .sampler = sampler.is_tiles() ? SamplerKind::kTiles : SamplerKind::kRows,
+         .scratch = &scratch});
+    EXPECT_EQ(before, 0u);
+    EXPECT_EQ(scratch.peak(), sampler.scratch().peak());
+  });
+}
+
+struct RowCost {
+  double steps = 0;
+  double bytes = 0;
+};
+
+RowCost cost_at_degree_64(int64_t n, MaskLaw law) {
+  constexpr int64_t k = 4;
+  const std::vector<float> mu(static_cast<size_t>(n * k), 64.0f / static_cast<float>(n * k) * 2);
+  const std::vector<float> z(static_cast<size_t>(n * k), 0.5f);
+  Arena arena("scratch", kCpuDevice, size_t{1} << 24);
+  const kernels::SampleEdges args{.edges = {.num_queries = n,
+                                            .num_keys = n,
+                                            .capacity = {},
+                                            .form = {},
+                                            .row_ptr = {},
+                                            .storage = {},
+                                            .multiplicity = {}},
+                                  .mu = {mu.data(), {1, 1, n, k}},
+                                  .z = {z.data(), {1, 1, n, k}},
+                                  .expected = {},
+                                  .samples = {},
+                                  .law = law,
+                                  .sampler = SamplerKind::kRows};
+  const kernels::SampleScratch scratch = kernels::alloc_sample_scratch(arena, args, 1);
+  const kernels::cpu::SampleProblem problem{.mu = mu.data(),
+                                            .z = z.data(),
+                                            .num_queries = n,
+                                            .num_keys = n,
+                                            .num_clusters = k,
+                                            .law = law,
+                                            .key = {}};
+  kernels::cpu::RowSampler sampler(problem, scratch, 0);
+  int64_t edges = 0;
+  for (int64_t i = 0; i < n; ++i) edges += sampler.sample(i);
+  EXPECT_NEAR(static_cast<double>(edges) / static_cast<double>(n), 64.0, 3.0);
+  const kernels::cpu::RowSamplerWork& work = sampler.work();
+  return {static_cast<double>(work.draws + work.candidates + work.words + work.preparation),
+          static_cast<double>(arena.peak())};
+}
+
+TEST(Sampler, AtFixedDegreeStepsAndBytesAreLinearInTheTokens) {
+  for (MaskLaw law : {MaskLaw::kBernoulli, MaskLaw::kPoissonCollapse}) {
+    SCOPED_TRACE(law_name(law));
+    const RowCost small = cost_at_degree_64(1 << 11, law);
+    const RowCost large = cost_at_degree_64(1 << 15, law);
+    const double doublings = 4;
+    EXPECT_LE(std::log2(large.steps / small.steps) / doublings, 1.1);
+    EXPECT_LE(std::log2(large.bytes / small.bytes) / doublings, 1.1);
+  }
+}
+
+}  // namespace
+}  // namespace stipple::test

@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: Apache-2.0
+// One attention with its parameters, inputs, memory and gradients, sized by a planning run on meta.
+#pragma once
+
+#include <algorithm>
+#include <cstring>
+#include <memory>
+
+#include "model/attention/attention.h"
+#include "tests/model/recording_observer.h"
+#include "tests/support/arrays.h"
+
+namespace stipple::test {
+
+struct AttentionCase {
+  int64_t batch = 2;
+  int64_t heads = 2;
+  int64_t length = 7;
+  int64_t head_dim = 4;
+  uint64_t seed = 1;
+  int threads = 1;
+  float batch_share = 1.0f;
+};
+
+class AttentionRun {
+ public:
+  AttentionRun(const model::AttentionConfig& config, const AttentionCase& c)
+      : q(random_normal({c.batch, c.heads, c.length, c.head_dim}, c.seed)),
+        k(random_normal(q.shape(), c.seed + 1)),
+        v(random_normal(q.shape(), c.seed + 2)),
+        dout(random_normal(q.shape(), c.seed + 3)),
+        mask({c.batch, c.length}),
+        samples({c.batch}),
+        out(q.shape()),
+        dq(q.shape()),
+        dk(q.shape()),
+        dv(q.shape()),
+        stream_(kCpuDevice, {.threads = c.threads}),
+        case_(c),
+        attention(model::make_attention(config, store, shape(c))),
+        saved(attention->make_saved()) {
+    mask.fill(1);
+    for (int64_t b = 0; b < c.batch; ++b) samples[b] = static_cast<uint32_t>(11 + 3 * b);
+    store.allocate(kCpuDevice);
+    store.initialize(c.seed);
+    grads = Buffer(kCpuDevice, static_cast<size_t>(store.numel()) * sizeof(float));
+    store.bind_grads({reinterpret_cast<float*>(grads.data()), {store.numel()}});
+    plan(config);
+  }
+
+  model::AttentionInputs inputs() const {
+    return {
+        .q = q, .k = k, .v = v, .mask = mask, .samples = samples, .batch_share = case_.batch_share};
+  }
+  void forward(bool training = true) {
+    saved_arena_->rewind(0);
+    model::Context ctx = context(training);
+    attention->forward(ctx, inputs(), out, *saved);
+  }
+  void backward() {
+    std::fill_n(reinterpret_cast<float*>(grads.data()), store.numel(), 0.0f);
+    model::Context ctx = context(true);
+    attention->backward(ctx, inputs(), out, dout, *saved, {.dq = dq, .dk = dk, .dv = dv});
+  }
+  View<float> value(const std::string& name) const { return store.value(*store.find(name)); }
+  View<float> grad(const std::string& name) const { return store.grad(*store.find(name)); }
+
+  Array<float> q, k, v, dout;
+  Array<uint8_t> mask;
+  Array<uint32_t> samples;
+  Array<float> out, dq, dk, dv;
+  RecordingObserver observer;
+  model::ParameterStore store;
+  Buffer grads;
+  RngKey rng{.seed = 5, .step = 9};
+
+ private:
+  static model::AttentionShape shape(const AttentionCase& c) {
+    return {.layer = 1,
+            .num_layers = 3,
+            .num_heads = c.heads,
+            .head_dim = c.head_dim,
+            .max_length = c.length,
+            .name = "attention"};
+  }
+  model::Context context(bool training) {
+    return {.stream = stream_,
+            .saved = *saved_arena_,
+            .scratch = *scratch_arena_,
+            .rng = rng,
+            .training = training,
+            .observer = observer};
+  }
+  void plan(const model::AttentionConfig& config) {
+    model::ParameterStore planned;
+    const auto module = model::make_attention(config, planned, shape(case_));
+    planned.allocate(kMetaDevice);
+    Arena saved_plan("saved"), scratch_plan("scratch");
+    const Stream meta(kMetaDevice, {.threads = case_.threads});
+    model::Context ctx{.stream = meta,
+                       .saved = saved_plan,
+                       .scratch = scratch_plan,
+                       .rng = rng,
+                       .training = true,
+                       .observer = observer};
+    const auto planned_saved = module->make_saved();
+    const View<float> nowhere{nullptr, q.shape()};
+    const model::AttentionInputs in{.q = nowhere,
+                                    .k = nowhere,
+                                    .v = nowhere,
+                                    .mask = {nullptr, mask.shape()},
+                                    .samples = {nullptr, samples.shape()}};
+    module->forward(ctx, in, nowhere, *planned_saved);
+    module->backward(ctx, in, nowhere, nowhere, *planned_saved, {nowhere, nowhere, nowhere});
+    saved_arena_ = std::make_unique<Arena>("saved", kCpuDevice, saved_plan.peak());
+    scratch_arena_ = std::make_unique<Arena>("scratch", kCpuDevice, scratch_plan.peak());
+  }
+
+  Stream stream_;
+  AttentionCase case_;
+  std::unique_ptr<Arena> saved_arena_, scratch_arena_;
+
+ public:
+  std::unique_ptr<model::Attention> attention;
+  std::unique_ptr<model::Attention::Saved> saved;
+};
+
+}  // namespace stipple::test

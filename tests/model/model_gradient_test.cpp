@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+// The gradient of every parameter against central differences, in one loop over the flat arena.
+// With delta = 1 every edge is drawn whatever the parameters, so the loss is differentiable; a clip
+// at 0 closes the straight-through route, which no difference of the loss can see
+// (sbm_attention_test.cpp has it); the memberships' route is seen through the expected-density
+// regulariser.
+#include "tests/model/model_run.h"
+
+namespace stipple::model {
+namespace {
+
+using test::LeafArrays;
+using test::ModelCase;
+using test::ModelRun;
+using test::small_case;
+
+ModelCase differentiable_case(AttentionKind kind) {
+  ModelCase c = small_case(kind);
+  c.batch = 2;
+  c.length = 7;
+  c.task.max_length = 9;
+  SbmConfig& sbm = c.attention.sbm;
+  sbm.exploration = Exploration::kFixed;
+  sbm.delta = 1.0;
+  sbm.ste_clip = SteClip::kUnscaled;
+  sbm.ste_clip_at = 0.0;
+  sbm.sparsity_weight = 20.0;
+  return c;
+}
+
+/// Initial values are small; larger ones make every path matter more than rounding. Every other
+/// rectifier is held open and the rest shut, so that no step of a difference crosses its kink.
+void enlarge(ModelRun& run) {
+  for (const ParameterStore::Entry& entry : run.store.entries()) {
+    const bool embedding = entry.name.starts_with("embedding");
+    const bool rectified =
+        entry.name == "head.hidden.bias" || entry.name.ends_with("phi.hidden.bias");
+    float offset = rectified ? 4.0f : 0.1f;
+    for (float& x : run.store.value(*run.store.find(entry.name)).span()) {
+      x = embedding ? 25.0f * x : 1.2f * x + offset;
+      if (rectified) offset = -offset;
+    }
+  }
+}
+
+/// Richardson's combination of two central differences: the error falls with the fourth power of
+/// the step, so that steps can be large enough for single precision.
+double slope(ModelRun& run, const LeafArrays& leaf, float& parameter) {
+  constexpr float kStep = 0.02f;
+  const float at = parameter;
+  const auto difference = [&](float step) {
+    parameter = at + step;
+    const float up = parameter;
+    const double loss_up = run.forward(leaf);
+    parameter = at - step;
+    const double width = static_cast<double>(up) - static_cast<double>(parameter);
+    const double loss_down = run.forward(leaf);
+    parameter = at;
+    return (loss_up - loss_down) / width;
+  };
+  return (4.0 * difference(kStep / 2) - difference(kStep)) / 3.0;
+}
+
+void check_every_parameter(const ModelCase& c) {
+  ModelRun run(c);
+  enlarge(run);
+  LeafArrays leaf(c.task, c.batch, c.length);
+  if (c.task.per_token) {
+    // Token vectors of padding are zero even where a label says otherwise.
+    ASSERT_EQ(leaf.mask[leaf.mask.numel() - 1], 0);
+    leaf.labels[leaf.labels.numel() - 1] = 2;
+  }
+  run.forward(leaf);
+  run.backward(leaf);
+  const std::vector<float> gradient = run.grad_values();
+  for (const ParameterStore::Entry& entry : run.store.entries()) {
+    double scale = 0, worst = 0;
+    for (int64_t i = entry.range.begin; i < entry.range.end; ++i) {
+      const double expected = slope(run, leaf, run.store.values()[i]);
+      const double actual = static_cast<double>(gradient[static_cast<size_t>(i)]);
+      scale = std::max(scale, std::abs(expected));
+      worst = std::max(worst, std::abs(actual - expected));
+    }
+    EXPECT_LE(worst, 5e-3 * scale + 3e-5) << entry.name;
+    // a bias of keys moves all scores of a row alike
+    EXPECT_TRUE(scale > 3e-4 || entry.name.ends_with("key.bias")) << entry.name << " " << scale;
+  }
+}
+
+TEST(ModelGradient, SoftmaxPerSequence) {
+  check_every_parameter(differentiable_case(AttentionKind::kSoftmax));
+}
+
+TEST(ModelGradient, SoftmaxPerToken) {
+  ModelCase c = differentiable_case(AttentionKind::kSoftmax);
+  c.task.per_token = true;
+  check_every_parameter(c);
+}
+
+TEST(ModelGradient, SoftmaxPooledOverValidTokens) {
+  ModelCase c = differentiable_case(AttentionKind::kSoftmax);
+  c.config.mean_over = kernels::MeanOver::kValid;
+  check_every_parameter(c);
+}
+
+TEST(ModelGradient, SoftmaxPooledByTheFirstToken) {
+  ModelCase c = differentiable_case(AttentionKind::kSoftmax);
+  c.config.mean_over = kernels::MeanOver::kCls;
+  check_every_parameter(c);
+}
+
+TEST(ModelGradient, SbmPerSequence) {
+  check_every_parameter(differentiable_case(AttentionKind::kSbm));
+}
+
+TEST(ModelGradient, SbmPerToken) {
+  ModelCase c = differentiable_case(AttentionKind::kSbm);
+  c.task.per_token = true;
+  check_every_parameter(c);
+}
+
+}  // namespace
+}  // namespace stipple::model

@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+// A model with its parameters, one leaf of input, gradients, and memory sized by a planning run on
+// meta.
+#pragma once
+
+#include <cstring>
+#include <memory>
+
+#include "model/model.h"
+#include "tests/model/recording_observer.h"
+#include "tests/support/arrays.h"
+
+namespace stipple::test {
+
+struct ModelCase {
+  model::ModelConfig config;
+  model::AttentionConfig attention;
+  model::ModelTask task;
+  int64_t batch = 3;
+  int64_t length = 12;
+  int threads = 1;
+};
+
+/// A model small enough for thousands of evaluations.
+inline ModelCase small_case(model::AttentionKind kind) {
+  ModelCase c;
+  c.config = {.layers = 2, .width = 8, .heads = 2, .feedforward = 12, .head_hidden = 10};
+  c.attention.kind = kind;
+  c.attention.sbm.clusters = 5;
+  c.task = {.per_token = false, .vocab_size = 9, .num_classes = 4, .max_length = 16};
+  return c;
+}
+
+/// One leaf. Example b has b tokens of padding at its end, and one in the middle of the last
+/// example.
+struct LeafArrays {
+  Array<int32_t> ids;
+  Array<uint8_t> mask;
+  Array<int32_t> labels;
+  Array<uint32_t> samples;
+  float loss_scale = 1.0f;
+  float batch_share = 1.0f;
+
+  LeafArrays(const model::ModelTask& task, int64_t batch, int64_t length, uint32_t seed = 1)
+      : ids({batch, length}),
+        mask({batch, length}),
+        labels(task.per_token ? Shape{batch, length} : Shape{batch}),
+        samples({batch}) {
+    std::mt19937 generator(seed);
+    const auto below = [&](int64_t n) {
+      return static_cast<int32_t>(generator() % static_cast<uint32_t>(n));
+    };
+    for (int64_t b = 0; b < batch; ++b) {
+      samples[b] = static_cast<uint32_t>(5 + 7 * b);
+      for (int64_t n = 0; n < length; ++n) {
+        mask[b * length + n] = n < length - b && !(b == batch - 1 && n == length / 2);
+        ids[b * length + n] = mask[b * length + n] ? 1 + below(task.vocab_size - 1) : 0;
+      }
+    }
+    for (int64_t i = 0; i < labels.numel(); ++i) {
+      const bool real = !task.per_token || mask[i] != 0;
+      labels[i] = real ? below(task.num_classes) : -1;
+    }
+    const auto counted = [](int32_t label) { return label >= 0; };
+    loss_scale = 1.0f / static_cast<float>(
+                            std::count_if(labels.values().begin(), labels.values().end(), counted));
+  }
+
+  model::Input input() const {
+    return {.ids = ids,
+            .mask = mask,
+            .labels = labels,
+            .samples = samples,
+            .loss_scale = loss_scale,
+            .batch_share = batch_share};
+  }
+};
+
+class ModelRun {
+ public:
+  explicit ModelRun(const ModelCase& c)
+      : prediction(c.task.per_token ? Shape{c.batch, c.length} : Shape{c.batch}),
+        model(store, c.config, c.attention, c.task),
+        saved(model.make_saved()),
+        case_(c),
+        stream_(kCpuDevice, {.threads = c.threads}) {
+    store.allocate(kCpuDevice);
+    store.initialize(3);
+    gradients = Buffer(kCpuDevice, static_cast<size_t>(store.numel()) * sizeof(float));
+    store.bind_grads(grads());
+    plan();
+  }
+
+  View<float> grads() const {
+    return {reinterpret_cast<float*>(gradients.data()), {store.numel()}};
+  }
+  std::vector<float> grad_values() const { return {grads().data, grads().data + grads().numel()}; }
+
+  /// Task loss, scaled, plus regularisers: what backward differentiates.
+  double forward(const LeafArrays& leaf, bool training = true) {
+    observer.clear();
+    saved_arena->rewind(0);
+    loss_sum[0] = 0;
+    model::Context ctx = context(training);
+    model.forward(ctx, leaf.input(), totals(), *saved);
+    return loss_sum[0] * static_cast<double>(leaf.loss_scale) + observer.auxiliary;
+  }
+  void backward(const LeafArrays& leaf) {
+    std::memset(gradients.data(), 0, gradients.bytes());
+    accumulate(leaf);
+  }
+  void accumulate(const LeafArrays& leaf) {
+    model::Context ctx = context(true);
+    model.backward(ctx, leaf.input(), *saved);
+  }
+  model::Totals totals() {
+    return {.loss_sum = loss_sum, .correct = correct, .count = count, .prediction = prediction};
+  }
+
+  Array<double> loss_sum{Shape{1}};
+  Array<int64_t> correct{Shape{1}}, count{Shape{1}};
+  Array<int32_t> prediction;
+  RecordingObserver observer, planning_observer;
+  RngKey rng{.seed = 2, .step = 4};
+  model::ParameterStore store;
+  Buffer gradients;
+  model::Model model;
+  std::unique_ptr<model::Model::Saved, void (*)(model::Model::Saved*)> saved;
+  std::unique_ptr<Arena> saved_arena, scratch_arena;
+  size_t planned_saved = 0, planned_scratch = 0;
+
+ private:
+  model::Context context(bool training) {
+    return {.stream = stream_,
+            .saved = *saved_arena,
+            .scratch = *scratch_arena,
+            .rng = rng,
+            .training = training,
+            .observer = observer};
+  }
+
+  void plan() {
+    model::ParameterStore parameters;
+    const model::Model planned(parameters, case_.config, case_.attention, case_.task);
+    parameters.allocate(kMetaDevice);
+    const auto planned_state = planned.make_saved();
+    Arena saved_plan("saved"), scratch_plan("scratch");
+    const Stream meta(kMetaDevice, {.threads = case_.threads});
+    model::Context ctx{.stream = meta,
+                       .saved = saved_plan,
+                       .scratch = scratch_plan,
+                       .rng = rng,
+                       .training = true,
+                       .observer = planning_observer};
+    const model::Input in{.ids = {nullptr, {case_.batch, case_.length}},
+                          .mask = {nullptr, {case_.batch, case_.length}},
+                          .labels = {nullptr, prediction.shape()},
+                          .samples = {nullptr, {case_.batch}}};
+    const model::Totals nothing{.loss_sum = {nullptr, {1}},
+                                .correct = {nullptr, {1}},
+                                .count = {nullptr, {1}},
+                                .prediction = {nullptr, prediction.shape()}};
+    planned.forward(ctx, in, nothing, *planned_state);
+    planned.backward(ctx, in, *planned_state);
+    planned_saved = saved_plan.peak();
+    planned_scratch = scratch_plan.peak();
+    saved_arena = std::make_unique<Arena>("saved", kCpuDevice, planned_saved);
+    scratch_arena = std::make_unique<Arena>("scratch", kCpuDevice, planned_scratch);
+  }
+
+  ModelCase case_;
+  Stream stream_;
+};
+
+}  // namespace stipple::test

@@ -1,0 +1,421 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "model/model.h"
+
+#include <array>
+#include <atomic>
+#include <cstdlib>
+#include <new>
+#include <vector>
+
+#include "core/error.h"
+#include "tests/model/model_run.h"
+
+namespace {
+
+std::atomic<int64_t> allocations{0};
+
+void* counted(size_t bytes, size_t alignment) {
+  ++allocations;
+  const size_t rounded = (bytes + alignment - 1) / alignment * alignment;
+  if (void* p = std::aligned_alloc(alignment, rounded)) return p;
+  throw std::bad_alloc();
+}
+
+}  // namespace
+
+void* operator new(size_t bytes) { return counted(bytes, alignof(std::max_align_t)); }
+void* operator new(size_t bytes, std::align_val_t alignment) {
+  return counted(bytes, static_cast<size_t>(alignment));
+}
+void operator delete(void* p) noexcept { std::free(p); }
+void operator delete(void* p, size_t) noexcept { std::free(p); }
+void operator delete(void* p, std::align_val_t) noexcept { std::free(p); }
+void operator delete(void* p, size_t, std::align_val_t) noexcept { std::free(p); }
+
+namespace stipple::model {
+namespace {
+
+using test::LeafArrays;
+using test::ModelCase;
+using test::ModelRun;
+using test::small_case;
+
+constexpr std::array kKinds{AttentionKind::kSoftmax, AttentionKind::kSbm};
+
+/// Softmax, and SBM by every sampler, with a regulariser.
+std::vector<ModelCase> every_case() {
+  std::vector<ModelCase> cases{small_case(AttentionKind::kSoftmax)};
+  for (const kernels::SamplerKind sampler :
+       {kernels::SamplerKind::kAuto, kernels::SamplerKind::kTiles, kernels::SamplerKind::kRows}) {
+    cases.push_back(small_case(AttentionKind::kSbm));
+    cases.back().attention.sbm.sampler = sampler;
+    cases.back().attention.sbm.sparsity_weight = 1.0;
+  }
+  return cases;
+}
+
+int64_t num_parameters(AttentionKind kind, const ModelTask& task) {
+  ParameterStore store;
+  AttentionConfig attention;
+  attention.kind = kind;
+  const Model model(store, ModelConfig{}, attention, task);
+  return store.num_parameters();
+}
+
+TEST(Model, HasTheParameterCountsOfTheLongRangeArena) {
+  struct Row {
+    ModelTask task;
+    int64_t count;
+  };
+  const Row rows[] = {{{false, 32, 10, 2048}, 230410},
+                      {{false, 512, 2, 3072}, 325634},
+                      {{false, 512, 10, 1024}, 195594},
+                      {{false, 512, 2, 1024}, 194562}};
+  for (const Row& row : rows) {
+    EXPECT_EQ(num_parameters(AttentionKind::kSbm, row.task), row.count);
+    EXPECT_EQ(num_parameters(AttentionKind::kSoftmax, row.task), row.count - 20608);
+  }
+}
+
+TEST(Model, OnlyMatricesOfLinearMapsDecay) {
+  const ModelRun run(small_case(AttentionKind::kSbm));
+  int64_t decayed = 0;
+  for (const ParameterStore::Entry& entry : run.store.entries()) {
+    const bool matrix = entry.name.ends_with(".weight") && !entry.name.ends_with("norm.weight");
+    EXPECT_EQ(entry.decay == Decay::kYes, matrix) << entry.name;
+    decayed += matrix;
+  }
+  EXPECT_EQ(decayed, 2 * (4 + 2 + 2) + 2);
+}
+
+TEST(Model, ReportsRangesThatTileTheArenaInAscendingOrder) {
+  for (const AttentionKind kind : kKinds) {
+    const ModelCase c = small_case(kind);
+    ModelRun run(c);
+    const LeafArrays leaf(c.task, c.batch, c.length);
+    run.forward(leaf);
+    run.backward(leaf);
+    ASSERT_GT(run.observer.ranges.size(), 4u);
+    int64_t end = 0;
+    for (const Range& range : run.observer.ranges) {
+      EXPECT_EQ(range.begin, end);
+      EXPECT_GT(range.end, range.begin);
+      end = range.end;
+    }
+    EXPECT_EQ(end, run.store.numel());
+  }
+}
+
+/// Fails when a gradient still changes after its range was reported.
+class FinalityObserver final : public Observer {
+ public:
+  explicit FinalityObserver(View<const float> grads) : grads_(grads) {}
+  void grads_ready(Range range) override {
+    seen_.insert(seen_.end(), grads_.data + range.begin, grads_.data + range.end);
+  }
+  const std::vector<float>& seen() const { return seen_; }
+
+ private:
+  View<const float> grads_;
+  std::vector<float> seen_;
+};
+
+TEST(Model, ReportsARangeOnlyWhenItIsFinal) {
+  for (const AttentionKind kind : kKinds) {
+    const ModelCase c = small_case(kind);
+    ModelRun run(c);
+    const LeafArrays leaf(c.task, c.batch, c.length);
+    run.forward(leaf);
+    std::memset(run.gradients.data(), 0, run.gradients.bytes());
+    FinalityObserver observer(run.grads());
+    const Stream stream(kCpuDevice);
+    Context ctx{.stream = stream,
+                .saved = *run.saved_arena,
+                .scratch = *run.scratch_arena,
+                .rng = run.rng,
+                .training = true,
+                .observer = observer};
+    run.model.backward(ctx, leaf.input(), *run.saved);
+    EXPECT_EQ(observer.seen(), run.grad_values());
+  }
+}
+
+TEST(Model, PlanningNeedsExactlyTheMemoryOfTheRun) {
+  for (ModelCase c : every_case()) {
+    for (const int threads : {1, 3}) {
+      c.threads = threads;
+      c.task.max_length = 300;
+      c.length = 261;
+      ModelRun run(c);
+      const LeafArrays leaf(c.task, c.batch, c.length);
+      run.forward(leaf);
+      run.backward(leaf);
+      EXPECT_EQ(run.saved_arena->peak(), run.planned_saved);
+      EXPECT_EQ(run.scratch_arena->peak(), run.planned_scratch);
+      EXPECT_EQ(run.scratch_arena->used(), 0u);
+    }
+  }
+}
+
+TEST(Model, PlanningReportsRangesButNoMeasurements) {
+  ModelCase c = small_case(AttentionKind::kSbm);
+  c.attention.sbm.sparsity_weight = 1.0;
+  ModelRun run(c);
+  EXPECT_TRUE(run.planning_observer.graphs.empty());
+  EXPECT_EQ(run.planning_observer.auxiliary_reports, 0);
+  EXPECT_EQ(run.planning_observer.sampling_reports, 0);
+  const LeafArrays leaf(c.task, c.batch, c.length);
+  run.forward(leaf);
+  run.backward(leaf);
+  EXPECT_EQ(run.planning_observer.ranges, run.observer.ranges);
+}
+
+TEST(Model, ASteadyStepAllocatesNothing) {
+  for (ModelCase c : every_case()) {
+    c.threads = 2;
+    ModelRun run(c);
+    const LeafArrays leaf(c.task, c.batch, c.length);
+    run.forward(leaf);
+    run.backward(leaf);
+    run.observer.clear();
+    const int64_t before = allocations;
+    run.forward(leaf);
+    const int64_t after_forward = allocations;
+    run.backward(leaf);
+    EXPECT_EQ(after_forward - before, 0) << "in forward";
+    EXPECT_EQ(allocations - after_forward, 0) << "in backward";
+  }
+}
+
+TEST(Model, GivesTheSameBitsForAnyNumberOfThreads) {
+  for (ModelCase c : every_case()) {
+    c.task.max_length = 300;
+    c.length = 131;
+    const LeafArrays leaf(c.task, c.batch, c.length);
+    ModelRun one(c);
+    const double loss = one.forward(leaf);
+    one.backward(leaf);
+    for (c.threads = 2; c.threads <= 3; ++c.threads) {
+      ModelRun many(c);
+      EXPECT_EQ(loss, many.forward(leaf));
+      many.backward(leaf);
+      EXPECT_EQ(one.grad_values(), many.grad_values());
+    }
+  }
+}
+
+TEST(Model, AReplayGivesTheSameBitsAndAnotherStepDoesNot) {
+  for (ModelCase c : every_case()) {
+    const LeafArrays leaf(c.task, c.batch, c.length);
+    ModelRun run(c);
+    const double loss = run.forward(leaf);
+    run.rng.step = 5;
+    EXPECT_NE(run.forward(leaf), loss);
+    run.rng.step = 4;
+    EXPECT_EQ(run.forward(leaf), loss);
+  }
+}
+
+TEST(Model, EvaluationOfSoftmaxIsNotRandom) {
+  const ModelCase c = small_case(AttentionKind::kSoftmax);
+  const LeafArrays leaf(c.task, c.batch, c.length);
+  ModelRun run(c);
+  const double loss = run.forward(leaf, /*training=*/false);
+  run.rng.step = 5;
+  EXPECT_EQ(run.forward(leaf, /*training=*/false), loss);
+}
+
+TEST(Model, WhatPaddingHoldsDoesNotMatter) {
+  for (const ModelCase& base : every_case()) {
+    for (const bool per_token : {false, true}) {
+      ModelCase c = base;
+      c.task.per_token = per_token;
+      LeafArrays leaf(c.task, c.batch, c.length);
+      ModelRun run(c);
+      const double loss = run.forward(leaf);
+      const std::vector<int32_t> prediction = run.prediction.values();
+      run.backward(leaf);
+      const std::vector<float> gradient = run.grad_values();
+      for (int64_t i = 0; i < leaf.ids.numel(); ++i) {
+        if (leaf.mask[i] == 0) leaf.ids[i] = static_cast<int32_t>(1 + i % 8);
+      }
+      EXPECT_EQ(run.forward(leaf), loss);
+      EXPECT_EQ(run.prediction.values(), prediction);
+      run.backward(leaf);
+      test::Array<float> before({run.store.numel()}), after({run.store.numel()});
+      before.values() = gradient;
+      after.values() = run.grad_values();
+      test::expect_close(after, before, 1e-6);
+    }
+  }
+}
+
+LeafArrays with_tail(const LeafArrays& leaf, const ModelTask& task, int64_t length) {
+  LeafArrays longer(task, leaf.ids.shape()[0], length);
+  const int64_t old_length = leaf.ids.shape()[1];
+  for (int64_t b = 0; b < leaf.ids.shape()[0]; ++b) {
+    for (int64_t n = 0; n < length; ++n) {
+      const bool inside = n < old_length;
+      const int64_t from = b * old_length + n;
+      longer.ids[b * length + n] = inside ? leaf.ids[from] : 0;
+      longer.mask[b * length + n] = inside ? leaf.mask[from] : uint8_t{0};
+      if (task.per_token) longer.labels[b * length + n] = inside ? leaf.labels[from] : -1;
+    }
+  }
+  if (!task.per_token) longer.labels = leaf.labels;
+  longer.loss_scale = leaf.loss_scale;
+  return longer;
+}
+
+TEST(Model, TheLengthOfTheLeafDoesNotMatter) {
+  for (const ModelCase& base : every_case()) {
+    for (const bool per_token : {false, true}) {
+      ModelCase c = base;
+      c.task.per_token = per_token;
+      c.task.max_length = 100;
+      c.length = 45;
+      c.attention.sbm.delta = 1.0;  // a tenth, by delta_keys of max_length
+      c.attention.sbm.delta_keys = 10;
+      const LeafArrays leaf(c.task, c.batch, c.length);
+      ModelRun run(c);
+      const double loss = run.forward(leaf);
+      run.backward(leaf);
+      c.length = 100;
+      ModelRun padded(c);
+      const LeafArrays longer = with_tail(leaf, c.task, c.length);
+      EXPECT_NEAR(padded.forward(longer), loss, 1e-6 * loss);
+      padded.backward(longer);
+      EXPECT_EQ(padded.count[0], run.count[0]);
+      for (size_t i = 0; i < run.observer.graphs.size(); ++i) {
+        EXPECT_EQ(padded.observer.graphs[i].edges, run.observer.graphs[i].edges);
+        EXPECT_EQ(padded.observer.graphs[i].pairs, run.observer.graphs[i].pairs);
+      }
+      test::Array<float> trimmed({run.store.numel()}), full({run.store.numel()});
+      trimmed.values() = run.grad_values();
+      full.values() = padded.grad_values();
+      test::expect_close(full, trimmed, 1e-5);
+    }
+  }
+}
+
+LeafArrays example_of(const LeafArrays& leaf, const ModelTask& task, int64_t b) {
+  const int64_t length = leaf.ids.shape()[1];
+  LeafArrays one(task, 1, length);
+  for (int64_t n = 0; n < length; ++n) {
+    one.ids[n] = leaf.ids[b * length + n];
+    one.mask[n] = leaf.mask[b * length + n];
+  }
+  one.labels[0] = leaf.labels[b];
+  one.samples[0] = leaf.samples[b];
+  one.loss_scale = leaf.loss_scale;
+  one.batch_share = leaf.batch_share / static_cast<float>(leaf.ids.shape()[0]);
+  return one;
+}
+
+TEST(Model, HowTheBatchIsCutIntoLeavesDoesNotMatter) {
+  for (const AttentionKind kind : kKinds) {
+    for (const SbmRegularizer regularizer : {SbmRegularizer::kExpected, SbmRegularizer::kSte}) {
+      ModelCase c = small_case(kind);
+      c.attention.sbm.sparsity_weight = 10.0;
+      c.attention.sbm.regularizer = regularizer;
+      LeafArrays leaf(c.task, c.batch, c.length);
+      leaf.batch_share = 0.5f;
+      ModelRun whole(c);
+      const double loss = whole.forward(leaf);
+      whole.backward(leaf);
+      const int64_t batch = c.batch;
+      c.batch = 1;
+      ModelRun parts(c);
+      double sum = 0;
+      for (int64_t b = 0; b < batch; ++b) {
+        const LeafArrays one = example_of(leaf, c.task, b);
+        sum += parts.forward(one);
+        parts.accumulate(one);
+      }
+      EXPECT_NEAR(sum, loss, 1e-6 * loss);
+      test::Array<float> together({whole.store.numel()}), apart({whole.store.numel()});
+      together.values() = whole.grad_values();
+      apart.values() = parts.grad_values();
+      test::expect_close(apart, together, 1e-5);
+    }
+  }
+}
+
+TEST(Model, ReportsTheGraphOfEveryLayerAndHead) {
+  const ModelCase c = small_case(AttentionKind::kSbm);
+  ModelRun run(c);
+  const LeafArrays leaf(c.task, c.batch, c.length);
+  run.forward(leaf);
+  EXPECT_EQ(run.observer.sampling_reports, 2);
+  ASSERT_EQ(run.observer.graphs.size(), 4u);
+  int64_t pairs = 0, rows = 0;
+  for (int64_t b = 0; b < c.batch; ++b) {
+    int64_t real = 0;
+    for (int64_t n = 0; n < c.length; ++n) real += leaf.mask[b * c.length + n];
+    pairs += real * real;
+    rows += real;
+  }
+  for (size_t i = 0; i < 4; ++i) {
+    const Observer::Graph& graph = run.observer.graphs[i];
+    EXPECT_EQ(graph.layer, static_cast<int>(i / 2));
+    EXPECT_EQ(graph.head, static_cast<int>(i % 2));
+    EXPECT_EQ(graph.pairs, pairs);
+    EXPECT_EQ(graph.rows, rows);
+    EXPECT_GT(graph.edges, 0);
+    EXPECT_LT(graph.edges, pairs);
+  }
+}
+
+TEST(Model, CountsLabelsAndWritesPredictions) {
+  for (const bool per_token : {false, true}) {
+    ModelCase c = small_case(AttentionKind::kSoftmax);
+    c.task.per_token = per_token;
+    ModelRun run(c);
+    LeafArrays leaf(c.task, c.batch, c.length);
+    leaf.labels[1] = -1;
+    run.prediction.fill(-7);
+    run.forward(leaf, /*training=*/false);
+    int64_t labelled = 0, correct = 0;
+    for (int64_t i = 0; i < leaf.labels.numel(); ++i) {
+      labelled += leaf.labels[i] >= 0;
+      correct += leaf.labels[i] >= 0 && leaf.labels[i] == run.prediction[i];
+      EXPECT_GE(run.prediction[i], 0);
+      EXPECT_LT(run.prediction[i], c.task.num_classes);
+    }
+    EXPECT_EQ(run.count[0], labelled);
+    EXPECT_EQ(run.correct[0], correct);
+  }
+}
+
+TEST(Model, LearnsItsLeafByHeart) {
+  for (const AttentionKind kind : kKinds) {
+    ModelCase c = small_case(kind);
+    c.config.dropout = 0.0;
+    ModelRun run(c);
+    const LeafArrays leaf(c.task, c.batch, c.length);
+    const double before = run.forward(leaf);
+    for (int step = 0; step < 200; ++step) {
+      run.forward(leaf);
+      run.backward(leaf);
+      for (int64_t i = 0; i < run.store.numel(); ++i) {
+        run.store.values()[i] -= 0.3f * run.grads()[i];
+      }
+    }
+    EXPECT_LT(run.forward(leaf), 0.2 * before);
+  }
+}
+
+TEST(Model, RefusesWhatDoesNotFit) {
+  ModelCase c = small_case(AttentionKind::kSoftmax);
+  ModelRun run(c);
+  const LeafArrays too_long(c.task, c.batch, c.task.max_length + 1);
+  EXPECT_THROW(run.forward(too_long), ShapeError);
+  LeafArrays odd(c.task, c.batch, c.length);
+  odd.mask = test::Array<uint8_t>({c.batch, c.length - 1});
+  EXPECT_THROW(run.forward(odd), ShapeError);
+  c.config.heads = 3;
+  EXPECT_THROW(ModelRun{c}, ConfigError);
+}
+
+}  // namespace
+}  // namespace stipple::model

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "model/parameter_store.h"
+
+#include "core/error.h"
+#include "tests/support/arrays.h"
+
+namespace stipple::model {
+namespace {
+
+using test::Array;
+
+TEST(ParameterStore, LaysTensorsOutInReverseOn128ByteBoundaries) {
+  ParameterStore store;
+  const ParamId a = store.declare("a", {3, 5}, Init::constant(1));
+  const ParamId b = store.declare("b", {32}, Init::constant(2));
+  const ParamId c = store.declare("c", {33}, Init::constant(3), Decay::kNo);
+  store.allocate(kCpuDevice);
+  EXPECT_EQ(store.entry(c).range, (Range{0, 33}));
+  EXPECT_EQ(store.entry(b).range, (Range{64, 96}));
+  EXPECT_EQ(store.entry(a).range, (Range{96, 111}));
+  EXPECT_EQ(store.numel(), 128);
+  EXPECT_EQ(store.num_parameters(), 15 + 32 + 33);
+  EXPECT_EQ(store.value(a).shape, (Shape{3, 5}));
+  EXPECT_EQ(reinterpret_cast<uintptr_t>(store.value(a).data) % 128, 0u);
+  EXPECT_EQ(store.entry(c).decay, Decay::kNo);
+  EXPECT_EQ(store.entry(a).decay, Decay::kYes);
+}
+
+TEST(ParameterStore, RangesOfNeighboursTouch) {
+  ParameterStore store;
+  const ParamId a = store.declare("a", {3}, Init{});
+  const ParamId b = store.declare("b", {40}, Init{});
+  const ParamId c = store.declare("c", {7}, Init{});
+  store.allocate(kCpuDevice);
+  EXPECT_EQ(store.range(c, c), (Range{0, 32}));
+  EXPECT_EQ(store.range(b, b), (Range{32, 96}));
+  EXPECT_EQ(store.range(a, a), (Range{96, store.numel()}));
+  EXPECT_EQ(store.range(a, c), (Range{0, store.numel()}));
+  EXPECT_THROW(store.range(c, a), Error);
+}
+
+TEST(ParameterStore, InitIsAFunctionOfSeedNameAndElement) {
+  ParameterStore alone, among;
+  const ParamId a = alone.declare("w", {100}, Init::normal(1));
+  among.declare("other", {17}, Init::uniform(1));
+  const ParamId b = among.declare("w", {100}, Init::normal(1));
+  const ParamId c = among.declare("v", {100}, Init::normal(1));
+  for (ParameterStore* store : {&alone, &among}) {
+    store->allocate(kCpuDevice);
+    store->initialize(7);
+  }
+  const auto values = [](View<float> v) { return std::vector<float>(v.data, v.data + 100); };
+  const std::vector<float> first = values(alone.value(a));
+  EXPECT_EQ(first, values(among.value(b)));
+  EXPECT_NE(first, values(among.value(c)));
+  alone.initialize(8);
+  EXPECT_NE(first, values(alone.value(a)));
+  alone.initialize(7);
+  EXPECT_EQ(first, values(alone.value(a)));
+}
+
+TEST(ParameterStore, InitsHaveTheirMoments) {
+  constexpr int64_t kCount = 40000;
+  ParameterStore store;
+  const ParamId normal = store.declare("normal", {kCount}, Init::normal(0.5));
+  const ParamId uniform = store.declare("uniform", {kCount}, Init::uniform(0.5));
+  const ParamId constant = store.declare("constant", {5}, Init::constant(0.5));
+  store.allocate(kCpuDevice);
+  store.initialize(3);
+  const auto moment = [&](ParamId id, int power) {
+    double sum = 0;
+    for (const float x : store.value(id).span()) sum += std::pow(static_cast<double>(x), power);
+    return sum / kCount;
+  };
+  // five standard errors of each moment
+  EXPECT_NEAR(moment(normal, 1), 0.0, 5 * 0.5 / 200);
+  EXPECT_NEAR(moment(normal, 2), 0.25, 5 * 0.25 * std::sqrt(2.0) / 200);
+  EXPECT_NEAR(moment(normal, 4), 3.0 / 16, 5 * std::sqrt(96.0) / 16 / 200);
+  EXPECT_NEAR(moment(uniform, 1), 0.0, 5 * 0.5 / std::sqrt(3.0) / 200);
+  EXPECT_NEAR(moment(uniform, 2), 0.25 / 3, 5 * 0.075 / 200);
+  for (const float x : store.value(uniform).span()) ASSERT_LE(std::abs(x), 0.5f);
+  for (const float x : store.value(constant).span()) EXPECT_EQ(x, 0.5f);
+}
+
+TEST(ParameterStore, PaddingStaysZero) {
+  ParameterStore store;
+  store.declare("a", {3}, Init::constant(1));
+  store.declare("b", {35}, Init::normal(1));
+  store.allocate(kCpuDevice);
+  store.initialize(1);
+  std::vector<bool> used(static_cast<size_t>(store.numel()));
+  for (const auto& entry : store.entries())
+    for (int64_t i = entry.range.begin; i < entry.range.end; ++i)
+      used[static_cast<size_t>(i)] = true;
+  for (int64_t i = 0; i < store.numel(); ++i) {
+    EXPECT_EQ(store.values()[i] != 0.0f, used[static_cast<size_t>(i)]) << i;
+  }
+}
+
+TEST(ParameterStore, GradientsLiveWhereTheyWereBound) {
+  ParameterStore store;
+  store.declare("a", {3}, Init{});
+  const ParamId b = store.declare("b", {2, 2}, Init{});
+  store.allocate(kCpuDevice);
+  EXPECT_THROW(store.grad(b), Error);
+  Array<float> first({store.numel()}), second({store.numel()}), wrong({store.numel() + 1});
+  store.bind_grads(first);
+  EXPECT_EQ(store.grad(b).data, first.view().data + store.entry(b).range.begin);
+  store.bind_grads(second);
+  EXPECT_EQ(store.grad(b).data, second.view().data + store.entry(b).range.begin);
+  EXPECT_EQ(store.grad(b).shape, (Shape{2, 2}));
+  EXPECT_THROW(store.bind_grads(wrong), ShapeError);
+}
+
+TEST(ParameterStore, OnMetaThereIsALayoutButNoMemory) {
+  ParameterStore store;
+  const ParamId a = store.declare("a", {1000, 1000, 1000, 1000}, Init::normal(1));
+  store.allocate(kMetaDevice);
+  store.initialize(1);
+  EXPECT_EQ(store.numel(), 1000000000000);
+  EXPECT_EQ(store.value(a).data, nullptr);
+  EXPECT_EQ(store.grad(a).data, nullptr);
+  EXPECT_EQ(store.grad(a).shape, store.entry(a).shape);
+}
+
+TEST(ParameterStore, NamesAreUniqueAndFound) {
+  ParameterStore store;
+  store.declare("a", {1}, Init{});
+  const ParamId b = store.declare("b", {1}, Init{});
+  EXPECT_THROW(store.declare("a", {2}, Init{}), Error);
+  ASSERT_TRUE(store.find("b").has_value());
+  EXPECT_EQ(store.find("b")->index, b.index);
+  EXPECT_FALSE(store.find("c").has_value());
+}
+
+TEST(ParameterStore, CallsComeInOrder) {
+  ParameterStore store;
+  const ParamId a = store.declare("a", {1}, Init{});
+  EXPECT_THROW(store.values(), Error);
+  EXPECT_THROW(store.initialize(1), Error);
+  EXPECT_THROW(store.range(a, a), Error);
+  store.allocate(kCpuDevice);
+  EXPECT_THROW(store.declare("late", {1}, Init{}), Error);
+  EXPECT_THROW(store.allocate(kCpuDevice), Error);
+}
+
+}  // namespace
+}  // namespace stipple::model

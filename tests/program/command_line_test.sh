@@ -1,0 +1,83 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# What a person meets first: help, versions, exit codes, and one clear line for each kind of mistake.
+. "$(dirname "$0")/support.sh"
+
+for command in "" train eval "data listops" dry-run inspect report doctor; do
+  expect 0 "$STIPPLE" $command --help
+  contains "$output" "--help"
+  expect 0 "$STIPPLE" $command --version
+  contains "$output" "stipple"
+done
+expect 2 "$STIPPLE"
+expect 2 "$STIPPLE" trian
+expect 0 "$STIPPLE" doctor
+contains "$output" "kernels"
+
+expect 2 "$STIPPLE" train nowhere.yaml
+contains "$output" "nowhere.yaml"
+expect 2 "$STIPPLE" train small.yaml train.stesp=3
+contains "$output" "train.steps"
+expect 2 "$STIPPLE" train small.yaml train.steps=ten
+contains "$output" "train.steps"
+expect 2 "$STIPPLE" train small.yaml train.batch=0
+contains "$output" "[1, "
+expect 2 "$STIPPLE" train small.yaml train.micro_batch=3
+contains "$output" "train.micro_batch"
+expect 2 "$STIPPLE" train small.yaml device=cuda
+contains "$output" "CUDA"
+expect 2 "$STIPPLE" train small.yaml precision=bf16
+contains "$output" "precision"
+printf 'train:\n  steps: 5\n  stepz: 6\n' >typo.yaml
+expect 2 mpirun -q -np 2 "$STIPPLE" train small.yaml typo.yaml
+contains "$output" "typo.yaml:3"
+equal "$(grep -c typo.yaml <<<"$output")" 1 "lines that name the mistake"
+
+# No data: one line that says how to make it.
+expect 1 "$STIPPLE" train small.yaml
+contains "$output" "stipple data listops"
+make_data
+expect 2 "$STIPPLE" data listops --out other --min-length 50 --max-length 51
+expect 0 "$STIPPLE" dry-run small.yaml --ranks 4
+contains "$output" "4 leaves each"
+
+# A malformed line is named by file and line number.
+cp -r data bad
+sed -i '7s/MAX\|MIN\|MED\|SM/FOO/' bad/basic_train.tsv
+expect 1 "$STIPPLE" train small.yaml data.dir=bad
+contains "$output" "bad/basic_train.tsv:7"
+
+# A run leaves what the manual promises, and the other commands read it.
+run_train 2 2>/dev/null
+for file in config.yaml metrics.jsonl report.html log.txt; do [ -s run/$file ] || fail "no run/$file"; done
+ls run/events.out.tfevents.* >/dev/null || fail "no TensorBoard events"
+expect 0 "$STIPPLE" inspect run
+contains "$output" "state "
+expect 0 "$STIPPLE" eval run eval.split=test
+contains "$output" "accuracy"
+expect 0 mpirun -q -np 2 "$STIPPLE" eval run eval.split=test eval.seeds=3
+contains "$output" "accuracy"
+rm run/report.html
+expect 0 "$STIPPLE" report run
+[ -s run/report.html ] || fail "report wrote nothing"
+expect 2 "$STIPPLE" eval nowhere
+expect 1 "$STIPPLE" inspect data
+
+# An altered checkpoint is found; training takes the older one and says so.
+newest=$(ls -d run/checkpoints/step-* | tail -n 1)
+shard=$(ls "$newest"/shard-* | head -n 1)
+printf '\x55' | dd of="$shard" bs=1 seek=$(($(stat -c %s "$shard") - 5)) conv=notrunc 2>/dev/null
+expect 1 "$STIPPLE" inspect "$newest"
+contains "$output" "$(basename "$shard")"
+expect 0 run_train 1
+contains "$output" "skipped"
+
+# A disk that is full stops the run with one line and leaves the last checkpoint. Needs to mount a small file system.
+mkdir tiny
+if mount -t tmpfs -o size=400k tmpfs tiny 2>/dev/null; then
+  code=0
+  output=$(run_train 1 run.dir=tiny/run train.steps=400 2>&1) || code=$?
+  umount -l tiny
+  [ $code = 1 ] || fail "a full disk gave exit code $code: $output"
+  contains "$output" "tiny/run"
+fi

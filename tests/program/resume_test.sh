@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# Stopping and going on: by reaching a smaller number of steps, by a signal, on another number of ranks; the end is the same to the bit
+# and the history has no gaps and no doubles. run.resume is obeyed; other data and other shapes are refused.
+. "$(dirname "$0")/support.sh"
+make_data
+run_train 1 run.dir=reference 2>/dev/null
+reference=$(state reference)
+
+# Two ranks save and stop when any rank is told to; four ranks go on.
+mpirun -q -np 2 "$STIPPLE" train small.yaml run.dir=stopped train.steps=2000 2>/dev/null &
+pid=$!
+until grep -q '"kind"' stopped/metrics.jsonl 2>/dev/null; do sleep 0.02; done
+kill -USR1 $pid
+code=0
+wait $pid || code=$?
+equal "$code" 75 "exit code after a signal"
+rm -rf stopped
+
+# Interrupted by kill after some steps, resumed on another number of ranks.
+run_train 2 run.dir=killed 2>/dev/null &
+pid=$!
+until ls killed/checkpoints/step-* >/dev/null 2>&1; do sleep 0.02; done
+pkill -9 -P $pid || true
+wait $pid 2>/dev/null || true
+run_train 4 run.dir=killed 2>/dev/null
+equal "$(state killed)" "$reference" "resumed on 4 ranks"
+equal "$(history killed)" "$(history reference)" "history of the resumed run"
+
+# A finished run has nothing to do and says so.
+expect 0 run_train 1 run.dir=reference
+contains "$output" "24"
+equal "$(state reference)" "$reference" "a finished run stays as it is"
+
+expect 2 run_train 1 run.dir=reference run.resume=never
+contains "$output" "run.resume"
+expect 2 run_train 2 run.dir=nothing_here run.resume=must
+contains "$output" "run.resume"
+expect 1 run_train 1 run.dir=reference train.steps=30 model.width=16
+contains "$output" "model.width"
+mv data data.first
+"$STIPPLE" data listops --out data --seed 4 --train 300 --val 50 --test 30 --min-length 8 --max-length 60 2>/dev/null
+expect 2 run_train 1 run.dir=reference train.steps=30
+contains "$output" "data"

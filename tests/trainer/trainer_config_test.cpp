@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "core/error.h"
+#include "trainer/config.h"
+
+namespace stipple::trainer {
+namespace {
+
+namespace fs = std::filesystem;
+
+const fs::path kRoot = fs::path(__FILE__).parent_path().parent_path().parent_path();
+
+std::string read_file(const fs::path& path) {
+  std::ifstream in(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(in), {}};
+}
+
+std::vector<std::pair<std::string, std::string>> pairs_of(Config config) {
+  return config_to_pairs([&](ConfigVisitor& v) { config.describe(v); });
+}
+
+std::string recipe(const std::string& name) {
+  return (kRoot / "configs/recipe" / (name + ".yaml")).string();
+}
+
+/// What is said about defaults with these overrides.
+std::string mistake(const std::vector<std::string>& overrides) {
+  try {
+    validate(Config::load({}, overrides));
+  } catch (const ConfigError& error) {
+    return error.what();
+  }
+  return "none";
+}
+
+TEST(TrainerConfig, DefaultsAreValid) { EXPECT_EQ(mistake({}), "none"); }
+
+TEST(TrainerConfig, TheReferencePageIsWhatTheCodeSays) {
+  const fs::path page = kRoot / "docs/config.md";
+  if (std::getenv("STIPPLE_UPDATE_DOCS") != nullptr) {
+    std::ofstream(page, std::ios::binary) << config_reference();
+  }
+  EXPECT_EQ(read_file(page), config_reference())
+      << "run STIPPLE_UPDATE_DOCS=1 ctest -R trainer_config_test";
+}
+
+TEST(TrainerConfig, EveryKeyHasAMeaning) {
+  const std::string page = config_reference();
+  EXPECT_EQ(page.find("|  |\n"), std::string::npos);
+  for (const auto& [path, value] : pairs_of({})) {
+    EXPECT_NE(page.find("| `" + path + "` |"), std::string::npos) << path;
+  }
+}
+
+TEST(TrainerConfig, SectionsComeInTheOrderOfTheStruct) {
+  std::vector<std::string> order;
+  for (const auto& [path, value] : pairs_of({})) {
+    const std::string top = path.substr(0, path.find('.'));
+    if (order.empty() || order.back() != top) order.push_back(top);
+  }
+  EXPECT_EQ(order, (std::vector<std::string>{"run", "device", "precision", "reduction", "threads",
+                                             "train", "eval", "checkpoint", "log", "data", "model",
+                                             "attention", "optimizer", "guard"}));
+}
+
+TEST(TrainerConfig, EveryRecipeLoadsAndIsValidByItself) {
+  std::set<std::string> seen;
+  for (const auto& entry : fs::directory_iterator(kRoot / "configs/recipe")) {
+    const Config config = Config::load({entry.path().string()}, {});
+    EXPECT_NO_THROW(validate(config)) << entry.path();
+    EXPECT_TRUE(seen.insert(config.run.dir).second) << config.run.dir << " is used twice";
+  }
+  EXPECT_GE(seen.size(), 4U);
+}
+
+TEST(TrainerConfig, TheResolvedFileReadsBackToTheSameConfiguration) {
+  for (const auto& entry : fs::directory_iterator(kRoot / "configs/recipe")) {
+    Config config = Config::load({entry.path().string()}, {});
+    Config back;
+    load_config_text(config_to_yaml([&](ConfigVisitor& v) { config.describe(v); }), "resolved",
+                     [&](ConfigVisitor& v) { back.describe(v); });
+    EXPECT_EQ(pairs_of(back), pairs_of(config));
+  }
+}
+
+TEST(TrainerConfig, TheListopsRecipesDifferOnlyInTheirAttention) {
+  const auto sbm = pairs_of(Config::load({recipe("lra_listops_sbm")}, {}));
+  const auto softmax = pairs_of(Config::load({recipe("lra_listops_softmax")}, {}));
+  ASSERT_EQ(sbm.size(), softmax.size());
+  std::vector<std::string> different;
+  for (size_t i = 0; i < sbm.size(); ++i) {
+    if (sbm[i] != softmax[i]) different.push_back(sbm[i].first);
+  }
+  EXPECT_EQ(different,
+            (std::vector<std::string>{"run.dir", "eval.seeds", "attention.kind",
+                                      "attention.sbm.compat", "attention.sbm.sparsity_weight"}));
+}
+
+TEST(TrainerConfig, TheListopsRecipePeaksWhereThePublishedOneDoes) {
+  const Config config = Config::load({recipe("lra_listops_sbm")}, {});
+  const StepRates peak =
+      rates_at(config.optimizer.schedule, config.optimizer.learning_rate, 999, config.train.steps);
+  EXPECT_NEAR(peak.learning_rate, 5e-4, 1e-15);
+  EXPECT_NEAR(peak.beta1.value_or(0), 0.85, 1e-15);
+  const StepRates last =
+      rates_at(config.optimizer.schedule, config.optimizer.learning_rate, 4999, config.train.steps);
+  EXPECT_NEAR(last.learning_rate, 2e-9, 1e-15);
+}
+
+TEST(TrainerConfig, WhatThisBuildCannotDoIsRefused) {
+  EXPECT_EQ(mistake({"precision=bf16"}),
+            "precision: bf16 needs the CUDA backend; use precision=fp32");
+  EXPECT_EQ(mistake({"device=cuda"}), "device: this build has no CUDA backend; use device=cpu");
+}
+
+TEST(TrainerConfig, ValuesThatContradictEachOtherAreNamed) {
+  EXPECT_EQ(mistake({"train.batch=32", "train.micro_batch=5"}),
+            "train.batch: 32 is not a multiple of train.micro_batch 5; the global batch is cut "
+            "into equal micro-batches");
+  EXPECT_EQ(mistake({"train.batch=4", "train.micro_batch=8"}),
+            "train.batch: 4 is not a multiple of train.micro_batch 8; the global batch is cut "
+            "into equal micro-batches");
+  EXPECT_EQ(mistake({"model.width=65"}),
+            "model.width: 65 is not a multiple of model.heads 2; heads share the width equally");
+  EXPECT_EQ(mistake({"train.steps=10", "optimizer.schedule.warmup_steps=11"}),
+            "optimizer.schedule.warmup_steps: 11 does not fit into train.steps 10; shorten it or "
+            "train longer");
+  EXPECT_EQ(mistake({"train.steps=10", "optimizer.schedule.warmup_steps=10"}), "none");
+  EXPECT_EQ(mistake({"guard.spike_factor=0.5"}),
+            "guard.spike_factor: 0.5 would skip ordinary steps; use a value above 1, or 0 for off");
+  EXPECT_EQ(mistake({"run.dir=\"\""}), "run.dir: is empty; name the folder of the run");
+}
+
+TEST(TrainerConfig, RoomForEdgesMustFitTheSampler) {
+  EXPECT_EQ(mistake({"attention.sbm.max_density=0"}),
+            "attention.sbm.max_density: 0 leaves no room for any edge; use up to 1");
+  EXPECT_EQ(mistake({"attention.kind=softmax", "attention.sbm.max_density=0"}), "none");
+  const std::vector<std::string> tight = {"attention.sbm.max_density=0.1",
+                                          "attention.sbm.tile_density=0.2"};
+  EXPECT_EQ(mistake(tight), "none");
+  std::vector<std::string> tiles = tight;
+  tiles.push_back("attention.sbm.sampler=tiles");
+  EXPECT_EQ(mistake(tiles),
+            "attention.sbm.tile_density: 0.2 is above attention.sbm.max_density 0.1, which "
+            "reserves no room for what attention.sbm.sampler=tiles writes; lower tile_density or "
+            "use sampler=auto");
+  tiles.push_back("attention.sbm.law=poisson_multi");
+  EXPECT_EQ(mistake(tiles), "none");
+}
+
+TEST(TrainerConfig, RangesAndTyposAreNamed) {
+  EXPECT_EQ(mistake({"checkpoint.keep=1"}),
+            "override \"checkpoint.keep=1\": checkpoint.keep: 1 is out of range [2, 1000000]");
+  EXPECT_EQ(mistake({"train.steps=0"}),
+            "override \"train.steps=0\": train.steps: 0 is out of range [1, 1000000000] steps");
+  EXPECT_EQ(mistake({"learning_rate=1"}),
+            "override \"learning_rate=1\": learning_rate: unknown key; did you mean "
+            "'optimizer.learning_rate'?");
+  EXPECT_EQ(mistake({"optimizer.schedule.kind=one-cycle"}),
+            "override \"optimizer.schedule.kind=one-cycle\": optimizer.schedule.kind: 'one-cycle' "
+            "is not one of one_cycle, linear, cosine, rsqrt, constant; did you mean 'one_cycle'?");
+  EXPECT_EQ(mistake({"run.resume=always"}),
+            "override \"run.resume=always\": run.resume: 'always' is not one of auto, never, "
+            "must");
+}
+
+}  // namespace
+}  // namespace stipple::trainer

@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the program can do: one function per subcommand of `stipple`, each in the file of its name.
+// They return the process's exit code and throw what cannot be dealt with; main turns exceptions
+// into one line and a code.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "comm/communicator.h"
+#include "data/listops.h"
+
+namespace stipple::trainer {
+
+/// Exit codes that scripts can trust.
+enum ExitCode : int {
+  kDone = 0,
+  kFailed = 1,     ///< something broke; starting again resumes from the last checkpoint
+  kBadConfig = 2,  ///< what was asked cannot be; starting again would not help
+  kRequeue = 75,   ///< stopped by a signal after a checkpoint; start again to go on
+};
+
+/// Configuration files and key=value overrides as they stand on the command line, in any order.
+struct ConfigArguments {
+  std::vector<std::string> files;
+  std::vector<std::string> overrides;
+};
+/// An argument with '=' that is no existing file is an override. ConfigError for a file that does
+/// not exist.
+ConfigArguments split_config_arguments(const std::vector<std::string>& arguments);
+
+/// Trains, or goes on training, the run in run.dir. Collective.
+int train(comm::Communicator&, const ConfigArguments&);
+/// Evaluates the newest checkpoint of a run on eval.split. Collective.
+int eval(comm::Communicator&, const std::string& run_dir,
+         const std::vector<std::string>& overrides);
+/// Writes the three files of ListOps.
+int data_listops(const std::string& out, const data::listops::GeneratorOptions&);
+/// Prints what a run would use, without running it.
+int dry_run(const ConfigArguments&, int ranks);
+/// Verifies a checkpoint and prints its tensors and state.
+int inspect(const std::string& path);
+/// Writes report.html of a run.
+int report(const std::string& run_dir);
+/// Prints what this machine offers and whether a run would start. Collective.
+int doctor(comm::Communicator&);
+
+}  // namespace stipple::trainer

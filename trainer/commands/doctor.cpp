@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <fmt/format.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <thread>
+
+#include "core/cpu/isa.h"
+#include "trainer/commands/commands.h"
+#include "trainer/step_observer.h"
+
+namespace stipple::trainer {
+namespace {
+
+std::string host_name() {
+  char name[256] = "";
+  gethostname(name, sizeof name - 1);
+  return name;
+}
+
+double memory_gb() {
+  return static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGESIZE)) /
+         1e9;
+}
+
+double free_gb(const char* path) {
+  struct statvfs s = {};
+  if (statvfs(path, &s) != 0) return -1;
+  return static_cast<double>(s.f_bavail) * static_cast<double>(s.f_frsize) / 1e9;
+}
+
+/// Microseconds of a small all-reduce: thousands mean that ranks outnumber cores and spin.
+double all_reduce_us(comm::Communicator& communicator) {
+  constexpr int kRounds = 50;
+  communicator.barrier();
+  Stopwatch watch;
+  for (int i = 0; i < kRounds; ++i) communicator.all_reduce(1.0, comm::Reduction::kSum);
+  return watch.lap() / kRounds * 1e6;
+}
+
+}  // namespace
+
+int doctor(comm::Communicator& communicator) {
+  const unsigned cores = std::thread::hardware_concurrency();
+  const std::vector<std::string> ranks = communicator.all_gather(
+      fmt::format("{:<20} local rank {}/{}, {} cores, {}, {:.1f} GB memory", host_name(),
+                  communicator.local_rank(), communicator.local_size(), cores,
+                  cpu::isa_name(cpu::isa()), memory_gb()));
+  const double latency = all_reduce_us(communicator);
+  if (communicator.rank() != 0) return kDone;
+
+  fmt::print("stipple      {}\n", STIPPLE_VERSION);
+  fmt::print("backend      cpu; this build has no CUDA backend\n");
+  fmt::print("kernels      ");
+  for (const cpu::Isa isa : cpu::available_isas()) fmt::print("{} ", cpu::isa_name(isa));
+  fmt::print("(in use: {}; STIPPLE_ISA chooses)\n", cpu::isa_name(cpu::isa()));
+  fmt::print("disk         {:.1f} GB free here\n", free_gb("."));
+  fmt::print("ranks        {}\n", communicator.size());
+  for (size_t i = 0; i < ranks.size(); ++i) fmt::print("  {:<3} {}\n", i, ranks[i]);
+  if (communicator.size() > 1) fmt::print("all-reduce   {:.0f} us for one number\n", latency);
+  if (communicator.local_size() > static_cast<int>(cores)) {
+    fmt::print("note         {} ranks share {} cores: correct, but slower than one rank per core\n",
+               communicator.local_size(), cores);
+  }
+  if (latency > 2000) {
+    fmt::print(
+        "note         ranks wait for each other too long; set OMPI_MCA_mpi_yield_when_idle=1 and\n"
+        "             OMPI_MCA_hwloc_base_binding_policy=none (launch/mpi_environment.sh)\n");
+  }
+  return kDone;
+}
+
+}  // namespace stipple::trainer

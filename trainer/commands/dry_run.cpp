@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstdio>
+
+#include "comm/gradient_reducer.h"
+#include "data/task_config.h"
+#include "trainer/commands/commands.h"
+#include "trainer/replica.h"
+
+namespace stipple::trainer {
+namespace {
+
+std::string bytes_text(size_t bytes) {
+  if (bytes < 10'000) return fmt::format("{} B", bytes);
+  if (bytes < 10'000'000) return fmt::format("{:.1f} KB", static_cast<double>(bytes) / 1e3);
+  return fmt::format("{:.1f} MB", static_cast<double>(bytes) / 1e6);
+}
+
+std::string batch_split(const Config& config, int ranks) {
+  const int64_t leaves = config.train.batch / config.train.micro_batch;
+  int64_t fewest = leaves;
+  int64_t most = 0;
+  for (int rank = 0; rank < ranks; ++rank) {
+    const int64_t n = comm::leaves_of_rank(leaves, rank, ranks).size();
+    fewest = std::min(fewest, n);
+    most = std::max(most, n);
+  }
+  std::string text = fmt::format("{} examples = {} leaves of {}; {} ranks with ",
+                                 config.train.batch, leaves, config.train.micro_batch, ranks);
+  text += fewest == most ? fmt::format("{} leaves each", most)
+                         : fmt::format("{} to {} leaves each", fewest, most);
+  if (fewest == 0)
+    text += "  (some ranks would have no work: lower train.micro_batch or the number of ranks)";
+  return text;
+}
+
+}  // namespace
+
+int dry_run(const ConfigArguments& arguments, int ranks) {
+  const Config config = Config::load(arguments.files, arguments.overrides);
+  validate(config);
+  const auto task = data::make_task(config.data, static_cast<uint64_t>(config.run.seed));
+  const int threads = threads_per_rank(config, ranks);
+  MemoryPlan largest;
+  for (int rank = 0; rank < ranks; ++rank) {
+    const MemoryPlan plan = plan_memory(config, task->info(), threads, rank, ranks);
+    if (plan.total() >= largest.total()) largest = plan;
+  }
+  fmt::print("task         {} of {} tokens, {} classes\n", task->info().name,
+             task->info().max_length, task->info().num_classes);
+  fmt::print("parameters   {}\n", largest.num_parameters);
+  fmt::print("steps        {}\n", config.train.steps);
+  fmt::print("batch        {}\n", batch_split(config, ranks));
+  fmt::print("threads      {} per rank\n", threads);
+  fmt::print("bytes per rank, the largest of {}:\n", ranks);
+  fmt::print("  parameters {:>12}\n", bytes_text(largest.parameters));
+  fmt::print("  moments    {:>12}\n", bytes_text(largest.moments));
+  fmt::print("  gradients  {:>12}\n", bytes_text(largest.gradients));
+  fmt::print("  saved      {:>12}   of one leaf, from forward to backward\n",
+             bytes_text(largest.saved));
+  fmt::print("  scratch    {:>12}\n", bytes_text(largest.scratch));
+  fmt::print("  total      {:>12}\n", bytes_text(largest.total()));
+  return kDone;
+}
+
+}  // namespace stipple::trainer

@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <filesystem>
+
+#include "trainer/commands/commands.h"
+#include "trainer/run_directory.h"
+#include "trainer/signals.h"
+#include "trainer/trainer.h"
+
+namespace stipple::trainer {
+
+ConfigArguments split_config_arguments(const std::vector<std::string>& arguments) {
+  ConfigArguments split;
+  for (const std::string& argument : arguments) {
+    const bool is_file =
+        std::filesystem::exists(argument) || argument.find('=') == std::string::npos;
+    (is_file ? split.files : split.overrides).push_back(argument);
+  }
+  return split;
+}
+
+int train(comm::Communicator& communicator, const ConfigArguments& arguments) {
+  catch_stop_signals();
+  Config config = load_config_on_all_ranks(communicator, arguments.files, arguments.overrides);
+  open_on_rank_zero(communicator, RunDirectory(config.run.dir), config);
+  return Trainer(config, communicator).run();
+}
+
+}  // namespace stipple::trainer

@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "trainer/evaluate.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+namespace stipple::trainer {
+namespace {
+
+/// Keeps evaluation's draws apart from those of any training step.
+constexpr uint64_t kEvaluationStream = 0x8000'0000'0000'0000ull;
+
+struct PassTotals {
+  double loss_sum = 0;
+  int64_t correct = 0;
+  int64_t count = 0;
+};
+
+PassTotals evaluate_once(Replica& replica, comm::Communicator& communicator,
+                         const data::EvalBatches& batches, const RngKey& rng,
+                         StepObserver& observer) {
+  const int64_t num_leaves = batches.num_leaves();
+  std::vector<double> losses(static_cast<size_t>(num_leaves));
+  std::vector<int64_t> counts(2);
+  data::Leaf leaf;
+  for (int64_t i = communicator.rank(); i < num_leaves; i += communicator.size()) {
+    batches.load(i, leaf);
+    const LeafTotals totals = replica.forward(leaf, rng, false, 1.0f, observer);
+    losses[static_cast<size_t>(i)] = totals.loss_sum;
+    counts[0] += totals.correct;
+    counts[1] += totals.count;
+  }
+  // Each entry is non-zero on one rank only, so the transport's order cannot change its bits.
+  communicator.all_reduce(std::span<double>(losses), comm::Reduction::kSum);
+  communicator.all_reduce(std::span<int64_t>(counts), comm::Reduction::kSum);
+  PassTotals totals{.loss_sum = 0, .correct = counts[0], .count = counts[1]};
+  for (const double loss : losses) totals.loss_sum += loss;
+  return totals;
+}
+
+}  // namespace
+
+double EvalResult::spread() const {
+  if (seed_accuracy.empty()) return 0;
+  const auto [low, high] = std::minmax_element(seed_accuracy.begin(), seed_accuracy.end());
+  return *high - *low;
+}
+
+EvalResult evaluate(Replica& replica, comm::Communicator& communicator,
+                    const data::Dataset& dataset, const data::TaskInfo& info, const Config& config,
+                    int64_t seeds) {
+  Stopwatch watch;
+  const data::EvalBatches batches(dataset, info, batch_options(config));
+  StepObserver observer(config.model.layers, config.model.heads);
+  EvalResult result;
+  result.examples = dataset.size();
+  for (int64_t seed = 0; seed < seeds; ++seed) {
+    const RngKey rng{static_cast<uint64_t>(config.run.seed),
+                     kEvaluationStream + static_cast<uint64_t>(seed)};
+    const PassTotals pass = evaluate_once(replica, communicator, batches, rng, observer);
+    const double labels = static_cast<double>(std::max<int64_t>(1, pass.count));
+    result.labels = pass.count;
+    result.loss += pass.loss_sum / labels / static_cast<double>(seeds);
+    result.seed_accuracy.push_back(static_cast<double>(pass.correct) / labels);
+    result.accuracy += result.seed_accuracy.back() / static_cast<double>(seeds);
+  }
+  observer.all_reduce(communicator);
+  result.density = observer.density();
+  result.seconds = watch.lap();
+  return result;
+}
+
+std::string place_on_ladder(double accuracy, const std::vector<data::Task::Rung>& ascending) {
+  const data::Task::Rung* below = nullptr;
+  const data::Task::Rung* above = nullptr;
+  for (const data::Task::Rung& rung : ascending) {
+    if (rung.accuracy <= accuracy) {
+      below = &rung;
+    } else if (above == nullptr) {
+      above = &rung;
+    }
+  }
+  std::string text = fmt::format("{:.1f} %", 100 * accuracy);
+  if (below != nullptr) {
+    text += fmt::format(", {:.1f} points above '{}' ({:.1f} %)", 100 * (accuracy - below->accuracy),
+                        below->name, 100 * below->accuracy);
+  }
+  if (above != nullptr) {
+    text += fmt::format(", {:.1f} points below '{}' ({:.1f} %)", 100 * (above->accuracy - accuracy),
+                        above->name, 100 * above->accuracy);
+  }
+  return text;
+}
+
+}  // namespace stipple::trainer

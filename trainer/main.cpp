@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+// The program `stipple`: reads the command line, starts the ranks, runs one command, turns errors
+// into one line and an exit code.
+#include <CLI/CLI.hpp>
+#include <functional>
+#include <thread>
+
+#include "core/error.h"
+#include "core/log.h"
+#include "trainer/commands/commands.h"
+
+namespace stipple::trainer {
+namespace {
+
+/// A command that all ranks run together. A ConfigError is everybody's: rank 0 tells, all leave in
+/// order. Any other error is this rank's own: it tells, and ends the job, because its peers may be
+/// waiting for it.
+int run_collective(const std::function<int(comm::Communicator&)>& command) {
+  const std::unique_ptr<comm::Communicator> communicator = comm::make_mpi_communicator();
+  log::set_rank(communicator->rank(), communicator->size());
+  try {
+    return command(*communicator);
+  } catch (const ConfigError& e) {
+    if (communicator->rank() == 0) log::error(e.what());
+    return kBadConfig;
+  } catch (const std::exception& e) {
+    log::fatal(e.what());
+    if (communicator->size() > 1) comm::abort_job(kFailed);
+    return kFailed;
+  }
+}
+
+int run_local(const std::function<int()>& command) {
+  try {
+    return command();
+  } catch (const ConfigError& e) {
+    log::error(e.what());
+    return kBadConfig;
+  } catch (const std::exception& e) {
+    log::error(e.what());
+    return kFailed;
+  }
+}
+
+constexpr const char* kConfigHelp =
+    "Configuration files, composed left to right, then key=value overrides (docs/config.md lists "
+    "the keys)";
+
+struct CommandLine {
+  CLI::App app{"Trains Transformers whose attention graph is sampled or predicted from the data.",
+               "stipple"};
+  std::vector<std::string> config;
+  std::string path;
+  std::string out;
+  int ranks = 1;
+  data::listops::GeneratorOptions listops;
+  std::function<int()> action;
+
+  CommandLine() {
+    app.set_version_flag("--version", "stipple " STIPPLE_VERSION);
+    app.require_subcommand(1);
+    app.footer(
+        "Start several ranks with mpirun: mpirun -np 4 stipple train "
+        "configs/recipe/quickstart.yaml\n"
+        "Exit codes: 0 done, 1 failed (start again to resume), 2 bad configuration, 75 saved and "
+        "stopped by a signal");
+    add_train();
+    add_eval();
+    add_data();
+    add_dry_run();
+    add_inspect();
+    add_report();
+    add_doctor();
+    for (CLI::App* command : app.get_subcommands({}))
+      command->set_version_flag("--version", "stipple " STIPPLE_VERSION);
+  }
+
+  void add_train() {
+    CLI::App* command = app.add_subcommand("train", "Train, or resume the run in run.dir");
+    command->add_option("config", config, kConfigHelp)->required();
+    command->callback([this] {
+      action = [this] {
+        return run_collective([this](auto& c) { return train(c, split_config_arguments(config)); });
+      };
+    });
+  }
+  void add_eval() {
+    CLI::App* command = app.add_subcommand("eval", "Evaluate the newest checkpoint of a run");
+    command->add_option("run_dir", path, "Run directory that `train` wrote")->required();
+    command->add_option("overrides", config,
+                        "key=value overrides, e.g. eval.split=test eval.seeds=5");
+    command->callback([this] {
+      action = [this] { return run_collective([this](auto& c) { return eval(c, path, config); }); };
+    });
+  }
+  void add_data() {
+    CLI::App* command =
+        app.add_subcommand("data", "Write data sets that are defined by a generator");
+    command->require_subcommand(1);
+    CLI::App* task = command->add_subcommand(
+        "listops", "ListOps in the published tsv format of the Long Range Arena");
+    task->set_version_flag("--version", "stipple " STIPPLE_VERSION);
+    listops.threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+    task->add_option("--out", out, "Folder for basic_train.tsv, basic_val.tsv, basic_test.tsv")
+        ->required();
+    task->add_option("--seed", listops.seed, "The same seed writes the same bytes")
+        ->capture_default_str();
+    task->add_option("--train", listops.train, "Training examples")
+        ->capture_default_str()
+        ->check(CLI::NonNegativeNumber);
+    task->add_option("--val", listops.val, "Validation examples")
+        ->capture_default_str()
+        ->check(CLI::NonNegativeNumber);
+    task->add_option("--test", listops.test, "Test examples")
+        ->capture_default_str()
+        ->check(CLI::NonNegativeNumber);
+    task->add_option("--min-length", listops.min_length,
+                     "Shortest expression, exclusive, in tokens")
+        ->capture_default_str();
+    task->add_option("--max-length", listops.max_length, "Longest expression, exclusive, in tokens")
+        ->capture_default_str();
+    task->add_option("--threads", listops.threads, "Threads; any number writes the same bytes")
+        ->check(CLI::PositiveNumber);
+    task->callback([this] {
+      action = [this] { return run_local([this] { return data_listops(out, listops); }); };
+    });
+  }
+  void add_dry_run() {
+    CLI::App* command = app.add_subcommand(
+        "dry-run", "Check a configuration and print parameters, bytes and the batch split");
+    command->add_option("config", config, kConfigHelp)->required();
+    command->add_option("--ranks", ranks, "Number of MPI ranks to plan for")
+        ->capture_default_str()
+        ->check(CLI::PositiveNumber);
+    command->callback([this] {
+      action = [this] {
+        return run_local([this] { return dry_run(split_config_arguments(config), ranks); });
+      };
+    });
+  }
+  void add_inspect() {
+    CLI::App* command =
+        app.add_subcommand("inspect", "Verify a checkpoint and print its tensors and state");
+    command
+        ->add_option("checkpoint", path, "Checkpoint directory, or a run directory for its newest")
+        ->required();
+    command->callback(
+        [this] { action = [this] { return run_local([this] { return inspect(path); }); }; });
+  }
+  void add_report() {
+    CLI::App* command = app.add_subcommand("report", "Write report.html of a run");
+    command->add_option("run_dir", path, "Run directory that `train` wrote")->required();
+    command->callback(
+        [this] { action = [this] { return run_local([this] { return report(path); }); }; });
+  }
+  void add_doctor() {
+    CLI::App* command = app.add_subcommand(
+        "doctor", "Show what this machine offers; run it under mpirun to see all ranks");
+    command->callback(
+        [this] { action = [] { return run_collective([](auto& c) { return doctor(c); }); }; });
+  }
+};
+
+}  // namespace
+}  // namespace stipple::trainer
+
+int main(int argc, char** argv) {
+  stipple::trainer::CommandLine line;
+  try {
+    line.app.parse(argc, argv);
+  } catch (const CLI::ParseError& e) {
+    return line.app.exit(e) == 0 ? stipple::trainer::kDone : stipple::trainer::kBadConfig;
+  }
+  return line.action();
+}
