@@ -12,7 +12,7 @@ trap 'rm -rf "$work"' EXIT
 rate() { # rate RANKS: median examples/s of the log lines, the first left out
   rm -rf "$work/run"
   mpirun -q -np "$1" build/bin/stipple train configs/recipe/quickstart.yaml run.dir="$work/run" threads=1 \
-    train.steps="$steps" log.every=10 eval.every=0 checkpoint.every=1000000 2>/dev/null
+    train.steps="$steps" optimizer.schedule.warmup_steps=10 log.every=10 eval.every=0 checkpoint.every=1000000 2>"$work/log" || { cat "$work/log" >&2; exit 1; }
   grep '"kind":"train"' "$work/run/metrics.jsonl" | tail -n +2 | sed -E 's/.*"examples_per_s":([0-9.]+).*/\1/' | sort -g |
     awk '{ v[NR] = $1 } END { print v[int((NR + 1) / 2)] }'
 }

@@ -12,7 +12,7 @@ launch/install_deps.sh
 echo "Building build/bin/stipple"
 launch/build.sh cpu-quickstart stipple
 
-data=data/listops-quickstart
+data=datasets/listops-quickstart
 if [ ! -f "$data/basic_test.tsv" ]; then
   echo "Writing ListOps by the grammar of the Long Range Arena, with shorter sequences, to $data"
   build/bin/stipple data listops --out "$data" --seed 1 --train 50000 --val 2000 --test 2000 --min-length 40 --max-length 200

@@ -326,6 +326,8 @@ void CheckpointStore::save(const CheckpointMeta& meta, std::span<const TensorRef
       if (comm_.rank() != 0) return;
       require_free_space(directory_, bytes_needed(meta, tensors, comm_.size()), comm_.size() + 3,
                          fault_);
+      // Left by an earlier attempt at this step whose removal failed too.
+      remove_tree(temporary, fault_);
       create_directory(temporary, fault_);
     });
     ShardReport report;

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Vectorised attention backward, one problem at a time, so that dk, dv and column_grad have one
 // owner. Two ways:
-//   by edges  (CSR, or bits below kDenseGradientFrom) a chunk of rows at a time: recompute scores
-//   and dA of the edges, sum dq and
-//             row_grad, regroup the chunk's edges by key with a counting sort, sum dk, dv and
-//             column_grad. Every sum runs in registers over gathered rows: nothing is scattered.
-//   tiled     (dense, or dense bits) the same as seven products of tiles.
+//   by edges  CSR, or bits below kDenseGradientFrom. For a chunk of rows: recompute the scores and
+//             dA of its edges, sum dq and row_grad, regroup the edges by key with a counting sort,
+//             sum dk, dv and column_grad. Sums run in registers over gathered rows, none scatters.
+//   tiled     dense, or dense bits: the same as seven products of tiles.
 #pragma once
 
 #include "kernels/cpu/attend_simd.h"

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Vectorised attention forward. Three ways to the same numbers, by how many pairs are edges:
 //   gathered   CSR: dot products of gathered keys, softmax and sum over the edges of a row.
-//   compacted  bits: all scores by matrix products, then only the edges' are kept, side by side, so
-//   that exponentials and the sum
-//              over values cost per edge. Exact two-pass softmax per sweep of keys.
-//   tiled      dense, or bits above kDenseFrom: online softmax over tiles, both products dense.
+//   compacted  bits: all scores by matrix products, of which only the edges' are kept, side by
+//   side,
+//              so that exponentials and the sum over values cost per edge.
+//   tiled      dense, or dense bits: online softmax over tiles, both products dense.
 #pragma once
 
 #include "kernels/cpu/attend_simd.h"

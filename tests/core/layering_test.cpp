@@ -71,7 +71,7 @@ TEST(Layering, ALayerIncludesOnlyWhatItMayUse) {
 TEST(Layering, LibrariesStayBehindTheirOwnFiles) {
   const std::map<std::string, std::string> homes = {
       {"mpi.h", "comm/mpi/"},
-      {"yaml-cpp/", "core/"},
+      {"yaml-cpp/", "core/yaml_tree.cpp"},
       {"CLI/", "trainer/main.cpp"},
       {"dnnl", "kernels/cpu/"},
   };
@@ -99,22 +99,28 @@ TEST(Layering, EveryFileNamesItsLicence) {
   }
 }
 
+std::string read_file(const fs::path& path) {
+  std::ifstream in(path);
+  return {std::istreambuf_iterator<char>(in), {}};
+}
+
 TEST(Catalogue, EveryOperationHasAFrontAndACpuBody) {
   size_t operations = 0;
   for (const auto& entry : fs::directory_iterator(kRoot / "kernels")) {
     if (entry.path().extension() != ".h") continue;
+    // Headers without operations describe how work is cut.
+    if (read_file(entry.path()).find("(const Stream&, const ") == std::string::npos) continue;
     const std::string stem = entry.path().stem().string();
     EXPECT_TRUE(fs::exists(kRoot / "kernels" / (stem + ".cpp"))) << stem;
-    if (stem != "edges") EXPECT_TRUE(fs::exists(kRoot / "kernels/cpu" / (stem + ".cpp"))) << stem;
+    EXPECT_TRUE(fs::exists(kRoot / "kernels/cpu" / (stem + ".cpp"))) << stem;
     EXPECT_TRUE(fs::exists(kRoot / "tests/kernels" / (stem + "_test.cpp"))) << stem;
     ++operations;
   }
-  EXPECT_GE(operations, 11u);
+  EXPECT_GE(operations, 10u);
 }
 
 TEST(Catalogue, EveryAttentionIsRegisteredDocumentedAndTested) {
-  std::ifstream in(kRoot / "model/attention/registry.cpp");
-  const std::string registry{std::istreambuf_iterator<char>(in), {}};
+  const std::string registry = read_file(kRoot / "model/attention/registry.cpp");
   for (const auto& entry : fs::directory_iterator(kRoot / "model/attention")) {
     if (!entry.is_directory()) continue;
     const std::string name = entry.path().filename().string();

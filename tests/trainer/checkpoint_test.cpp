@@ -43,7 +43,10 @@ class TemporaryDirectory {
     if (!mkdtemp(pattern.data())) throw std::runtime_error("mkdtemp failed");
     path_ = pattern;
   }
-  ~TemporaryDirectory() { fs::remove_all(path_); }
+  ~TemporaryDirectory() {
+    std::error_code ignored;
+    fs::remove_all(path_, ignored);
+  }
   std::string operator/(const std::string& name) const { return (path_ / name).string(); }
   const fs::path& path() const { return path_; }
 
@@ -320,7 +323,9 @@ TEST(Damage, EveryFlippedByteIsFoundAndTheOlderCheckpointTaken) {
       write_bytes(path, bad);
       ASSERT_FALSE(is_intact(directory + "/step-00000200")) << file << " byte " << at;
       // Loading asks the same question, so a sample shows what follows from the answer.
-      if (flips % 37 == 0) ASSERT_EQ(load_alone(directory), 100) << file << " byte " << at;
+      if (flips % 37 == 0) {
+        ASSERT_EQ(load_alone(directory), 100) << file << " byte " << at;
+      }
     }
     write_bytes(path, good);
     ASSERT_EQ(load_alone(directory), 200);
@@ -556,41 +561,57 @@ TEST(Interruption, StartUpSweepsWhatWasLeft) {
   EXPECT_EQ(names_in(root / "original"), std::vector<std::string>{"step-00000001"});
 }
 
+/// A file system of 256 KiB.
+class SmallDisk {
+ public:
+  explicit SmallDisk(std::string path) : path_(std::move(path)) {
+    fs::create_directory(path_);
+    mounted_ = mount("tmpfs", path_.c_str(), "tmpfs", 0, "size=256k") == 0;
+  }
+  ~SmallDisk() {
+    if (mounted_) umount2(path_.c_str(), MNT_DETACH);
+  }
+  SmallDisk(const SmallDisk&) = delete;
+  SmallDisk& operator=(const SmallDisk&) = delete;
+  bool mounted() const { return mounted_; }
+
+ private:
+  std::string path_;
+  bool mounted_ = false;
+};
+
 TEST(Interruption, AFullDiskIsReportedAndHarmless) {
   TemporaryDirectory root;
   const std::string disk = root / "disk";
-  fs::create_directory(disk);
-  if (mount("tmpfs", disk.c_str(), "tmpfs", 0, "size=256k") != 0)
+  const SmallDisk small(disk);
+  if (!small.mounted())
     GTEST_SKIP() << "mounting a small tmpfs is not permitted here: " << std::strerror(errno);
   const auto comm = comm::make_single_communicator();
-  {
-    CheckpointStore store(disk + "/checkpoints", *comm, 2);
-    State state(1);
-    store.save(meta_of(1), state.tensors());
+  CheckpointStore store(disk + "/checkpoints", *comm, 2);
+  State state(1);
+  store.save(meta_of(1), state.tensors());
 
-    // Enough by the estimate, but gone by the time the bytes are written.
-    store.set_fault_point([&](std::string_view step) {
-      if (step.starts_with("create") && step.find("shard") != std::string_view::npos)
-        write_bytes(disk + "/filler", std::string(1 << 20, 'x'));
-    });
-    State next(2);
-    const std::string full = message_of([&] { store.save(meta_of(2), next.tensors()); });
-    expect_contains(full, "No space left on device");
-    expect_contains(full, "shard-00000-of-00001.safetensors");
-    expect_contains(full, "still to write");
-    EXPECT_EQ(names_in(disk + "/checkpoints"), std::vector<std::string>{"step-00000001"});
+  // Enough by the estimate, but gone by the time the bytes are written.
+  store.set_fault_point([&](std::string_view step) {
+    if (step.starts_with("create") && step.find("shard") != std::string_view::npos)
+      write_bytes(disk + "/filler", std::string(1 << 20, 'x'));
+  });
+  State next(2);
+  const std::string full = message_of([&] { store.save(meta_of(2), next.tensors()); });
+  expect_contains(full, "No space left on device");
+  expect_contains(full, "shard-00000-of-00001.safetensors");
+  expect_contains(full, "still to write");
+  EXPECT_EQ(names_in(disk + "/checkpoints"), std::vector<std::string>{"step-00000001"});
 
-    store.set_fault_point({});
-    const std::string no_room = message_of([&] { store.save(meta_of(2), next.tensors()); });
-    expect_contains(no_room, "bytes needed, ");
-    expect_contains(no_room, " free");
-    EXPECT_EQ(load_alone(disk + "/checkpoints"), 1);
+  store.set_fault_point({});
+  const std::string no_room = message_of([&] { store.save(meta_of(2), next.tensors()); });
+  expect_contains(no_room, "bytes needed, ");
+  expect_contains(no_room, " free");
+  EXPECT_EQ(load_alone(disk + "/checkpoints"), 1);
 
-    fs::remove(disk + "/filler");
-    store.save(meta_of(2), next.tensors());
-    EXPECT_EQ(load_alone(disk + "/checkpoints"), 2);
-  }
-  EXPECT_EQ(umount(disk.c_str()), 0);
+  fs::remove(disk + "/filler");
+  store.save(meta_of(2), next.tensors());
+  EXPECT_EQ(load_alone(disk + "/checkpoints"), 2);
 }
 
 // --- retention -----------------------------------------------------------------------------------
