@@ -25,11 +25,59 @@ std::string Communicator::broadcast(std::string text, int root) {
 
 bool Communicator::any(bool flag) { return all_reduce(int64_t{flag}, Reduction::kMax) != 0; }
 
-void Communicator::check_all(const std::string& error) {
-  const int64_t none = size();
-  const int64_t mine = error.empty() ? none : int64_t{rank()};
-  const int64_t first = all_reduce(mine, Reduction::kMin);
-  if (first != none) throw Error(broadcast(error, static_cast<int>(first)));
+namespace {
+
+/// Types that keep their meaning on the other ranks, by the letter they travel under.
+enum Kind : char { kError = 'e', kConfig = 'c', kData = 'd', kCheckpoint = 'k', kDivergence = 'v' };
+
+std::string caught(FunctionRef<void()> body) {
+  try {
+    body();
+    return {};
+  } catch (const CommError&) {
+    throw;
+  } catch (const ConfigError& e) {
+    return std::string(1, kConfig) + e.what();
+  } catch (const DataError& e) {
+    return std::string(1, kData) + e.what();
+  } catch (const CheckpointError& e) {
+    return std::string(1, kCheckpoint) + e.what();
+  } catch (const DivergenceError& e) {
+    return std::string(1, kDivergence) + e.what();
+  } catch (const std::exception& e) {
+    return std::string(1, kError) + e.what();
+  }
+}
+
+template <class ErrorType>
+[[noreturn]] void throw_collective(const std::string& text) {
+  ErrorType error(text);
+  error.set_collective();
+  throw error;
+}
+
+}  // namespace
+
+void agree(Communicator& communicator, FunctionRef<void()> body) {
+  const std::string mine = caught(body);
+  const int64_t none = communicator.size();
+  const int64_t first =
+      communicator.all_reduce(mine.empty() ? none : int64_t{communicator.rank()}, Reduction::kMin);
+  if (first == none) return;
+  const std::string error = communicator.broadcast(mine, static_cast<int>(first));
+  const std::string text = error.substr(1);
+  switch (error[0]) {
+    case kConfig:
+      throw_collective<ConfigError>(text);
+    case kData:
+      throw_collective<DataError>(text);
+    case kCheckpoint:
+      throw_collective<CheckpointError>(text);
+    case kDivergence:
+      throw_collective<DivergenceError>(text);
+    default:
+      throw_collective<Error>(text);
+  }
 }
 
 }  // namespace stipple::comm

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Ranks that work on one training job. Data moves through transports in subfolders: `mpi/` (processes), `threads/` (ranks in one
-// process, for tests). Every call is collective unless it says otherwise: all ranks make the same calls in the same order.
-// Errors of the transport throw CommError with rank, operation and sequence number; there is no recovery in place.
+// Ranks that work on one training job. Data moves through transports in subfolders: `mpi/`
+// (processes), `threads/` (ranks in one process, for tests). Every call is collective unless it
+// says otherwise: all ranks make the same calls in the same order. Errors of the transport throw
+// CommError with rank, operation and sequence number; there is no recovery in place.
 #pragma once
 
 #include <cstdint>
@@ -9,6 +10,8 @@
 #include <span>
 #include <string>
 #include <vector>
+
+#include "core/function_ref.h"
 
 namespace stipple::comm {
 
@@ -29,10 +32,12 @@ class Communicator {
   virtual int local_rank() const = 0;
   virtual int local_size() const = 0;
 
-  // --- bulk data; buffers must stay alive and untouched until wait() returns -----------------------------------------------
+  // --- bulk data; buffers must stay alive and untouched until wait() returns
+  // -----------------------------------------------
   /// In place; the order of the sum is the transport's own.
   virtual Pending all_reduce_sum(std::span<float>) = 0;
-  /// Rank r gets the bytes recv[r'] of every r' (sizes agreed beforehand): the building block of fixed-order reductions.
+  /// Rank r gets the bytes recv[r'] of every r' (sizes agreed beforehand): the building block of
+  /// fixed-order reductions.
   ///   send[d] goes to rank d, recv[s] comes from rank s; empty spans move nothing.
   virtual Pending exchange(std::span<const std::span<const float>> send,
                            std::span<const std::span<float>> recv) = 0;
@@ -40,7 +45,8 @@ class Communicator {
   /// Lets started operations advance; never blocks. Cheap; called between layers.
   virtual void progress() = 0;
 
-  // --- control: small, blocking ----------------------------------------------------------------------------------------------
+  // --- control: small, blocking
+  // ----------------------------------------------------------------------------------------------
   virtual void barrier() = 0;
   virtual void broadcast(std::span<std::byte>, int root) = 0;
   virtual void all_reduce(std::span<double>, Reduction) = 0;
@@ -48,23 +54,29 @@ class Communicator {
   /// What every rank put in, by rank; the results exist on every rank.
   virtual std::vector<std::string> all_gather(const std::string&) = 0;
 
-  // --- conveniences over the above -------------------------------------------------------------------------------------------
+  // --- conveniences over the above
+  // -------------------------------------------------------------------------------------------
   double all_reduce(double value, Reduction);
   int64_t all_reduce(int64_t value, Reduction);
   std::string broadcast(std::string text, int root);
   bool any(bool flag);  ///< true on every rank if it is true on one
-  /// Throws on every rank if `error` is non-empty on one, with the lowest such rank's text: how a local fault becomes everybody's.
-  void check_all(const std::string& error);
 };
 
-/// The world that mpirun started, or a single rank when it did not. Initialises MPI on first use, once per process; the returned object
-/// finalises it. CommError when MPI cannot start.
+/// Runs body on every rank. If it throws on some, all throw: the error of the lowest such rank, of
+/// the same type and marked collective. How a local fault becomes everybody's. A CommError passes
+/// as it is, because then ranks cannot agree. Body may communicate only if it throws on all ranks
+/// or on none before it does.
+void agree(Communicator&, FunctionRef<void()> body);
+
+/// The world that mpirun started, or a single rank when it did not. Initialises MPI on first use,
+/// once per process; the returned object finalises it. CommError when MPI cannot start.
 std::unique_ptr<Communicator> make_mpi_communicator(int* argc = nullptr, char*** argv = nullptr);
 
 /// One rank and no transport: every operation is the identity.
 std::unique_ptr<Communicator> make_single_communicator();
 
-/// Ends the whole job at once, all ranks, with this exit code. For the last line of `main`; never returns.
+/// Ends the whole job at once, all ranks, with this exit code. For the last line of `main`; never
+/// returns.
 [[noreturn]] void abort_job(int exit_code) noexcept;
 
 }  // namespace stipple::comm

@@ -236,7 +236,7 @@ View<const float> ExactReducer::finish() {
   num_scattered_ = num_combined_ = num_gathered_ = 0;
   newest_ = 0;
   waited_s_ = 0;
-  times_.exposed_s = waited_in_backward_s + seconds_since(begin);
+  times_ = {waited_in_backward_s + seconds_since(begin), waited_in_backward_s};
   return grads();
 }
 

@@ -38,6 +38,7 @@ Range leaves_of_rank(int64_t num_leaves, int rank, int num_ranks);
 struct ReducerTimes {
   /// What the last step's backward could not hide: all of finish(), and the time that ready() waited for other ranks.
   double exposed_s = 0;
+  double waited_in_backward_s = 0;  ///< the second part of it
 };
 
 class GradientReducer {

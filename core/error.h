@@ -13,6 +13,14 @@ namespace stipple {
 class Error : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
+
+  /// All ranks throw this error together (comm::agree): one tells, all leave in order. Otherwise it
+  /// is this rank's alone, and the others may be waiting for it.
+  bool is_collective() const { return collective_; }
+  void set_collective() { collective_ = true; }
+
+ private:
+  bool collective_ = false;
 };
 
 /// The user asked for something that cannot be: bad key, value, file or flag. Exit code 2.
@@ -45,8 +53,14 @@ class CheckpointError : public Error {
   using Error::Error;
 };
 
-/// An input file does not hold what its format says.
+/// An input file does not hold what its format says. Exit code 2.
 class DataError : public Error {
+ public:
+  using Error::Error;
+};
+
+/// Training cannot go on, and would fail again in the same way. Exit code 93.
+class DivergenceError : public Error {
  public:
   using Error::Error;
 };
@@ -63,19 +77,18 @@ std::string concat(const Parts&... parts) {
 }  // namespace stipple
 
 /// A precondition, always checked. The parts are streamed into the message.
-#define STIPPLE_CHECK_AS(ErrorType, condition, ...)                                        \
-  do {                                                                                     \
-    if (!(condition)) throw ErrorType(::stipple::detail::concat(__VA_ARGS__));             \
+#define STIPPLE_CHECK_AS(ErrorType, condition, ...)                            \
+  do {                                                                         \
+    if (!(condition)) throw ErrorType(::stipple::detail::concat(__VA_ARGS__)); \
   } while (false)
 #define STIPPLE_CHECK(condition, ...) STIPPLE_CHECK_AS(::stipple::Error, condition, __VA_ARGS__)
 
 /// Shape agreement, for the front of an operation: names both sides.
-#define STIPPLE_CHECK_SHAPE(op, view, ...)                                                      \
-  do {                                                                                          \
-    if (const ::stipple::Shape expected_ __VA_ARGS__; !((view).shape == expected_))             \
-      throw ::stipple::ShapeError(::stipple::detail::concat(op ": " #view " has shape ",        \
-                                                            (view).shape.str(), ", expected ",  \
-                                                            expected_.str()));                  \
+#define STIPPLE_CHECK_SHAPE(op, view, ...)                                                   \
+  do {                                                                                       \
+    if (const ::stipple::Shape expected_ __VA_ARGS__; !((view).shape == expected_))          \
+      throw ::stipple::ShapeError(::stipple::detail::concat(                                 \
+          op ": " #view " has shape ", (view).shape.str(), ", expected ", expected_.str())); \
   } while (false)
 
 /// An internal invariant: debug builds only.

@@ -13,7 +13,7 @@ namespace stipple::data {
 enum class TaskKind : uint8_t { kListops, kRepeatedToken };
 
 /// "Does this token occur again in the sequence": `sequence` integers drawn uniformly
-/// from 1..sequence (docs: sbm.md, 4.4).
+/// from 1..sequence; the synthetic task of the SBM-Transformer paper.
 struct RepeatedTokenConfig {
   int64_t sequence = 256;
   int64_t train_examples = 0;  ///< 0: endless, every step sees new sequences

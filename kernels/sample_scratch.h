@@ -21,12 +21,12 @@ struct SampleScratch {
       bits;  // [T, 64, ceil(M / 32)]   tile rows on their way to CSR; law poisson_multi only
   // Rows.
   View<int32_t> within;       // [T, K, blocks, 16]  see KeyTables
-  View<uint64_t> blocks;      // [T, K, blocks]
+  View<uint64_t> blocks;      // [T, K, SumTree size]
   View<double> zeta;          // [T, K]              column sums of z
   View<float> zmax;           // [T, K]              column maxima of z
   View<float> scale;          // [T, K]              of the quantised weights
   View<uint32_t> real_keys;   // [T, M]
-  View<uint64_t> rates;       // [T, K + 1]
+  View<uint64_t> rates;       // [T, SumTree size]
   View<uint64_t> drawn;       // [T, words]          the set of drawn keys and its summaries
   View<uint16_t> counts;      // [T, M]              law poisson_multi only
   View<uint32_t> candidates;  // [T, M]

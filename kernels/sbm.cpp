@@ -80,14 +80,14 @@ SampleScratch alloc_sample_scratch(Arena& arena, const SampleEdges& args, int th
     }
   }
   if (may_use_rows(args)) {
-    const int64_t blocks = (m + cpu::kKeyBlock - 1) / cpu::kKeyBlock;
+    const int64_t blocks = cpu::num_key_blocks(m);
     scratch.within = arena.alloc<int32_t>({threads, k, blocks, cpu::kKeyBlock});
-    scratch.blocks = arena.alloc<uint64_t>({threads, k, blocks});
+    scratch.blocks = arena.alloc<uint64_t>({threads, k, cpu::SumTree(blocks).size});
     scratch.zeta = arena.alloc<double>({threads, k});
     scratch.zmax = arena.alloc<float>({threads, k});
     scratch.scale = arena.alloc<float>({threads, k});
     scratch.real_keys = arena.alloc<uint32_t>({threads, m + 1});
-    scratch.rates = arena.alloc<uint64_t>({threads, k + 1});
+    scratch.rates = arena.alloc<uint64_t>({threads, cpu::SumTree(k + 1).size});
     scratch.drawn = arena.alloc<uint64_t>({threads, cpu::KeySet::num_words(m)});
     scratch.candidates = arena.alloc<uint32_t>({threads, m + 1});
     if (args.law == MaskLaw::kPoissonMulti) scratch.counts = arena.alloc<uint16_t>({threads, m});

@@ -11,9 +11,14 @@ packages=(g++ cmake ninja-build pkg-config libopenmpi-dev openmpi-bin libyaml-cp
   nlohmann-json3-dev libdnnl-dev ocl-icd-opencl-dev libxxhash-dev)
 case "${1:-}" in
   "") ;;
-  --tests) packages+=(libgtest-dev libbenchmark-dev) ;;
+  --tests) packages+=(libgtest-dev libbenchmark-dev procps) ;;
   *) echo "usage: $0 [--tests]" >&2; exit 2 ;;
 esac
+
+if ! command -v dpkg-query >/dev/null; then
+  echo "This is not Debian. Install what docs/dependencies.md lists and build with: launch/build.sh cpu" >&2
+  exit 2
+fi
 
 missing=()
 for package in "${packages[@]}"; do
@@ -25,7 +30,7 @@ done
 install="apt-get install -y --no-install-recommends ${missing[*]}"
 sudo=""
 if [ "$(id -u)" != 0 ]; then
-  if sudo -n true 2>/dev/null; then
+  if sudo -n true 2>/dev/null || { [ -t 0 ] && command -v sudo >/dev/null && sudo -v; }; then
     sudo="sudo"
   else
     echo "Some packages are missing. Run this as root, then start again:" >&2

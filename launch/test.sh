@@ -14,5 +14,5 @@ ctest --preset cpu "$@"
 # The sanitized build repeats what is quick: unit tests and tests of several ranks.
 if [ "${STIPPLE_SANITIZED:-1}" = 1 ]; then
   launch/build.sh cpu-asan
-  ctest --preset cpu-asan "$@"
+  ctest --preset cpu-asan ${1:+--no-tests=ignore} "$@"
 fi

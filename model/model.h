@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The classifier of the Long Range Arena family: embeddings, pre-LN encoder, pooled or per-token
-// head (docs/attention/sbm.md, 4.1).
+// head (docs/attention/sbm.md).
 #pragma once
 
 #include <memory>

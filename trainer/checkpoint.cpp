@@ -49,20 +49,16 @@ std::string shard_name(int rank, int world_size) {
 /// Runs a part that may fail on some ranks only, so that it fails on all of them.
 template <class Body>
 void collectively(Communicator& comm, Body body) {
-  std::string error;
   try {
-    body();
+    comm::agree(comm, body);
   } catch (const CommError&) {
     throw;
-  } catch (const std::exception& e) {
-    error = *e.what() != '\0' ? e.what() : "unknown error";
-  }
-  try {
-    comm.check_all(error);
-  } catch (const CommError&) {
+  } catch (const ConfigError&) {
     throw;
   } catch (const Error& e) {
-    throw CheckpointError(e.what());
+    CheckpointError error(e.what());
+    error.set_collective();
+    throw error;
   }
 }
 
@@ -190,7 +186,7 @@ std::string_view kind_of(std::string_view name) { return name.substr(0, name.fin
     const auto keys = differing_keys(manifest.meta.config_yaml, config_yaml);
     if (!keys.empty()) advice = fmt::format("the configuration differs in {}", joined(keys));
   }
-  throw CheckpointError(
+  throw ConfigError(
       fmt::format("checkpoint {} does not fit this model: {}; {}", checkpoint, what, advice));
 }
 

@@ -70,8 +70,9 @@ class CheckpointStore {
 /// directory, changing nothing on disk. Each checkpoint that fails verification is named in a
 /// warning with the reason. Tensors of kinds that `into` does not have are left out: parameters
 /// alone can be restored.
-///   CheckpointError: there are checkpoints but none is good; or the tensors do not fit, naming
-///   them and, when the present `config_yaml` is given, the keys that differ from the stored one.
+///   CheckpointError: there are checkpoints but none is good.
+///   ConfigError: the tensors do not fit, naming them and, when the present `config_yaml` is given,
+///   the keys that differ from the stored one.
 ///   None: there is no checkpoint.
 std::optional<CheckpointMeta> load_checkpoint(const std::string& path, comm::Communicator&,
                                               std::span<const TensorRef> into,

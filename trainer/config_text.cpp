@@ -67,11 +67,11 @@ std::vector<std::string> differing_keys(std::string_view stored_yaml, std::strin
     const auto found = now.find(key);
     const std::string other = found == now.end() ? "absent" : found->second;
     if (other != value)
-      differences.push_back(fmt::format("{}: {} in the checkpoint, {} now", key, value, other));
+      differences.push_back(fmt::format("{}: {} before, {} now", key, value, other));
   }
   for (const auto& [key, value] : now_pairs)
     if (!stored.contains(key))
-      differences.push_back(fmt::format("{}: absent in the checkpoint, {} now", key, value));
+      differences.push_back(fmt::format("{}: absent before, {} now", key, value));
   return differences;
 }
 

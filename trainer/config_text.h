@@ -14,7 +14,7 @@ namespace stipple::trainer {
 /// {"train.steps", "1000"} in the order of the text. Lines without a key are left out.
 std::vector<std::pair<std::string, std::string>> flatten_config(std::string_view yaml);
 
-/// "model.width: 64 in the checkpoint, 128 now" for each key that differs or exists on one side
+/// "model.width: 64 before, 128 now" for each key that differs or exists on one side
 /// only.
 std::vector<std::string> differing_keys(std::string_view stored_yaml, std::string_view now_yaml);
 

@@ -4,12 +4,16 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "comm/communicator.h"
 #include "data/batch.h"
+#include "trainer/metrics.h"
 #include "trainer/replica.h"
+#include "trainer/report.h"
 #include "trainer/step_observer.h"
 
 namespace stipple::trainer {
@@ -27,11 +31,19 @@ struct EvalResult {
 
 /// Leaves are dealt to ranks round-robin; losses are added in leaf order. The graph of example i
 /// under sampling seed s is a function of (run.seed, s, i) alone. With several seeds, loss,
-/// accuracy and density are means over them. Collective.
-EvalResult evaluate(Replica&, comm::Communicator&, const data::Dataset&, const data::TaskInfo&,
-                    const Config&, int64_t seeds);
+/// accuracy and density are means over them. `stop` is asked now and then: when it says so on some
+/// rank, all give up and there is no result. Collective.
+std::optional<EvalResult> evaluate(Replica&, comm::Communicator&, const data::Dataset&,
+                                   const data::TaskInfo&, const Config&, int64_t seeds,
+                                   bool (*stop)());
 
-/// "41.2 % is above 'root operator' (36.2 %), 18.6 points below 'depth 1' (59.8 %)".
-std::string place_on_ladder(double accuracy, const std::vector<data::Task::Rung>& ascending);
+/// What metrics.jsonl keeps of it.
+EvalRecord eval_record(const EvalResult&, int64_t step, std::string_view split);
+
+/// The task's ladder on these examples, ascending.
+std::vector<LadderRung> ladder_of(const data::Task&, const data::Dataset&);
+
+/// "41.2 %, 5.0 points above 'root operator' (36.2 %), 18.6 points below 'depth 1' (59.8 %)".
+std::string place_on_ladder(double accuracy, const std::vector<LadderRung>& ascending);
 
 }  // namespace stipple::trainer

@@ -68,6 +68,12 @@ std::string SpikeGuard::stop_message(int64_t step, const std::string& reason) co
       config_.spike_factor > 0 ? ", or a larger guard.spike_factor" : "");
 }
 
+SpikeGuard::SpikeGuard(const GuardConfig& config) : config_(config) {
+  // One more than is kept, while the oldest goes.
+  losses_.reserve(static_cast<size_t>(config.window) + 1);
+  norms_.reserve(static_cast<size_t>(config.window) + 1);
+}
+
 SpikeGuard::Verdict SpikeGuard::check(int64_t step, double loss, double grad_norm) {
   const std::string reason = fault(loss, grad_norm);
   if (reason.empty()) {
@@ -79,7 +85,11 @@ SpikeGuard::Verdict SpikeGuard::check(int64_t step, double loss, double grad_nor
     return Verdict::kApply;
   }
   ++consecutive_skips_;
-  if (consecutive_skips_ >= config_.max_skips) throw Error(stop_message(step, reason));
+  if (consecutive_skips_ >= config_.max_skips) {
+    DivergenceError error(stop_message(step, reason));
+    error.set_collective();  // every rank judges the same numbers
+    throw error;
+  }
   log::info(detail::concat("step ", step, " was not applied: ", reason));
   return Verdict::kSkip;
 }

@@ -22,7 +22,7 @@ struct GuardConfig {
 
 class SpikeGuard {
  public:
-  explicit SpikeGuard(const GuardConfig& config) : config_(config) {}
+  explicit SpikeGuard(const GuardConfig&);
 
   enum class Verdict : uint8_t { kApply, kSkip };
 

@@ -3,8 +3,8 @@
 // into one line and an exit code.
 #include <CLI/CLI.hpp>
 #include <functional>
-#include <thread>
 
+#include "core/cpu/cores.h"
 #include "core/error.h"
 #include "core/log.h"
 #include "trainer/commands/commands.h"
@@ -12,35 +12,44 @@
 namespace stipple::trainer {
 namespace {
 
-/// A command that all ranks run together. A ConfigError is everybody's: rank 0 tells, all leave in
-/// order. Any other error is this rank's own: it tells, and ends the job, because its peers may be
-/// waiting for it.
+/// A command that all ranks run together. What all ranks throw, rank 0 tells and all leave in
+/// order. What one rank throws, it tells itself, and ends the job, because its peers may be waiting
+/// for it.
 int run_collective(const std::function<int(comm::Communicator&)>& command) {
   const std::unique_ptr<comm::Communicator> communicator = comm::make_mpi_communicator();
   log::set_rank(communicator->rank(), communicator->size());
   try {
     return command(*communicator);
-  } catch (const ConfigError& e) {
-    if (communicator->rank() == 0) log::error(e.what());
-    return kBadConfig;
   } catch (const std::exception& e) {
+    const auto* error = dynamic_cast<const Error*>(&e);
+    if (communicator->size() == 1 || (error != nullptr && error->is_collective())) {
+      if (communicator->rank() == 0) log::error(e.what());
+      return exit_code_of(e);
+    }
     log::fatal(e.what());
-    if (communicator->size() > 1) comm::abort_job(kFailed);
-    return kFailed;
+    comm::abort_job(exit_code_of(e));
   }
 }
 
 int run_local(const std::function<int()>& command) {
   try {
     return command();
-  } catch (const ConfigError& e) {
-    log::error(e.what());
-    return kBadConfig;
   } catch (const std::exception& e) {
     log::error(e.what());
-    return kFailed;
+    return exit_code_of(e);
   }
 }
+
+}  // namespace
+
+int exit_code_of(const std::exception& e) {
+  if (dynamic_cast<const ConfigError*>(&e) != nullptr) return kBadConfig;
+  if (dynamic_cast<const DataError*>(&e) != nullptr) return kBadConfig;
+  if (dynamic_cast<const DivergenceError*>(&e) != nullptr) return kDoNotRestart;
+  return kFailed;
+}
+
+namespace {
 
 constexpr const char* kConfigHelp =
     "Configuration files, composed left to right, then key=value overrides (docs/config.md lists "
@@ -53,6 +62,8 @@ struct CommandLine {
   std::string path;
   std::string out;
   int ranks = 1;
+  int ranks_per_node = 0;
+  int64_t seed = 0;
   data::listops::GeneratorOptions listops;
   std::function<int()> action;
 
@@ -62,8 +73,9 @@ struct CommandLine {
     app.footer(
         "Start several ranks with mpirun: mpirun -np 4 stipple train "
         "configs/recipe/quickstart.yaml\n"
-        "Exit codes: 0 done, 1 failed (start again to resume), 2 bad configuration, 75 saved and "
-        "stopped by a signal");
+        "Exit codes: 0 done, 1 failed (start again to resume), 2 bad configuration or data, 75 "
+        "saved "
+        "and stopped by a signal, 93 diverged (starting again would not help)");
     add_train();
     add_eval();
     add_data();
@@ -100,11 +112,12 @@ struct CommandLine {
     CLI::App* task = command->add_subcommand(
         "listops", "ListOps in the published tsv format of the Long Range Arena");
     task->set_version_flag("--version", "stipple " STIPPLE_VERSION);
-    listops.threads = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+    listops.threads = cpu::allowed_cores();
     task->add_option("--out", out, "Folder for basic_train.tsv, basic_val.tsv, basic_test.tsv")
         ->required();
-    task->add_option("--seed", listops.seed, "The same seed writes the same bytes")
-        ->capture_default_str();
+    task->add_option("--seed", seed, "The same seed writes the same bytes")
+        ->capture_default_str()
+        ->check(CLI::NonNegativeNumber);
     task->add_option("--train", listops.train, "Training examples")
         ->capture_default_str()
         ->check(CLI::NonNegativeNumber);
@@ -122,7 +135,12 @@ struct CommandLine {
     task->add_option("--threads", listops.threads, "Threads; any number writes the same bytes")
         ->check(CLI::PositiveNumber);
     task->callback([this] {
-      action = [this] { return run_local([this] { return data_listops(out, listops); }); };
+      action = [this] {
+        return run_local([this] {
+          listops.seed = static_cast<uint64_t>(seed);
+          return data_listops(out, listops);
+        });
+      };
     });
   }
   void add_dry_run() {
@@ -132,9 +150,16 @@ struct CommandLine {
     command->add_option("--ranks", ranks, "Number of MPI ranks to plan for")
         ->capture_default_str()
         ->check(CLI::PositiveNumber);
+    command
+        ->add_option("--ranks-per-node", ranks_per_node,
+                     "Ranks that share a machine like this one; all by default")
+        ->check(CLI::PositiveNumber);
     command->callback([this] {
       action = [this] {
-        return run_local([this] { return dry_run(split_config_arguments(config), ranks); });
+        return run_local([this] {
+          return dry_run(split_config_arguments(config), ranks,
+                         ranks_per_node > 0 ? ranks_per_node : ranks);
+        });
       };
     });
   }
@@ -171,5 +196,10 @@ int main(int argc, char** argv) {
   } catch (const CLI::ParseError& e) {
     return line.app.exit(e) == 0 ? stipple::trainer::kDone : stipple::trainer::kBadConfig;
   }
-  return line.action();
+  try {
+    return line.action();
+  } catch (const std::exception& e) {  // the ranks could not even be started
+    stipple::log::error(e.what());
+    return stipple::trainer::exit_code_of(e);
+  }
 }

@@ -77,7 +77,8 @@ ordered_json to_json(const TrainRecord& r) {
                  {"tokens_per_s", number(r.tokens_per_s)},
                  {"learning_rate", number(r.learning_rate)},
                  {"grad_norm", number(r.grad_norm)},
-                 {"skipped", r.skipped}};
+                 {"skipped", r.skipped},
+                 {"auxiliary_loss", number(r.auxiliary_loss)}};
   StepSeconds seconds = r.seconds;
   visit_seconds(seconds, [&](const char* key, double& value) { j[key] = number(value); });
   j["layers"] = layers_to_json(r.layers);
@@ -108,6 +109,7 @@ TrainRecord train_from_json(const ordered_json& j) {
   r.learning_rate = number_from(j.at("learning_rate"));
   r.grad_norm = number_from(j.at("grad_norm"));
   r.skipped = j.at("skipped");
+  r.auxiliary_loss = number_from(j.at("auxiliary_loss"));
   visit_seconds(r.seconds, [&](const char* key, double& value) { value = number_from(j.at(key)); });
   r.layers = layers_from_json(j.at("layers"));
   return r;

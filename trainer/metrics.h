@@ -4,7 +4,7 @@
 // error, so keys are only ever added.
 //
 //   kind "train"  step split loss accuracy density examples_per_s tokens_per_s learning_rate
-//   grad_norm skipped
+//   grad_norm skipped auxiliary_loss
 //                 step_s data_s forward_s sampling_s backward_s reduce_s optimizer_s
 //                 layers: [{density: [per head], empty_rows: [per head], effective_cells: [per
 //                 head]}, per layer]
@@ -44,12 +44,13 @@ struct TrainRecord {
   int64_t step = 0;
   double loss = 0;
   double accuracy = 0;  ///< 0..1
-  double density = 0;   ///< over all layers and heads
+  double density = 0;   ///< over all layers and heads; NaN: attention without graphs
   double examples_per_s = 0;
   double tokens_per_s = 0;
   double learning_rate = 0;
   double grad_norm = 0;
-  int64_t skipped = 0;  ///< steps that the guard did not apply, since the start
+  int64_t skipped = 0;        ///< steps that the guard did not apply, since the start
+  double auxiliary_loss = 0;  ///< weighted regularisers that attention adds to the loss
   StepSeconds seconds = {};
   std::vector<LayerRecord> layers = {};
 };

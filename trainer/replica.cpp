@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <thread>
 
+#include "core/cpu/cores.h"
+
 namespace stipple::trainer {
 namespace {
 
@@ -57,8 +59,12 @@ comm::ReducerOptions reducer_options(const Config& config, int64_t numel) {
 
 int threads_per_rank(const Config& config, int local_ranks) {
   if (config.threads > 0) return static_cast<int>(config.threads);
-  const int cores = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
-  return std::max(1, cores / local_ranks);
+  const int allowed = cpu::allowed_cores();
+  const int online = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+  // A launcher that binds ranks has given this one its own share; otherwise all ranks see all
+  // cores.
+  const bool own_share = allowed < online && allowed * local_ranks <= online;
+  return own_share ? allowed : std::max(1, allowed / local_ranks);
 }
 
 MemoryPlan plan_memory(const Config& config, const data::TaskInfo& info, int threads, int rank,

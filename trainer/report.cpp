@@ -229,7 +229,8 @@ std::string tiles(const Metrics& m) {
                            percent(result->seed_spread));
     html += tile(percent(result->accuracy), label);
     html += tile(short_number(result->loss), result->split + " loss");
-    html += tile(percent(result->density), result->split + " attention density");
+    if (std::isfinite(result->density))
+      html += tile(percent(result->density), result->split + " attention density");
   }
   if (m.train.empty()) return html;
   const TrainRecord& last = m.train.back();
@@ -288,18 +289,15 @@ std::string config_tables(const std::string& yaml) {
   return html + "</table>\n</div>\n";
 }
 
-std::string charts(const ReportInput& input) {
-  const Metrics& m = input.metrics;
-  std::string html = "<h2>Learning</h2>\n<div class=\"charts\">\n";
-  html += line_chart(loss_chart(m));
-  html += line_chart(accuracy_chart(input));
-  html += single_curve(
-      m, {.title = "Learning rate", .from_zero = true}, "learning rate",
-      [](const auto& r) { return r.learning_rate; }, false);
-  html += single_curve(
-      m, {.title = "Gradient norm", .unit = "before clipping", .from_zero = true},
-      "gradient norm (smoothed)", [](const auto& r) { return r.grad_norm; }, true);
-  html += "</div>\n<h2>Attention</h2>\n<div class=\"charts\">\n";
+/// Softmax attention looks at all pairs and has no graph to show.
+bool has_graphs(const Metrics& m) {
+  return m.train.empty() || std::any_of(m.train.begin(), m.train.end(), [](const TrainRecord& r) {
+           return std::isfinite(r.density);
+         });
+}
+
+std::string attention_charts(const Metrics& m) {
+  std::string html = "</div>\n<h2>Attention</h2>\n<div class=\"charts\">\n";
   html += single_curve(
       m,
       {.title = "Density", .unit = "edges / pairs, all layers", .from_zero = true, .percent = true},
@@ -316,6 +314,21 @@ std::string charts(const ReportInput& input) {
                        .unit = "share of queries without an edge",
                        .percent = true},
                       &LayerRecord::empty_rows);
+  return html;
+}
+
+std::string charts(const ReportInput& input) {
+  const Metrics& m = input.metrics;
+  std::string html = "<h2>Learning</h2>\n<div class=\"charts\">\n";
+  html += line_chart(loss_chart(m));
+  html += line_chart(accuracy_chart(input));
+  html += single_curve(
+      m, {.title = "Learning rate", .from_zero = true}, "learning rate",
+      [](const auto& r) { return r.learning_rate; }, false);
+  html += single_curve(
+      m, {.title = "Gradient norm", .unit = "before clipping", .from_zero = true},
+      "gradient norm (smoothed)", [](const auto& r) { return r.grad_norm; }, true);
+  if (has_graphs(m)) html += attention_charts(m);
   html += "</div>\n<h2>Speed</h2>\n<div class=\"charts\">\n";
   html += step_time_chart(m);
   html += single_curve(
@@ -323,6 +336,8 @@ std::string charts(const ReportInput& input) {
       [](const auto& r) { return r.examples_per_s; }, true);
   return html + "</div>\n";
 }
+
+}  // namespace
 
 std::vector<LadderRung> read_ladder(const std::string& path) {
   std::vector<LadderRung> ladder;
@@ -336,8 +351,6 @@ std::vector<LadderRung> read_ladder(const std::string& path) {
   }
   return ladder;
 }
-
-}  // namespace
 
 std::string render_report(const ReportInput& input) {
   const std::string name = escape_html(input.run_name);

@@ -26,6 +26,9 @@ struct ReportInput {
 
 std::string render_report(const ReportInput&);
 
+/// ladder.json of a run; no file: empty. DataError when it does not hold what it should.
+std::vector<LadderRung> read_ladder(const std::string& path);
+
 /// Reads metrics.jsonl, config.yaml and ladder.json ([{"name": ..., "accuracy": 0.38}, ...]) of a
 /// run, as far as they exist, and writes report.html beside them. ConfigError when there is no such
 /// directory; DataError "file:line: what" when a file does not hold what it should.

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "trainer/run_directory.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <cerrno>
 #include <cstring>
@@ -11,6 +13,7 @@
 
 #include "core/log.h"
 #include "trainer/config_text.h"
+#include "trainer/durable_file.h"
 
 namespace stipple::trainer {
 namespace {
@@ -26,84 +29,81 @@ std::string read_file(const std::string& path) {
   return {std::istreambuf_iterator<char>(in), {}};
 }
 
+bool has_entries(const std::string& directory) {
+  std::error_code error;
+  return fs::directory_iterator(directory, error) != fs::directory_iterator();
+}
+
 }  // namespace
 
-bool RunDirectory::has_run() const { return fs::exists(config()) || fs::exists(checkpoints()); }
+bool RunDirectory::has_run() const { return fs::exists(metrics()) || has_entries(checkpoints()); }
 
-void RunDirectory::open(Config& config) const {
+void RunDirectory::open(Resume resume) const {
   const bool existing = has_run();
-  STIPPLE_CHECK_AS(ConfigError, !(existing && config.run.resume == Resume::kNever), path_,
+  STIPPLE_CHECK_AS(ConfigError, !existing || resume != Resume::kNever, path_,
                    " holds a run already and run.resume is 'never'; choose another run.dir");
-  STIPPLE_CHECK_AS(ConfigError, existing || config.run.resume != Resume::kMust, path_,
+  STIPPLE_CHECK_AS(ConfigError, existing || resume != Resume::kMust, path_,
                    " holds no run and run.resume is 'must'; check run.dir");
   std::error_code error;
   fs::create_directories(path_, error);
-  STIPPLE_CHECK_AS(ConfigError, !error, "cannot make the run directory ", path_, ": ",
-                   error.message());
+  STIPPLE_CHECK(!error, "cannot make the run directory ", path_, ": ", error.message());
   log::set_file(path_ + "/log.txt");
+}
+
+void RunDirectory::write_config(Config& config) const {
   const std::string yaml = yaml_of(config);
   if (fs::exists(this->config())) {
     for (const std::string& line : differing_keys(read_file(this->config()), yaml)) log::warn(line);
   }
-  const std::string temporary = this->config() + ".new";
-  std::ofstream out(temporary, std::ios::trunc);
-  out << yaml;
-  out.close();
-  STIPPLE_CHECK(out.good(), "cannot write ", temporary, ": ", std::strerror(errno));
-  fs::rename(temporary, this->config());
+  replace_durably(this->config(), yaml);
 }
 
-void RunDirectory::write_ladder(const std::vector<data::Task::Rung>& rungs) const {
+void RunDirectory::write_ladder(const std::vector<LadderRung>& rungs) const {
   nlohmann::json list = nlohmann::json::array();
-  for (const data::Task::Rung& rung : rungs)
+  for (const LadderRung& rung : rungs)
     list.push_back({{"name", rung.name}, {"accuracy", rung.accuracy}});
-  std::ofstream(ladder(), std::ios::trunc) << list.dump(2) << '\n';
+  replace_durably(ladder(), list.dump(2) + "\n");
 }
 
-std::vector<data::Task::Rung> RunDirectory::read_ladder() const {
-  std::vector<data::Task::Rung> rungs;
-  std::ifstream in(ladder());
-  const nlohmann::json list = nlohmann::json::parse(in, nullptr, false);
-  if (!list.is_array()) return rungs;
-  for (const auto& rung : list)
-    rungs.push_back({rung.value("name", ""), rung.value("accuracy", 0.0)});
-  return rungs;
+RunLock::RunLock(const RunDirectory& directory) {
+  const std::string path = directory.path() + "/lock";
+  descriptor_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+  STIPPLE_CHECK(descriptor_ >= 0, "cannot open ", path, ": ", std::strerror(errno));
+  struct flock whole = {};
+  whole.l_type = F_WRLCK;
+  whole.l_whence = SEEK_SET;
+  if (fcntl(descriptor_, F_SETLK, &whole) != 0) {
+    const std::string holder = read_file(path);
+    ::close(descriptor_);
+    throw ConfigError(
+        fmt::format("another job is using {} ({}); wait for it or choose another run.dir",
+                    directory.path(), holder.empty() ? "unknown" : holder));
+  }
+  char host[64] = "";
+  gethostname(host, sizeof host - 1);
+  const std::string holder = fmt::format("{}, process {}", host, getpid());
+  // Only for the other's message: the lock holds without it.
+  if (ftruncate(descriptor_, 0) == 0) {
+    [[maybe_unused]] const ssize_t written = ::write(descriptor_, holder.data(), holder.size());
+  }
 }
+
+RunLock::~RunLock() { ::close(descriptor_); }
 
 Config load_config_on_all_ranks(comm::Communicator& communicator,
                                 const std::vector<std::string>& files,
                                 const std::vector<std::string>& overrides) {
   std::string text;
-  std::string mistake;
-  if (communicator.rank() == 0) {
-    try {
-      Config config = Config::load(files, overrides);
-      validate(config);
-      text = yaml_of(config);
-    } catch (const ConfigError& e) {
-      mistake = e.what();
-    }
-  }
-  mistake = communicator.broadcast(mistake, 0);
-  if (!mistake.empty()) throw ConfigError(mistake);
+  comm::agree(communicator, [&] {
+    if (communicator.rank() != 0) return;
+    Config config = Config::load(files, overrides);
+    validate(config);
+    text = yaml_of(config);
+  });
   Config config;
   load_config_text(communicator.broadcast(text, 0), "configuration of rank 0",
                    [&](ConfigVisitor& v) { config.describe(v); });
   return config;
-}
-
-void open_on_rank_zero(comm::Communicator& communicator, const RunDirectory& directory,
-                       Config& config) {
-  std::string mistake;
-  if (communicator.rank() == 0) {
-    try {
-      directory.open(config);
-    } catch (const Error& e) {
-      mistake = e.what();
-    }
-  }
-  mistake = communicator.broadcast(mistake, 0);
-  if (!mistake.empty()) throw ConfigError(mistake);
 }
 
 }  // namespace stipple::trainer

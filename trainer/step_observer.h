@@ -6,6 +6,7 @@
 #include <array>
 #include <chrono>
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "comm/communicator.h"
@@ -47,7 +48,8 @@ class StepObserver final : public model::Observer {
   bool has_graphs() const;
   double density() const;  ///< over all layers and heads
   double sampling_s() const { return sampling_s_; }
-  double auxiliary_loss() const { return auxiliary_loss_; }
+  /// Regularisers since the last call.
+  double take_auxiliary_loss() { return std::exchange(auxiliary_loss_, 0.0); }
 
   void grads_ready(Range range) override;
   void auxiliary_loss(std::string_view name, double value) override;

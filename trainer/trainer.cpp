@@ -4,7 +4,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <filesystem>
+#include <limits>
+#include <numeric>
 
+#include "core/cpu/isa.h"
 #include "core/log.h"
 #include "trainer/commands/commands.h"
 #include "trainer/report.h"
@@ -12,6 +16,9 @@
 
 namespace stipple::trainer {
 namespace {
+
+/// A number that does not exist: null in metrics.jsonl.
+constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
 
 std::string duration_text(double seconds) {
   const auto s = static_cast<int64_t>(seconds + 0.5);
@@ -40,16 +47,15 @@ std::vector<LayerRecord> layer_records(const StepObserver& observer,
   return records;
 }
 
-EvalRecord eval_record(const EvalResult& result, int64_t step, const std::string& split) {
-  return {.step = step,
-          .split = split,
-          .loss = result.loss,
-          .accuracy = result.accuracy,
-          .density = result.density,
-          .examples = result.examples,
-          .examples_per_s = static_cast<double>(result.examples) / std::max(1e-9, result.seconds),
-          .seed_accuracy = result.seed_accuracy,
-          .seed_spread = result.spread()};
+std::unique_ptr<data::Dataset> open_on_all_ranks(comm::Communicator& communicator,
+                                                 const data::Task& task, data::Split split) {
+  std::unique_ptr<data::Dataset> dataset;
+  comm::agree(communicator, [&] {
+    dataset = task.open(split);
+    STIPPLE_CHECK_AS(DataError, dataset->size() > 0, "the split '", data::split_name(split),
+                     "' of ", task.info().name, " has no examples");
+  });
+  return dataset;
 }
 
 MemoryPlan plan_and_tell(const Config& config, const data::TaskInfo& info, int threads,
@@ -70,8 +76,8 @@ Trainer::Trainer(const Config& config, comm::Communicator& communicator)
       communicator_(communicator),
       directory_(config.run.dir),
       task_(data::make_task(config.data, static_cast<uint64_t>(config.run.seed))),
-      train_set_(task_->open(data::Split::kTrain)),
-      validation_set_(task_->open(data::Split::kValidation)),
+      train_set_(open_on_all_ranks(communicator, *task_, data::Split::kTrain)),
+      validation_set_(open_on_all_ranks(communicator, *task_, data::Split::kValidation)),
       batches_(*train_set_, task_->info(), batch_options(config)),
       plan_(plan_and_tell(config, task_->info(),
                           threads_per_rank(config, communicator.local_size()), communicator)),
@@ -83,15 +89,39 @@ Trainer::Trainer(const Config& config, comm::Communicator& communicator)
       checkpoints_(directory_.checkpoints(), communicator, config.checkpoint.keep),
       my_leaves_(
           comm::leaves_of_rank(batches_.num_leaves(), communicator.rank(), communicator.size())),
-      sums_(static_cast<size_t>(batches_.num_leaves()) + 1),
+      sums_(static_cast<size_t>(2 * batches_.num_leaves()) + 1),
       counts_(3) {
   observer_.attach(reducer_.get(), &communicator_);
+  require_equal_ranks();
   restore();
-  if (communicator_.rank() == 0) {
-    const int64_t restored = saved_step_;
-    metrics_ = std::make_unique<MetricsWriter>(directory_.metrics(), restored);
-    board_ = std::make_unique<TensorBoardWriter>(directory_.path(), restored);
-    directory_.write_ladder(task_->ladder(*validation_set_));
+  comm::agree(communicator_, [&] {
+    if (communicator_.rank() != 0) return;
+    directory_.write_config(config_);
+    directory_.write_ladder(ladder_of(*task_, *validation_set_));
+    metrics_ = std::make_unique<MetricsWriter>(directory_.metrics(), saved_step_);
+    board_ = std::make_unique<TensorBoardWriter>(directory_.path(), saved_step_);
+  });
+}
+
+/// The same bits on every rank need the same data and the same instructions.
+void Trainer::require_equal_ranks() {
+  const std::vector<std::string> data = communicator_.all_gather(
+      fmt::format("{:016x} {:016x}", train_set_->fingerprint(), validation_set_->fingerprint()));
+  const std::vector<std::string> isas =
+      communicator_.all_gather(std::string(cpu::isa_name(cpu::isa())));
+  comm::agree(communicator_, [&] {
+    for (size_t rank = 1; rank < data.size(); ++rank) {
+      STIPPLE_CHECK_AS(ConfigError, data[rank] == data[0], "rank ", rank,
+                       " reads other data than rank 0 from data.dir (", config_.data.dir,
+                       "); put it on a shared file system or copy the same files");
+    }
+  });
+  for (size_t rank = 1; rank < isas.size(); ++rank) {
+    if (isas[rank] == isas[0] || communicator_.rank() != 0) continue;
+    log::warn(fmt::format(
+        "rank {} computes with {}, rank 0 with {}: set STIPPLE_ISA={} for results that do not "
+        "depend on the machine",
+        rank, isas[rank], isas[0], std::min(isas[rank], isas[0])));
   }
 }
 
@@ -130,15 +160,17 @@ void Trainer::restore() {
   const std::vector<TensorRef> into = tensors();
   const std::optional<CheckpointMeta> found = checkpoints_.load_newest(into, meta().config_yaml);
   if (!found) return;
-  STIPPLE_CHECK_AS(ConfigError, found->dataset_fingerprint == train_set_->fingerprint(),
-                   "the training data in data.dir is not what the run in ", config_.run.dir,
-                   " was trained on; restore that data or choose another run.dir");
-  STIPPLE_CHECK_AS(ConfigError, found->data_position == found->step * config_.train.batch,
-                   "the run in ", config_.run.dir, " has another train.batch (",
-                   found->data_position / std::max<int64_t>(1, found->step),
-                   "); use that, or choose another run.dir");
-  STIPPLE_CHECK_AS(CheckpointError, found->extra.size() >= 5,
-                   "the checkpoint lacks the trainer's state");
+  comm::agree(communicator_, [&] {
+    STIPPLE_CHECK_AS(ConfigError, found->dataset_fingerprint == train_set_->fingerprint(),
+                     "the training data in data.dir is not what the run in ", config_.run.dir,
+                     " was trained on; restore that data or choose another run.dir");
+    STIPPLE_CHECK_AS(ConfigError, found->data_position == found->step * config_.train.batch,
+                     "the run in ", config_.run.dir, " has another train.batch (",
+                     found->data_position / std::max<int64_t>(1, found->step),
+                     "); use that, or choose another run.dir");
+    STIPPLE_CHECK_AS(CheckpointError, found->extra.size() >= 5,
+                     "the checkpoint lacks the trainer's state");
+  });
   step_ = saved_step_ = found->step;
   window_ = {found->extra[0], found->extra[1], found->extra[2], found->extra[3]};
   skipped_ = static_cast<int64_t>(found->extra[4]);
@@ -167,6 +199,7 @@ void Trainer::run_leaves(StepResult& result) {
     counts_[0] += totals.correct;
     counts_[1] += totals.count;
     counts_[2] += count_tokens(leaf_);
+    sums_[static_cast<size_t>(batches_.num_leaves() + leaf)] = observer_.take_auxiliary_loss();
     result.seconds.forward += watch.lap();
     replica_.backward(observer_);
     reducer_->end_leaf();
@@ -182,8 +215,9 @@ void Trainer::sum_over_ranks(StepResult& result) {
   communicator_.all_reduce(std::span<double>(sums_), comm::Reduction::kSum);
   communicator_.all_reduce(std::span<int64_t>(counts_), comm::Reduction::kSum);
   observer_.all_reduce(communicator_);
-  double loss_sum = 0;
-  for (size_t leaf = 0; leaf + 1 < sums_.size(); ++leaf) loss_sum += sums_[leaf];
+  const auto leaves = sums_.begin() + batches_.num_leaves();
+  const double loss_sum = std::accumulate(sums_.begin(), leaves, 0.0);
+  result.auxiliary_loss = std::accumulate(leaves, sums_.end() - 1, 0.0);
   const double labels = static_cast<double>(std::max<int64_t>(1, counts_[1]));
   result.loss = loss_sum / labels;
   result.hits = counts_[0];
@@ -203,7 +237,9 @@ Trainer::StepResult Trainer::train_step() {
   Stopwatch watch;
   const View<const float> gradients = reducer_->finish();
   sum_over_ranks(result);
-  result.seconds.reduce = watch.lap();
+  const comm::ReducerTimes waited = reducer_->times();
+  result.seconds.reduce = watch.lap() + waited.waited_in_backward_s;
+  result.seconds.backward -= waited.waited_in_backward_s;
 
   result.grad_norm = optimizer_.norm(replica_.stream(), gradients, replica_.scratch());
   result.skipped = guard_.check(step_, result.loss, result.grad_norm) == SpikeGuard::Verdict::kSkip;
@@ -220,118 +256,140 @@ Trainer::StepResult Trainer::train_step() {
   window_.labels += static_cast<double>(result.labels);
   window_.steps += 1;
   result.seconds.step = whole.lap();
+  since_log_.add(result);
   return result;
 }
 
-void Trainer::log_step(const StepResult& result, double window_s) {
-  const double steps = static_cast<double>(std::max(1.0, window_.steps));
-  const double per_s = static_cast<double>(config_.train.batch) * steps_in_window_ / window_s;
-  const double loss = window_.loss / steps;
+void Trainer::SinceLog::add(const StepResult& result) {
+  steps += 1;
+  tokens += static_cast<double>(result.tokens);
+  seconds.step += result.seconds.step;
+  seconds.data += result.seconds.data;
+  seconds.forward += result.seconds.forward;
+  seconds.sampling += result.seconds.sampling;
+  seconds.backward += result.seconds.backward;
+  seconds.reduce += result.seconds.reduce;
+  seconds.optimizer += result.seconds.optimizer;
+}
+
+StepSeconds Trainer::SinceLog::mean() const {
+  return {.step = seconds.step / steps,
+          .data = seconds.data / steps,
+          .forward = seconds.forward / steps,
+          .sampling = seconds.sampling / steps,
+          .backward = seconds.backward / steps,
+          .reduce = seconds.reduce / steps,
+          .optimizer = seconds.optimizer / steps};
+}
+
+void Trainer::log_step(const StepResult& result) {
+  const StepSeconds seconds = since_log_.mean();
+  const double examples_per_s = static_cast<double>(config_.train.batch) / seconds.step;
+  const double tokens_per_s = since_log_.tokens / since_log_.seconds.step;
+  const double loss = window_.loss / std::max(1.0, window_.steps);
   const double accuracy = window_.hits / std::max(1.0, window_.labels);
-  const double tokens_per_s = static_cast<double>(tokens_in_window_) / window_s;
-  const double density = observer_.density();
-  const double left_s =
-      window_s / steps_in_window_ * static_cast<double>(config_.train.steps - step_);
+  const double density = observer_.has_graphs() ? observer_.density() : kNone;
+  const double left_s = seconds.step * static_cast<double>(config_.train.steps - step_);
   if (communicator_.rank() == 0) {
     log::progress(fmt::format(
         "step {}/{}  loss {:.4f}  accuracy {:.1f} %{}  {:.0f} examples/s  {:.0f} tokens/s  ETA {}",
         step_, config_.train.steps, loss, 100 * accuracy,
-        observer_.has_graphs() ? fmt::format("  density {:.2f} %", 100 * density) : "", per_s,
+        observer_.has_graphs() ? fmt::format("  density {:.2f} %", 100 * density) : "", examples_per_s,
         tokens_per_s, duration_text(left_s)));
     metrics_->write(TrainRecord{.step = step_,
                                 .loss = loss,
                                 .accuracy = accuracy,
                                 .density = density,
-                                .examples_per_s = per_s,
+                                .examples_per_s = examples_per_s,
                                 .tokens_per_s = tokens_per_s,
                                 .learning_rate = result.rates.learning_rate,
                                 .grad_norm = result.grad_norm,
                                 .skipped = skipped_,
-                                .seconds = result.seconds,
+                                .auxiliary_loss = result.auxiliary_loss,
+                                .seconds = seconds,
                                 .layers = layer_records(observer_, config_.model)});
     const Scalar scalars[] = {{"loss/train", loss},
                               {"accuracy/train", accuracy},
                               {"density/train", density},
                               {"optimizer/learning_rate", result.rates.learning_rate},
                               {"optimizer/grad_norm", result.grad_norm},
-                              {"throughput/examples_per_s", per_s},
+                              {"throughput/examples_per_s", examples_per_s},
                               {"throughput/tokens_per_s", tokens_per_s}};
     board_->write(step_, scalars);
   }
   window_ = {};
-  steps_in_window_ = 0;
-  tokens_in_window_ = 0;
+  since_log_ = {};
 }
 
-EvalResult Trainer::evaluate_split(data::Split split, const data::Dataset& dataset, int64_t seeds) {
-  const EvalResult result =
-      evaluate(replica_, communicator_, dataset, task_->info(), config_, seeds);
-  if (communicator_.rank() == 0) {
-    const std::string name(data::split_name(split));
-    log::info(fmt::format("step {}  {} loss {:.4f}  accuracy {:.2f} %  ({} examples in {:.1f} s)",
-                          step_, name, result.loss, 100 * result.accuracy, result.examples,
-                          result.seconds));
-    metrics_->write(eval_record(result, step_, name));
-    const std::string loss_tag = "loss/" + name;
-    const std::string accuracy_tag = "accuracy/" + name;
-    const Scalar scalars[] = {{loss_tag, result.loss}, {accuracy_tag, result.accuracy}};
-    board_->write(step_, scalars);
-  }
+std::optional<EvalResult> Trainer::evaluate_validation(int64_t seeds) {
+  const std::optional<EvalResult> result = evaluate(replica_, communicator_, *validation_set_,
+                                                    task_->info(), config_, seeds, stop_requested);
+  if (!result || communicator_.rank() != 0) return result;
+  const std::string name(data::split_name(data::Split::kValidation));
+  log::info(fmt::format("step {}  {} loss {:.4f}  accuracy {:.2f} %  ({} examples in {:.1f} s)",
+                        step_, name, result->loss, 100 * result->accuracy, result->examples,
+                        result->seconds));
+  metrics_->write(eval_record(*result, step_, name));
+  const Scalar scalars[] = {{"loss/val", result->loss}, {"accuracy/val", result->accuracy}};
+  board_->write(step_, scalars);
   return result;
 }
 
-/// A run may have ended between its last checkpoint and its report: then the report is still owed.
-bool Trainer::is_reported() {
-  bool reported = false;
+/// The run may have ended between its last checkpoint and what follows it.
+bool Trainer::has_validation_at_this_step() {
+  bool found = false;
   if (communicator_.rank() == 0) {
-    const Metrics metrics = read_metrics(directory_.metrics());
-    reported = !metrics.eval.empty() && metrics.eval.back().step == step_;
+    for (const EvalRecord& record : read_metrics(directory_.metrics()).eval)
+      found |= record.step == step_ && record.split == "val";
   }
-  return communicator_.any(reported);
+  return communicator_.any(found);
+}
+
+int Trainer::stop() {
+  save();
+  if (communicator_.rank() == 0)
+    log::info(
+        fmt::format("saved step {} and stopping, as a signal asked; start again to go on", step_));
+  return kRequeue;
 }
 
 int Trainer::run() {
-  if (step_ >= config_.train.steps && is_reported()) {
-    if (communicator_.rank() == 0) {
-      log::info(fmt::format("{} is complete: {} of {} steps; raise train.steps to go on",
-                            config_.run.dir, step_, config_.train.steps));
-    }
-    return kDone;
+  const bool complete = step_ >= config_.train.steps;
+  // A stop may have come between a step and its evaluation.
+  if (!complete && step_ > 0 && due(config_.eval.every) && !has_validation_at_this_step()) {
+    if (!evaluate_validation(1)) return stop();
   }
-  Stopwatch window;
   while (step_ < config_.train.steps) {
     const StepResult result = train_step();
-    steps_in_window_ += 1;
-    tokens_in_window_ += result.tokens;
-    if (due(config_.log.every)) log_step(result, window.lap());
+    if (due(config_.log.every)) log_step(result);
+    if (result.stop) return stop();
     if (due(config_.eval.every) && step_ < config_.train.steps) {
-      evaluate_split(data::Split::kValidation, *validation_set_, 1);
-      window.lap();
+      if (!evaluate_validation(1)) return stop();
     }
-    if (due(config_.checkpoint.every) || result.stop) {
-      save();
-      window.lap();
-    }
-    if (result.stop) {
-      if (communicator_.rank() == 0)
-        log::info(fmt::format("saved step {} and stopping, as a signal asked", step_));
-      return kRequeue;
-    }
+    if (due(config_.checkpoint.every)) save();
   }
   save();
-  finish();
+  if (!has_validation_at_this_step() && !evaluate_validation(config_.eval.seeds)) return stop();
+  if (communicator_.rank() == 0) tell_result(complete);
   return kDone;
 }
 
-void Trainer::finish() {
-  const EvalResult result =
-      evaluate_split(data::Split::kValidation, *validation_set_, config_.eval.seeds);
-  if (communicator_.rank() != 0) return;
-  write_report(directory_.path());
-  const std::vector<data::Task::Rung> ladder = directory_.read_ladder();
+void Trainer::tell_result(bool was_complete) {
+  if (!was_complete || !std::filesystem::exists(directory_.report()))
+    write_report(directory_.path());
+  if (was_complete) {
+    log::info(fmt::format("{} is complete: {} of {} steps; raise train.steps to go on",
+                          directory_.path(), step_, config_.train.steps));
+  }
+  const Metrics metrics = read_metrics(directory_.metrics());
+  double accuracy = kNone;
+  for (const EvalRecord& record : metrics.eval) {
+    if (record.step == step_ && record.split == "val") accuracy = record.accuracy;
+  }
   log::info(fmt::format("run directory  {}", directory_.path()));
-  log::info(fmt::format("report         {}/report.html", directory_.path()));
-  log::info(fmt::format("validation     {}", place_on_ladder(result.accuracy, ladder)));
+  log::info(fmt::format("report         {}", directory_.report()));
+  log::info(fmt::format("validation     {}",
+                        place_on_ladder(accuracy, read_ladder(directory_.ladder()))));
 }
 
 }  // namespace stipple::trainer

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "comm/communicator.h"
@@ -34,7 +35,8 @@ class Trainer {
 
   /// One optimizer step: what the loop repeats, and what bench_step measures.
   struct StepResult {
-    double loss = 0;  ///< mean over the labels of the global batch
+    double loss = 0;            ///< mean over the labels of the global batch
+    double auxiliary_loss = 0;  ///< weighted regularisers of the global batch
     int64_t hits = 0;
     int64_t labels = 0;
     int64_t tokens = 0;  ///< real tokens of the global batch
@@ -54,16 +56,18 @@ class Trainer {
   Replica& replica() { return replica_; }
 
  private:
+  void require_equal_ranks();
   void restore();
   void save();
   std::vector<TensorRef> tensors();
   CheckpointMeta meta();
   void run_leaves(StepResult&);
   void sum_over_ranks(StepResult&);
-  void log_step(const StepResult&, double window_s);
-  EvalResult evaluate_split(data::Split, const data::Dataset&, int64_t seeds);
-  bool is_reported();
-  void finish();
+  void log_step(const StepResult&);
+  std::optional<EvalResult> evaluate_validation(int64_t seeds);  ///< none: asked to stop
+  bool has_validation_at_this_step();
+  int stop();
+  void tell_result(bool was_complete);
   bool due(int64_t every) const { return every > 0 && step_ % every == 0; }
 
   Config config_;
@@ -84,7 +88,7 @@ class Trainer {
   Range my_leaves_;
   int64_t step_ = 0;
   int64_t saved_step_ = -1;
-  std::vector<double> sums_;                  ///< loss of each leaf, then the stop votes
+  std::vector<double> sums_;                  ///< loss and auxiliary loss of each leaf, stop votes
   std::vector<int64_t> counts_;               ///< hits, labels, tokens
   std::unique_ptr<MetricsWriter> metrics_;    ///< rank 0
   std::unique_ptr<TensorBoardWriter> board_;  ///< rank 0
@@ -98,8 +102,16 @@ class Trainer {
   };
   Window window_;
   int64_t skipped_ = 0;
-  double steps_in_window_ = 0;  ///< of this process: what throughput is measured over
-  int64_t tokens_in_window_ = 0;
+
+  /// What throughput is measured over; of this process only.
+  struct SinceLog {
+    double steps = 0;
+    double tokens = 0;
+    StepSeconds seconds{};
+    void add(const StepResult&);
+    StepSeconds mean() const;
+  };
+  SinceLog since_log_;
 };
 
 }  // namespace stipple::trainer

@@ -347,7 +347,15 @@ void initialize_mpi(int* argc, char*** argv) {
 
 std::unique_ptr<Communicator> make_mpi_communicator(int* argc, char*** argv) {
   const bool is_up = mpi_is_up();
-  if (!is_up && !started_by_launcher()) return make_single_communicator();
+  if (!is_up && !started_by_launcher()) {
+    const char* tasks = std::getenv("SLURM_STEP_NUM_TASKS");
+    STIPPLE_CHECK_AS(
+        ConfigError,
+        tasks == nullptr || std::atoi(tasks) <= 1 || std::getenv("SLURM_PROCID") == nullptr,
+        "srun started ", tasks,
+        " tasks that cannot see each other; use srun --mpi=pmix, or mpirun");
+    return make_single_communicator();
+  }
   // mpirun killed with SIGKILL cannot tell its ranks: the kernel does.
   if (std::getenv("OMPI_COMM_WORLD_SIZE") != nullptr) prctl(PR_SET_PDEATHSIG, SIGKILL);
   if (!is_up) initialize_mpi(argc, argv);

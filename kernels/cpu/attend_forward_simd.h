@@ -79,7 +79,8 @@ inline void add_edges(const AttendProblem& p, int64_t i, RowSoftmax& row, float*
     }
     sum = sum + weight;
     if (p.dropout.on) {
-      weight = select(keeps(p.dropout, i, load(columns + e)), weight, splat(0.0f));
+      const Words j = load(columns + e, first_lanes(count - e));
+      weight = select(keeps(p.dropout, i, j), weight, splat(0.0f));
     }
     store(scores + e, weight);
   }
@@ -109,17 +110,16 @@ inline void forward_gathered(const AttendProblem& p, const ForwardBuffers& b, in
     RowSoftmax row;
     for (int64_t e = p.row_ptr[i]; e < p.row_ptr[i + 1]; e += kSweepKeys) {
       const int64_t count = minimum(p.row_ptr[i + 1] - e, kSweepKeys);
-      // A copy: vectors read past the end of the list.
-      memcpy(b.columns, p.columns + e, static_cast<size_t>(count) * sizeof(uint32_t));
-      gather_scores(b.scores, p.q + i * p.dim, p.k, p.dim, b.columns, count, p.scale);
-      if (p.key_mask != nullptr) mask_scores(b.scores, b.columns, count, b.key_words);
+      const uint32_t* columns = p.columns + e;
+      gather_scores(b.scores, p.q + i * p.dim, p.k, p.dim, columns, count, p.scale);
+      if (p.key_mask != nullptr) mask_scores(b.scores, columns, count, b.key_words);
       const uint16_t* multiplicity = nullptr;
       uint16_t drawn[kSweepKeys + kMaxLanes];
       if (p.multiplicity != nullptr) {
         memcpy(drawn, p.multiplicity + e, static_cast<size_t>(count) * sizeof(uint16_t));
         multiplicity = drawn;
       }
-      add_edges(p, i, row, b.scores, b.columns, multiplicity, count);
+      add_edges(p, i, row, b.scores, columns, multiplicity, count);
     }
     finish_row(p, i, row);
   }

@@ -198,63 +198,54 @@ inline void accumulate_rows(float* out, const WeightedRows& rows, const float* b
 
 // --- scores of gathered keys ---------------------------------------------------------------------
 
-/// kVecs vectors of kWidth dot products at once; the partial sums meet in one transposed reduction.
-template <int kVecs, bool kMasked>
-inline void add_products(Floats (&sum)[kWidth], const float* query, const float* keys, int64_t dim,
-                         const uint32_t (&index)[kWidth], Mask last) {
-  Floats q[size_t{kVecs}];
-#pragma GCC unroll 4
-  for (int x = 0; x < kVecs; ++x) {
-    q[x] = kMasked ? load(query + x * kWidth, last) : load(query + x * kWidth);
-  }
-#pragma GCC unroll 16
-  for (int e = 0; e < kWidth; ++e) {
-    const float* key = keys + static_cast<int64_t>(index[e]) * dim;
-#pragma GCC unroll 4
-    for (int x = 0; x < kVecs; ++x) {
-      const Floats value = kMasked ? load(key + x * kWidth, last) : load(key + x * kWidth);
-      sum[e] = fma(q[x], value, sum[e]);
+/// Sums of products a[x] b[x] that add up to a . b. kVecs is n / kWidth, or 0: any n.
+template <int kVecs>
+inline Floats partial_dot(const float* a, const float* b, int64_t n) {
+  Floats sum = splat(0.0f);
+  if constexpr (kVecs > 0) {
+#pragma GCC unroll 8
+    for (int x = 0; x < kVecs; ++x) sum = fma(load(a + x * kWidth), load(b + x * kWidth), sum);
+  } else {
+    for (int64_t x = 0; x < n; x += kWidth) {
+      const Mask lanes = first_lanes(n - x);
+      sum = fma(load(a + x, lanes), load(b + x, lanes), sum);
     }
+  }
+  return sum;
+}
+
+inline float dot(const float* a, const float* b, int64_t n) {
+  return reduce_add(partial_dot<0>(a, b, n));
+}
+
+/// gather_scores of kVecs vectors a key. A key is done before the next one is begun: more addresses
+/// than that do not fit in registers. The partial sums of kWidth keys meet in one transposed
+/// reduction.
+template <int kVecs>
+inline void gather_scores_of(float* scores, const float* query, const float* keys, int64_t dim,
+                             const uint32_t* columns, int64_t count, float scale) {
+  const int64_t width = kVecs > 0 ? kVecs * kWidth : dim;
+  for (int64_t first = 0; first < count; first += kWidth) {
+    uint32_t index[kWidth];
+    // Lanes past the end take key 0.
+    store(index, load(columns + first, first_lanes(count - first)));
+    Floats sum[kWidth];
+#pragma GCC unroll 16
+    for (int e = 0; e < kWidth; ++e) {
+      sum[e] = partial_dot<kVecs>(query, keys + static_cast<int64_t>(index[e]) * width, width);
+    }
+    store(scores + first, reduce_add_each(sum) * splat(scale));
   }
 }
 
 /// scores[e] = scale query . keys[columns[e]] for e < count. Writes whole vectors.
 inline void gather_scores(float* scores, const float* query, const float* keys, int64_t dim,
                           const uint32_t* columns, int64_t count, float scale) {
-  const Mask all = first_lanes(kWidth);
-  for (int64_t first = 0; first < count; first += kWidth) {
-    uint32_t index[kWidth];
-#pragma GCC unroll 16
-    for (int e = 0; e < kWidth; ++e) index[e] = columns[minimum(first + e, count - 1)];
-    Floats sum[kWidth];
-#pragma GCC unroll 16
-    for (int e = 0; e < kWidth; ++e) sum[e] = splat(0.0f);
-    int64_t x = 0;
-    for (; x + 4 * kWidth <= dim; x += 4 * kWidth) {
-      add_products<4, false>(sum, query + x, keys + x, dim, index, all);
-    }
-    if (x + 2 * kWidth <= dim) {
-      add_products<2, false>(sum, query + x, keys + x, dim, index, all);
-      x += 2 * kWidth;
-    }
-    if (x + kWidth <= dim) {
-      add_products<1, false>(sum, query + x, keys + x, dim, index, all);
-      x += kWidth;
-    }
-    if (x < dim) {
-      add_products<1, true>(sum, query + x, keys + x, dim, index, first_lanes(dim - x));
-    }
-    store(scores + first, reduce_add_each(sum) * splat(scale));
-  }
-}
-
-inline float dot(const float* a, const float* b, int64_t n) {
-  Floats sum = splat(0.0f);
-  for (int64_t x = 0; x < n; x += kWidth) {
-    const Mask lanes = first_lanes(n - x);
-    sum = fma(load(a + x, lanes), load(b + x, lanes), sum);
-  }
-  return reduce_add(sum);
+  const auto gather = dim == 2 * kWidth   ? gather_scores_of<2>
+                      : dim == 4 * kWidth ? gather_scores_of<4>
+                      : dim == 8 * kWidth ? gather_scores_of<8>
+                                          : gather_scores_of<0>;
+  gather(scores, query, keys, dim, columns, count, scale);
 }
 
 inline void scale_row(float* row, int64_t n, float factor) {

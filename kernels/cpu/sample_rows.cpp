@@ -48,11 +48,11 @@ STIPPLE_VECTOR_BODY void fill_block(const KeyTableInputs& in, int64_t block,
     for (int64_t column = 0; column < kColumns; ++column) sums[t][column] = running[column];
   }
   for (int64_t column = 0; column < columns; ++column) {
-    const int64_t at = (first_cluster + column) * tables.num_blocks + block;
-    int32_t* within = tables.within + at * kKeyBlock;
+    const int64_t cluster = first_cluster + column;
+    int32_t* within = tables.within + (cluster * tables.num_blocks + block) * kKeyBlock;
     for (int64_t t = 0; t < kKeyBlock; ++t) within[t] = sums[t][column];
-    tables.blocks[at] =
-        (block == 0 ? 0 : tables.blocks[at - 1]) + static_cast<uint64_t>(running[column]);
+    uint64_t* blocks = tables.blocks + cluster * tables.tree.size + block;
+    *blocks = (block == 0 ? 0 : blocks[-1]) + static_cast<uint64_t>(running[column]);
   }
 }
 
@@ -90,6 +90,15 @@ uint64_t to_fixed_rate(double scaled) {
 }
 
 }  // namespace
+
+void SumTree::build(uint64_t* sums, int64_t count) const {
+  std::fill(sums + count, sums + size, kBeyond);
+  for (int64_t level = 1; level < num_levels; ++level) {
+    const uint64_t* below = sums + first[level - 1];
+    const int64_t nodes = (first[level] - first[level - 1]) / kFan;
+    for (int64_t e = 0; e < nodes; ++e) sums[first[level] + e] = below[e * kFan + kFan - 1];
+  }
+}
 
 const SampleKernels& sample_kernels() {
   switch (stipple::cpu::isa()) {
@@ -134,6 +143,7 @@ RowSampler::RowSampler(const SampleProblem& problem, const SampleScratch& scratc
       kernels_(sample_kernels()),
       zeta_(scratch.zeta.at(worker).data),
       zmax_(scratch.zmax.at(worker).data),
+      rate_tree_(problem.num_clusters + 1),
       rates_(scratch.rates.at(worker).data),
       counts_(problem.law == MaskLaw::kPoissonMulti ? scratch.counts.at(worker).data : nullptr),
       candidates_(scratch.candidates.at(worker).data),
@@ -150,7 +160,8 @@ void RowSampler::prepare_keys(const SampleScratch& scratch, int worker) {
     num_real_keys += problem_.is_real_key(j) ? 1 : 0;
   }
   tables_ = {.num_clusters = problem_.num_clusters,
-             .num_blocks = (problem_.num_keys + kKeyBlock - 1) / kKeyBlock,
+             .num_blocks = num_key_blocks(problem_.num_keys),
+             .tree = SumTree(num_key_blocks(problem_.num_keys)),
              .within = scratch.within.at(worker).data,
              .blocks = scratch.blocks.at(worker).data,
              .real_keys = real_keys,
@@ -164,14 +175,14 @@ void RowSampler::prepare_keys(const SampleScratch& scratch, int worker) {
   vectorized<fill_key_tables>(&inputs);
   constexpr int kRateBits = math::PoissonTables::kRateBits;
   for (int64_t v = 0; v < problem_.num_clusters; ++v) {
-    const uint64_t total = tables_.blocks[(v + 1) * tables_.num_blocks - 1];
-    zeta_[v] =
-        std::ldexp(static_cast<double>(total), weight_exponent(zmax_[v]) - kWeightBits + kRateBits);
+    tables_.tree.build(tables_.blocks + v * tables_.tree.size, tables_.num_blocks);
+    zeta_[v] = std::ldexp(static_cast<double>(tables_.total(v)),
+                          weight_exponent(zmax_[v]) - kWeightBits + kRateBits);
   }
   exploration_ =
       to_fixed_rate(static_cast<double>(problem_.delta) * static_cast<double>(num_real_keys) *
                     static_cast<double>(uint64_t{1} << kRateBits));
-  work_.preparation = problem_.num_clusters * tables_.num_blocks * (kKeyBlock + 1);
+  work_.preparation = problem_.num_clusters * (tables_.num_blocks * kKeyBlock + tables_.tree.size);
 }
 
 int64_t RowSampler::sample(int64_t i) {
@@ -210,6 +221,7 @@ uint64_t RowSampler::sum_rates(const float* mu) {
   }
   sum += exploration_;
   rates_[problem_.num_clusters] = sum;
+  rate_tree_.build(rates_, problem_.num_clusters + 1);
   return sum;
 }
 
@@ -218,7 +230,7 @@ int64_t RowSampler::draw(int64_t i, uint64_t rate) {
   math::UniformSequence uniforms(problem_.key, row, problem_.sample,
                                  problem_.stream(Purpose::kEdgeCount));
   const int64_t draws = math::PoissonTables::shared().draw(rate, uniforms);
-  RowDraws inputs{&tables_, rates_, problem_.key,
+  RowDraws inputs{&tables_, rate_tree_, rates_, problem_.key,
                   rng_counter(0, row, problem_.sample, problem_.stream(Purpose::kEdgeDraw))};
   uint32_t keys[kDrawBatch];
   for (int64_t first = 0; first < draws; first += kDrawBatch) {
@@ -244,6 +256,7 @@ int64_t RowSampler::thin(int64_t i, double oversampling, int64_t count) {
                            .num_clusters = problem_.num_clusters,
                            .delta = problem_.delta,
                            .oversampling = oversampling,
+                           .certain = math::certain_word(oversampling),
                            .key = problem_.key,
                            .counter = rng_counter(0, static_cast<uint32_t>(i), problem_.sample,
                                                   problem_.stream(Purpose::kEdgeThin))};

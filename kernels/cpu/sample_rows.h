@@ -75,6 +75,7 @@ class RowSampler {
   KeyTables tables_;
   double* zeta_;
   float* zmax_;
+  SumTree rate_tree_;
   uint64_t* rates_;
   uint16_t* counts_;
   uint32_t* candidates_;

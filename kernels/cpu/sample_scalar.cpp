@@ -48,27 +48,30 @@ void tile_rows(const SampleProblem& problem, Range rows, float*, uint32_t* bits)
 }
 
 void draw_keys(const RowDraws& row, int64_t count, uint32_t* keys) {
-  const int64_t num_clusters = row.tables->num_clusters;
+  const uint64_t total = row.rates[row.tables->num_clusters];
   PhiloxCounter counter = row.counter;
   for (int64_t e = 0; e < count; ++e, ++counter[0]) {
     const PhiloxCounter words = philox4x32(counter, row.key);
-    const uint64_t x =
-        math::multiply_high(uint64_t{words[0]} << 32 | words[1], row.rates[num_clusters]);
-    const int64_t cluster = first_above(row.rates, num_clusters + 1, x);
+    const uint64_t x = math::multiply_high(uint64_t{words[0]} << 32 | words[1], total);
+    const int64_t cluster = first_above(row.rate_tree, row.rates, x);
     keys[e] = find_key(find_block(*row.tables, cluster, uint64_t{words[2]} << 32 | words[3]));
   }
+}
+
+bool is_kept(const RowThinning& row, uint32_t j, uint32_t word) {
+  if (word < row.certain) return true;
+  const float sum = dot(row.mu, row.z + int64_t{j} * row.num_clusters, row.num_clusters);
+  const double p = std::fmin(1.0f, sum + row.delta);
+  const double ratio = row.oversampling == 0.0 ? p : math::thinning_ratio(p, row.oversampling);
+  return word < ratio * 0x1p32;
 }
 
 int64_t thin(const RowThinning& row, uint32_t* keys, int64_t count) {
   int64_t kept = 0;
   PhiloxCounter counter = row.counter;
   for (int64_t e = 0; e < count; ++e) {
-    const uint32_t j = keys[e];
-    counter[0] = j;
-    const float sum = dot(row.mu, row.z + int64_t{j} * row.num_clusters, row.num_clusters);
-    const double p = std::fmin(1.0f, sum + row.delta);
-    const double ratio = row.oversampling == 0.0 ? p : math::thinning_ratio(p, row.oversampling);
-    if (philox4x32(counter, row.key)[0] < ratio * 0x1p32) keys[kept++] = j;
+    counter[0] = keys[e];
+    if (is_kept(row, keys[e], philox4x32(counter, row.key)[0])) keys[kept++] = keys[e];
   }
   return kept;
 }

@@ -161,76 +161,142 @@ inline PhiloxWords broadcast_counter(const PhiloxCounter& counter, Words first_w
   return {{first_word, splat_words(counter[1]), splat_words(counter[2]), splat_words(counter[3])}};
 }
 
-// at[e] += the number of the first of `count` entries of sums + at[e] that exceeds x[e], as
-// first_above; all searches take each step together, so that they wait for memory side by side.
-inline void search(const uint64_t* sums, int64_t count, const uint64_t (&x)[kWidth],
-                   int64_t (&at)[kWidth]) {
-  while (count > 1) {
-    const int64_t half = count / 2;
-    for (int e = 0; e < kWidth; ++e) {
-      at[e] += half & -static_cast<int64_t>(sums[at[e] + half - 1] <= x[e]);
-    }
-    count -= half;
+// How many of the sixteen entries of a node are at most x.
+inline int64_t count_up_to(const uint64_t* node, uint64_t x) {
+#if defined(__AVX512F__)
+  const __m512i limit = _mm512_set1_epi64(static_cast<int64_t>(x));
+  const uint32_t low = _mm512_cmple_epu64_mask(_mm512_loadu_si512(node), limit);
+  const uint32_t high = _mm512_cmple_epu64_mask(_mm512_loadu_si512(node + 8), limit);
+  return __builtin_popcount(low | high << 8);
+#else
+  const __m256i limit = _mm256_set1_epi64x(static_cast<int64_t>(x));
+  uint32_t above = 0;
+  for (int part = 0; part < 4; ++part) {
+    const __m256i sums = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(node + part * 4));
+    const __m256d greater = _mm256_castsi256_pd(_mm256_cmpgt_epi64(sums, limit));
+    above |= static_cast<uint32_t>(_mm256_movemask_pd(greater)) << (part * 4);
+  }
+  return SumTree::kFan - __builtin_popcount(above);
+#endif
+}
+
+// first_above, down to the node of the lowest level that holds the entry.
+inline int64_t find_node(const SumTree& tree, const uint64_t* sums, uint64_t x) {
+  int64_t at = 0;
+  for (int64_t level = tree.num_levels - 1; level > 0; --level) {
+    at = at * SumTree::kFan + count_up_to(sums + tree.first[level] + at * SumTree::kFan, x);
+  }
+  return at;
+}
+
+inline int64_t find_entry(const uint64_t* sums, int64_t node, uint64_t x) {
+  return node * SumTree::kFan + count_up_to(sums + node * SumTree::kFan, x);
+}
+
+inline uint32_t find_key_in_block(const BlockDraw& draw) {
+  uint32_t above = 0;
+  for (int64_t t = 0; t < kKeyBlock; t += kWidth) {
+    const Words sums = load(reinterpret_cast<const uint32_t*>(draw.within) + t);
+    const Mask greater = less(splat_words(static_cast<uint32_t>(draw.rest)), sums);
+    above += static_cast<uint32_t>(__builtin_popcount(mask_bits(greater)));
+  }
+  return draw.first_key + static_cast<uint32_t>(kKeyBlock) - above;
+}
+
+// Draws that take every step together, so that they wait for memory side by side.
+inline constexpr int64_t kDrawStage = 64;
+
+struct DrawStage {
+  alignas(64) uint32_t words[4][kDrawStage];
+  uint64_t x[kDrawStage];  // what to search the cluster's sums for
+  int64_t cluster[kDrawStage];
+  int64_t node[kDrawStage];
+  BlockDraw draw[kDrawStage];
+};
+
+// Exploration goes along with cluster 0 and is put right at the end.
+inline int64_t table_of(const KeyTables& tables, int64_t cluster) {
+  return cluster == tables.num_clusters ? 0 : cluster;
+}
+
+inline void draw_words(const RowDraws& row, int64_t first, int64_t count, DrawStage& stage) {
+  for (int64_t e = 0; e < count; e += kWidth) {
+    const Words draws = splat_words(row.counter[0] + static_cast<uint32_t>(first + e)) + iota();
+    const PhiloxWords random = philox4x32(broadcast_counter(row.counter, draws), row.key);
+    for (int w = 0; w < 4; ++w) store(stage.words[w] + e, random.w[w]);
   }
 }
 
-// Steps that all draws of a vector take together, as find_block takes them one by one.
-inline void find_blocks(const RowDraws& row, const PhiloxWords& random, BlockDraw (&draw)[kWidth]) {
+inline uint64_t uniform_of(const DrawStage& stage, int pair, int64_t e) {
+  return uint64_t{stage.words[2 * pair][e]} << 32 | stage.words[2 * pair + 1][e];
+}
+
+// As find_block and find_key do for one draw at a time.
+inline void draw_stage(const RowDraws& row, int64_t count, DrawStage& stage, uint32_t* keys) {
   const KeyTables& tables = *row.tables;
-  alignas(64) uint32_t words[4][kWidth];
-  for (int w = 0; w < 4; ++w) store(words[w], random.w[w]);
   const uint64_t total = row.rates[tables.num_clusters];
-  uint64_t x[kWidth];
-  uint64_t uniform[kWidth];
-  int64_t cluster[kWidth] = {};
-  for (int e = 0; e < kWidth; ++e) {
-    x[e] = math::multiply_high(uint64_t{words[0][e]} << 32 | words[1][e], total);
-    uniform[e] = uint64_t{words[2][e]} << 32 | words[3][e];
+  for (int64_t e = 0; e < count; ++e) {
+    const uint64_t x = math::multiply_high(uniform_of(stage, 0, e), total);
+    const int64_t cluster = find_entry(row.rates, find_node(row.rate_tree, row.rates, x), x);
+    const int64_t table = table_of(tables, cluster);
+    const uint64_t* blocks = tables.blocks + table * tables.tree.size;
+    stage.cluster[e] = cluster;
+    stage.x[e] = math::multiply_high(uniform_of(stage, 1, e), tables.total(table));
+    stage.node[e] = find_node(tables.tree, blocks, stage.x[e]);
+    __builtin_prefetch(blocks + stage.node[e] * SumTree::kFan);
+    __builtin_prefetch(blocks + stage.node[e] * SumTree::kFan + 8);
   }
-  search(row.rates, tables.num_clusters + 1, x, cluster);
-  int64_t first[kWidth];
-  int64_t block[kWidth];
-  for (int e = 0; e < kWidth; ++e) {
-    // Exploration goes along with cluster 0 and is put right at the end.
-    first[e] = (cluster[e] == tables.num_clusters ? 0 : cluster[e]) * tables.num_blocks;
-    block[e] = first[e];
-    x[e] = math::multiply_high(uniform[e], tables.blocks[first[e] + tables.num_blocks - 1]);
+  for (int64_t e = 0; e < count; ++e) {
+    const int64_t table = table_of(tables, stage.cluster[e]);
+    const uint64_t* blocks = tables.blocks + table * tables.tree.size;
+    const int64_t block = find_entry(blocks, stage.node[e], stage.x[e]);
+    stage.draw[e] = enter_block(tables, table, block, stage.x[e]);
+    __builtin_prefetch(stage.draw[e].within);
   }
-  search(tables.blocks, tables.num_blocks, x, block);
-  for (int e = 0; e < kWidth; ++e) {
-    const uint64_t before = block[e] == first[e] ? 0 : tables.blocks[block[e] - 1];
-    draw[e] = {tables.within + block[e] * kKeyBlock, static_cast<int32_t>(x[e] - before),
-               static_cast<uint32_t>((block[e] - first[e]) * kKeyBlock)};
-    __builtin_prefetch(draw[e].within);
-    if (cluster[e] == tables.num_clusters) draw[e] = explore(tables, uniform[e]);
+  for (int64_t e = 0; e < count; ++e) {
+    keys[e] = stage.cluster[e] == tables.num_clusters
+                  ? explore(tables, uniform_of(stage, 1, e)).first_key
+                  : find_key_in_block(stage.draw[e]);
   }
 }
 
 inline void draw_keys(const RowDraws& row, int64_t count, uint32_t* keys) {
-  for (int64_t first = 0; first < count; first += kWidth) {
-    const Words draws = splat_words(row.counter[0] + static_cast<uint32_t>(first)) + iota();
-    BlockDraw draw[kWidth];
-    find_blocks(row, philox4x32(broadcast_counter(row.counter, draws), row.key), draw);
-    for (int64_t e = 0; e < kWidth && first + e < count; ++e) keys[first + e] = find_key(draw[e]);
+  DrawStage stage;
+  for (int64_t first = 0; first < count; first += kDrawStage) {
+    const int64_t n = count - first < kDrawStage ? count - first : kDrawStage;
+    draw_words(row, first, n, stage);
+    draw_stage(row, n, stage, keys + first);
   }
+}
+
+inline bool is_kept(const RowThinning& row, uint32_t j, uint32_t word) {
+  const float* z = row.z + int64_t{j} * row.num_clusters;
+  const float sum = dot(row.mu, z, row.num_clusters) + row.delta;
+  const double p = static_cast<double>(sum < 1.0f ? sum : 1.0f);
+  const double ratio = row.oversampling == 0.0 ? p : math::thinning_ratio(p, row.oversampling);
+  return static_cast<double>(word) < ratio * 0x1p32;
 }
 
 inline int64_t thin(const RowThinning& row, uint32_t* keys, int64_t count) {
   int64_t kept = 0;
+  const Words certain = splat_words(row.certain);
   for (int64_t first = 0; first < count; first += kWidth) {
     const int64_t n = count - first < kWidth ? count - first : kWidth;
-    const Words candidates = load(keys + first, first_lanes(n));
+    const Mask some = first_lanes(n);
+    const Words candidates = load(keys + first, some);
+    const Words random = philox4x32(broadcast_counter(row.counter, candidates), row.key).w[0];
     alignas(64) uint32_t key[kWidth];
     alignas(64) uint32_t word[kWidth];
     store(key, candidates);
-    store(word, philox4x32(broadcast_counter(row.counter, candidates), row.key).w[0]);
+    store(word, random);
+    uint32_t keep = mask_bits(less(random, certain) & some);
+    for (uint32_t open = mask_bits(some) & ~keep; open != 0; open &= open - 1) {
+      const int e = __builtin_ctz(open);
+      keep |= is_kept(row, key[e], word[e]) ? 1u << e : 0u;
+    }
     for (int64_t e = 0; e < n; ++e) {
-      const float* z = row.z + int64_t{key[e]} * row.num_clusters;
-      const float sum = dot(row.mu, z, row.num_clusters) + row.delta;
-      const double p = static_cast<double>(sum < 1.0f ? sum : 1.0f);
-      const double ratio = row.oversampling == 0.0 ? p : math::thinning_ratio(p, row.oversampling);
       keys[kept] = key[e];
-      kept += static_cast<double>(word[e]) < ratio * 0x1p32 ? 1 : 0;
+      kept += keep >> e & 1;
     }
   }
   return kept;

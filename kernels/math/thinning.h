@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cmath>
+#include <cstdint>
 
 #include "core/rng.h"
 
@@ -47,6 +48,14 @@ STIPPLE_HD [[gnu::always_inline]] inline double thinning_ratio(double p, double 
   even = std::fma(even, t, 0.08333333242374921);
   even = std::fma(even, t, 1.000000000071362);
   return std::fma(0.5, x, even) / c;
+}
+
+/// A 32-bit uniform below this is below 2^32 thinning_ratio(p, c) for every p, because the ratio
+/// grows with p from 1 / c on: sparse rows keep nearly all candidates without looking at p. 0 for
+/// c = 0.
+inline uint32_t certain_word(double c) {
+  constexpr double kSafety = 1.0 - 1e-9;
+  return c < 1.0 ? 0u : static_cast<uint32_t>(kSafety / c * 0x1p32);
 }
 
 }  // namespace stipple::kernels::math

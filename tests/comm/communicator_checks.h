@@ -145,13 +145,15 @@ inline void any_is_true_if_one_is(Communicator& c) {
 }
 
 inline void a_local_error_is_thrown_everywhere(Communicator& c) {
-  EXPECT_NO_THROW(c.check_all(""));
+  EXPECT_NO_THROW(agree(c, [] {}));
   for (int lowest = 0; lowest < c.size(); ++lowest) {
-    const std::string mine = c.rank() >= lowest ? "fault of " + std::to_string(c.rank()) : "";
     try {
-      c.check_all(mine);
+      agree(c, [&] {
+        if (c.rank() >= lowest) throw DataError("fault of " + std::to_string(c.rank()));
+      });
       ADD_FAILURE() << "nothing thrown";
-    } catch (const Error& error) {
+    } catch (const DataError& error) {
+      EXPECT_TRUE(error.is_collective());
       EXPECT_EQ(std::string(error.what()), "fault of " + std::to_string(lowest));
     }
   }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <cstdio>
 
-#include "allocation_count.h"
+#include "tests/support/allocation_count.h"
 #include "comm/gradient_reducer.h"
 #include "reducer_checks.h"
 

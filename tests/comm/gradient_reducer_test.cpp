@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "comm/gradient_reducer.h"
 
-#include "allocation_count.h"
+#include "tests/support/allocation_count.h"
 #include "comm/summation_tree.h"
 #include "comm/threads/thread_group.h"
 #include "core/error.h"

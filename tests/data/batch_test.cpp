@@ -4,31 +4,12 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <atomic>
-#include <cstdlib>
 #include <map>
-#include <new>
 #include <numeric>
 #include <random>
 
 #include "core/error.h"
-
-namespace {
-std::atomic<int64_t> num_allocations = 0;
-}
-
-// Not inlined: a compiler that sees malloc on one side and delete on the other warns of a mismatch.
-[[gnu::noinline]] void* operator new(size_t bytes) {
-  ++num_allocations;
-  if (void* p = std::malloc(bytes)) return p;
-  throw std::bad_alloc();
-}
-[[gnu::noinline]] void* operator new(size_t bytes, const std::nothrow_t&) noexcept {
-  ++num_allocations;
-  return std::malloc(bytes);
-}
-[[gnu::noinline]] void operator delete(void* p) noexcept { std::free(p); }
-[[gnu::noinline]] void operator delete(void* p, size_t) noexcept { std::free(p); }
+#include "tests/support/allocation_count.h"
 
 namespace stipple::data {
 namespace {
@@ -300,13 +281,13 @@ TEST(TrainBatches, SteadyStateAllocatesNothing) {
     int64_t first = 0;
     batches.load(first, 0, leaf);
     while (leaf.length == kMaxLength) batches.load(++first, 0, leaf);
-    const int64_t before = num_allocations;
+    const int64_t before = test::allocations;
     bool is_longest_seen = false;
     for (int64_t i = 0; i < 80; ++i) {
       batches.load(first + 1 + i / 4, i % 4, leaf);
       is_longest_seen = is_longest_seen || leaf.length == kMaxLength;
     }
-    EXPECT_EQ(num_allocations, before);
+    EXPECT_EQ(test::allocations, before);
     EXPECT_TRUE(is_longest_seen);
   }
 }
@@ -376,9 +357,9 @@ TEST(EvalBatches, SteadyStateAllocatesNothing) {
   const EvalBatches batches(dataset, kTokenInfo, {.batch = 8, .micro_batch = 4});
   Leaf leaf;
   batches.load(batches.num_leaves() - 1, leaf);
-  const int64_t before = num_allocations;
+  const int64_t before = test::allocations;
   for (int64_t i = 0; i < batches.num_leaves(); ++i) batches.load(i, leaf);
-  EXPECT_EQ(num_allocations, before);
+  EXPECT_EQ(test::allocations, before);
 }
 
 }  // namespace

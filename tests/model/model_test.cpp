@@ -2,35 +2,11 @@
 #include "model/model.h"
 
 #include <array>
-#include <atomic>
-#include <cstdlib>
-#include <new>
 #include <vector>
 
 #include "core/error.h"
 #include "tests/model/model_run.h"
-
-namespace {
-
-std::atomic<int64_t> allocations{0};
-
-void* counted(size_t bytes, size_t alignment) {
-  ++allocations;
-  const size_t rounded = (bytes + alignment - 1) / alignment * alignment;
-  if (void* p = std::aligned_alloc(alignment, rounded)) return p;
-  throw std::bad_alloc();
-}
-
-}  // namespace
-
-void* operator new(size_t bytes) { return counted(bytes, alignof(std::max_align_t)); }
-void* operator new(size_t bytes, std::align_val_t alignment) {
-  return counted(bytes, static_cast<size_t>(alignment));
-}
-void operator delete(void* p) noexcept { std::free(p); }
-void operator delete(void* p, size_t) noexcept { std::free(p); }
-void operator delete(void* p, std::align_val_t) noexcept { std::free(p); }
-void operator delete(void* p, size_t, std::align_val_t) noexcept { std::free(p); }
+#include "tests/support/allocation_count.h"
 
 namespace stipple::model {
 namespace {
@@ -178,12 +154,12 @@ TEST(Model, ASteadyStepAllocatesNothing) {
     run.forward(leaf);
     run.backward(leaf);
     run.observer.clear();
-    const int64_t before = allocations;
+    const int64_t before = test::allocations;
     run.forward(leaf);
-    const int64_t after_forward = allocations;
+    const int64_t after_forward = test::allocations;
     run.backward(leaf);
     EXPECT_EQ(after_forward - before, 0) << "in forward";
-    EXPECT_EQ(allocations - after_forward, 0) << "in backward";
+    EXPECT_EQ(test::allocations - after_forward, 0) << "in backward";
   }
 }
 

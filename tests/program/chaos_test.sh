@@ -31,7 +31,7 @@ while [ $done_kills -lt "$kills" ]; do
       if [ $((RANDOM % 2)) = 0 ]; then
         kill -9 $pid   # mpirun; the ranks die with it
       else
-        pkill -9 -o -P $pid || true
+        pkill -9 -o -P $pid || kill -9 $pid 2>/dev/null || true
         # Open MPI 4.1 may hang itself when a rank dies while others are being started.
         for _ in $(seq 100); do kill -0 $pid 2>/dev/null || break; sleep 0.05; done
         kill -9 $pid 2>/dev/null || true

@@ -34,17 +34,43 @@ contains "$output" "typo.yaml:3"
 equal "$(grep -c typo.yaml <<<"$output")" 1 "lines that name the mistake"
 
 # No data: one line that says how to make it.
-expect 1 "$STIPPLE" train small.yaml
+expect 2 "$STIPPLE" train small.yaml
 contains "$output" "stipple data listops"
+expect 2 mpirun -q -np 3 "$STIPPLE" train small.yaml
+equal "$(grep -c "stipple data listops" <<<"$output")" 1 "ranks that tell of missing data"
 make_data
 expect 2 "$STIPPLE" data listops --out other --min-length 50 --max-length 51
 expect 0 "$STIPPLE" dry-run small.yaml --ranks 4
-contains "$output" "4 leaves each"
+contains "$output" "2 leaves each"
+
+"$STIPPLE" data listops --out empty --val 0 --train 100 --test 1 --min-length 8 --max-length 60 2>/dev/null
+expect 2 "$STIPPLE" train small.yaml data.dir=empty
+contains "$output" "val"
+
+# A mistake of one rank only ends the job, at once and with its own words.
+expect 2 timeout 20 mpirun -q -np 1 "$STIPPLE" train small.yaml run.dir=mixed : -np 1 -x STIPPLE_ISA=nonsense "$STIPPLE" train small.yaml run.dir=mixed
+contains "$output" "STIPPLE_ISA=nonsense"
+mkdir elsewhere
+cp -r data elsewhere/
+sed -i '2d' elsewhere/data/basic_train.tsv
+expect 2 timeout 20 mpirun -q -np 1 "$STIPPLE" train small.yaml run.dir=mixed : -np 1 -wdir "$work/elsewhere" "$STIPPLE" train small.yaml
+contains "$output" "data.dir"
+
+# Two jobs cannot share a run directory; a diverging run says that starting again will not help.
+mpirun -q -np 1 "$STIPPLE" train small.yaml run.dir=busy train.steps=100000 2>/dev/null &
+pid=$!
+until [ -s busy/metrics.jsonl ]; do sleep 0.02; done
+expect 2 "$STIPPLE" train small.yaml run.dir=busy
+contains "$output" "run.dir"
+kill -USR1 $pid
+wait $pid || true
+expect 93 mpirun -q -np 2 "$STIPPLE" train small.yaml run.dir=diverged optimizer.learning_rate=1000 guard.spike_factor=2 guard.window=2 guard.max_skips=2
+equal "$(grep -c "stopped at step" <<<"$output")" 1 "ranks that tell of divergence"
 
 # A malformed line is named by file and line number.
 cp -r data bad
 sed -i '7s/MAX\|MIN\|MED\|SM/FOO/' bad/basic_train.tsv
-expect 1 "$STIPPLE" train small.yaml data.dir=bad
+expect 2 "$STIPPLE" train small.yaml data.dir=bad
 contains "$output" "bad/basic_train.tsv:7"
 
 # A run leaves what the manual promises, and the other commands read it.
@@ -57,6 +83,7 @@ expect 0 "$STIPPLE" eval run eval.split=test
 contains "$output" "accuracy"
 expect 0 mpirun -q -np 2 "$STIPPLE" eval run eval.split=test eval.seeds=3
 contains "$output" "accuracy"
+contains "$(cat run/metrics.jsonl)" '"split":"test"'
 rm run/report.html
 expect 0 "$STIPPLE" report run
 [ -s run/report.html ] || fail "report wrote nothing"

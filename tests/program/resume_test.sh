@@ -7,22 +7,27 @@ make_data
 run_train 1 run.dir=reference 2>/dev/null
 reference=$(state reference)
 
-# Two ranks save and stop when any rank is told to; four ranks go on.
-mpirun -q -np 2 "$STIPPLE" train small.yaml run.dir=stopped train.steps=2000 2>/dev/null &
+# Two ranks save and stop when they are told to, wherever that is between log lines; four ranks go on.
+long=(train.steps=300 optimizer.schedule.warmup_steps=6 checkpoint.every=0 eval.every=100)
+run_train 1 run.dir=long "${long[@]}" 2>/dev/null
+mpirun -q -np 2 "$STIPPLE" train small.yaml run.dir=stopped "${long[@]}" 2>/dev/null &
 pid=$!
 until grep -q '"kind"' stopped/metrics.jsonl 2>/dev/null; do sleep 0.02; done
 kill -USR1 $pid
 code=0
 wait $pid || code=$?
 equal "$code" 75 "exit code after a signal"
-rm -rf stopped
+run_train 4 run.dir=stopped "${long[@]}" 2>/dev/null
+equal "$(state stopped)" "$(state long)" "resumed after a signal"
+equal "$(history stopped)" "$(history long)" "history of the run that a signal stopped"
 
 # Interrupted by kill after some steps, resumed on another number of ranks.
-run_train 2 run.dir=killed 2>/dev/null &
+mpirun -q -np 2 "$STIPPLE" train small.yaml run.dir=killed 2>/dev/null &
 pid=$!
 until ls killed/checkpoints/step-* >/dev/null 2>&1; do sleep 0.02; done
-pkill -9 -P $pid || true
+pkill -9 -P $pid
 wait $pid 2>/dev/null || true
+[ ! -e killed/report.html ] || fail "the run ended before it could be killed"
 run_train 4 run.dir=killed 2>/dev/null
 equal "$(state killed)" "$reference" "resumed on 4 ranks"
 equal "$(history killed)" "$(history reference)" "history of the resumed run"
@@ -30,13 +35,14 @@ equal "$(history killed)" "$(history reference)" "history of the resumed run"
 # A finished run has nothing to do and says so.
 expect 0 run_train 1 run.dir=reference
 contains "$output" "24"
+contains "$output" "validation"
 equal "$(state reference)" "$reference" "a finished run stays as it is"
 
 expect 2 run_train 1 run.dir=reference run.resume=never
 contains "$output" "run.resume"
 expect 2 run_train 2 run.dir=nothing_here run.resume=must
 contains "$output" "run.resume"
-expect 1 run_train 1 run.dir=reference train.steps=30 model.width=16
+expect 2 run_train 1 run.dir=reference train.steps=30 model.width=16
 contains "$output" "model.width"
 mv data data.first
 "$STIPPLE" data listops --out data --seed 4 --train 300 --val 50 --test 30 --min-length 8 --max-length 60 2>/dev/null

@@ -27,7 +27,7 @@ make_data() { "$STIPPLE" data listops --out data --seed 3 --train 300 --val 50 -
 cat >small.yaml <<'YAML'
 run: {dir: run}
 threads: 1
-train: {steps: 24, batch: 16, micro_batch: 1}
+train: {steps: 24, batch: 16, micro_batch: 2}
 eval: {every: 8}
 checkpoint: {every: 4}
 log: {every: 2}

@@ -16,10 +16,14 @@ namespace stipple::trainer {
 /// Exit codes that scripts can trust.
 enum ExitCode : int {
   kDone = 0,
-  kFailed = 1,     ///< something broke; starting again resumes from the last checkpoint
-  kBadConfig = 2,  ///< what was asked cannot be; starting again would not help
-  kRequeue = 75,   ///< stopped by a signal after a checkpoint; start again to go on
+  kFailed = 1,  ///< something broke; starting again resumes from the last checkpoint
+  kBadConfig =
+      2,  ///< what was asked cannot be (configuration, data, model): starting again would not help
+  kRequeue = 75,       ///< stopped by a signal after a checkpoint; start again to go on
+  kDoNotRestart = 93,  ///< training diverged and would do so again
 };
+/// The exit code that an exception means.
+int exit_code_of(const std::exception&);
 
 /// Configuration files and key=value overrides as they stand on the command line, in any order.
 struct ConfigArguments {
@@ -38,7 +42,7 @@ int eval(comm::Communicator&, const std::string& run_dir,
 /// Writes the three files of ListOps.
 int data_listops(const std::string& out, const data::listops::GeneratorOptions&);
 /// Prints what a run would use, without running it.
-int dry_run(const ConfigArguments&, int ranks);
+int dry_run(const ConfigArguments&, int ranks, int ranks_per_node);
 /// Verifies a checkpoint and prints its tensors and state.
 int inspect(const std::string& path);
 /// Writes report.html of a run.

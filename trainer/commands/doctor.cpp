@@ -5,8 +5,8 @@
 
 #include <cstdio>
 #include <cstdlib>
-#include <thread>
 
+#include "core/cpu/cores.h"
 #include "core/cpu/isa.h"
 #include "trainer/commands/commands.h"
 #include "trainer/step_observer.h"
@@ -43,9 +43,9 @@ double all_reduce_us(comm::Communicator& communicator) {
 }  // namespace
 
 int doctor(comm::Communicator& communicator) {
-  const unsigned cores = std::thread::hardware_concurrency();
+  const int cores = cpu::allowed_cores();
   const std::vector<std::string> ranks = communicator.all_gather(
-      fmt::format("{:<20} local rank {}/{}, {} cores, {}, {:.1f} GB memory", host_name(),
+      fmt::format("{:<20} local rank {}/{}, {} cores allowed, {}, {:.1f} GB memory", host_name(),
                   communicator.local_rank(), communicator.local_size(), cores,
                   cpu::isa_name(cpu::isa()), memory_gb()));
   const double latency = all_reduce_us(communicator);
@@ -60,7 +60,7 @@ int doctor(comm::Communicator& communicator) {
   fmt::print("ranks        {}\n", communicator.size());
   for (size_t i = 0; i < ranks.size(); ++i) fmt::print("  {:<3} {}\n", i, ranks[i]);
   if (communicator.size() > 1) fmt::print("all-reduce   {:.0f} us for one number\n", latency);
-  if (communicator.local_size() > static_cast<int>(cores)) {
+  if (communicator.local_size() > cores) {
     fmt::print("note         {} ranks share {} cores: correct, but slower than one rank per core\n",
                communicator.local_size(), cores);
   }

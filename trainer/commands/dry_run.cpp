@@ -38,11 +38,11 @@ std::string batch_split(const Config& config, int ranks) {
 
 }  // namespace
 
-int dry_run(const ConfigArguments& arguments, int ranks) {
+int dry_run(const ConfigArguments& arguments, int ranks, int ranks_per_node) {
   const Config config = Config::load(arguments.files, arguments.overrides);
   validate(config);
   const auto task = data::make_task(config.data, static_cast<uint64_t>(config.run.seed));
-  const int threads = threads_per_rank(config, ranks);
+  const int threads = threads_per_rank(config, std::min(ranks, ranks_per_node));
   MemoryPlan largest;
   for (int rank = 0; rank < ranks; ++rank) {
     const MemoryPlan plan = plan_memory(config, task->info(), threads, rank, ranks);

@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <fmt/format.h>
 
+#include <cmath>
 #include <cstdio>
+#include <limits>
 
+#include "core/log.h"
 #include "data/task_config.h"
 #include "trainer/checkpoint.h"
 #include "trainer/commands/commands.h"
@@ -27,6 +30,34 @@ int64_t load_parameters(const std::string& run_dir, comm::Communicator& communic
   return found->step;
 }
 
+void print(const EvalResult& result, int64_t step, std::string_view split,
+           const std::vector<LadderRung>& ladder) {
+  fmt::print("step         {}\n", step);
+  fmt::print("split        {}, {} examples\n", split, result.examples);
+  fmt::print("loss         {:.4f}\n", result.loss);
+  fmt::print("accuracy     {}\n", place_on_ladder(result.accuracy, ladder));
+  if (result.seed_accuracy.size() > 1) {
+    fmt::print("spread       {:.2f} points over {} sampling seeds\n", 100 * result.spread(),
+               result.seed_accuracy.size());
+  }
+  if (std::isfinite(result.density)) fmt::print("density      {:.2f} %\n", 100 * result.density);
+  fmt::print("speed        {:.0f} examples/s\n", eval_record(result, step, split).examples_per_s);
+}
+
+/// Adds the result to the run's metrics and report, unless a training job holds the run.
+bool keep(const RunDirectory& directory, const EvalResult& result, int64_t step,
+          std::string_view split) {
+  try {
+    const RunLock lock(directory);
+    MetricsWriter(directory.metrics(), std::numeric_limits<int64_t>::max())
+        .write(eval_record(result, step, split));
+    write_report(directory.path());
+    return true;
+  } catch (const ConfigError&) {
+    return false;
+  }
+}
+
 }  // namespace
 
 int eval(comm::Communicator& communicator, const std::string& run_dir,
@@ -34,28 +65,26 @@ int eval(comm::Communicator& communicator, const std::string& run_dir,
   const RunDirectory directory(run_dir);
   const Config config = load_config_on_all_ranks(communicator, {directory.config()}, overrides);
   const auto task = data::make_task(config.data, static_cast<uint64_t>(config.run.seed));
-  const auto dataset = task->open(config.eval.split);
+  std::unique_ptr<data::Dataset> dataset;
+  comm::agree(communicator, [&] {
+    dataset = task->open(config.eval.split);
+    STIPPLE_CHECK_AS(DataError, dataset->size() > 0, "the split '",
+                     data::split_name(config.eval.split), "' has no examples");
+  });
   const int threads = threads_per_rank(config, communicator.local_size());
   const MemoryPlan plan =
       plan_memory(config, task->info(), threads, communicator.rank(), communicator.size());
   Replica replica(config, task->info(), threads, plan);
   const int64_t step = load_parameters(run_dir, communicator, replica);
+  const auto never = [] { return false; };
   const EvalResult result =
-      evaluate(replica, communicator, *dataset, task->info(), config, config.eval.seeds);
+      evaluate(replica, communicator, *dataset, task->info(), config, config.eval.seeds, never)
+          .value();
   if (communicator.rank() != 0) return kDone;
-
-  fmt::print("step         {}\n", step);
-  fmt::print("split        {}, {} examples\n", data::split_name(config.eval.split),
-             result.examples);
-  fmt::print("loss         {:.4f}\n", result.loss);
-  fmt::print("accuracy     {}\n", place_on_ladder(result.accuracy, task->ladder(*dataset)));
-  if (config.eval.seeds > 1) {
-    fmt::print("spread       {:.2f} points over {} sampling seeds\n", 100 * result.spread(),
-               config.eval.seeds);
-  }
-  if (result.density > 0) fmt::print("density      {:.2f} %\n", 100 * result.density);
-  fmt::print("speed        {:.0f} examples/s\n",
-             static_cast<double>(result.examples * config.eval.seeds) / result.seconds);
+  const std::vector<LadderRung> ladder = ladder_of(*task, *dataset);
+  print(result, step, data::split_name(config.eval.split), ladder);
+  if (!keep(directory, result, step, data::split_name(config.eval.split)))
+    log::info("the run is being trained: the result is not added to its metrics and report");
   return kDone;
 }
 

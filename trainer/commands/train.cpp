@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <filesystem>
+#include <optional>
 
 #include "trainer/commands/commands.h"
 #include "trainer/run_directory.h"
@@ -20,8 +21,15 @@ ConfigArguments split_config_arguments(const std::vector<std::string>& arguments
 
 int train(comm::Communicator& communicator, const ConfigArguments& arguments) {
   catch_stop_signals();
-  Config config = load_config_on_all_ranks(communicator, arguments.files, arguments.overrides);
-  open_on_rank_zero(communicator, RunDirectory(config.run.dir), config);
+  const Config config =
+      load_config_on_all_ranks(communicator, arguments.files, arguments.overrides);
+  const RunDirectory directory(config.run.dir);
+  std::optional<RunLock> lock;
+  comm::agree(communicator, [&] {
+    if (communicator.rank() != 0) return;
+    directory.open(config.run.resume);
+    lock.emplace(directory);
+  });
   return Trainer(config, communicator).run();
 }
 
