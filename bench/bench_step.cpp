@@ -6,6 +6,7 @@
 // Degree 64 is arranged by parameters: equal clusters make S uniform, a bias in phi makes every
 // membership sqrt(64 / N).
 #include <benchmark/benchmark.h>
+#include <unistd.h>
 
 #include <cmath>
 #include <filesystem>
@@ -23,7 +24,9 @@ constexpr double kDegree = 64;
 
 Config config_for(int64_t length) {
   Config config;
-  config.run.dir = (std::filesystem::temp_directory_path() / "stipple-bench-step").string();
+  config.run.dir =
+      (std::filesystem::temp_directory_path() / ("stipple-bench-step-" + std::to_string(getpid())))
+          .string();
   config.threads = 1;
   config.train = {.steps = 1'000'000, .batch = 1, .micro_batch = 1};
   config.eval.every = 0;

@@ -9,6 +9,9 @@
 namespace stipple::kernels {
 namespace {
 
+constexpr int64_t kMostTokens = int64_t{1} << 31;  // N * M fits in 64 bits
+constexpr int64_t kMostEdges = int64_t{1} << 31;   // row_ptr is 32 bits
+
 bool reserves_bits(const EdgeCapacity& capacity) {
   return !capacity.multiplicity && capacity.max_density >= capacity.tile_density;
 }
@@ -69,14 +72,18 @@ EdgeSet alloc_edges(Arena& arena, int64_t problems, int64_t num_queries, int64_t
   STIPPLE_CHECK(num_queries >= 0 && num_keys >= 0 && problems >= 0,
                 "alloc_edges: negative size: ", problems, " problems of ", num_queries, " x ",
                 num_keys);
-  STIPPLE_CHECK(num_keys == 0 || num_queries < (int64_t{1} << 31) / num_keys,
-                "alloc_edges: ", num_queries, " x ", num_keys,
-                " pairs, must stay below 2^31; shorten the sequence");
+  STIPPLE_CHECK(num_queries < kMostTokens && num_keys < kMostTokens, "alloc_edges: ", num_queries,
+                " x ", num_keys, " tokens; at most 2^31 each");
+  const int64_t pairs = num_queries * num_keys;
+  const int64_t most_edges = reserves_bits(capacity) ? pairs : csr_room(pairs, capacity);
+  STIPPLE_CHECK(most_edges < kMostEdges, "alloc_edges: up to ", most_edges, " edges among ",
+                num_queries, " x ", num_keys,
+                " tokens, must stay below 2^31; promise a lower attention.sbm.max_density");
   EdgeSet edges;
   edges.num_queries = num_queries;
   edges.num_keys = num_keys;
   edges.capacity = capacity;
-  int64_t words = csr_room(num_queries * num_keys, capacity);
+  int64_t words = csr_room(pairs, capacity);
   if (reserves_bits(capacity)) words = std::max(words, num_queries * edges.words_per_row());
   edges.form = arena.alloc<EdgeForm>({problems});
   edges.row_ptr = arena.alloc<int32_t>({problems, num_queries + 1});

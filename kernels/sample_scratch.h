@@ -9,18 +9,13 @@
 
 namespace stipple::kernels {
 
-/// Whether problems of this graph can be stored as bits.
-inline bool has_room_for_bits(const EdgeSet& edges) {
-  return !edges.capacity.multiplicity && edges.capacity.max_density >= edges.capacity.tile_density;
-}
-
 struct SampleScratch {
   // Tiles.
   View<float> panel;  // [T, K, 64]              packed keys
   View<uint32_t>
       bits;  // [T, 64, ceil(M / 32)]   tile rows on their way to CSR; law poisson_multi only
   // Rows.
-  View<int32_t> within;       // [T, K, blocks, 16]  see KeyTables
+  View<int32_t> within;       // [T, blocks, K, 16]  see KeyTables
   View<uint64_t> blocks;      // [T, K, SumTree size]
   View<double> zeta;          // [T, K]              column sums of z
   View<float> zmax;           // [T, K]              column maxima of z

@@ -81,7 +81,7 @@ SampleScratch alloc_sample_scratch(Arena& arena, const SampleEdges& args, int th
   }
   if (may_use_rows(args)) {
     const int64_t blocks = cpu::num_key_blocks(m);
-    scratch.within = arena.alloc<int32_t>({threads, k, blocks, cpu::kKeyBlock});
+    scratch.within = arena.alloc<int32_t>({threads, blocks, k, cpu::kKeyBlock});
     scratch.blocks = arena.alloc<uint64_t>({threads, k, cpu::SumTree(blocks).size});
     scratch.zeta = arena.alloc<double>({threads, k});
     scratch.zmax = arena.alloc<float>({threads, k});

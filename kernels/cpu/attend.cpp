@@ -60,8 +60,14 @@ ForwardBuffers cut_forward(Cutter& cutter, const AttendScratchShape& shape) {
   return b;
 }
 
-// A chunk of edges should stay in the second-level cache, twice: in row order and in column order.
-constexpr int64_t kChunkEdges = 32768;
+// A chunk's edges, in row order and in column order, should stay in the second-level cache, unless
+// that leaves a key so few of them that loading and storing its gradients costs more.
+int64_t chunk_edges(int64_t keys) {
+  constexpr int64_t kFew = 32768;
+  constexpr int64_t kMany = 131072;
+  constexpr int64_t kPerKey = 16;
+  return std::clamp(kPerKey * keys, kFew, kMany);
+}
 
 BackwardBuffers cut_backward(Cutter& cutter, const AttendScratchShape& shape) {
   BackwardBuffers b{};
@@ -77,11 +83,12 @@ BackwardBuffers cut_backward(Cutter& cutter, const AttendScratchShape& shape) {
     b.row_stride = shape.num_keys + kMaxLanes;
     b.scores = cutter.take<float>(rows * b.row_stride);
     b.dweights = cutter.take<float>(rows * b.row_stride);
-    b.columns = cutter.take<uint32_t>(rows * b.row_stride);
-    b.max_edges = std::max(kChunkEdges, rows * shape.num_keys);
+    if (shape.scores_all_pairs) b.columns = cutter.take<uint32_t>(rows * b.row_stride);
+    b.max_edges = std::max(chunk_edges(shape.num_keys), rows * shape.num_keys);
     b.by_row = cutter.take<EdgeGradient>(b.max_edges + kMaxLanes);
     b.by_column = cutter.take<EdgeGradient>(b.max_edges);
     b.column_start = cutter.take<uint32_t>(shape.num_keys + 1);
+    b.next_edge = cutter.take<int32_t>(kChunkRows);
   }
   return b;
 }

@@ -92,14 +92,12 @@ inline void score_bits(const AttendProblem& p, const BackwardBuffers& b, int64_t
   }
 }
 
-/// The same of one CSR row.
+/// Scores and dA of one CSR row.
 inline void score_csr_row(const AttendProblem& p, const BackwardBuffers& b, int64_t i) {
   const int64_t first = p.row_ptr[i];
   const int64_t count = p.row_ptr[i + 1] - first;
-  if (count == 0) return;
-  memcpy(b.columns, p.columns + first, static_cast<size_t>(count) * sizeof(uint32_t));
-  gather_scores(b.scores, p.q + i * p.dim, p.k, p.dim, b.columns, count, p.scale);
-  gather_scores(b.dweights, p.dout + i * p.dim, p.v, p.dim, b.columns, count, 1.0f);
+  gather_scores(b.scores, p.q + i * p.dim, p.k, p.dim, p.columns + first, count, p.scale);
+  gather_scores(b.dweights, p.dout + i * p.dim, p.v, p.dim, p.columns + first, count, 1.0f);
 }
 
 /// Gradients of row i's edges from their scores and dA, which are in row `r` of the buffers; sums
@@ -109,7 +107,8 @@ inline void differentiate_row(const AttendProblem& p, const BackwardBuffers& b, 
   const int64_t count = p.row_ptr[i + 1] - p.row_ptr[i];
   const float* scores = b.scores + r * b.row_stride;
   const float* dweights = b.dweights + r * b.row_stride;
-  const uint32_t* columns = b.columns + r * b.row_stride;
+  const uint32_t* columns =
+      p.bits == nullptr ? p.columns + p.row_ptr[i] : b.columns + r * b.row_stride;
   const RowConstants row = row_constants(p, i);
   const Mask all = first_lanes(kWidth);
   for (int64_t e = 0; e < count; e += kWidth) {
@@ -131,16 +130,43 @@ inline void differentiate_row(const AttendProblem& p, const BackwardBuffers& b, 
   accumulate_rows(p.dq + i * p.dim, {&out->dscore, &out->other, 4, count}, p.k, p.dim);
 }
 
-/// row_grad of rows [first_row, last_row). Apart from the other sums over a row, so that z alone
-/// fills the cache.
+/// Keys whose z fit the cache, or more, lest a row finds too few edges among them.
+inline int64_t tile_keys(const AttendProblem& p, int64_t rows, int64_t edges) {
+  constexpr int64_t kFewestEdges = 6;
+  const int64_t fit = kCachedFloats / p.clusters + 1;
+  const int64_t worthwhile = kFewestEdges * rows * p.num_keys / (edges + 1);
+  const int64_t tiles = p.num_keys / (fit > worthwhile ? fit : worthwhile) + 1;
+  return p.num_keys / tiles + 1;
+}
+
+/// The first edge of [edges, end) to `key` or a later one.
+inline const EdgeGradient* first_edge_to(const EdgeGradient* edges, const EdgeGradient* end,
+                                         int64_t key) {
+  while (edges < end && edges->other < key) ++edges;
+  return edges;
+}
+
+/// row_grad of rows [first_row, last_row), tile by tile of keys, so that z stays in the cache.
+/// Apart from the other sums over a row, so that z alone fills it.
 inline void accumulate_row_grad(const AttendProblem& p, const BackwardBuffers& b, int64_t first_row,
                                 int64_t last_row) {
   if (p.clusters == 0) return;
-  for (int64_t i = first_row; i < last_row; ++i) {
-    const EdgeGradient* edges = b.by_row + (p.row_ptr[i] - p.row_ptr[first_row]);
-    const int64_t count = p.row_ptr[i + 1] - p.row_ptr[i];
-    accumulate_rows(p.row_grad + i * p.clusters, {&edges->dp, &edges->other, 4, count}, p.z,
-                    p.clusters);
+  const int64_t rows = last_row - first_row;
+  const int32_t base = p.row_ptr[first_row];
+  const int64_t keys = tile_keys(p, rows, p.row_ptr[last_row] - base);
+  for (int64_t r = 0; r < rows; ++r) b.next_edge[r] = p.row_ptr[first_row + r] - base;
+  for (int64_t tile_end = keys; tile_end < p.num_keys + keys; tile_end += keys) {
+    for (int64_t r = 0; r < rows; ++r) {
+      const EdgeGradient* edges = b.by_row + b.next_edge[r];
+      const EdgeGradient* row_end = b.by_row + (p.row_ptr[first_row + r + 1] - base);
+      const EdgeGradient* end =
+          tile_end < p.num_keys ? first_edge_to(edges, row_end, tile_end) : row_end;
+      if (edges == end) continue;
+      b.next_edge[r] = static_cast<int32_t>(end - b.by_row);
+      accumulate_rows<SumOrder::kAscending>(p.row_grad + (first_row + r) * p.clusters,
+                                            {&edges->dp, &edges->other, 4, end - edges}, p.z,
+                                            p.clusters);
+    }
   }
 }
 
@@ -163,20 +189,33 @@ inline void sort_by_column(const AttendProblem& p, const BackwardBuffers& b, int
   // Every start has moved to the next key's: column j now begins where j - 1 says.
 }
 
-inline void accumulate_columns(const AttendProblem& p, const BackwardBuffers& b) {
+/// Calls visit(j, edges, count) for every key j with edges.
+template <class Visit>
+inline void for_each_column(const AttendProblem& p, const BackwardBuffers& b, const Visit& visit) {
   int64_t first = 0;
   for (int64_t j = 0; j < p.num_keys; ++j) {
     const int64_t last = b.column_start[j];
-    const EdgeGradient* edges = b.by_column + first;
-    const int64_t count = last - first;
+    if (first < last) visit(j, b.by_column + first, last - first);
     first = last;
-    if (count == 0) continue;
+  }
+}
+
+inline void accumulate_columns(const AttendProblem& p, const BackwardBuffers& b) {
+  for_each_column(p, b, [&](int64_t j, const EdgeGradient* edges, int64_t count) {
     accumulate_rows(p.dk + j * p.dim, {&edges->dscore, &edges->other, 4, count}, p.q, p.dim);
     accumulate_rows(p.dv + j * p.dim, {&edges->weight, &edges->other, 4, count}, p.dout, p.dim);
-    if (p.clusters == 0) continue;
-    accumulate_rows(p.column_grad + j * p.clusters, {&edges->dp, &edges->other, 4, count}, p.y,
-                    p.clusters);
-  }
+  });
+  if (p.clusters == 0) return;
+  for_each_column(p, b, [&](int64_t j, const EdgeGradient* edges, int64_t count) {
+    accumulate_rows<SumOrder::kAscending>(p.column_grad + j * p.clusters,
+                                          {&edges->dp, &edges->other, 4, count}, p.y, p.clusters);
+  });
+}
+
+/// Rows of a chunk, so that their y stays in the cache.
+inline int64_t chunk_rows(const AttendProblem& p) {
+  if (p.clusters == 0) return kChunkRows;
+  return minimum(kChunkRows, kCachedFloats / p.clusters + kMicroRows);
 }
 
 inline void backward_by_edges(const AttendProblem& p, const BackwardBuffers& b) {
@@ -191,6 +230,7 @@ inline void backward_by_edges(const AttendProblem& p, const BackwardBuffers& b) 
     while (i < p.num_queries) {
       const int64_t rows = minimum(p.num_queries - i, step);
       if (p.row_ptr[i + rows] - p.row_ptr[chunk] > b.max_edges) break;
+      if (i + rows - chunk > chunk_rows(p)) break;
       if (p.bits == nullptr) {
         score_csr_row(p, b, i);
       } else {

@@ -22,6 +22,9 @@ inline constexpr int64_t kBlockKeys =
 inline constexpr int64_t kSweepKeys = 2048;  ///< keys whose compacted scores a row holds at a time
 inline constexpr int64_t kTaskRows =
     512;  ///< query rows of a forward task: amortises packing the keys
+inline constexpr int64_t kCachedFloats =
+    1 << 18;  ///< of rows to gather: half the second-level cache, results stream through the rest
+inline constexpr int64_t kChunkRows = 2048;  ///< query rows between a row and a column pass
 
 /// Dropout of one problem's weights, see AttentionDropout.
 struct DropoutStream {
@@ -98,11 +101,12 @@ struct BackwardBuffers {
   int64_t row_stride;  ///< of the three below: M + slack
   float* scores;       ///< [kMaxMicroRows, row_stride]
   float* dweights;     ///< do . v
-  uint32_t* columns;
-  int64_t max_edges;  ///< room of the two below, at least kMaxMicroRows M
+  uint32_t* columns;   ///< of edges stored as bits
+  int64_t max_edges;   ///< room of the two below, at least kMaxMicroRows M
   EdgeGradient* by_row;
   EdgeGradient* by_column;
   uint32_t* column_start;  ///< [M + 1]
+  int32_t* next_edge;      ///< [kChunkRows]: where each row goes on in the next tile of keys
 };
 
 /// The bodies for one instruction set.

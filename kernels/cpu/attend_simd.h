@@ -132,16 +132,22 @@ struct WeightedRows {
   int64_t count;
 };
 
-template <int kVecs, bool kMasked>
+/// How the terms of a sum of rows are grouped.
+enum class SumOrder {
+  kInterleaved,  ///< fast for narrow rows: eight sums in flight cover the latency
+  kAscending,    ///< one by one: the same bits however the rows are cut into runs
+};
+
+template <int kVecs, SumOrder order, bool kMasked>
 inline void accumulate_vectors(float* out, const WeightedRows& rows, const float* base,
                                int64_t width, Mask last) {
-  // Eight sums in flight cover the latency of the multiply-adds.
-  constexpr int kUnroll = 8 / kVecs;
+  constexpr int kUnroll = order == SumOrder::kAscending ? 1 : 8 / kVecs;
   Floats sum[size_t{kUnroll}][size_t{kVecs}];
 #pragma GCC unroll 8
-  for (int u = 0; u < kUnroll; ++u) {
+  for (int x = 0; x < kVecs; ++x) {
+    sum[0][x] = kMasked ? load(out + x * kWidth, last) : load(out + x * kWidth);
 #pragma GCC unroll 8
-    for (int x = 0; x < kVecs; ++x) sum[u][x] = splat(0.0f);
+    for (int u = 1; u < kUnroll; ++u) sum[u][x] = splat(0.0f);
   }
   const auto add = [&](int u, int64_t e) {
     const float* row = base + static_cast<int64_t>(rows.indices[e * rows.stride]) * width;
@@ -164,35 +170,36 @@ inline void accumulate_vectors(float* out, const WeightedRows& rows, const float
 #pragma GCC unroll 8
     for (int u = 1; u < kUnroll; ++u) total = total + sum[u][x];
     if (kMasked) {
-      store(out + x * kWidth, total + load(out + x * kWidth, last), last);
+      store(out + x * kWidth, total, last);
     } else {
-      store(out + x * kWidth, total + load(out + x * kWidth));
+      store(out + x * kWidth, total);
     }
   }
 }
 
 /// out[0 ... width) += sum of weights times rows of base [*, width].
+template <SumOrder order = SumOrder::kInterleaved>
 inline void accumulate_rows(float* out, const WeightedRows& rows, const float* base,
                             int64_t width) {
   const Mask all = first_lanes(kWidth);
   int64_t x = 0;
   for (; x + 8 * kWidth <= width; x += 8 * kWidth) {
-    accumulate_vectors<8, false>(out + x, rows, base + x, width, all);
+    accumulate_vectors<8, order, false>(out + x, rows, base + x, width, all);
   }
   if (x + 4 * kWidth <= width) {
-    accumulate_vectors<4, false>(out + x, rows, base + x, width, all);
+    accumulate_vectors<4, order, false>(out + x, rows, base + x, width, all);
     x += 4 * kWidth;
   }
   if (x + 2 * kWidth <= width) {
-    accumulate_vectors<2, false>(out + x, rows, base + x, width, all);
+    accumulate_vectors<2, order, false>(out + x, rows, base + x, width, all);
     x += 2 * kWidth;
   }
   if (x + kWidth <= width) {
-    accumulate_vectors<1, false>(out + x, rows, base + x, width, all);
+    accumulate_vectors<1, order, false>(out + x, rows, base + x, width, all);
     x += kWidth;
   }
   if (x < width) {
-    accumulate_vectors<1, true>(out + x, rows, base + x, width, first_lanes(width - x));
+    accumulate_vectors<1, order, true>(out + x, rows, base + x, width, first_lanes(width - x));
   }
 }
 
@@ -201,17 +208,18 @@ inline void accumulate_rows(float* out, const WeightedRows& rows, const float* b
 /// Sums of products a[x] b[x] that add up to a . b. kVecs is n / kWidth, or 0: any n.
 template <int kVecs>
 inline Floats partial_dot(const float* a, const float* b, int64_t n) {
-  Floats sum = splat(0.0f);
   if constexpr (kVecs > 0) {
+    Floats sum = load(a) * load(b);
 #pragma GCC unroll 8
-    for (int x = 0; x < kVecs; ++x) sum = fma(load(a + x * kWidth), load(b + x * kWidth), sum);
-  } else {
-    for (int64_t x = 0; x < n; x += kWidth) {
-      const Mask lanes = first_lanes(n - x);
-      sum = fma(load(a + x, lanes), load(b + x, lanes), sum);
-    }
+    for (int x = 1; x < kVecs; ++x) sum = fma(load(a + x * kWidth), load(b + x * kWidth), sum);
+    return sum;
   }
-  return sum;
+  Floats sum = splat(0.0f);
+  int64_t x = 0;
+  for (; x + kWidth <= n; x += kWidth) sum = fma(load(a + x), load(b + x), sum);
+  if (x == n) return sum;
+  const Mask lanes = first_lanes(n - x);
+  return fma(load(a + x, lanes), load(b + x, lanes), sum);
 }
 
 inline float dot(const float* a, const float* b, int64_t n) {
@@ -225,27 +233,34 @@ template <int kVecs>
 inline void gather_scores_of(float* scores, const float* query, const float* keys, int64_t dim,
                              const uint32_t* columns, int64_t count, float scale) {
   const int64_t width = kVecs > 0 ? kVecs * kWidth : dim;
-  for (int64_t first = 0; first < count; first += kWidth) {
-    uint32_t index[kWidth];
-    // Lanes past the end take key 0.
-    store(index, load(columns + first, first_lanes(count - first)));
+  const auto score = [&](float* out, const uint32_t* index) {
     Floats sum[kWidth];
 #pragma GCC unroll 16
     for (int e = 0; e < kWidth; ++e) {
       sum[e] = partial_dot<kVecs>(query, keys + static_cast<int64_t>(index[e]) * width, width);
     }
-    store(scores + first, reduce_add_each(sum) * splat(scale));
-  }
+    store(out, reduce_add_each(sum) * splat(scale));
+  };
+  int64_t e = 0;
+  for (; e + kWidth <= count; e += kWidth) score(scores + e, columns + e);
+  if (e == count) return;
+  uint32_t index[kWidth];  // lanes past the end repeat the last key
+  for (int x = 0; x < kWidth; ++x) index[x] = columns[minimum(e + x, count - 1)];
+  score(scores + e, index);
 }
 
 /// scores[e] = scale query . keys[columns[e]] for e < count. Writes whole vectors.
 inline void gather_scores(float* scores, const float* query, const float* keys, int64_t dim,
                           const uint32_t* columns, int64_t count, float scale) {
-  const auto gather = dim == 2 * kWidth   ? gather_scores_of<2>
-                      : dim == 4 * kWidth ? gather_scores_of<4>
-                      : dim == 8 * kWidth ? gather_scores_of<8>
-                                          : gather_scores_of<0>;
-  gather(scores, query, keys, dim, columns, count, scale);
+  if (dim == 2 * kWidth) {
+    gather_scores_of<2>(scores, query, keys, dim, columns, count, scale);
+  } else if (dim == 4 * kWidth) {
+    gather_scores_of<4>(scores, query, keys, dim, columns, count, scale);
+  } else if (dim == 8 * kWidth) {
+    gather_scores_of<8>(scores, query, keys, dim, columns, count, scale);
+  } else {
+    gather_scores_of<0>(scores, query, keys, dim, columns, count, scale);
+  }
 }
 
 inline void scale_row(float* row, int64_t n, float factor) {

@@ -52,8 +52,8 @@ inline int64_t num_key_blocks(int64_t num_keys) { return (num_keys + kKeyBlock -
 /// next level is the last of sixteen entries below it, until sixteen entries are left. All levels
 /// lie in one array. Entries beyond the sums are kBeyond, so that no search ends there.
 struct SumTree {
-  static constexpr int64_t kFan = 16;
-  static constexpr int64_t kMaxLevels = 8;
+  static constexpr int64_t kFan = 8;
+  static constexpr int64_t kMaxLevels = 10;
   static constexpr uint64_t kBeyond = ~uint64_t{0} >> 1;  // AVX2 compares signed
 
   explicit SumTree(int64_t count = 1) {
@@ -78,7 +78,7 @@ struct KeyTables {
   int64_t num_clusters = 0;
   int64_t num_blocks = 0;
   SumTree tree;                         // of the blocks of one cluster
-  int32_t* within = nullptr;            // [K, blocks, 16]  running sums of weights inside a block
+  int32_t* within = nullptr;            // [blocks, K, 16]  running sums of weights inside a block
   uint64_t* blocks = nullptr;           // [K, tree.size]   running sums of blocks
   const uint32_t* real_keys = nullptr;  // the keys that are not padding, ascending
   int64_t num_real_keys = 0;
@@ -147,10 +147,10 @@ inline constexpr float kKeepScale = 0x1p31f;
 }
 
 /// Where a draw has come to: the running sums of one block of keys, and how far into them it falls.
-struct BlockDraw {
-  const int32_t* within = nullptr;  ///< null: exploration, which gives the key at once
-  int32_t rest = 0;
-  uint32_t first_key = 0;
+struct BlockDraw {        // left uninitialised: arrays of these are filled right after
+  const int32_t* within;  ///< null: exploration, which gives the key at once
+  int32_t rest;
+  uint32_t first_key;
 };
 
 [[gnu::always_inline]] inline BlockDraw explore(const KeyTables& tables, uint64_t uniform) {
@@ -162,7 +162,7 @@ struct BlockDraw {
                                                     int64_t block, uint64_t x) {
   const uint64_t* blocks = tables.blocks + cluster * tables.tree.size;
   const uint64_t before = block == 0 ? 0 : blocks[block - 1];
-  return {tables.within + (cluster * tables.num_blocks + block) * kKeyBlock,
+  return {tables.within + (block * tables.num_clusters + cluster) * kKeyBlock,
           static_cast<int32_t>(x - before), static_cast<uint32_t>(block * kKeyBlock)};
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Chooses a sampler for every problem and turns what it draws into an EdgeSet.
 #include <algorithm>
+#include <cmath>
 #include <bit>
 
 #include "core/error.h"
@@ -56,6 +57,8 @@ bool uses_tiles(const SampleEdges& args, int64_t p) {
   const auto keys = static_cast<double>(count_real(problem.key_mask, problem.num_keys));
   const double loops = args.self_loop ? queries : 0.0;
   const double edges = args.expected[p] + static_cast<double>(args.delta) * queries * keys + loops;
+  // Bits cannot overflow; what to do about the numbers is the trainer's business.
+  if (std::isnan(edges)) return true;
   return edges > 0.0 && edges >= args.edges.capacity.tile_density * queries * keys;
 }
 

@@ -49,7 +49,7 @@ STIPPLE_VECTOR_BODY void fill_block(const KeyTableInputs& in, int64_t block,
   }
   for (int64_t column = 0; column < columns; ++column) {
     const int64_t cluster = first_cluster + column;
-    int32_t* within = tables.within + (cluster * tables.num_blocks + block) * kKeyBlock;
+    int32_t* within = tables.within + (block * tables.num_clusters + cluster) * kKeyBlock;
     for (int64_t t = 0; t < kKeyBlock; ++t) within[t] = sums[t][column];
     uint64_t* blocks = tables.blocks + cluster * tables.tree.size + block;
     *blocks = (block == 0 ? 0 : blocks[-1]) + static_cast<uint64_t>(running[column]);
@@ -186,6 +186,7 @@ void RowSampler::prepare_keys(const SampleScratch& scratch, int worker) {
 }
 
 int64_t RowSampler::sample(int64_t i) {
+  prefetch_row(i + 1);
   int64_t degree = 0;
   if (problem_.is_real_query(i) && tables_.num_real_keys > 0) {
     degree = problem_.law == MaskLaw::kBernoulli
@@ -193,6 +194,15 @@ int64_t RowSampler::sample(int64_t i) {
                  : draw(i, sum_rates(problem_.mu + i * problem_.num_clusters));
   }
   return problem_.has_self_loop(i) ? insert_self_loop(i, degree) : degree;
+}
+
+// Rows come from far away one after the other, but the draws in between make the processor lose
+// track.
+void RowSampler::prefetch_row(int64_t i) const {
+  if (i >= problem_.num_queries) return;
+  constexpr int64_t kFloatsPerLine = 16;
+  const float* mu = problem_.mu + i * problem_.num_clusters;
+  for (int64_t v = 0; v < problem_.num_clusters; v += kFloatsPerLine) __builtin_prefetch(mu + v);
 }
 
 int64_t RowSampler::sample_bernoulli(int64_t i) {

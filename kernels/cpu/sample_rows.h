@@ -64,6 +64,7 @@ class RowSampler {
 
  private:
   void prepare_keys(const SampleScratch& scratch, int worker);
+  void prefetch_row(int64_t i) const;
   uint64_t sum_rates(const float* mu);
   int64_t draw(int64_t i, uint64_t rate);
   int64_t thin(int64_t i, double oversampling, int64_t count);

@@ -61,7 +61,8 @@ void draw_keys(const RowDraws& row, int64_t count, uint32_t* keys) {
 bool is_kept(const RowThinning& row, uint32_t j, uint32_t word) {
   if (word < row.certain) return true;
   const float sum = dot(row.mu, row.z + int64_t{j} * row.num_clusters, row.num_clusters);
-  const double p = std::fmin(1.0f, sum + row.delta);
+  const float q = sum + row.delta;
+  const double p = q < 1.0f ? q : (q >= 1.0f ? 1.0f : 0.0f);  // NaN draws nothing
   const double ratio = row.oversampling == 0.0 ? p : math::thinning_ratio(p, row.oversampling);
   return word < ratio * 0x1p32;
 }

@@ -10,7 +10,7 @@
 
 namespace stipple::kernels::cpu::STIPPLE_SIMD {
 
-inline float dot(const float* a, const float* b, int64_t n) {
+inline float lane_dot(const float* a, const float* b, int64_t n) {
   constexpr int kParts = 16 / kWidth;
   Floats sums[kParts] = {};
   for (Floats& sum : sums) sum = splat(0.0f);
@@ -37,24 +37,24 @@ inline float dot(const float* a, const float* b, int64_t n) {
 // Philox block are the uniforms of its four vectors. The rows of a tile fill the registers with
 // sums.
 inline constexpr int kVectors = 4;
-inline constexpr int64_t kPanel = kVectors * kWidth;
+inline constexpr int64_t kSamplePanel = kVectors * kWidth;
 inline constexpr int kTileRows = kWidth == 16 ? 6 : 2;
-static_assert(kPanel <= kMaxPanel);
+static_assert(kSamplePanel <= kMaxPanel);
 
 // panel[k, v, l] = z[first + 4 l + v, k], zeros beyond the last key.
 inline void pack_panel(const SampleProblem& problem, int64_t first, float* panel) {
-  for (int64_t column = 0; column < kPanel; ++column) {
+  for (int64_t column = 0; column < kSamplePanel; ++column) {
     float* out = panel + column % kVectors * kWidth + column / kVectors;
     const int64_t j = first + column;
     const bool exists = j < problem.num_keys;
     const float* z = problem.z + (exists ? j : 0) * problem.num_clusters;
-    for (int64_t k = 0; k < problem.num_clusters; ++k) out[k * kPanel] = exists ? z[k] : 0.0f;
+    for (int64_t k = 0; k < problem.num_clusters; ++k) out[k * kSamplePanel] = exists ? z[k] : 0.0f;
   }
 }
 
 inline uint64_t real_keys(const SampleProblem& problem, int64_t first) {
   uint64_t bits = 0;
-  for (int64_t column = 0; column < kPanel && first + column < problem.num_keys; ++column) {
+  for (int64_t column = 0; column < kSamplePanel && first + column < problem.num_keys; ++column) {
     bits |= uint64_t{problem.is_real_key(first + column)} << column;
   }
   return bits;
@@ -73,7 +73,7 @@ inline TileSums multiply_tile(const float* const (&mu)[kTileRows], const float* 
   for (int64_t k = 0; k < num_clusters; ++k) {
     Floats z[kVectors];
 #pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) z[v] = load(panel + k * kPanel + v * kWidth);
+    for (int v = 0; v < kVectors; ++v) z[v] = load(panel + k * kSamplePanel + v * kWidth);
 #pragma GCC unroll 6
     for (int r = 0; r < kTileRows; ++r) {
       const Floats m = splat(mu[r][k]);
@@ -112,7 +112,7 @@ uint64_t keep_bits(const Floats (&p)[kVectors], const PhiloxWords& words) {
 
 inline void store_bits(uint32_t* row, int64_t words, int64_t first_word, uint64_t bits) {
   row[first_word] = static_cast<uint32_t>(bits);
-  if (kPanel > 32 && first_word + 1 < words) {
+  if (kSamplePanel > 32 && first_word + 1 < words) {
     row[first_word + 1] = static_cast<uint32_t>(bits >> 32);
   }
 }
@@ -144,7 +144,7 @@ void sample_panel(const SampleProblem& problem, Range rows, int64_t first, const
 }
 
 inline void tile_rows(const SampleProblem& problem, Range rows, float* panel, uint32_t* bits) {
-  for (int64_t first = 0; first < problem.num_keys; first += kPanel) {
+  for (int64_t first = 0; first < problem.num_keys; first += kSamplePanel) {
     pack_panel(problem, first, panel);
     if (problem.law == MaskLaw::kBernoulli) {
       sample_panel<false>(problem, rows, first, panel, bits);
@@ -161,17 +161,15 @@ inline PhiloxWords broadcast_counter(const PhiloxCounter& counter, Words first_w
   return {{first_word, splat_words(counter[1]), splat_words(counter[2]), splat_words(counter[3])}};
 }
 
-// How many of the sixteen entries of a node are at most x.
+// How many of the eight entries of a node are at most x.
 inline int64_t count_up_to(const uint64_t* node, uint64_t x) {
 #if defined(__AVX512F__)
   const __m512i limit = _mm512_set1_epi64(static_cast<int64_t>(x));
-  const uint32_t low = _mm512_cmple_epu64_mask(_mm512_loadu_si512(node), limit);
-  const uint32_t high = _mm512_cmple_epu64_mask(_mm512_loadu_si512(node + 8), limit);
-  return __builtin_popcount(low | high << 8);
+  return __builtin_popcount(_mm512_cmple_epu64_mask(_mm512_loadu_si512(node), limit));
 #else
   const __m256i limit = _mm256_set1_epi64x(static_cast<int64_t>(x));
   uint32_t above = 0;
-  for (int part = 0; part < 4; ++part) {
+  for (int part = 0; part < 2; ++part) {
     const __m256i sums = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(node + part * 4));
     const __m256d greater = _mm256_castsi256_pd(_mm256_cmpgt_epi64(sums, limit));
     above |= static_cast<uint32_t>(_mm256_movemask_pd(greater)) << (part * 4);
@@ -180,17 +178,17 @@ inline int64_t count_up_to(const uint64_t* node, uint64_t x) {
 #endif
 }
 
-// first_above, down to the node of the lowest level that holds the entry.
-inline int64_t find_node(const SumTree& tree, const uint64_t* sums, uint64_t x) {
-  int64_t at = 0;
-  for (int64_t level = tree.num_levels - 1; level > 0; --level) {
-    at = at * SumTree::kFan + count_up_to(sums + tree.first[level] + at * SumTree::kFan, x);
-  }
-  return at;
+// One step of first_above: from an entry to the one below it.
+inline int64_t descend(const uint64_t* level, int64_t entry, uint64_t x) {
+  return entry * SumTree::kFan + count_up_to(level + entry * SumTree::kFan, x);
 }
 
-inline int64_t find_entry(const uint64_t* sums, int64_t node, uint64_t x) {
-  return node * SumTree::kFan + count_up_to(sums + node * SumTree::kFan, x);
+inline int64_t find_cluster(const RowDraws& row, uint64_t x) {
+  int64_t entry = 0;
+  for (int64_t level = row.rate_tree.num_levels - 1; level >= 0; --level) {
+    entry = descend(row.rates + row.rate_tree.first[level], entry, x);
+  }
+  return entry;
 }
 
 inline uint32_t find_key_in_block(const BlockDraw& draw) {
@@ -204,20 +202,19 @@ inline uint32_t find_key_in_block(const BlockDraw& draw) {
 }
 
 // Draws that take every step together, so that they wait for memory side by side.
-inline constexpr int64_t kDrawStage = 64;
+inline constexpr int64_t kDrawStage = 128;
 
 struct DrawStage {
   alignas(64) uint32_t words[4][kDrawStage];
-  uint64_t x[kDrawStage];  // what to search the cluster's sums for
   int64_t cluster[kDrawStage];
-  int64_t node[kDrawStage];
-  BlockDraw draw[kDrawStage];
-};
+  const uint64_t* blocks[kDrawStage];  // the cluster's sums
+  uint64_t x[kDrawStage];              // what to search them for
+  int64_t entry[kDrawStage];
 
-// Exploration goes along with cluster 0 and is put right at the end.
-inline int64_t table_of(const KeyTables& tables, int64_t cluster) {
-  return cluster == tables.num_clusters ? 0 : cluster;
-}
+  uint64_t uniform(int pair, int64_t e) const {
+    return uint64_t{words[2 * pair][e]} << 32 | words[2 * pair + 1][e];
+  }
+};
 
 inline void draw_words(const RowDraws& row, int64_t first, int64_t count, DrawStage& stage) {
   for (int64_t e = 0; e < count; e += kWidth) {
@@ -227,36 +224,49 @@ inline void draw_words(const RowDraws& row, int64_t first, int64_t count, DrawSt
   }
 }
 
-inline uint64_t uniform_of(const DrawStage& stage, int pair, int64_t e) {
-  return uint64_t{stage.words[2 * pair][e]} << 32 | stage.words[2 * pair + 1][e];
+inline void choose_clusters(const RowDraws& row, int64_t count, DrawStage& stage) {
+  const KeyTables& tables = *row.tables;
+  const uint64_t total = row.rates[tables.num_clusters];
+  const int64_t top = tables.tree.first[tables.tree.num_levels - 1];
+  for (int64_t e = 0; e < count; ++e) {
+    const int64_t cluster = find_cluster(row, math::multiply_high(stage.uniform(0, e), total));
+    // Exploration goes along with cluster 0 and is put right at the end.
+    const int64_t table = cluster == tables.num_clusters ? 0 : cluster;
+    stage.cluster[e] = cluster;
+    stage.blocks[e] = tables.blocks + table * tables.tree.size;
+    stage.x[e] = math::multiply_high(stage.uniform(1, e), tables.total(table));
+    stage.entry[e] = 0;
+    __builtin_prefetch(stage.blocks[e] + top);
+  }
+}
+
+inline void find_blocks(const KeyTables& tables, int64_t count, DrawStage& stage) {
+  for (int64_t level = tables.tree.num_levels - 1; level > 0; --level) {
+    const int64_t first = tables.tree.first[level];
+    const int64_t below = tables.tree.first[level - 1];
+    for (int64_t e = 0; e < count; ++e) {
+      stage.entry[e] = descend(stage.blocks[e] + first, stage.entry[e], stage.x[e]);
+      __builtin_prefetch(stage.blocks[e] + below + stage.entry[e] * SumTree::kFan);
+    }
+  }
 }
 
 // As find_block and find_key do for one draw at a time.
 inline void draw_stage(const RowDraws& row, int64_t count, DrawStage& stage, uint32_t* keys) {
   const KeyTables& tables = *row.tables;
-  const uint64_t total = row.rates[tables.num_clusters];
+  BlockDraw draw[kDrawStage];
+  choose_clusters(row, count, stage);
+  find_blocks(tables, count, stage);
   for (int64_t e = 0; e < count; ++e) {
-    const uint64_t x = math::multiply_high(uniform_of(stage, 0, e), total);
-    const int64_t cluster = find_entry(row.rates, find_node(row.rate_tree, row.rates, x), x);
-    const int64_t table = table_of(tables, cluster);
-    const uint64_t* blocks = tables.blocks + table * tables.tree.size;
-    stage.cluster[e] = cluster;
-    stage.x[e] = math::multiply_high(uniform_of(stage, 1, e), tables.total(table));
-    stage.node[e] = find_node(tables.tree, blocks, stage.x[e]);
-    __builtin_prefetch(blocks + stage.node[e] * SumTree::kFan);
-    __builtin_prefetch(blocks + stage.node[e] * SumTree::kFan + 8);
-  }
-  for (int64_t e = 0; e < count; ++e) {
-    const int64_t table = table_of(tables, stage.cluster[e]);
-    const uint64_t* blocks = tables.blocks + table * tables.tree.size;
-    const int64_t block = find_entry(blocks, stage.node[e], stage.x[e]);
-    stage.draw[e] = enter_block(tables, table, block, stage.x[e]);
-    __builtin_prefetch(stage.draw[e].within);
+    const int64_t table = stage.cluster[e] == tables.num_clusters ? 0 : stage.cluster[e];
+    const int64_t block = descend(stage.blocks[e], stage.entry[e], stage.x[e]);
+    draw[e] = enter_block(tables, table, block, stage.x[e]);
+    __builtin_prefetch(draw[e].within);
   }
   for (int64_t e = 0; e < count; ++e) {
     keys[e] = stage.cluster[e] == tables.num_clusters
-                  ? explore(tables, uniform_of(stage, 1, e)).first_key
-                  : find_key_in_block(stage.draw[e]);
+                  ? explore(tables, stage.uniform(1, e)).first_key
+                  : find_key_in_block(draw[e]);
   }
 }
 
@@ -271,8 +281,9 @@ inline void draw_keys(const RowDraws& row, int64_t count, uint32_t* keys) {
 
 inline bool is_kept(const RowThinning& row, uint32_t j, uint32_t word) {
   const float* z = row.z + int64_t{j} * row.num_clusters;
-  const float sum = dot(row.mu, z, row.num_clusters) + row.delta;
-  const double p = static_cast<double>(sum < 1.0f ? sum : 1.0f);
+  const float sum = lane_dot(row.mu, z, row.num_clusters) + row.delta;
+  const double p =
+      static_cast<double>(sum < 1.0f ? sum : (sum >= 1.0f ? 1.0f : 0.0f));  // NaN draws nothing
   const double ratio = row.oversampling == 0.0 ? p : math::thinning_ratio(p, row.oversampling);
   return static_cast<double>(word) < ratio * 0x1p32;
 }
@@ -302,6 +313,6 @@ inline int64_t thin(const RowThinning& row, uint32_t* keys, int64_t count) {
   return kept;
 }
 
-inline constexpr SampleKernels kSampleKernels{dot, tile_rows, draw_keys, thin};
+inline constexpr SampleKernels kSampleKernels{lane_dot, tile_rows, draw_keys, thin};
 
 }  // namespace stipple::kernels::cpu::STIPPLE_SIMD

@@ -41,12 +41,14 @@ TEST(StreamWord, DiffersForEveryLayerHeadAndPurpose) {
   std::set<uint32_t> words;
   for (int layer : {0, 1, 15, 4095}) {
     for (int head : {0, 1, 15, 4095}) {
-      for (Purpose purpose : {Purpose::kEdgeCount, Purpose::kDropout, Purpose::kData}) {
+      for (Purpose purpose :
+           {Purpose::kEdgeCount, Purpose::kEdgeDraw, Purpose::kEdgeThin, Purpose::kEdgeTile,
+            Purpose::kAttentionDropout, Purpose::kDropout, Purpose::kData}) {
         words.insert(stream_word(layer, head, purpose));
       }
     }
   }
-  EXPECT_EQ(words.size(), 48u);
+  EXPECT_EQ(words.size(), 112u);
 }
 
 TEST(Uniform, StaysBelowOneAndReachesZero) {

@@ -161,6 +161,38 @@ TEST_P(AttendGradient, AgreesWithTheReferenceOverSeveralChunksOfRows) {
   }
 }
 
+/// Columns [first, first + count) of a [..., K] array.
+Array<float> slice_clusters(const Array<float>& a, int64_t first, int64_t count) {
+  Array<float> result({a.shape()[0], a.shape()[1], a.shape()[2], count});
+  for (int64_t e = 0; e < result.numel(); ++e) {
+    result[e] = a[e / count * a.shape()[3] + first + e % count];
+  }
+  return result;
+}
+
+TEST_P(AttendGradient, GivesManyClustersTheBitsOfFew) {
+  // Keys are visited in tiles and rows in chunks when memberships are many and wide, and in one go
+  // when they are narrow.
+  for (const AttendSize& size :
+       {AttendSize{.n = 20, .m = 2601, .d = 16, .clusters = 256, .density = 0.02},
+        AttendSize{.n = 1203, .m = 50, .d = 16, .clusters = 256, .density = 0.2}}) {
+    AttendSetup s = make_setup(size, 16);
+    for (int64_t j = 0; j < s.m; ++j) s.drawn[3 * s.m + j] = j < 40 ? 1 : 0;
+    const Gradients<float> wide = differentiate(s, EdgeForm::kCsr);
+    constexpr int64_t kPart = 64;
+    for (int64_t first = 0; first < size.clusters; first += kPart) {
+      AttendSetup part = s;
+      part.clusters = kPart;
+      part.y = slice_clusters(s.y, first, kPart);
+      part.z = slice_clusters(s.z, first, kPart);
+      const Gradients<float> narrow = differentiate(part, EdgeForm::kCsr);
+      EXPECT_EQ(narrow.row_grad.values(), slice_clusters(wide.row_grad, first, kPart).values());
+      EXPECT_EQ(narrow.column_grad.values(),
+                slice_clusters(wide.column_grad, first, kPart).values());
+    }
+  }
+}
+
 TEST_P(AttendGradient, GivesEdgesToMaskedKeysTheRegularizerOnly) {
   for (double density : {0.2, 0.9}) {
     AttendSetup s = make_setup(

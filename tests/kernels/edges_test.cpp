@@ -109,6 +109,15 @@ TEST(Edges, OnMetaOnlyCountTheMemoryTheyWouldTake) {
   }
 }
 
+TEST(Edges, LongSequencesFitWhenTheirGraphsAreSparse) {
+  Arena plan("plan");
+  const int64_t n = int64_t{1} << 17;
+  const EdgeSet edges = alloc_edges(plan, 1, n, n, {.tile_density = 0.06, .max_density = 1e-3});
+  EXPECT_GT(edges.storage.numel(), n * n / 1000);
+  EXPECT_LT(edges.storage.numel(), n * n / 900);
+  EXPECT_THROW(alloc_edges(plan, 1, n, n, {.tile_density = 0.06, .max_density = 1.0}), Error);
+}
+
 TEST(Edges, RefuseWhatDoesNotFit) {
   Arena memory("edges", kCpuDevice, size_t{1} << 20);
   EXPECT_THROW(alloc_edges(memory, 1, int64_t{1} << 16, int64_t{1} << 15, {}), Error);

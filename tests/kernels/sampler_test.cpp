@@ -97,6 +97,17 @@ TEST(Sampler, StructuredProbabilitiesAreMetExactly) {
   }
 }
 
+TEST(Sampler, ManyKeysAndClustersFollowTheLaw) {
+  // Searches of four steps for the key and of three for the cluster.
+  const SbmCase c = make_case(
+      2, 8300, 70, [](int64_t i, int64_t u) { return u % 3 == i ? 0.0 : scatter(i, u, 11); },
+      [](int64_t u, int64_t v) { return u == v ? 0.01 : 0.0; },
+      [](int64_t j, int64_t v) { return j % 7 == v % 7 ? 0.0 : scatter(j, v, 12); });
+  for_each_sampler(c, [](const SbmCase& wide, const EdgeSampler& sampler) {
+    EXPECT_EQ(check_law(sampler, wide, 800), "");
+  });
+}
+
 TEST(Sampler, HeadsSamplesLayersAndStepsAreIndependent) {
   SbmCase c = structured_cases()[1].value;
   replicate(c, 2, 2);
@@ -227,6 +238,18 @@ TEST(Thinning, OversamplingAndRatioUndoEachOther) {
   }
 }
 
+TEST(Thinning, CertainWordsAreBelowEveryRatio) {
+  EXPECT_EQ(math::certain_word(0.0), 0u);
+  for (double bound : {1e-9, 1e-4, 0.01, 0.3, 0.9, 0.98}) {
+    const double c = math::oversampling(bound);
+    const auto certain = static_cast<double>(math::certain_word(c));
+    EXPECT_NEAR(certain, 0x1p32 / c, 8.0);
+    for (double fraction : {0.0, 1e-9, 1e-6, 1e-3, 0.1, 0.5, 1.0}) {
+      EXPECT_LT(certain, math::thinning_ratio(fraction * bound, c) * 0x1p32) << bound;
+    }
+  }
+}
+
 TEST(Thinning, PositiveProbabilityIsOneMinusExp) {
   for (float rate : {0.0f, 1e-7f, 1e-3f, 0.25f, 1.0f, 3.0f, 10.0f, 40.0f}) {
     const double expected = -std::expm1(-static_cast<double>(rate));
@@ -240,9 +263,11 @@ TEST(KeyTables, BoundariesBelongToTheNextKeyAndZeroWeightsAreNeverSelected) {
   for (int64_t t = 0; t < 3 * kernels::cpu::kKeyBlock; ++t) {
     within[t] = t < 2 ? 0 : t < 4 ? 5 : t < 16 ? 8 : t < 32 ? 0 : 2;
   }
-  uint64_t blocks[] = {8, 8, 10};
+  uint64_t blocks[kernels::cpu::SumTree::kFan] = {8, 8, 10};
+  const kernels::cpu::SumTree tree(3);
+  tree.build(blocks, 3);
   const kernels::cpu::KeyTables tables{
-      .num_clusters = 1, .num_blocks = 3, .within = within, .blocks = blocks};
+      .num_clusters = 1, .num_blocks = 3, .tree = tree, .within = within, .blocks = blocks};
   constexpr uint32_t kExpected[] = {2, 2, 2, 2, 2, 4, 4, 4, 32, 32};
   for (uint64_t x = 0; x < 10; ++x) {
     // The smallest uniform that is scaled to x of 10.
@@ -250,9 +275,83 @@ TEST(KeyTables, BoundariesBelongToTheNextKeyAndZeroWeightsAreNeverSelected) {
     EXPECT_EQ(find_key(find_block(tables, 0, uniform)), kExpected[x]) << x;
   }
   EXPECT_EQ(find_key(find_block(tables, 0, ~uint64_t{0})), 32u);
-  for (uint64_t x = 0; x < 10; ++x) {
-    EXPECT_EQ(kernels::cpu::first_above(blocks, 3, x), x < 8 ? 0 : 2) << x;
+}
+
+TEST(SumTree, FindsTheFirstSumAboveAnyNumberAtEveryDepth) {
+  for (int64_t count : {1, 2, 7, 8, 9, 63, 64, 65, 129, 513, 5000}) {
+    SCOPED_TRACE(count);
+    const kernels::cpu::SumTree tree(count);
+    std::vector<uint64_t> sums(static_cast<size_t>(tree.size));
+    uint64_t sum = 0;
+    for (int64_t e = 0; e < count; ++e) {
+      // Every third weight is 0: its entry must never be found.
+      sums[static_cast<size_t>(e)] = sum += e % 3 == 1 ? 0 : 1 + static_cast<uint64_t>(e % 5);
+    }
+    const std::vector<uint64_t> plain(sums.begin(), sums.begin() + count);
+    tree.build(sums.data(), count);
+    for (uint64_t x = 0; x < sum; ++x) {
+      const auto expected = std::upper_bound(plain.begin(), plain.end(), x) - plain.begin();
+      ASSERT_EQ(kernels::cpu::first_above(tree, sums.data(), x), expected) << x;
+    }
   }
+}
+
+/// Tables whose sums are so small that most draws fall on a boundary. Odd keys, odd clusters and
+/// every third block have weight 0.
+struct SmallTables {
+  static constexpr int64_t kClusters = 20;
+  static constexpr int64_t kBlocks = 75;
+
+  SmallTables() {
+    using kernels::cpu::kKeyBlock;
+    for (int64_t v = 0; v < kClusters; ++v) {
+      uint64_t* sums = blocks.data() + v * tree.size;
+      uint64_t sum = 0;
+      for (int64_t b = 0; b < kBlocks; ++b) {
+        int32_t* row = within.data() + (b * kClusters + v) * kKeyBlock;
+        for (int32_t t = 0; t < kKeyBlock; ++t) row[t] = b % 3 == 1 ? 0 : t / 2 + 1;
+        sums[b] = sum += static_cast<uint64_t>(row[kKeyBlock - 1]);
+      }
+      tree.build(sums, kBlocks);
+      rates[static_cast<size_t>(v)] = static_cast<uint64_t>(v / 2 + 1);
+    }
+    rates[kClusters] = kClusters / 2;  // no exploration
+    rate_tree.build(rates.data(), kClusters + 1);
+  }
+
+  std::vector<uint32_t> draw(const kernels::cpu::SampleKernels& sampler) {
+    const kernels::cpu::KeyTables tables{.num_clusters = kClusters,
+                                         .num_blocks = kBlocks,
+                                         .tree = tree,
+                                         .within = within.data(),
+                                         .blocks = blocks.data()};
+    const kernels::cpu::RowDraws row{&tables, rate_tree, rates.data(), {5, 6}, {}};
+    std::vector<uint32_t> keys(20001);
+    sampler.draw_keys(row, static_cast<int64_t>(keys.size()), keys.data());
+    return keys;
+  }
+
+  kernels::cpu::SumTree tree{kBlocks};
+  kernels::cpu::SumTree rate_tree{kClusters + 1};
+  std::vector<int32_t> within =
+      std::vector<int32_t>(static_cast<size_t>(kBlocks * kClusters * kernels::cpu::kKeyBlock));
+  std::vector<uint64_t> blocks = std::vector<uint64_t>(static_cast<size_t>(kClusters * tree.size));
+  std::vector<uint64_t> rates = std::vector<uint64_t>(static_cast<size_t>(rate_tree.size));
+};
+
+TEST(KeyTables, EveryInstructionSetFindsTheBoundariesOfSmallSums) {
+  SmallTables tables;
+  const stipple::cpu::Isa before = stipple::cpu::isa();
+  const std::vector<uint32_t> expected = tables.draw(kernels::cpu::kSampleScalar);
+  for (uint32_t key : expected) {
+    ASSERT_EQ(key % 2, 0u);
+    ASSERT_NE(key / kernels::cpu::kKeyBlock % 3, 1u);
+  }
+  for (stipple::cpu::Isa isa : stipple::cpu::available_isas()) {
+    stipple::cpu::set_isa(isa);
+    EXPECT_EQ(tables.draw(kernels::cpu::sample_kernels()), expected) << isa_name(isa);
+  }
+  stipple::cpu::set_isa(before);
 }
 
 TEST(KeySet, ReturnsWhatWasInsertedInOrderAndOnlyOnce) {
@@ -318,24 +417,37 @@ TEST(Sampler, SplittingTheBatchOrTheHeadsChangesNothing) {
   });
 }
 
-TEST(Sampler, EveryInstructionSetGivesTheSameBits) {
+void expect_same_bits_on_every_isa(const SbmCase& c) {
   const stipple::cpu::Isa before = stipple::cpu::isa();
+  for_each_sampler(c, [](const SbmCase& any, const EdgeSampler& sampler) {
+    stipple::cpu::set_isa(stipple::cpu::Isa::kScalar);
+    const auto expected = all_contents(sampler.sample(any, {.step = 9}));
+    for (stipple::cpu::Isa isa : stipple::cpu::available_isas()) {
+      stipple::cpu::set_isa(isa);
+      EXPECT_EQ(all_contents(sampler.sample(any, {.step = 9})), expected) << isa_name(isa);
+    }
+  });
+  stipple::cpu::set_isa(before);
+}
+
+TEST(Sampler, EveryInstructionSetGivesTheSameBits) {
   for (int64_t k : {1, 7, 16, 21, 64}) {
     SCOPED_TRACE(k);
     SbmCase c = large_case(1, 1, 203, k);
     c.delta = 0.003f;
     // Rows beyond what can be thinned are drawn pair by pair.
     for (int64_t v = 0; v < 4 * k; ++v) c.mu[static_cast<size_t>(v)] = 1.0f;
-    for_each_sampler(c, [](const SbmCase& any, const EdgeSampler& sampler) {
-      stipple::cpu::set_isa(stipple::cpu::Isa::kScalar);
-      const auto expected = all_contents(sampler.sample(any, {.step = 9}));
-      for (stipple::cpu::Isa isa : stipple::cpu::available_isas()) {
-        stipple::cpu::set_isa(isa);
-        EXPECT_EQ(all_contents(sampler.sample(any, {.step = 9})), expected) << isa_name(isa);
-      }
-    });
+    expect_same_bits_on_every_isa(c);
   }
-  stipple::cpu::set_isa(before);
+}
+
+TEST(Sampler, EveryInstructionSetGivesTheSameBitsForManyKeys) {
+  SbmCase c = large_case(1, 1, 9000, 9);
+  c.n = 16;
+  c.mu.resize(static_cast<size_t>(c.n * c.k));
+  c.query_mask.resize(static_cast<size_t>(c.n));
+  c.delta = 0.003f;
+  expect_same_bits_on_every_isa(c);
 }
 
 TEST(Sampler, RowsAreSortedUniqueAndInBounds) {

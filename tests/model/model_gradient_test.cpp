@@ -81,7 +81,7 @@ void check_every_parameter(const ModelCase& c) {
       scale = std::max(scale, std::abs(expected));
       worst = std::max(worst, std::abs(actual - expected));
     }
-    EXPECT_LE(worst, 5e-3 * scale + 3e-5) << entry.name;
+    EXPECT_LE(worst, 5e-3 * scale + 6e-5) << entry.name;
     // a bias of keys moves all scores of a row alike
     EXPECT_TRUE(scale > 3e-4 || entry.name.ends_with("key.bias")) << entry.name << " " << scale;
   }

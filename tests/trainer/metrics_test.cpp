@@ -64,6 +64,7 @@ TrainRecord train_at(int64_t step) {
           .learning_rate = 1e-4,
           .grad_norm = 0.7,
           .skipped = 2,
+          .auxiliary_loss = 0.5,
           .seconds = {.step = 0.09,
                       .data = 0.01,
                       .forward = 0.02,
@@ -94,7 +95,7 @@ TEST_F(MetricsFile, KeysAreTheDocumentedOnes) {
       text(),
       R"({"kind":"train","step":10,"split":"train","loss":0.3333333333333333,"accuracy":0.25,)"
       R"("density":0.1,"examples_per_s":340.0,"tokens_per_s":68000.0,"learning_rate":0.0001,)"
-      R"("grad_norm":0.7,"skipped":2,"step_s":0.09,"data_s":0.01,"forward_s":0.02,)"
+      R"("grad_norm":0.7,"skipped":2,"auxiliary_loss":0.5,"step_s":0.09,"data_s":0.01,"forward_s":0.02,)"
       R"("sampling_s":0.03,"backward_s":0.04,"reduce_s":0.05,"optimizer_s":0.06,"layers":[)"
       R"({"density":[0.1,0.2],"empty_rows":[0.0,0.5],"effective_cells":[3.0,4.0]},)"
       R"({"density":[0.3,0.4],"empty_rows":[],"effective_cells":[]}]})"
