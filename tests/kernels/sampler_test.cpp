@@ -646,8 +646,8 @@ TEST(Sampler, AtFixedDegreeStepsAndBytesAreLinearInTheTokens) {
   for (MaskLaw law : {MaskLaw::kBernoulli, MaskLaw::kPoissonCollapse}) {
     SCOPED_TRACE(law_name(law));
     const RowCost small = cost_at_degree_64(1 << 11, law);
-    const RowCost large = cost_at_degree_64(1 << 15, law);
-    const double doublings = 4;
+    const RowCost large = cost_at_degree_64(1 << 17, law);
+    const double doublings = 6;
     EXPECT_LE(std::log2(large.steps / small.steps) / doublings, 1.1);
     EXPECT_LE(std::log2(large.bytes / small.bytes) / doublings, 1.1);
   }
