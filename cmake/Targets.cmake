@@ -1,8 +1,10 @@
 # How targets are made here: one helper per kind, so that flags live in one place.
 
 add_library(stipple_warnings INTERFACE)
-target_compile_options(stipple_warnings INTERFACE -Wall -Wextra -Wshadow -Wconversion -Wsign-conversion
-  -Wmissing-field-initializers -Wno-restrict $<$<BOOL:${STIPPLE_WERROR}>:-Werror>)
+target_compile_options(stipple_warnings INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-Wall;-Wextra;-Wshadow;-Wconversion;-Wsign-conversion;-Wmissing-field-initializers;-Wno-restrict>
+  $<$<AND:$<COMPILE_LANGUAGE:CXX>,$<BOOL:${STIPPLE_WERROR}>>:-Werror>
+  $<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr;--diag-suppress=554;-lineinfo;-Xcompiler=-Wall;-Xptxas=-v>
+  $<$<AND:$<COMPILE_LANGUAGE:CUDA>,$<BOOL:${STIPPLE_WERROR}>>:-Werror=all-warnings>)
 
 if(STIPPLE_SANITIZE STREQUAL "address")
   # g++ 12 warns of its own headers (<regex>) when it instruments them.
@@ -34,11 +36,14 @@ set(STIPPLE_TEST_ENVIRONMENT
   UBSAN_OPTIONS=print_stacktrace=1
   TSAN_OPTIONS=ignore_noninstrumented_modules=1:halt_on_error=1:exitcode=66)
 
-# stipple_test(tests/core/rng_test.cpp's stem  DEPS core ...  [LABELS slow] [TIMEOUT 60])
+# stipple_test(tests/core/rng_test.cpp's stem  DEPS core ...  [LABELS slow] [TIMEOUT 60] [FOLDER where the file is])
 function(stipple_test stem)
-  cmake_parse_arguments(ARG "" "TIMEOUT" "DEPS;LIBS;LABELS" ${ARGN})
+  cmake_parse_arguments(ARG "" "TIMEOUT;FOLDER" "DEPS;LIBS;LABELS" ${ARGN})
   list(TRANSFORM ARG_DEPS PREPEND stipple_)
-  add_executable(${stem} ${stem}.cpp)
+  if(NOT ARG_FOLDER)
+    set(ARG_FOLDER .)
+  endif()
+  add_executable(${stem} ${ARG_FOLDER}/${stem}.cpp)
   target_link_libraries(${stem} PRIVATE ${ARG_DEPS} ${ARG_LIBS} stipple_warnings GTest::gtest GTest::gtest_main)
   add_test(NAME ${stem} COMMAND ${stem} --gtest_brief=1)
   if(NOT ARG_TIMEOUT)

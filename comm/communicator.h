@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Ranks that work on one training job. Data moves through transports in subfolders: `mpi/`
-// (processes), `threads/` (ranks in one process, for tests). Every call is collective unless it
+// (processes), `nccl/` (their GPUs), `threads/` (ranks in one process, for tests). Every call is collective unless it
 // says otherwise: all ranks make the same calls in the same order. Errors of the transport throw
 // CommError with rank, operation and sequence number; there is no recovery in place.
 #pragma once
@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "core/function_ref.h"
+#include "core/stream.h"
 
 namespace stipple::comm {
 
@@ -44,6 +45,9 @@ class Communicator {
   virtual void wait(Pending) = 0;
   /// Lets started operations advance; never blocks. Cheap; called between layers.
   virtual void progress() = 0;
+  /// Call it after each launch of a graph in which operations were captured: those are not watched
+  /// one by one, so the launch is. The host does not wait.
+  virtual void launched(const char* /*graph*/) {}
 
   // --- control: small, blocking
   // ----------------------------------------------------------------------------------------------
@@ -74,6 +78,18 @@ std::unique_ptr<Communicator> make_mpi_communicator(int* argc = nullptr, char***
 
 /// One rank and no transport: every operation is the identity.
 std::unique_ptr<Communicator> make_single_communicator();
+
+struct NcclOptions {
+  double init_timeout_s = 300;       ///< for all ranks to find each other
+  double operation_timeout_s = 600;  ///< for an operation, after the one before it
+};
+/// Bulk data in device memory: operations start after the work that is already enqueued on
+/// `compute`; what is enqueued there after wait() sees the result; the host does not wait. Control
+/// goes by `control`. A watchdog ends the job when operations fail or do not end. Collective;
+/// `control` and `compute` must outlive it. CommError when the ranks do not find each other in
+/// time.
+std::unique_ptr<Communicator> make_nccl_communicator(Communicator& control, const Stream& compute,
+                                                     const NcclOptions&);
 
 /// Ends the whole job at once, all ranks, with this exit code. For the last line of `main`; never
 /// returns.

@@ -10,28 +10,19 @@
 #include "comm/exact_reducer.h"
 
 #include <algorithm>
-#include <chrono>
-#include <cstring>
 
 #include "comm/leaf_order.h"
+#include "comm/reduction_clock.h"
+#include "comm/reduction_memory.h"
 #include "comm/summation_tree.h"
 #include "core/buffer.h"
 
 namespace stipple::comm {
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
 // Buckets between two stages of the pipeline: enough for a message to travel while others are
 // computed on.
 constexpr int64_t kStageDistance = 4;
-// Additions go over pieces this long, so that intermediate sums stay in the first caches (16 KiB
-// each).
-constexpr int64_t kPieceNumel = 4096;
-
-double seconds_since(Clock::time_point begin) {
-  return std::chrono::duration<double>(Clock::now() - begin).count();
-}
 
 /// The part of a bucket that `owner` combines.
 Range slice_of(Range bucket, int owner, int num_ranks) {
@@ -94,12 +85,6 @@ ExactPlan::ExactPlan(const ReducerOptions& options, int rank, int num_ranks)
   if (num_ranks > 1) stages = std::min(buckets.count(), kStageDistance + 1);
 }
 
-/// out = left + right; out may be left or right itself.
-void add(float* out, const float* left, const float* right, int64_t count) {
-#pragma GCC ivdep
-  for (int64_t i = 0; i < count; ++i) out[i] = left[i] + right[i];
-}
-
 class ExactReducer final : public GradientReducer {
  public:
   ExactReducer(Communicator& communicator, const ReducerOptions& options);
@@ -109,7 +94,7 @@ class ExactReducer final : public GradientReducer {
   void ready(Range range) override;
   void end_leaf() override;
   View<const float> finish() override;
-  ReducerTimes times() const override { return times_; }
+  ReducerTimes times() const override { return clock_.times(); }
   size_t bytes() const override;
 
  private:
@@ -135,9 +120,9 @@ class ExactReducer final : public GradientReducer {
   float* arrived(int64_t bucket, size_t item) const;
   Pending& scattered(int64_t bucket, size_t round);
   Pending& gathered(int64_t bucket);
-  void wait(Pending);
 
   Communicator& communicator_;
+  ReductionMemory memory_;
   ExactPlan plan_;
   size_t self_;
   LeafOrder order_;
@@ -154,23 +139,24 @@ class ExactReducer final : public GradientReducer {
   std::vector<std::span<const float>> send_;  // by rank; of the exchange being started
   std::vector<std::span<float>> recv_;
   std::vector<float*> values_;  // by item; of the slice being combined
-  double waited_s_ = 0;
-  ReducerTimes times_;
+  ReductionClock clock_;
 };
 
 ExactReducer::ExactReducer(Communicator& communicator, const ReducerOptions& options)
     : communicator_(communicator),
+      memory_(options),
       plan_(options, communicator.rank(), communicator.size()),
       self_(static_cast<size_t>(communicator.rank())),
       order_(plan_.leaves, options.numel),
-      staging_(kCpuDevice, plan_.staging_bytes()),
+      staging_(memory_.device(), plan_.staging_bytes()),
       scatters_(static_cast<size_t>(plan_.stages) * plan_.rounds),
       gathers_(static_cast<size_t>(plan_.stages)),
       send_(static_cast<size_t>(communicator.size())),
       recv_(static_cast<size_t>(communicator.size())),
-      values_(plan_.num_items()) {
+      values_(plan_.num_items()),
+      clock_(memory_, is_alone() ? 0 : 2 * static_cast<size_t>(plan_.buckets.count())) {
   for (size_t i = 0; i < plan_.num_partials; ++i) {
-    partials_.emplace_back(kCpuDevice, plan_.partial_bytes());
+    partials_.emplace_back(memory_.device(), plan_.partial_bytes());
   }
 }
 
@@ -183,7 +169,7 @@ size_t ExactReducer::bytes() const {
 void ExactReducer::begin_leaf(int64_t leaf) {
   order_.begin(leaf);
   newest_ = order_.is_first() ? 0 : newest_ + 1;
-  std::memset(partial(newest_), 0, plan_.partial_bytes());
+  memory_.fill_zero(partials_[newest_]);
 }
 
 void ExactReducer::ready(Range range) {
@@ -205,11 +191,11 @@ void ExactReducer::end_leaf() {
 
 void ExactReducer::merge(Range range) {
   const auto count = static_cast<size_t>(merges_of_leaf());
-  for (int64_t at = range.begin; at < range.end; at += kPieceNumel) {
-    const int64_t numel = std::min(kPieceNumel, range.end - at);
+  for (int64_t at = range.begin, numel = 0; at < range.end; at += numel) {
+    numel = std::min(memory_.piece_numel(), range.end - at);
     for (size_t right = newest_; right > newest_ - count; --right) {
       float* const left = partial(right - 1) + at;
-      add(left, left, partial(right) + at, numel);
+      memory_.add(left, left, partial(right) + at, numel);
     }
   }
 }
@@ -225,9 +211,8 @@ void ExactReducer::merge_and_send_until(int64_t front) {
 }
 
 View<const float> ExactReducer::finish() {
-  const Clock::time_point begin = Clock::now();
-  const double waited_in_backward_s = waited_s_;
   order_.finish();
+  clock_.begin_finish();
   merge_and_send_until(plan_.buckets.numel);
   if (!is_alone()) {
     combine_behind(0);
@@ -235,8 +220,7 @@ View<const float> ExactReducer::finish() {
   }
   num_scattered_ = num_combined_ = num_gathered_ = 0;
   newest_ = 0;
-  waited_s_ = 0;
-  times_ = {waited_in_backward_s + seconds_since(begin), waited_in_backward_s};
+  clock_.end_finish();
   return grads();
 }
 
@@ -250,7 +234,11 @@ void ExactReducer::combine_behind(int64_t distance) {
 }
 
 void ExactReducer::wait_for_gathers_behind(int64_t distance) {
-  while (num_gathered_ < num_combined_ - distance) wait(gathered(num_gathered_++));
+  while (num_gathered_ < num_combined_ - distance) {
+    clock_.begin_wait();
+    communicator_.wait(gathered(num_gathered_++));
+    clock_.end_wait();
+  }
 }
 
 void ExactReducer::scatter(int64_t bucket) {
@@ -273,7 +261,11 @@ void ExactReducer::scatter(int64_t bucket) {
 }
 
 void ExactReducer::combine(int64_t bucket) {
-  for (size_t round = 0; round < plan_.rounds; ++round) wait(scattered(bucket, round));
+  clock_.begin_wait();
+  for (size_t round = 0; round < plan_.rounds; ++round) {
+    communicator_.wait(scattered(bucket, round));
+  }
+  clock_.end_wait();
   const Range mine = slice(bucket, self_);
   const size_t first_own = plan_.first_item[self_];
   for (size_t item = 0; item < values_.size(); ++item) {
@@ -285,16 +277,16 @@ void ExactReducer::combine(int64_t bucket) {
 
 void ExactReducer::add_items(float* result, int64_t numel) {
   if (plan_.additions.empty()) {
-    if (values_[0] != result) std::copy_n(values_[0], numel, result);
+    if (values_[0] != result) memory_.copy(result, values_[0], numel);
     return;
   }
-  for (int64_t at = 0; at < numel; at += kPieceNumel) {
-    const int64_t count = std::min(kPieceNumel, numel - at);
+  for (int64_t at = 0, count = 0; at < numel; at += count) {
+    count = std::min(memory_.piece_numel(), numel - at);
     for (const Addition& addition : plan_.additions) {
       // The last sum can go straight to its place: nothing that stands there is still needed.
       const bool last = &addition == &plan_.additions.back();
       float* const left = values_[addition.left] + at;
-      add(last ? result + at : left, left, values_[addition.right] + at, count);
+      memory_.add(last ? result + at : left, left, values_[addition.right] + at, count);
     }
   }
 }
@@ -324,12 +316,6 @@ Pending& ExactReducer::scattered(int64_t bucket, size_t round) {
 
 Pending& ExactReducer::gathered(int64_t bucket) {
   return gathers_[static_cast<size_t>(bucket % plan_.stages)];
-}
-
-void ExactReducer::wait(Pending pending) {
-  const Clock::time_point begin = Clock::now();
-  communicator_.wait(pending);
-  waited_s_ += seconds_since(begin);
 }
 
 }  // namespace

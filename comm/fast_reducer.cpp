@@ -1,26 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "comm/fast_reducer.h"
 
-#include <chrono>
-#include <cstring>
-
 #include "comm/leaf_order.h"
-#include "core/buffer.h"
+#include "comm/reduction_clock.h"
+#include "comm/reduction_memory.h"
 
 namespace stipple::comm {
 namespace {
-
-using Clock = std::chrono::steady_clock;
 
 class FastReducer final : public GradientReducer {
  public:
   FastReducer(Communicator& communicator, const ReducerOptions& options)
       : communicator_(communicator),
+        memory_(options),
         order_(leaves_of_rank(options.num_leaves, communicator.rank(), communicator.size()),
                options.numel),
         buckets_(options),
-        sum_(kCpuDevice, fast_reducer_bytes(options)),
-        pending_(static_cast<size_t>(buckets_.count())) {}
+        sum_(memory_.device(), fast_reducer_bytes(options)),
+        pending_(static_cast<size_t>(buckets_.count())),
+        clock_(memory_, 0) {}
 
   View<float> grads() const override { return {data(), {buckets_.numel}}; }
 
@@ -39,22 +37,22 @@ class FastReducer final : public GradientReducer {
   void end_leaf() override { order_.end(); }
 
   View<const float> finish() override {
-    const Clock::time_point begin = Clock::now();
     order_.finish();
+    clock_.begin_finish();
     if (!order_.has_leaves()) clear();
     start_until(buckets_.numel);
     for (const Pending pending : pending_) communicator_.wait(pending);
     started_ = 0;
-    times_.exposed_s = std::chrono::duration<double>(Clock::now() - begin).count();
+    clock_.end_finish();
     return grads();
   }
 
-  ReducerTimes times() const override { return times_; }
+  ReducerTimes times() const override { return clock_.times(); }
   size_t bytes() const override { return sum_.bytes(); }
 
  private:
   float* data() const { return reinterpret_cast<float*>(sum_.data()); }
-  void clear() { std::memset(sum_.data(), 0, sum_.bytes()); }
+  void clear() { memory_.fill_zero(sum_); }
 
   void start_until(int64_t front) {
     for (; started_ < buckets_.count() && buckets_[started_].end <= front; ++started_) {
@@ -65,12 +63,13 @@ class FastReducer final : public GradientReducer {
   }
 
   Communicator& communicator_;
+  ReductionMemory memory_;
   LeafOrder order_;
   Buckets buckets_;
   Buffer sum_;
   std::vector<Pending> pending_;  // by bucket
   int64_t started_ = 0;           // buckets of this step
-  ReducerTimes times_;
+  ReductionClock clock_;
 };
 
 }  // namespace

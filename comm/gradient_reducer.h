@@ -19,12 +19,17 @@
 //          The tree over L leaves: node (level, i) covers leaves [L i / 2^level, L (i + 1) / 2^level), rounded down; its sum is
 //          left + right in fp32. See comm/summation_tree.h.
 //   fast:  leaves are added as they come and buckets all-reduced by the transport, started while backward still runs.
+//
+// On a CUDA stream all arrays are device memory, everything is enqueued and the host never waits; the communicator is one for
+// device memory (make_nccl_communicator). Same tree, same bits as on the CPU. The calls may be captured in a graph.
 #pragma once
 
+#include <functional>
 #include <memory>
 
 #include "comm/communicator.h"
 #include "core/range.h"
+#include "core/stream.h"
 #include "core/view.h"
 
 namespace stipple::comm {
@@ -35,6 +40,7 @@ enum class ReductionPolicy : uint8_t { kExact, kFast };
 /// power of two. Ranks beyond the number of leaves get an empty range.
 Range leaves_of_rank(int64_t num_leaves, int rank, int num_ranks);
 
+/// On CUDA measured by events, of the last step whose events have passed when times() is called.
 struct ReducerTimes {
   /// What the last step's backward could not hide: all of finish(), and the time that ready() waited for other ranks.
   double exposed_s = 0;
@@ -53,11 +59,17 @@ class GradientReducer {
   virtual size_t bytes() const = 0;          ///< memory held: what `dry-run` prints
 };
 
+/// Enqueues out = left + right on the stream of the reducer; out may be left.
+using DeviceAddition =
+    std::function<void(float* out, const float* left, const float* right, int64_t count)>;
+
 struct ReducerOptions {
   ReductionPolicy policy = ReductionPolicy::kExact;
   int64_t numel = 0;
   int64_t num_leaves = 0;          ///< of the whole global batch
   int64_t bucket_bytes = 1 << 20;  ///< size of one collective
+  const Stream* stream = nullptr;  ///< of the computation; null: host memory
+  DeviceAddition add = {};         ///< CUDA only: the kernel that adds
 };
 /// All buffers are made here, none later.
 std::unique_ptr<GradientReducer> make_gradient_reducer(Communicator&, const ReducerOptions&);

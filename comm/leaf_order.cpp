@@ -42,6 +42,12 @@ Buckets::Buckets(const ReducerOptions& options)
     : numel(options.numel),
       bucket_numel(
           std::max<int64_t>(1, options.bucket_bytes / (kGranule * int64_t{sizeof(float)})) *
-          kGranule) {}
+          kGranule),
+      last_begin((numel - 1) / bucket_numel * bucket_numel) {
+  const int64_t quarter = bucket_numel / 4 / kGranule * kGranule;
+  if (quarter > 0 && numel - last_begin > quarter && numel >= 2 * quarter) {
+    last_begin = (numel - quarter + kGranule - 1) / kGranule * kGranule;
+  }
+}
 
 }  // namespace stipple::comm

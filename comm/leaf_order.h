@@ -42,15 +42,20 @@ class LeafOrder {
   bool open_ = false;
 };
 
-/// The arena in pieces of one collective each, ascending; only the last may be shorter.
+/// The arena in pieces of one collective each, ascending; none is larger than the first. The last
+/// of several is at most a quarter of a full one: it becomes final last, and backward cannot hide
+/// it.
 struct Buckets {
   int64_t numel = 0;
   int64_t bucket_numel = 0;
+  int64_t last_begin = 0;
 
   explicit Buckets(const ReducerOptions& options);
-  int64_t count() const { return (numel + bucket_numel - 1) / bucket_numel; }
+  int64_t count() const { return (last_begin + bucket_numel - 1) / bucket_numel + 1; }
   Range operator[](int64_t k) const {
-    return {k * bucket_numel, std::min(numel, (k + 1) * bucket_numel)};
+    const int64_t begin = k * bucket_numel;
+    if (begin >= last_begin) return {last_begin, numel};
+    return {begin, std::min(last_begin, begin + bucket_numel)};
   }
 };
 

@@ -21,7 +21,8 @@ class Arena {
   using Mark = size_t;
 
   /// A planning arena (meta): unlimited, counts only.
-  explicit Arena(std::string name) : name_(std::move(name)), device_(kMetaDevice) {}
+  explicit Arena(std::string name, Device meta = kMetaDevice)
+      : name_(std::move(name)), device_(meta) {}
   /// bytes is rounded up to a multiple of Buffer::kAlignment.
   Arena(std::string name, Device device, size_t bytes)
       : name_(std::move(name)), device_(device), buffer_(device, round_up(bytes)) {}
@@ -40,6 +41,7 @@ class Arena {
   size_t peak() const { return peak_; }  ///< most bytes in use at one time since construction
   size_t capacity() const { return buffer_.bytes(); }
   const std::string& name() const { return name_; }
+  Device device() const { return device_; }
 
   /// Rewinds at the end of its scope.
   class Scope {

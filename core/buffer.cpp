@@ -4,19 +4,42 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "core/cuda/runtime.h"
 #include "core/error.h"
 
 namespace stipple {
 
 Buffer::Buffer(Device device, size_t bytes) : device_(device), bytes_(bytes) {
-  STIPPLE_CHECK(device.type != DeviceType::kCuda, "this build has no CUDA backend");
   if (device.type == DeviceType::kMeta || bytes == 0) return;
+  if (device.type == DeviceType::kCuda) {
+    data_ = {static_cast<std::byte*>(cuda::allocate(device.index, bytes)), Free{Kind::kCuda}};
+    return;
+  }
   const size_t rounded = (bytes + kAlignment - 1) / kAlignment * kAlignment;
   data_.reset(static_cast<std::byte*>(std::aligned_alloc(kAlignment, rounded)));
   STIPPLE_CHECK(data_ != nullptr, "out of memory: ", bytes, " bytes asked for");
   std::memset(data_.get(), 0, rounded);
 }
 
-void Buffer::Free::operator()(std::byte* p) const { std::free(p); }
+Buffer Buffer::staging(Device device, size_t bytes) {
+  if (device.type != DeviceType::kCuda || bytes == 0) {
+    return {device.type == DeviceType::kMeta ? device : kCpuDevice, bytes};
+  }
+  Buffer buffer;
+  buffer.bytes_ = bytes;
+  buffer.data_ = {static_cast<std::byte*>(cuda::allocate_pinned(bytes)), Free{Kind::kPinned}};
+  return buffer;
+}
+
+void Buffer::Free::operator()(std::byte* p) const {
+  switch (kind) {
+    case Kind::kHost:
+      return std::free(p);
+    case Kind::kPinned:
+      return cuda::release_pinned(p);
+    case Kind::kCuda:
+      return cuda::release(p);
+  }
+}
 
 }  // namespace stipple

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 
 #include "core/device.h"
@@ -11,19 +12,25 @@ namespace stipple {
 
 class Buffer {
  public:
-  /// Every allocation of device memory starts on this boundary (a cache-line pair; what NCCL and AVX-512 want).
+  /// Every allocation of device memory starts on this boundary (a cache-line pair; what NCCL and
+  /// AVX-512 want).
   static constexpr size_t kAlignment = 128;
 
   Buffer() = default;
   /// Error when the memory cannot be had, naming the size.
   Buffer(Device device, size_t bytes);
+  /// Host memory to stage what goes to or comes from `device`: page-locked for CUDA, so that copies
+  /// run by themselves.
+  static Buffer staging(Device device, size_t bytes);
 
   std::byte* data() const { return data_.get(); }
   size_t bytes() const { return bytes_; }
   Device device() const { return device_; }
 
  private:
+  enum class Kind : uint8_t { kHost, kPinned, kCuda };
   struct Free {
+    Kind kind;  // no initialiser: nvcc takes it for a missing constructor
     void operator()(std::byte* p) const;
   };
   Device device_;

@@ -6,16 +6,30 @@
 
 namespace stipple {
 
-/// kMeta is the planning device: operations check their shapes and arenas count bytes, but nothing is stored or computed.
+/// kMeta is the planning device: operations check their shapes and arenas count bytes, but nothing
+/// is stored or computed.
 enum class DeviceType : uint8_t { kCpu, kCuda, kMeta };
 
 struct Device {
   DeviceType type = DeviceType::kCpu;
   int index = 0;
+  DeviceType planned = DeviceType::kCpu;  ///< kMeta: which device the plan is for
+
+  /// Whose memory layout and scratch an operation needs here: the device itself, or the one planned
+  /// for.
+  DeviceType backend() const { return type == DeviceType::kMeta ? planned : type; }
   bool operator==(const Device&) const = default;
 };
 
 inline constexpr Device kCpuDevice{DeviceType::kCpu, 0};
 inline constexpr Device kMetaDevice{DeviceType::kMeta, 0};
+constexpr Device cuda_device(int index) { return {DeviceType::kCuda, index}; }
+constexpr Device meta_device(DeviceType planned) { return {DeviceType::kMeta, 0, planned}; }
+
+/// How the factors of large products may be rounded. Sums are always formed in fp32.
+enum class Precision : uint8_t {
+  kFp32,  ///< not at all
+  kBf16,  ///< to bfloat16, for tensor cores
+};
 
 }  // namespace stipple

@@ -59,6 +59,12 @@ class DataError : public Error {
   using Error::Error;
 };
 
+/// A GPU, its driver or its memory failed.
+class CudaError : public Error {
+ public:
+  using Error::Error;
+};
+
 /// Training cannot go on, and would fail again in the same way. Exit code 93.
 class DivergenceError : public Error {
  public:

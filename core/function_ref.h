@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A non-owning reference to a callable: std::function without the allocation. The callable must outlive the call.
+// A non-owning reference to a callable: std::function without the allocation. The callable must
+// outlive the call.
 #pragma once
 
 #include <memory>
@@ -15,8 +16,8 @@ template <class R, class... Args>
 class FunctionRef<R(Args...)> {
  public:
   template <class F>
-    requires(!std::is_same_v<std::remove_cvref_t<F>, FunctionRef>)
-  FunctionRef(F&& f)  // NOLINT(google-explicit-constructor)
+  requires(!std::is_same_v<std::remove_cvref_t<F>, FunctionRef>)
+      FunctionRef(F&& f)  // NOLINT(google-explicit-constructor)
       : object_(const_cast<void*>(static_cast<const void*>(std::addressof(f)))),
         call_([](void* object, Args... args) -> R {
           return (*static_cast<std::remove_reference_t<F>*>(object))(std::forward<Args>(args)...);

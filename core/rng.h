@@ -1,19 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-// Randomness without state: Philox4x32-10 maps (counter, key) to 128 random bits. A draw is named by what it is for (step,
-// sample, layer, head, purpose, element), never by who makes it or when, so every rank, thread and replay sees the same bits.
-// Source: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3" (SC 2011).
+// Randomness without state: Philox4x32-10 maps (counter, key) to 128 random bits. A draw is named
+// by what it is for (step, sample, layer, head, purpose, element), never by who makes it or when,
+// so every rank, thread and replay sees the same bits. Source: Salmon, Moraes, Dror, Shaw,
+// "Parallel random numbers: as easy as 1, 2, 3" (SC 2011).
 #pragma once
 
 #include <array>
 #include <cstdint>
 
-namespace stipple {
+#include "core/host_device.h"
 
-#if defined(__CUDACC__)
-#define STIPPLE_HD __host__ __device__
-#else
-#define STIPPLE_HD
-#endif
+namespace stipple {
 
 struct PhiloxKey {
   uint32_t k0 = 0;
@@ -52,12 +49,12 @@ STIPPLE_HD inline uint64_t splitmix64(uint64_t x) {
 
 /// What a draw is for. Two draws with different purposes never share bits.
 enum class Purpose : uint8_t {
-  kEdgeCount = 1,   ///< how many candidate edges a row draws
-  kEdgeDraw = 2,    ///< which keys they are
-  kEdgeThin = 3,    ///< acceptance of a candidate
-  kEdgeTile = 4,    ///< one uniform per (query, key) pair
+  kEdgeCount = 1,  ///< how many candidate edges a row draws
+  kEdgeDraw = 2,   ///< which keys they are
+  kEdgeThin = 3,   ///< acceptance of a candidate
+  kEdgeTile = 4,   ///< one uniform per (query, key) pair
   kAttentionDropout = 5,
-  kDropout = 6,     ///< activations; `head` numbers the site within a layer
+  kDropout = 6,  ///< activations; `head` numbers the site within a layer
   kData = 7,
 };
 
@@ -65,9 +62,14 @@ enum class Purpose : uint8_t {
 struct RngKey {
   uint64_t seed = 0;
   uint64_t step = 0;
+  /// When given, the step stands there, in device memory, and `step` is ignored: a captured CUDA
+  /// graph is replayed with another step.
+  const uint64_t* device_step = nullptr;
 
+  /// Call it where device_step can be read: on the CPU when there is none, else in a kernel.
   STIPPLE_HD PhiloxKey philox() const {
-    const uint64_t k = splitmix64(splitmix64(seed) ^ step);
+    const uint64_t now = device_step == nullptr ? step : *device_step;
+    const uint64_t k = splitmix64(splitmix64(seed) ^ now);
     return {static_cast<uint32_t>(k), static_cast<uint32_t>(k >> 32)};
   }
 };

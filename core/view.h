@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A typed, non-owning, contiguous, row-major window on memory. Passed by value.
-// There are no strides: what is not contiguous is copied, or described by its own fields in an op's arguments.
+// There are no strides: what is not contiguous is copied, or described by its own fields in an op's
+// arguments.
 #pragma once
 
 #include <cstddef>
@@ -18,8 +19,7 @@ struct View {
 
   /// A View<T> is accepted where a View<const T> is asked for, never the other way.
   operator View<const T>() const  // NOLINT(google-explicit-constructor)
-    requires(!std::is_const_v<T>)
-  {
+      requires(!std::is_const_v<T>) {
     return {data, shape};
   }
 

@@ -20,6 +20,9 @@ void activation(const Stream&, const Activation&);
 namespace cpu {
 void activation(const Stream&, const Activation&);
 }
+namespace cuda {
+void activation(const Stream&, const Activation&);
+}
 
 /// dx = dy f'. `saved` is x for kGelu and y for kRelu, kSigmoid, kTanh.
 struct ActivationBackward {
@@ -29,6 +32,9 @@ struct ActivationBackward {
 };
 void activation_backward(const Stream&, const ActivationBackward&);
 namespace cpu {
+void activation_backward(const Stream&, const ActivationBackward&);
+}
+namespace cuda {
 void activation_backward(const Stream&, const ActivationBackward&);
 }
 
@@ -41,6 +47,9 @@ void add(const Stream&, const Add&);
 namespace cpu {
 void add(const Stream&, const Add&);
 }
+namespace cuda {
+void add(const Stream&, const Add&);
+}
 
 /// x[b, n, :] *= mask[b, n]: rows of padding become exactly zero.
 struct MaskRows {
@@ -49,6 +58,9 @@ struct MaskRows {
 };
 void mask_rows(const Stream&, const MaskRows&);
 namespace cpu {
+void mask_rows(const Stream&, const MaskRows&);
+}
+namespace cuda {
 void mask_rows(const Stream&, const MaskRows&);
 }
 

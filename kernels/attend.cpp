@@ -69,6 +69,15 @@ void check_straight_through(const char* op, const StraightThrough& ste, const Sh
   STIPPLE_CHECK(ste.clip >= 0.0f, op, ": ste.clip ", ste.clip, " must not be negative");
 }
 
+void check_implementation(const char* op, const Stream& stream, EdgesImplementation chosen) {
+  STIPPLE_CHECK(
+      chosen == EdgesImplementation::kOurs || stream.device().backend() == DeviceType::kCuda, op,
+      ": EdgesImplementation::kCusparse needs a CUDA device");
+}
+
+/// Planning for CUDA calls its operation, which on meta only takes the scratch it would use.
+bool is_for_cuda(const Stream& stream) { return stream.device().backend() == DeviceType::kCuda; }
+
 /// Planning sees the same scratch that the CPU bodies will take.
 void plan_scratch(const Stream& stream, Arena& scratch, int64_t bytes_per_worker) {
   if (stream.device().type != DeviceType::kMeta) return;
@@ -80,6 +89,7 @@ void plan_scratch(const Stream& stream, Arena& scratch, int64_t bytes_per_worker
 
 void attend_dense(const Stream& stream, const AttendDense& args) {
   check_inputs("attend_dense", args);
+  if (is_for_cuda(stream)) STIPPLE_CUDA_CALL(stream, attend_dense, args);
   plan_scratch(stream, *args.scratch, cpu::attend_forward_scratch(cpu::scratch_shape(args)));
   STIPPLE_DISPATCH(stream, attend_dense, args);
 }
@@ -87,6 +97,7 @@ void attend_dense(const Stream& stream, const AttendDense& args) {
 void attend_dense_backward(const Stream& stream, const AttendDenseBackward& args) {
   check_inputs("attend_dense_backward", args);
   check_gradients("attend_dense_backward", args);
+  if (is_for_cuda(stream)) STIPPLE_CUDA_CALL(stream, attend_dense_backward, args);
   plan_scratch(stream, *args.scratch, cpu::attend_backward_scratch(cpu::scratch_shape(args)));
   STIPPLE_DISPATCH(stream, attend_dense_backward, args);
 }
@@ -94,6 +105,8 @@ void attend_dense_backward(const Stream& stream, const AttendDenseBackward& args
 void attend_edges(const Stream& stream, const AttendEdges& args) {
   check_inputs("attend_edges", args);
   check_edges("attend_edges", args.edges, args.q.shape, args.k.shape);
+  check_implementation("attend_edges", stream, args.implementation);
+  if (is_for_cuda(stream)) STIPPLE_CUDA_CALL(stream, attend_edges, args);
   plan_scratch(stream, *args.scratch, cpu::attend_forward_scratch(cpu::scratch_shape(args)));
   STIPPLE_DISPATCH(stream, attend_edges, args);
 }
@@ -102,7 +115,9 @@ void attend_edges_backward(const Stream& stream, const AttendEdgesBackward& args
   check_inputs("attend_edges_backward", args);
   check_gradients("attend_edges_backward", args);
   check_edges("attend_edges_backward", args.edges, args.q.shape, args.k.shape);
+  check_implementation("attend_edges_backward", stream, args.implementation);
   check_straight_through("attend_edges_backward", args.ste, args.q.shape, args.k.shape);
+  if (is_for_cuda(stream)) STIPPLE_CUDA_CALL(stream, attend_edges_backward, args);
   plan_scratch(stream, *args.scratch, cpu::attend_backward_scratch(cpu::scratch_shape(args)));
   STIPPLE_DISPATCH(stream, attend_edges_backward, args);
 }

@@ -42,6 +42,9 @@ void attend_dense(const Stream&, const AttendDense&);
 namespace cpu {
 void attend_dense(const Stream&, const AttendDense&);
 }
+namespace cuda {
+void attend_dense(const Stream&, const AttendDense&);
+}
 
 struct AttendDenseBackward {
   View<float> dq;                // [B, H, N, D]  written
@@ -57,6 +60,15 @@ void attend_dense_backward(const Stream&, const AttendDenseBackward&);
 namespace cpu {
 void attend_dense_backward(const Stream&, const AttendDenseBackward&);
 }
+namespace cuda {
+void attend_dense_backward(const Stream&, const AttendDenseBackward&);
+}
+
+/// Who computes attend_edges.
+enum class EdgesImplementation : uint8_t {
+  kOurs,
+  kCusparse,  ///< CUDA only: library calls, to compare with; memory for all edges at once
+};
 
 /// The same over the edges of a graph; an edge drawn c times weighs c e^s. Edges to keys with key_mask 0 weigh nothing.
 /// Cost: bits: O(N M D) multiply-adds, exponentials per edge; CSR: O(E D).
@@ -70,9 +82,13 @@ struct AttendEdges {
   float scale = 1.0f;
   AttentionDropout dropout{};
   Arena* scratch = nullptr;
+  EdgesImplementation implementation = EdgesImplementation::kOurs;
 };
 void attend_edges(const Stream&, const AttendEdges&);
 namespace cpu {
+void attend_edges(const Stream&, const AttendEdges&);
+}
+namespace cuda {
 void attend_edges(const Stream&, const AttendEdges&);
 }
 
@@ -105,9 +121,13 @@ struct AttendEdgesBackward {
   AttentionDropout dropout{};
   StraightThrough ste{};         ///< row_grad empty: no straight-through gradient
   Arena* scratch = nullptr;
+  EdgesImplementation implementation = EdgesImplementation::kOurs;
 };
 void attend_edges_backward(const Stream&, const AttendEdgesBackward&);
 namespace cpu {
+void attend_edges_backward(const Stream&, const AttendEdgesBackward&);
+}
+namespace cuda {
 void attend_edges_backward(const Stream&, const AttendEdgesBackward&);
 }
 

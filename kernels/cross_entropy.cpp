@@ -2,6 +2,7 @@
 #include "kernels/cross_entropy.h"
 
 #include "core/dispatch.h"
+#include "kernels/runs.h"
 
 namespace stipple::kernels {
 
@@ -15,7 +16,11 @@ void cross_entropy(const Stream& stream, const CrossEntropy& args) {
   STIPPLE_CHECK_SHAPE("cross_entropy", args.count, {1});
   if (!args.dlogits.empty()) STIPPLE_CHECK_SHAPE("cross_entropy", args.dlogits, {rows, classes});
   if (!args.prediction.empty()) STIPPLE_CHECK_SHAPE("cross_entropy", args.prediction, {rows});
-  STIPPLE_DISPATCH(stream, cross_entropy, args);
+  STIPPLE_CHECK(args.scratch != nullptr, "cross_entropy: needs scratch");
+  const Arena::Scope scope(*args.scratch);
+  const View<LossPartial> partials =
+      args.scratch->alloc<LossPartial>({num_runs(rows, kLossRowRun)});
+  STIPPLE_DISPATCH(stream, cross_entropy, args, partials);
 }
 
 }  // namespace stipple::kernels

@@ -2,6 +2,7 @@
 // Classification loss with its gradient in one pass.
 #pragma once
 
+#include "core/arena.h"
 #include "core/stream.h"
 #include "core/view.h"
 
@@ -9,8 +10,10 @@ namespace stipple::kernels {
 
 /// Per row r with label >= 0: loss = logsumexp(logits) - logits[label]; dlogits = (softmax -
 /// onehot) * scale. Rows with a negative label are ignored: no loss, zero gradient. dlogits may
-/// alias logits. The sum over rows runs in double, in row order. `scale` is 1 / (labels of the
-/// whole global batch), so gradients of micro-batches and ranks are simply added.
+/// alias logits. The sum over rows runs in double over fixed runs of rows and then over the runs,
+/// in an order fixed per backend. `scale` is 1 / (labels of the whole global batch), so gradients
+/// of micro-batches and ranks are simply added. A label that is no class throws Error on the CPU;
+/// on CUDA the caller promises that there is none.
 struct CrossEntropy {
   View<float> dlogits{};  // [R, C]  written; empty: not wanted
   View<double> loss_sum;  // [1]     += sum of losses, unscaled
@@ -20,10 +23,22 @@ struct CrossEntropy {
   View<const float> logits;    // [R, C]
   View<const int32_t> labels;  // [R]
   float scale = 1.0f;
+  Arena* scratch = nullptr;  ///< partial sums
+};
+/// The rows of one run.
+struct LossPartial {
+  double loss = 0;
+  int64_t correct = 0;
+  int64_t count = 0;
 };
 void cross_entropy(const Stream&, const CrossEntropy&);
 namespace cpu {
-void cross_entropy(const Stream&, const CrossEntropy&);
-}
+/// partials: [runs of 16 rows]
+void cross_entropy(const Stream&, const CrossEntropy&, View<LossPartial> partials);
+}  // namespace cpu
+namespace cuda {
+/// partials: [runs of 16 rows]
+void cross_entropy(const Stream&, const CrossEntropy&, View<LossPartial> partials);
+}  // namespace cuda
 
 }  // namespace stipple::kernels

@@ -27,5 +27,8 @@ void dropout(const Stream&, const Dropout&);
 namespace cpu {
 void dropout(const Stream&, const Dropout&);
 }
+namespace cuda {
+void dropout(const Stream&, const Dropout&);
+}
 
 }  // namespace stipple::kernels

@@ -16,6 +16,9 @@ bool reserves_bits(const EdgeCapacity& capacity) {
   return !capacity.multiplicity && capacity.max_density >= capacity.tile_density;
 }
 
+/// Every problem's words start on a boundary that wide loads can use.
+int64_t round_up(int64_t words) { return (words + 31) / 32 * 32; }
+
 int64_t csr_room(int64_t pairs, const EdgeCapacity& capacity) {
   const double density = capacity.multiplicity
                              ? capacity.max_density
@@ -24,51 +27,90 @@ int64_t csr_room(int64_t pairs, const EdgeCapacity& capacity) {
   return std::min(pairs, static_cast<int64_t>(expected + 6.0 * std::sqrt(expected)) + 64);
 }
 
-void set_bits(EdgeSet& edges, int64_t p, View<const uint8_t> dense) {
-  const int64_t words = edges.words_per_row();
-  STIPPLE_CHECK(has_room_for_bits(edges),
-                "set_edges: this graph has no room for bits, use EdgeForm::kCsr");
-  int32_t* row_ptr = edges.row_ptr.at(p).data;
-  row_ptr[0] = 0;
-  for (int64_t i = 0; i < edges.num_queries; ++i) {
-    uint32_t* row = edges.bits(p, i);
+/// One of the two directions of a graph: by query, or by key.
+struct Side {
+  int64_t rows;
+  int64_t columns;
+  int64_t row_stride;  ///< in the dense matrix
+  int64_t column_stride;
+  int32_t* ptr;
+  uint32_t* storage;
+  uint16_t* multiplicity;
+};
+
+Side by_query(const EdgeSet& e, int64_t p) {
+  return {e.num_queries,
+          e.num_keys,
+          e.num_keys,
+          1,
+          e.row_ptr.at(p).data,
+          e.storage.at(p).data,
+          e.capacity.multiplicity ? e.multiplicity.at(p).data : nullptr};
+}
+
+Side by_key(const EdgeSet& e, int64_t p) {
+  return {e.num_keys,
+          e.num_queries,
+          1,
+          e.num_keys,
+          e.column_ptr.at(p).data,
+          e.transposed.at(p).data,
+          e.capacity.multiplicity ? e.transposed_multiplicity.at(p).data : nullptr};
+}
+
+void set_bits(BitOrder order, const Side& side, const uint8_t* dense) {
+  const int64_t words = bit_words(order, side.columns);
+  side.ptr[0] = 0;
+  for (int64_t i = 0; i < side.rows; ++i) {
+    uint32_t* row = side.storage + i * words;
     std::fill(row, row + words, 0u);
     int32_t degree = 0;
-    for (int64_t j = 0; j < edges.num_keys; ++j) {
-      if (dense[i * edges.num_keys + j] == 0) continue;
-      row[j / 32] |= 1u << (j % 32);
+    for (int64_t j = 0; j < side.columns; ++j) {
+      if (dense[i * side.row_stride + j * side.column_stride] == 0) continue;
+      const BitPlace place = bit_place(order, j);
+      row[place.word] |= 1u << place.bit;
       ++degree;
     }
-    row_ptr[i + 1] = row_ptr[i] + degree;
+    side.ptr[i + 1] = side.ptr[i] + degree;
   }
 }
 
-void set_csr(EdgeSet& edges, int64_t p, View<const uint8_t> dense) {
+void set_csr(const Side& side, const uint8_t* dense) {
+  int32_t next = 0;
+  side.ptr[0] = 0;
+  for (int64_t i = 0; i < side.rows; ++i) {
+    for (int64_t j = 0; j < side.columns; ++j) {
+      const uint8_t entry = dense[i * side.row_stride + j * side.column_stride];
+      if (entry == 0) continue;
+      side.storage[next] = static_cast<uint32_t>(j);
+      if (side.multiplicity != nullptr) side.multiplicity[next] = entry;
+      ++next;
+    }
+    side.ptr[i + 1] = next;
+  }
+}
+
+void check_room(const EdgeSet& edges, EdgeForm form, View<const uint8_t> dense) {
+  if (form == EdgeForm::kBits) {
+    STIPPLE_CHECK(has_room_for_bits(edges),
+                  "set_edges: this graph has no room for bits, use EdgeForm::kCsr");
+    return;
+  }
   const int64_t room = edges.storage.shape[1];
   const int64_t count = dense.numel() - std::count(dense.data, dense.data + dense.numel(), 0);
   STIPPLE_CHECK(count <= room, "set_edges: ", count, " edges, room for ", room,
                 "; raise max_density or tile_density");
-  uint32_t* columns = edges.columns(p);
-  uint16_t* multiplicity = edges.capacity.multiplicity ? edges.multiplicity.at(p).data : nullptr;
-  int32_t* row_ptr = edges.row_ptr.at(p).data;
-  int32_t next = 0;
-  row_ptr[0] = 0;
-  for (int64_t i = 0; i < edges.num_queries; ++i) {
-    for (int64_t j = 0; j < edges.num_keys; ++j) {
-      const uint8_t entry = dense[i * edges.num_keys + j];
-      if (entry == 0) continue;
-      columns[next] = static_cast<uint32_t>(j);
-      if (multiplicity != nullptr) multiplicity[next] = entry;
-      ++next;
-    }
-    row_ptr[i + 1] = next;
-  }
 }
 
 }  // namespace
 
 EdgeSet alloc_edges(Arena& arena, int64_t problems, int64_t num_queries, int64_t num_keys,
                     const EdgeCapacity& capacity) {
+  return alloc_edges(arena, problems, num_queries, num_keys, capacity, arena.device().backend());
+}
+
+EdgeSet alloc_edges(Arena& arena, int64_t problems, int64_t num_queries, int64_t num_keys,
+                    const EdgeCapacity& capacity, DeviceType layout) {
   STIPPLE_CHECK(num_queries >= 0 && num_keys >= 0 && problems >= 0,
                 "alloc_edges: negative size: ", problems, " problems of ", num_queries, " x ",
                 num_keys);
@@ -83,12 +125,24 @@ EdgeSet alloc_edges(Arena& arena, int64_t problems, int64_t num_queries, int64_t
   edges.num_queries = num_queries;
   edges.num_keys = num_keys;
   edges.capacity = capacity;
-  int64_t words = csr_room(pairs, capacity);
-  if (reserves_bits(capacity)) words = std::max(words, num_queries * edges.words_per_row());
+  edges.bit_order = layout == DeviceType::kCuda ? BitOrder::kLanes : BitOrder::kRows;
+  const int64_t csr_words = csr_room(pairs, capacity);
+  const auto words = [&](int64_t bits) {
+    return round_up(reserves_bits(capacity) ? std::max(csr_words, bits) : csr_words);
+  };
+  const int64_t row_words = words(num_queries * edges.words_per_row());
   edges.form = arena.alloc<EdgeForm>({problems});
   edges.row_ptr = arena.alloc<int32_t>({problems, num_queries + 1});
-  edges.storage = arena.alloc<uint32_t>({problems, words});
-  if (capacity.multiplicity) edges.multiplicity = arena.alloc<uint16_t>({problems, words});
+  edges.storage = arena.alloc<uint32_t>({problems, row_words});
+  if (capacity.multiplicity) edges.multiplicity = arena.alloc<uint16_t>({problems, row_words});
+  if (layout != DeviceType::kCuda) return edges;
+  const int64_t column_words = words(num_keys * edges.words_per_column());
+  edges.column_ptr = arena.alloc<int32_t>({problems, num_keys + 1});
+  edges.transposed = arena.alloc<uint32_t>({problems, column_words});
+  if (capacity.multiplicity) {
+    edges.transposed_multiplicity = arena.alloc<uint16_t>({problems, column_words});
+  }
+  edges.overflow = arena.alloc<int32_t>({1});
   return edges;
 }
 
@@ -96,11 +150,16 @@ bool has_room_for_bits(const EdgeSet& edges) { return reserves_bits(edges.capaci
 
 void set_edges(EdgeSet& edges, int64_t p, EdgeForm form, View<const uint8_t> dense) {
   STIPPLE_CHECK_SHAPE("set_edges", dense, ({edges.num_queries, edges.num_keys}));
-  if (form == EdgeForm::kBits) {
-    set_bits(edges, p, dense);
-  } else {
-    set_csr(edges, p, dense);
-  }
+  check_room(edges, form, dense);
+  const auto set = [&](const Side& side) {
+    if (form == EdgeForm::kBits) {
+      set_bits(edges.bit_order, side, dense.data);
+    } else {
+      set_csr(side, dense.data);
+    }
+  };
+  set(by_query(edges, p));
+  if (!edges.transposed.empty()) set(by_key(edges, p));
   edges.form[p] = form;
 }
 

@@ -3,10 +3,12 @@
 // bits or as CSR, whichever is smaller and faster at that problem's density. Written by a sampler
 // or a predictor, read by `attend_edges`.
 //
-// Bits:  row i is ceil(M / 32) words; bit j % 32 of word j / 32 is the pair (i, j). N * M / 8
-// bytes, whatever the density. CSR:   column indices of row i at [row_ptr[i], row_ptr[i + 1]),
-// strictly ascending. 4 bytes an edge. Both keep row_ptr, so degrees and counts cost nothing to ask
-// for.
+// Bits: one bit a pair, N * M / 8 bytes whatever the density, in the order that the device's tiles
+// want (BitOrder). CSR: column indices of row i at [row_ptr[i], row_ptr[i + 1]), strictly
+// ascending, 4 bytes an edge. Both keep row_ptr, so degrees and counts cost nothing to ask for.
+//
+// On CUDA backward owns keys as forward owns queries, so the graph is kept twice: by query, and the
+// transpose by key (CSC, or the transposed bits).
 #pragma once
 
 #include "core/arena.h"
@@ -15,6 +17,25 @@
 namespace stipple::kernels {
 
 enum class EdgeForm : uint8_t { kBits, kCsr };
+
+/// Where the bit of column j of a row stands.
+enum class BitOrder : uint8_t {
+  kRows,   ///< CPU: bit j % 32 of word j / 32
+  kLanes,  ///< CUDA: 128 columns are four words; bit 2 (j % 128 / 8) + j % 2 of word
+           ///< 4 (j / 128) + j % 8 / 2. The columns that lane 4 r + w of a warp holds of row r of a
+           ///< tensor-core tile are then the bits of one word.
+};
+constexpr int64_t bit_words(BitOrder order, int64_t columns) {
+  return order == BitOrder::kRows ? (columns + 31) / 32 : (columns + 127) / 128 * 4;
+}
+struct BitPlace {
+  int64_t word;
+  int bit;
+};
+constexpr BitPlace bit_place(BitOrder order, int64_t column) {
+  if (order == BitOrder::kRows) return {column / 32, static_cast<int>(column % 32)};
+  return {column / 128 * 4 + column % 8 / 2, static_cast<int>(column % 128 / 8 * 2 + column % 2)};
+}
 
 /// How much room a graph may need, fixed when memory is planned.
 struct EdgeCapacity {
@@ -29,35 +50,50 @@ struct EdgeSet {
   int64_t num_queries = 0;  ///< N
   int64_t num_keys = 0;     ///< M
   EdgeCapacity capacity;
+  BitOrder bit_order = BitOrder::kRows;
   View<EdgeForm> form;          // [P]
   View<int32_t> row_ptr;        // [P, N + 1]
-  View<uint32_t> storage;       // [P, words]  bits or column indices
+  View<uint32_t> storage;       // [P, words]  bits, words_per_row() a query, or column indices
   View<uint16_t> multiplicity;  // [P, words]  how often each CSR edge was drawn; empty unless
                                 // capacity.multiplicity
 
+  // By key; CUDA only, empty on the CPU.
+  View<int32_t> column_ptr;   // [P, M + 1]  of CSR
+  View<uint32_t> transposed;  // [P, words]  bits, words_per_column() a key, or row indices
+  View<uint16_t> transposed_multiplicity;  // [P, words]
+  View<int32_t> overflow;  // [1]  edges of the graph that had no room; the reader of it complains
+
   int64_t num_problems() const { return form.shape[0]; }
-  int64_t words_per_row() const { return (num_keys + 31) / 32; }
+  int64_t words_per_row() const { return bit_words(bit_order, num_keys); }
+  int64_t words_per_column() const { return bit_words(bit_order, num_queries); }
+
+  // For graphs in host memory.
   int64_t num_edges(int64_t p) const { return row_ptr.at(p)[num_queries]; }
   int32_t degree(int64_t p, int64_t i) const { return row_ptr.at(p)[i + 1] - row_ptr.at(p)[i]; }
   uint32_t* bits(int64_t p, int64_t i) const { return storage.at(p).data + i * words_per_row(); }
   uint32_t* columns(int64_t p) const { return storage.at(p).data; }
   bool has_bit(int64_t p, int64_t i, int64_t j) const {
-    return bits(p, i)[j / 32] >> (j % 32) & 1u;
+    const BitPlace place = bit_place(bit_order, j);
+    return bits(p, i)[place.word] >> place.bit & 1u;
   }
 };
 
 /// Room for `problems` graphs of N queries and M keys. Bits are reserved only where max_density >=
 /// tile_density; CSR room covers the largest expected count that goes to CSR plus six standard
 /// deviations. The number of edges that may occur (N * M where bits are reserved) must stay below
-/// 2^31.
+/// 2^31. The layout is that of the arena's device, or of the device it plans for, unless `layout`
+/// says otherwise.
 EdgeSet alloc_edges(Arena&, int64_t problems, int64_t num_queries, int64_t num_keys,
                     const EdgeCapacity&);
+EdgeSet alloc_edges(Arena&, int64_t problems, int64_t num_queries, int64_t num_keys,
+                    const EdgeCapacity&, DeviceType layout);
 
 /// Whether a problem of this graph can be stored as bits.
 bool has_room_for_bits(const EdgeSet&);
 
-/// Host helpers for tests and reference code (CPU memory): fill one problem from 0/1 entries [N, M]
-/// (how often drawn, where the graph keeps multiplicity); read it back.
+/// Host helpers for tests and reference code (graphs in CPU memory, of any layout): fill one
+/// problem from 0/1 entries [N, M] (how often drawn, where the graph keeps multiplicity), by query
+/// and, where the layout has it, by key; read it back.
 void set_edges(EdgeSet&, int64_t p, EdgeForm, View<const uint8_t> dense);
 void get_edges(const EdgeSet&, int64_t p, View<uint8_t> dense);
 

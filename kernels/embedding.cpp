@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/embedding.h"
 
+#include <algorithm>
+#include <limits>
+
 #include "core/dispatch.h"
+#include "kernels/runs.h"
 
 namespace stipple::kernels {
 namespace {
@@ -17,6 +21,24 @@ void check(const char* op, const Shape& tokens, const Shape& ids, const Shape& t
       positions.str(), "; expected [B, N, C], [B, N], [V, C], [at least N, C]");
 }
 
+/// Chunks are as long as keeps their counts at most 16 per token.
+TokensById scratch_of_sort(const EmbeddingBackward& args) {
+  constexpr int64_t kShortestChunk = 1024, kCountsOfToken = 16;
+  const int64_t tokens = args.ids.numel(), vocabulary = args.dtable.shape[0];
+  STIPPLE_CHECK(tokens <= std::numeric_limits<int32_t>::max(), "embedding_backward: ", tokens,
+                " tokens are too many for one call; use smaller micro-batches");
+  const int64_t chunk = std::max(kShortestChunk, vocabulary / kCountsOfToken);
+  // An id of n > kTokenRun tokens has fewer than 2 n / kTokenRun runs.
+  const int64_t runs = 2 * num_runs(tokens, kTokenRun);
+  Arena& scratch = *args.scratch;
+  return {.chunk = chunk,
+          .counts = scratch.alloc<int32_t>({vocabulary, num_runs(tokens, chunk)}),
+          .first = scratch.alloc<int32_t>({vocabulary + 1}),
+          .first_run = scratch.alloc<int32_t>({vocabulary + 1}),
+          .order = scratch.alloc<int32_t>({tokens}),
+          .partials = scratch.alloc<float>({runs, args.dy.shape[2]})};
+}
+
 }  // namespace
 
 void embedding(const Stream& stream, const Embedding& args) {
@@ -27,7 +49,11 @@ void embedding(const Stream& stream, const Embedding& args) {
 void embedding_backward(const Stream& stream, const EmbeddingBackward& args) {
   check("embedding_backward", args.dy.shape, args.ids.shape, args.dtable.shape,
         args.dpositions.shape);
-  STIPPLE_DISPATCH(stream, embedding_backward, args);
+  STIPPLE_CHECK(args.scratch != nullptr, "embedding_backward: needs scratch");
+  const Arena::Scope scope(*args.scratch);
+  const bool needs_sort = stream.device().backend() == DeviceType::kCuda;
+  const TokensById tokens_by_id = needs_sort ? scratch_of_sort(args) : TokensById{};
+  STIPPLE_DISPATCH(stream, embedding_backward, args, tokens_by_id);
 }
 
 }  // namespace stipple::kernels

@@ -2,13 +2,14 @@
 // Table lookups at the model's entrance.
 #pragma once
 
+#include "core/arena.h"
 #include "core/stream.h"
 #include "core/view.h"
 
 namespace stipple::kernels {
 
-/// y[b, n] = table[ids[b, n]] + positions[n]. Ids outside the table throw Error (the data layer
-/// promises they cannot be).
+/// y[b, n] = table[ids[b, n]] + positions[n]. Ids outside the table throw Error on the CPU; on CUDA
+/// the caller promises that there are none (the data layer checks).
 struct Embedding {
   View<float> y;                // [B, N, C]  written
   View<const int32_t> ids;      // [B, N]
@@ -19,18 +20,37 @@ void embedding(const Stream&, const Embedding&);
 namespace cpu {
 void embedding(const Stream&, const Embedding&);
 }
+namespace cuda {
+void embedding(const Stream&, const Embedding&);
+}
 
-/// dtable[ids[b, n]] += dy[b, n];  dpositions[n] += sum_b dy[b, n]. Summed in ascending (b, n):
-/// deterministic for any threads.
+/// dtable[ids[b, n]] += dy[b, n];  dpositions[n] += sum_b dy[b, n]. Summed in ascending (b, n)
+/// on the CPU, over fixed runs of the tokens of an id on CUDA: deterministic on both. Cost: linear
+/// in tokens and vocabulary.
 struct EmbeddingBackward {
-  View<float> dtable;       // [V, C]     +=
-  View<float> dpositions;   // [Nmax, C]  +=
-  View<const float> dy;     // [B, N, C]
-  View<const int32_t> ids;  // [B, N]
+  View<float> dtable;        // [V, C]     +=
+  View<float> dpositions;    // [Nmax, C]  +=
+  View<const float> dy;      // [B, N, C]
+  View<const int32_t> ids;   // [B, N]
+  Arena* scratch = nullptr;  ///< the tokens sorted by id; used on CUDA
 };
 void embedding_backward(const Stream&, const EmbeddingBackward&);
+
+/// Scratch of a stable sort of the tokens by id, and of sums over runs of 32 tokens of ids that
+/// have more. Nothing on the CPU, which needs no sort.
+struct TokensById {
+  int64_t chunk = 0;          ///< tokens counted and placed by one warp
+  View<int32_t> counts{};     // [V, chunks]  tokens of an id in a chunk, then in earlier chunks
+  View<int32_t> first{};      // [V + 1]  of an id in order
+  View<int32_t> first_run{};  // [V + 1]  of an id in partials
+  View<int32_t> order{};      // [B * N]  tokens by id, those of an id ascending
+  View<float> partials{};     // [runs, C]
+};
 namespace cpu {
-void embedding_backward(const Stream&, const EmbeddingBackward&);
+void embedding_backward(const Stream&, const EmbeddingBackward&, const TokensById&);
+}
+namespace cuda {
+void embedding_backward(const Stream&, const EmbeddingBackward&, const TokensById&);
 }
 
 }  // namespace stipple::kernels

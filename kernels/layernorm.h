@@ -22,6 +22,9 @@ void layernorm(const Stream&, const LayerNorm&);
 namespace cpu {
 void layernorm(const Stream&, const LayerNorm&);
 }
+namespace cuda {
+void layernorm(const Stream&, const LayerNorm&);
+}
 
 /// dx = rstd (g - mean(g) - xhat mean(g xhat)), g = dy weight;  dweight += sum dy xhat;  dbias +=
 /// sum dy.
@@ -39,5 +42,10 @@ namespace cpu {
 void layernorm_backward(const Stream&, const LayerNormBackward&, View<float> dweight,
                         View<float> dbias);
 }  // namespace cpu
+namespace cuda {
+/// Partial sums over fixed runs of rows: dweight, dbias [1, runs, C]
+void layernorm_backward(const Stream&, const LayerNormBackward&, View<float> dweight,
+                        View<float> dbias);
+}  // namespace cuda
 
 }  // namespace stipple::kernels

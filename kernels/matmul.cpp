@@ -31,7 +31,7 @@ bool is_matrix(const View<const float>& view) {
 
 }  // namespace
 
-MatmulPlan plan_matmul(const Matmul& args) {
+MatmulPlan plan_matmul(const Matmul& args, DeviceType backend) {
   const Matrices a = matrices("a", args.a, args.transpose_a);
   const Matrices b = matrices("b", args.b, args.transpose_b);
   const Matrices c = matrices("c", args.c, false);
@@ -56,6 +56,7 @@ MatmulPlan plan_matmul(const Matmul& args) {
                   .terms = products / c.count,
                   .group = 1,
                   .inner_runs = 1};
+  if (backend == DeviceType::kCuda) return plan;
   if (plan.k > kMatmulInnerRun) {
     plan.inner_runs = num_runs(plan.k, kMatmulInnerRun);
   } else {
@@ -65,7 +66,7 @@ MatmulPlan plan_matmul(const Matmul& args) {
 }
 
 void matmul(const Stream& stream, const Matmul& args) {
-  const MatmulPlan plan = plan_matmul(args);
+  const MatmulPlan plan = plan_matmul(args, stream.device().backend());
   if (plan.partials() == 1) {
     STIPPLE_DISPATCH(stream, matmul, args, plan, {});
     return;
@@ -103,7 +104,10 @@ void linear_backward(const Stream& stream, const LinearBackward& args) {
   if (rows == 0) return;
   const Arena::Scope scope(*args.scratch);
   const int64_t runs = num_runs(rows, kMatmulInnerRun);
-  const View<float> dweight = args.scratch->alloc<float>({1, runs, outputs * inputs});
+  View<float> dweight;
+  if (stream.device().backend() == DeviceType::kCpu) {
+    dweight = args.scratch->alloc<float>({1, runs, outputs * inputs});
+  }
   const View<float> dbias = args.scratch->alloc<float>({1, runs, outputs});
   STIPPLE_DISPATCH(stream, linear_backward, args, dweight, dbias);
 }

@@ -32,6 +32,10 @@ namespace cpu {
 /// partials: [Pc, partial sums, M * N], when the plan has more than one per result
 void matmul(const Stream&, const Matmul&, const MatmulPlan&, View<float> partials);
 }  // namespace cpu
+namespace cuda {
+/// partials: [products, M * N] in the order of p, when a result sums several products
+void matmul(const Stream&, const Matmul&, const MatmulPlan&, View<float> partials);
+}  // namespace cuda
 
 /// y = x wᵀ + b, the affine map of every projection; weight layout as in PyTorch.
 struct Linear {
@@ -42,6 +46,9 @@ struct Linear {
 };
 void linear(const Stream&, const Linear&);
 namespace cpu {
+void linear(const Stream&, const Linear&);
+}
+namespace cuda {
 void linear(const Stream&, const Linear&);
 }
 
@@ -60,5 +67,9 @@ namespace cpu {
 /// Partial sums over fixed runs of rows: dweight [1, runs, O * I], dbias [1, runs, O]
 void linear_backward(const Stream&, const LinearBackward&, View<float> dweight, View<float> dbias);
 }  // namespace cpu
+namespace cuda {
+/// dweight: empty;  dbias: [1, runs, O], partial sums over fixed runs of rows
+void linear_backward(const Stream&, const LinearBackward&, View<float> dweight, View<float> dbias);
+}  // namespace cuda
 
 }  // namespace stipple::kernels

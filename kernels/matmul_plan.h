@@ -8,7 +8,8 @@
 namespace stipple::kernels {
 
 /// Result r is the sum of `terms` products p = r + j * results. One partial sum covers `group`
-/// consecutive j and one of `inner_runs` pieces of the inner dimension.
+/// consecutive j and one of `inner_runs` pieces of the inner dimension. On CUDA it covers one
+/// product: cuBLASLt cuts a long inner dimension by itself.
 struct MatmulPlan {
   int64_t m, n, k;
   int64_t a_count, b_count;
@@ -21,7 +22,7 @@ struct MatmulPlan {
   int64_t partials() const { return groups() * inner_runs; }  ///< per result; 1: written in place
 };
 
-/// Checks the shapes (ShapeError) and cuts.
-MatmulPlan plan_matmul(const Matmul& args);
+/// Checks the shapes (ShapeError) and cuts as `backend` wants it.
+MatmulPlan plan_matmul(const Matmul& args, DeviceType backend);
 
 }  // namespace stipple::kernels

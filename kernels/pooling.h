@@ -29,6 +29,9 @@ void pooling(const Stream&, const Pooling&);
 namespace cpu {
 void pooling(const Stream&, const Pooling&);
 }
+namespace cuda {
+void pooling(const Stream&, const Pooling&);
+}
 
 struct PoolingBackward {
   View<float> dx;            // [B, N, C]  written
@@ -41,6 +44,9 @@ void pooling_backward(const Stream&, const PoolingBackward&);
 namespace cpu {
 void pooling_backward(const Stream&, const PoolingBackward&);
 }
+namespace cuda {
+void pooling_backward(const Stream&, const PoolingBackward&);
+}
 
 /// y[b, h, n, d] = x[b, n, h * D + d]: the columns of a projection, one matrix per head.
 struct SplitHeads {
@@ -51,6 +57,9 @@ void split_heads(const Stream&, const SplitHeads&);
 namespace cpu {
 void split_heads(const Stream&, const SplitHeads&);
 }
+namespace cuda {
+void split_heads(const Stream&, const SplitHeads&);
+}
 
 /// The inverse of split_heads.
 struct MergeHeads {
@@ -59,6 +68,9 @@ struct MergeHeads {
 };
 void merge_heads(const Stream&, const MergeHeads&);
 namespace cpu {
+void merge_heads(const Stream&, const MergeHeads&);
+}
+namespace cuda {
 void merge_heads(const Stream&, const MergeHeads&);
 }
 

@@ -1,16 +1,68 @@
 // SPDX-License-Identifier: Apache-2.0
-// The memory `sample_edges` works in, sized by shapes and the number of threads alone. First
-// dimension everywhere: the worker.
+// The memory `sample_edges` works in, sized by shapes, the number of threads and the precision
+// alone.
 #pragma once
 
 #include "core/arena.h"
+#include "core/bf16.h"
+#include "core/stream.h"
 #include "core/view.h"
 #include "kernels/sbm.h"
 
 namespace stipple::kernels {
 
+/// How the shared memory of a warp that draws rows on CUDA is cut.
+struct RowWorkspace {
+  static constexpr int64_t kGroup = 1024;  ///< keys that a warp looks at in one step
+  static constexpr int64_t kMostSharedBytes = 64 << 10;
+  static constexpr int64_t kLongWarps = 256;  ///< that have a string in global memory
+
+  /// rate_entries: size of the SumTree of a row's rates.
+  RowWorkspace(int64_t num_keys, int64_t rate_entries)
+      : groups((num_keys + kGroup - 1) / kGroup), rates(rate_entries) {
+    has_long_string = bytes() > kMostSharedBytes;
+  }
+
+  /// One bit a key, then one bit a group.
+  STIPPLE_HD int64_t string_words() const { return groups * (kGroup / 32) + (groups + 31) / 32; }
+  /// Of shared memory a warp: rates, the string unless it is long, 32 words, a group's offsets.
+  STIPPLE_HD int64_t bytes() const {
+    const int64_t string = has_long_string ? 0 : string_words();
+    return (rates * 8 + 32 * 4 + kGroup * 2 + string * 4 + 15) / 16 * 16;
+  }
+
+  int64_t groups;
+  int64_t rates;
+  bool has_long_string = false;  ///< the string of drawn keys lies in global memory
+};
+
+/// Chunks of rows whose edges CUDA counts and brings by key side by side.
+inline constexpr int64_t kTransposeChunks = 32;
+
+/// CUDA. Problems are worked on in waves of W, so that memory does not grow with their number.
+/// First dimension, unless said otherwise: the problem within the wave.
+struct CudaSampleScratch {
+  int64_t wave = 1;  ///< W
+  // Tiles, precision bf16: factors rounded, K padded to whole products of 16.
+  View<bf16> mu;  // [W, N, Kp]
+  View<bf16> z;   // [W, M, Kp]
+  // Rows: tables of the keys, see math::KeyTables.
+  View<int32_t> within;
+  View<uint64_t> blocks;
+  View<float> zmax;          // [W, K]
+  View<double> zeta;         // [W, K]
+  View<uint32_t> real_keys;  // [W, M]
+  View<int32_t> num_real;    // [W]
+  View<uint32_t>
+      long_string;  // [warps, words]  drawn keys of a row where they exceed shared memory
+  // CSR.
+  View<uint64_t> drawn;      // [W]            words of by_key that hold drawn rows
+  View<uint32_t> row_begin;  // [W, N]         where a drawn row lies there
+  View<int32_t> cursors;     // [W, chunks, M] edges of a key in chunks of rows
+};
+
 struct SampleScratch {
-  // Tiles.
+  // CPU. First dimension everywhere: the worker. Tiles.
   View<float> panel;  // [T, K, 64]              packed keys
   View<uint32_t>
       bits;  // [T, 64, ceil(M / 32)]   tile rows on their way to CSR; law poisson_multi only
@@ -25,8 +77,11 @@ struct SampleScratch {
   View<uint64_t> drawn;       // [T, words]          the set of drawn keys and its summaries
   View<uint16_t> counts;      // [T, M]              law poisson_multi only
   View<uint32_t> candidates;  // [T, M]
+
+  CudaSampleScratch cuda;
 };
 
-SampleScratch alloc_sample_scratch(Arena&, const SampleEdges&, int threads);
+/// For the device of the stream, or the one it plans for.
+SampleScratch alloc_sample_scratch(Arena&, const SampleEdges&, const Stream&);
 
 }  // namespace stipple::kernels

@@ -1,9 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/sbm.h"
 
+#include <algorithm>
+
 #include "core/dispatch.h"
 #include "kernels/cpu/sample.h"
 #include "kernels/cpu/sample_rows.h"
+#include "kernels/math/key_tables.h"
+#include "kernels/runs.h"
 #include "kernels/sample_scratch.h"
 
 namespace stipple::kernels {
@@ -33,6 +37,14 @@ void check_mask(const char* op, const char* name, View<const uint8_t> mask, int6
 void check_graph(const char* op, const EdgeSet& graph, int64_t problems) {
   STIPPLE_CHECK_AS(ShapeError, graph.form.shape == Shape({problems}), op, ": the graph has ",
                    graph.form.shape.str(), " problems, expected ", Shape({problems}).str());
+}
+
+/// Into how many runs CUDA cuts the K^2 entries of a head: every block adds up all the partial
+/// sums, so there are never many.
+int64_t entry_runs(int64_t k) {
+  constexpr int64_t kShortest = 1024;
+  constexpr int64_t kMost = 256;
+  return std::min(kMost, num_runs(k * k, kShortest));
 }
 
 bool draws_counted_tiles(const SampleEdges& args) {
@@ -68,7 +80,9 @@ void check_sample_edges(const SampleEdges& args) {
 
 }  // namespace
 
-SampleScratch alloc_sample_scratch(Arena& arena, const SampleEdges& args, int threads) {
+namespace {
+
+SampleScratch alloc_cpu_scratch(Arena& arena, const SampleEdges& args, int threads) {
   const int64_t m = args.edges.num_keys;
   const int64_t k = args.mu.shape[3];
   SampleScratch scratch;
@@ -95,11 +109,82 @@ SampleScratch alloc_sample_scratch(Arena& arena, const SampleEdges& args, int th
   return scratch;
 }
 
+// Bytes of scratch that the problems of one wave may take. On a GPU a wave must be large enough to
+// keep all of it busy; what is larger than its L2 cache is read from memory more than once.
+constexpr int64_t kWaveBytes = 128 << 20;
+
+// Allocates for waves of the given number of problems.
+CudaSampleScratch alloc_wave(Arena& arena, const SampleEdges& args, Precision precision,
+                             int64_t wave) {
+  const int64_t n = args.edges.num_queries;
+  const int64_t m = args.edges.num_keys;
+  const int64_t k = args.mu.shape[3];
+  CudaSampleScratch scratch;
+  scratch.wave = wave;
+  if (may_use_tiles(args) && !draws_counted_tiles(args) && precision == Precision::kBf16) {
+    constexpr int64_t kProduct = 16;
+    const int64_t padded = (k + kProduct - 1) / kProduct * kProduct;
+    scratch.mu = arena.alloc<bf16>({wave, n, padded});
+    scratch.z = arena.alloc<bf16>({wave, m, padded});
+  }
+  if (may_use_rows(args)) {
+    const int64_t blocks = math::num_key_blocks(m);
+    scratch.within = arena.alloc<int32_t>({wave, blocks, k, math::kKeyBlock});
+    scratch.blocks = arena.alloc<uint64_t>({wave, k, math::SumTree(blocks).size});
+    scratch.zmax = arena.alloc<float>({wave, k});
+    scratch.zeta = arena.alloc<double>({wave, k});
+    scratch.real_keys = arena.alloc<uint32_t>({wave, m});
+    scratch.num_real = arena.alloc<int32_t>({wave});
+  }
+  if (may_use_rows(args) || draws_counted_tiles(args)) {
+    scratch.drawn = arena.alloc<uint64_t>({wave});
+    scratch.row_begin = arena.alloc<uint32_t>({wave, n});
+    scratch.cursors = arena.alloc<int32_t>({wave, kTransposeChunks, m});
+  }
+  return scratch;
+}
+
+CudaSampleScratch alloc_cuda_scratch(Arena& arena, const SampleEdges& args, Precision precision) {
+  Arena one("one problem");
+  alloc_wave(one, args, precision, 1);
+  const auto bytes = std::max<int64_t>(1, static_cast<int64_t>(one.used()));
+  const int64_t problems = std::max<int64_t>(1, args.edges.num_problems());
+  const int64_t most = std::clamp<int64_t>(kWaveBytes / bytes, 1, problems);
+  // Waves of nearly equal size.
+  const int64_t waves = (problems + most - 1) / most;
+  CudaSampleScratch scratch = alloc_wave(arena, args, precision, (problems + waves - 1) / waves);
+  const RowWorkspace workspace(args.edges.num_keys, math::SumTree(args.mu.shape[3] + 1).size);
+  if (!scratch.drawn.empty() && workspace.has_long_string) {
+    scratch.long_string =
+        arena.alloc<uint32_t>({RowWorkspace::kLongWarps, workspace.string_words()});
+  }
+  return scratch;
+}
+
+}  // namespace
+
+SampleScratch alloc_sample_scratch(Arena& arena, const SampleEdges& args, const Stream& stream) {
+  if (stream.device().backend() == DeviceType::kCpu) {
+    return alloc_cpu_scratch(arena, args, stream.threads());
+  }
+  SampleScratch scratch;
+  scratch.cuda = alloc_cuda_scratch(arena, args, stream.precision());
+  return scratch;
+}
+
 void block_matrix(const Stream& stream, const BlockMatrix& args) {
   const Sizes c = cluster_sizes("block_matrix", args.clusters.shape);
   STIPPLE_CHECK_SHAPE("block_matrix", args.s, ({c.h, c.k, c.k}));
   STIPPLE_CHECK_SHAPE("block_matrix", args.effective_cells, ({c.h}));
-  STIPPLE_DISPATCH(stream, block_matrix, args);
+  if (stream.device().backend() == DeviceType::kCpu) {
+    STIPPLE_DISPATCH(stream, block_matrix, args, {}, {});
+    return;
+  }
+  STIPPLE_CHECK(args.scratch != nullptr, "block_matrix: scratch is missing");
+  const Arena::Scope scope(*args.scratch);
+  const View<float> maxima = args.scratch->alloc<float>({c.h});
+  const View<double> partials = args.scratch->alloc<double>({c.h, entry_runs(c.k), 2});
+  STIPPLE_DISPATCH(stream, block_matrix, args, maxima, partials);
 }
 
 void block_matrix_backward(const Stream& stream, const BlockMatrixBackward& args) {
@@ -109,6 +194,11 @@ void block_matrix_backward(const Stream& stream, const BlockMatrixBackward& args
   STIPPLE_CHECK_SHAPE("block_matrix_backward", args.s, ({c.h, c.k, c.k}));
   STIPPLE_CHECK(args.scratch != nullptr, "block_matrix_backward: scratch is missing");
   const Arena::Scope scope(*args.scratch);
+  if (stream.device().backend() == DeviceType::kCuda) {
+    const View<double> means = args.scratch->alloc<double>({c.h, entry_runs(c.k)});
+    STIPPLE_DISPATCH(stream, block_matrix_backward, args, means, {});
+    return;
+  }
   const View<double> means = args.scratch->alloc<double>({c.h});
   const View<double> sums = args.scratch->alloc<double>({stream.threads(), c.n});
   STIPPLE_DISPATCH(stream, block_matrix_backward, args, means, sums);
@@ -129,7 +219,18 @@ void expected_edges(const Stream& stream, const ExpectedEdges& args) {
   STIPPLE_CHECK_SHAPE("expected_edges", args.expected, ({y.b * y.h}));
   STIPPLE_CHECK_SHAPE("expected_edges", args.y_sum, ({y.b * y.h, y.k}));
   STIPPLE_CHECK_SHAPE("expected_edges", args.z_sum, ({y.b * y.h, y.k}));
-  STIPPLE_DISPATCH(stream, expected_edges, args);
+  if (stream.device().backend() == DeviceType::kCpu) {
+    STIPPLE_DISPATCH(stream, expected_edges, args, {}, {});
+    return;
+  }
+  STIPPLE_CHECK(args.scratch != nullptr, "expected_edges: scratch is missing");
+  const Arena::Scope scope(*args.scratch);
+  const auto partials = [&](const Sizes& side) {
+    return args.scratch->alloc<double>({side.b * side.h, num_runs(side.n, kColumnSumRun), side.k});
+  };
+  const View<double> y_partials = partials(y);
+  const View<double> z_partials = partials(z);
+  STIPPLE_DISPATCH(stream, expected_edges, args, y_partials, z_partials);
 }
 
 void expected_edges_backward(const Stream& stream, const ExpectedEdgesBackward& args) {
@@ -151,7 +252,7 @@ void expected_edges_backward(const Stream& stream, const ExpectedEdgesBackward& 
 void sample_edges(const Stream& stream, const SampleEdges& args) {
   check_sample_edges(args);
   const Arena::Scope scope(*args.scratch);
-  const SampleScratch scratch = alloc_sample_scratch(*args.scratch, args, stream.threads());
+  const SampleScratch scratch = alloc_sample_scratch(*args.scratch, args, stream);
   STIPPLE_DISPATCH(stream, sample_edges, args, scratch);
 }
 
@@ -162,6 +263,11 @@ void edge_statistics(const Stream& stream, const EdgeStatistics& args) {
   const int64_t batch = args.graph.form.shape[0] / heads;
   STIPPLE_CHECK_SHAPE("edge_statistics", args.pairs, ({heads}));
   STIPPLE_CHECK_SHAPE("edge_statistics", args.empty_rows, ({heads}));
+  STIPPLE_CHECK_SHAPE("edge_statistics", args.rows, ({heads}));
+  STIPPLE_CHECK_SHAPE("edge_statistics", args.loss, ({1}));
+  if (!args.expected.empty()) {
+    STIPPLE_CHECK_SHAPE("edge_statistics", args.expected, ({batch * heads}));
+  }
   check_graph("edge_statistics", args.graph, batch * heads);
   check_mask("edge_statistics", "query_mask", args.query_mask, batch, args.graph.num_queries);
   check_mask("edge_statistics", "key_mask", args.key_mask, batch, args.graph.num_keys);

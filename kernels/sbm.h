@@ -17,11 +17,17 @@ struct BlockMatrix {
   View<float> s;                // [H, K, K]  written
   View<float> effective_cells;  // [H]        written: exp(entropy of s), between 1 and K^2
   View<const float> clusters;   // [H, K, D]
+  Arena* scratch = nullptr;     ///< CUDA only
 };
 void block_matrix(const Stream&, const BlockMatrix&);
 namespace cpu {
-void block_matrix(const Stream&, const BlockMatrix&);
-}
+/// maxima, partials: empty
+void block_matrix(const Stream&, const BlockMatrix&, View<float> maxima, View<double> partials);
+}  // namespace cpu
+namespace cuda {
+/// maxima: [H], partials: [H, runs of the K^2 entries, 2]
+void block_matrix(const Stream&, const BlockMatrix&, View<float> maxima, View<double> partials);
+}  // namespace cuda
 
 /// dR = s (ds - <ds, s>);  dclusters += (dR + dRᵀ) C.
 struct BlockMatrixBackward {
@@ -36,6 +42,11 @@ namespace cpu {
 void block_matrix_backward(const Stream&, const BlockMatrixBackward&, View<double> means,
                            View<double> sums);
 }  // namespace cpu
+namespace cuda {
+/// means: [H, runs of the K^2 entries], partial sums; sums: empty
+void block_matrix_backward(const Stream&, const BlockMatrixBackward&, View<double> means,
+                           View<double> sums);
+}  // namespace cuda
 
 /// y = sigmoid(logits) on real tokens, exactly 0 on padding, so that no edge can touch padding.
 struct Memberships {
@@ -45,6 +56,9 @@ struct Memberships {
 };
 void memberships(const Stream&, const Memberships&);
 namespace cpu {
+void memberships(const Stream&, const Memberships&);
+}
+namespace cuda {
 void memberships(const Stream&, const Memberships&);
 }
 
@@ -57,11 +71,20 @@ struct ExpectedEdges {
   View<const float> y;        // [B, H, N, K]
   View<const float> z;        // [B, H, M, K]
   View<const float> s;        // [H, K, K]
+  Arena* scratch = nullptr;   ///< CUDA only
 };
 void expected_edges(const Stream&, const ExpectedEdges&);
 namespace cpu {
-void expected_edges(const Stream&, const ExpectedEdges&);
-}
+/// partials: empty
+void expected_edges(const Stream&, const ExpectedEdges&, View<double> y_partials,
+                    View<double> z_partials);
+}  // namespace cpu
+namespace cuda {
+/// Column sums over runs of tokens: y_partials [B * H, runs of N, K], z_partials [B * H, runs of M,
+/// K]
+void expected_edges(const Stream&, const ExpectedEdges&, View<double> y_partials,
+                    View<double> z_partials);
+}  // namespace cuda
 
 /// Gradient of sum_p weight * expected[p]:  dy_i += w S cᵀ;  dz_j += w Sᵀ aᵀ;  ds += w aᵀ c (summed
 /// over the batch).
@@ -81,6 +104,10 @@ namespace cpu {
 /// gradients: [B * H, 2, K], of every query and of every key
 void expected_edges_backward(const Stream&, const ExpectedEdgesBackward&, View<double> gradients);
 }  // namespace cpu
+namespace cuda {
+/// gradients: [B * H, 2, K], of every query and of every key
+void expected_edges_backward(const Stream&, const ExpectedEdgesBackward&, View<double> gradients);
+}  // namespace cuda
 
 /// The distribution of the mask given p_ij = mu_i . z_j (docs/attention/sbm.md, "Three mask laws").
 enum class MaskLaw : uint8_t {
@@ -108,7 +135,10 @@ enum class SamplerKind : uint8_t {
 ///   exceeds 0.98 are drawn pair by pair. kAuto: tiles where expected edges (exploration and self
 ///   loops included) are at least tile_density of the real pairs. Law poisson_multi always writes
 ///   CSR; kAuto is kRows for it. More edges than CSR room throw Error naming
-///   attention.sbm.max_density. NaN probabilities give no edges.
+///   attention.sbm.max_density; on CUDA the first that fit are kept, edges.overflow counts the
+///   rest. NaN probabilities give no edges. CUDA draws the CPU's bits, but for tiles of precision
+///   bf16, whose probabilities are products of rounded factors. The first call on a CUDA device
+///   that may draw rows sets up tables there: it must not be captured.
 /// Cost: see SamplerKind. No floating-point memory of size N x M.
 struct SampleEdges {
   EdgeSet edges;                                 // B * H problems  written
@@ -131,17 +161,29 @@ struct SampleScratch;
 namespace cpu {
 void sample_edges(const Stream&, const SampleEdges&, const SampleScratch&);
 }
+namespace cuda {
+void sample_edges(const Stream&, const SampleEdges&, const SampleScratch&);
+}
 
-/// What the training log tells about a graph, per head, summed over the batch.
+/// What the training log tells about a graph, per head, summed over the batch, and the value of the
+/// sparsity loss: weight times the expected number of edges, or the drawn one where `expected` is
+/// empty.
 struct EdgeStatistics {
-  View<int64_t> edges;                           // [H]  written
-  View<int64_t> pairs;                           // [H]  written: real queries x real keys
-  View<int64_t> empty_rows;                      // [H]  written: real queries without an edge
+  View<int64_t> edges;            // [H]  written
+  View<int64_t> pairs;            // [H]  written: real queries x real keys
+  View<int64_t> empty_rows;       // [H]  written: real queries without an edge
+  View<int64_t> rows;             // [H]  written: real queries
+  View<double> loss;              // [1]  written
+  View<const double> expected{};  // [B * H]  of expected_edges; empty: none
+  double weight = 0.0;
   EdgeSet graph;                                 // B * H problems
   View<const uint8_t> query_mask{}, key_mask{};  // [B, N], [B, M]; empty: all real
 };
 void edge_statistics(const Stream&, const EdgeStatistics&);
 namespace cpu {
+void edge_statistics(const Stream&, const EdgeStatistics&);
+}
+namespace cuda {
 void edge_statistics(const Stream&, const EdgeStatistics&);
 }
 

@@ -4,18 +4,24 @@
 # on CPU cores, evaluates and says where the result stands. A second call reuses what is there.
 #   launch/quickstart.sh [key=value...]      overrides of configs/recipe/quickstart.yaml, e.g. run.dir=runs/other train.steps=100
 #   RANKS=4 launch/quickstart.sh             another number of ranks: the same bits, another speed
+#   DEVICE=cuda launch/quickstart.sh         on GPUs, one rank each (RANKS of them, one by default); needs nvcc, cuBLASLt, cuSPARSE, NCCL
 set -euo pipefail
 cd "$(dirname "$0")/.."
 launch/install_deps.sh
 . launch/mpi_environment.sh
 
-echo "Building build/bin/stipple"
-launch/build.sh cpu-quickstart stipple
+if [ "${DEVICE:-cpu}" = cuda ]; then
+  preset=cuda program=build-cuda/bin/stipple ranks=${RANKS:-1} device=(device=cuda run.dir=runs/quickstart-cuda)
+else
+  preset=cpu-quickstart program=build/bin/stipple ranks=${RANKS:-2} device=()
+fi
+echo "Building $program"
+launch/build.sh $preset stipple
 
 data=datasets/listops-quickstart
 if [ ! -f "$data/basic_test.tsv" ]; then
   echo "Writing ListOps by the grammar of the Long Range Arena, with shorter sequences, to $data"
-  build/bin/stipple data listops --out "$data" --seed 1 --train 50000 --val 2000 --test 2000 --min-length 40 --max-length 200
+  $program data listops --out "$data" --seed 1 --train 50000 --val 2000 --test 2000 --min-length 40 --max-length 200
 fi
 
-mpirun -q -np "${RANKS:-2}" build/bin/stipple train configs/recipe/quickstart.yaml "$@"
+mpirun -q -np "$ranks" "$program" train configs/recipe/quickstart.yaml "${device[@]}" "$@"

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # Installs what the tests need, builds, and runs every test. Arguments go to ctest: launch/test.sh -R sampler
-#   STIPPLE_SANITIZED=0 leaves out the second build with address and undefined-behaviour sanitizers.
+#   STIPPLE_SANITIZED=0 leaves out the second build, with address and undefined-behaviour sanitizers and the CUDA kernels run on the CPU.
+#   STIPPLE_NVCC=0 leaves out compiling for GPUs, which happens where nvcc is found.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 launch/install_deps.sh --tests
@@ -11,8 +12,14 @@ launch/install_deps.sh --tests
 launch/build.sh cpu
 ctest --preset cpu "$@"
 
-# The sanitized build repeats what is quick: unit tests and tests of several ranks.
+# The sanitized build repeats what is quick, on the CPU and on the emulated CUDA device.
 if [ "${STIPPLE_SANITIZED:-1}" = 1 ]; then
-  launch/build.sh cpu-asan
-  ctest --preset cpu-asan ${1:+--no-tests=ignore} "$@"
+  launch/build.sh cuda-emulated
+  ctest --preset cuda-emulated ${1:+--no-tests=ignore} "$@"
+fi
+
+# Kernels that nvcc refuses, or that run out of registers, should not wait for a GPU to be noticed.
+if [ "${STIPPLE_NVCC:-1}" = 1 ] && command -v nvcc >/dev/null && [ $# = 0 ]; then
+  launch/build.sh cuda stipple
+  launch/kernel_report.sh
 fi

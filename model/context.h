@@ -3,13 +3,12 @@
 // tell.
 #pragma once
 
-#include <string_view>
-
 #include "core/arena.h"
 #include "core/function_ref.h"
 #include "core/range.h"
 #include "core/rng.h"
 #include "core/stream.h"
+#include "model/leaf_record.h"
 
 namespace stipple::model {
 
@@ -22,21 +21,8 @@ class Observer {
   virtual ~Observer() = default;
   /// Gradients in this range of the flat arena are final. Fired in the same order every time.
   virtual void grads_ready(Range) {}
-  /// A loss term added to the task's loss, already weighted; its gradient was folded in by the
-  /// module.
-  virtual void auxiliary_loss(std::string_view /*name*/, double /*value*/) {}
-  /// Facts about one head's graph on this leaf (counts sum over leaves and ranks).
-  struct Graph {
-    int layer = 0;
-    int head = 0;
-    int64_t edges = 0;
-    int64_t pairs = 0;
-    int64_t empty_rows = 0;
-    int64_t rows = 0;
-    double effective_cells = 0;
-  };
-  virtual void graph(const Graph&) {}
-  /// Seconds spent in sampling, to be told apart from the rest of forward.
+  /// Seconds spent in sampling, to be told apart from the rest of forward. CPU only: elsewhere the
+  /// host does not know.
   virtual void time(Phase, double /*seconds*/) {}
 };
 
@@ -47,6 +33,7 @@ struct Context {
   RngKey rng;
   bool training = true;
   Observer& observer;
+  LeafRecord record;  ///< where facts about this leaf go
 };
 
 }  // namespace stipple::model

@@ -45,7 +45,8 @@ void ClassifierHead::forward(Context& ctx, const Input& input, View<const float>
                    .prediction = prediction.empty() ? prediction : prediction.reshape({rows}),
                    .logits = saved.dlogits,
                    .labels = input.labels.reshape({rows}),
-                   .scale = input.loss_scale});
+                   .scale = input.loss_scale,
+                   .scratch = &ctx.scratch});
 }
 
 void ClassifierHead::backward(Context& ctx, const Input& input, const Saved& saved,

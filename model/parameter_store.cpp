@@ -4,6 +4,7 @@
 #include <cmath>
 #include <numbers>
 
+#include "core/copy.h"
 #include "core/error.h"
 #include "core/rng.h"
 
@@ -59,17 +60,18 @@ void ParameterStore::bind_grads(View<float> grads) {
   grads_ = grads;
 }
 
-void ParameterStore::initialize(uint64_t seed) {
+void ParameterStore::initialize(const Stream& stream, uint64_t seed) {
   STIPPLE_CHECK(allocated_, "initialize() was called before allocate()");
-  const View<float> all = values();
-  if (all.data == nullptr) return;
+  if (values().data == nullptr) return;
+  std::vector<float> all(static_cast<size_t>(numel_));
   for (const Entry& entry : entries_) {
     const PhiloxKey key = RngKey{seed, hash_name(entry.name)}.philox();
+    float* x = all.data() + entry.range.begin;
     for (int64_t i = 0; i < entry.range.size(); ++i) {
-      all[entry.range.begin + i] =
-          static_cast<float>(draw(entry.init, key, static_cast<uint64_t>(i)));
+      x[i] = static_cast<float>(draw(entry.init, key, static_cast<uint64_t>(i)));
     }
   }
+  upload(stream, values(), std::span<const float>(all));
 }
 
 View<float> ParameterStore::value(ParamId id) const {

@@ -14,6 +14,7 @@
 
 #include "core/buffer.h"
 #include "core/range.h"
+#include "core/stream.h"
 #include "core/view.h"
 
 namespace stipple::model {
@@ -52,7 +53,8 @@ class ParameterStore {
   void allocate(Device);
   /// Where backward adds gradients: memory of the reducer, [numel()], exchanged between leaves.
   void bind_grads(View<float> grads);
-  void initialize(uint64_t seed);
+  /// Fills the value arena; `stream` is of its device. The same bits on every device.
+  void initialize(const Stream& stream, uint64_t seed);
 
   View<float> value(ParamId) const;
   View<float> grad(ParamId) const;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "trainer/config.h"
 
+#include "core/cuda/runtime.h"
 #include "core/error.h"
 
 namespace stipple::trainer {
@@ -13,11 +14,17 @@ void require(bool condition, const Parts&... parts) {
   STIPPLE_CHECK_AS(ConfigError, condition, parts...);
 }
 
-void validate_build(const Config& config) {
-  require(config.device == DeviceChoice::kCpu,
-          "device: this build has no CUDA backend; use device=cpu");
-  require(config.precision == Precision::kFp32,
-          "precision: bf16 needs the CUDA backend; use precision=fp32");
+void validate_device(const Config& config) {
+  const bool on_gpu = config.device == DeviceChoice::kCuda;
+  require(!on_gpu || cuda::is_built(), "device: ", cuda::why_no_device(), ", or use device=cpu");
+  require(on_gpu || config.precision == Precision::kFp32,
+          "precision: bf16 is for GPUs; use device=cuda or precision=fp32");
+  require(on_gpu || !config.step.graph, "step.graph: is for GPUs; use device=cuda or graph=false");
+  require(on_gpu || config.attention.implementation == kernels::EdgesImplementation::kOurs,
+          "attention.implementation: cusparse is for GPUs; use device=cuda or implementation=own");
+  require(!config.step.graph || config.guard.spike_factor == 0,
+          "step.graph: a captured step cannot ask the host whether it is a spike; use "
+          "guard.spike_factor=0 or step.graph=false");
 }
 
 void validate_training(const Config& config) {
@@ -85,6 +92,27 @@ void TrainConfig::describe(ConfigVisitor& v) {
            .max = 1e6});
 }
 
+void StepConfig::describe(ConfigVisitor& v) {
+  v.field("graph", graph,
+          {.doc = "GPUs: capture the step once as a CUDA graph and replay it. The same bits, less "
+                  "work for the host; all leaves are padded to data.max_length."});
+}
+
+void CommConfig::describe(ConfigVisitor& v) {
+  v.field("init_timeout_s", init_timeout_s,
+          {.doc = "GPUs: how long ranks may take to find each other before the run ends with an "
+                  "error.",
+           .unit = "s",
+           .min = 1,
+           .max = 86400});
+  v.field("timeout_s", timeout_s,
+          {.doc = "GPUs: how long one exchange of gradients may take before the run ends with an "
+                  "error that names the rank that is behind.",
+           .unit = "s",
+           .min = 1,
+           .max = 86400});
+}
+
 void EvalConfig::describe(ConfigVisitor& v) {
   v.field("every", every,
           {.doc = "Steps between evaluations on the validation split. 0: only at the end.",
@@ -124,7 +152,8 @@ void Config::describe(ConfigVisitor& v) {
   v.section("run", run, "Identity of the run.");
   v.choice("device", device, {"cpu", "cuda"}, {.doc = "Where the arithmetic runs."});
   v.choice("precision", precision, {"fp32", "bf16"},
-           {.doc = "Of activations; parameters and moments are always fp32. bf16 needs cuda."});
+           {.doc = "Of the factors of large products (GPUs only); sums, parameters and moments are "
+                   "always fp32."});
   v.choice("reduction", reduction, {"exact", "fast"},
            {.doc = "How gradients are summed: exact, in one order that does not depend on the "
                    "number of ranks; fast, by the transport's all-reduce."});
@@ -135,6 +164,8 @@ void Config::describe(ConfigVisitor& v) {
            .min = 0,
            .max = 4096});
   v.section("train", train, "How long, and in which portions.");
+  v.section("step", step, "How a step is run.");
+  v.section("comm", comm, "How long ranks wait for each other.");
   v.section("eval", eval, "When and on what the model is judged.");
   v.section("checkpoint", checkpoint, "When the state of the run is saved.");
   v.section("log", log, "When metrics are written.");
@@ -153,7 +184,7 @@ Config Config::load(const std::vector<std::string>& files,
 }
 
 void validate(const Config& config) {
-  validate_build(config);
+  validate_device(config);
   validate_training(config);
   validate_model(config);
 }

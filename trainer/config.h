@@ -9,6 +9,7 @@
 
 #include "comm/gradient_reducer.h"
 #include "core/config.h"
+#include "core/device.h"
 #include "data/task_config.h"
 #include "model/attention/attention_config.h"
 #include "model/model.h"
@@ -19,7 +20,7 @@ namespace stipple::trainer {
 
 enum class Resume : uint8_t { kAuto, kNever, kMust };
 enum class DeviceChoice : uint8_t { kCpu, kCuda };
-enum class Precision : uint8_t { kFp32, kBf16 };
+
 
 struct RunConfig {
   std::string dir = "runs/default";
@@ -53,6 +54,17 @@ struct LogConfig {
   void describe(ConfigVisitor&);
 };
 
+struct StepConfig {
+  bool graph = false;
+  void describe(ConfigVisitor&);
+};
+
+struct CommConfig {
+  double init_timeout_s = 120;
+  double timeout_s = 600;
+  void describe(ConfigVisitor&);
+};
+
 struct Config {
   RunConfig run;
   DeviceChoice device = DeviceChoice::kCpu;
@@ -60,6 +72,8 @@ struct Config {
   comm::ReductionPolicy reduction = comm::ReductionPolicy::kExact;
   int64_t threads = 0;  ///< 0: cores of the machine / its ranks
   TrainConfig train;
+  StepConfig step;
+  CommConfig comm;
   EvalConfig eval;
   CheckpointConfig checkpoint;
   LogConfig log;

@@ -29,15 +29,22 @@ std::optional<PassTotals> evaluate_once(Replica& replica, comm::Communicator& co
   std::vector<double> losses(static_cast<size_t>(num_leaves));
   std::vector<int64_t> counts(2);
   data::Leaf leaf;
+  const Buffer memory = Buffer::staging(replica.stream().device(), replica.record_bytes());
+  const model::LeafRecord record = replica.record_over(memory.data());
   for (int64_t first = 0, round = 0; first < num_leaves; first += communicator.size(), ++round) {
     if (round % kRoundsBetweenLooks == 0 && communicator.any(stop())) return std::nullopt;
     const int64_t i = first + communicator.rank();
     if (i >= num_leaves) continue;
     batches.load(i, leaf);
-    const LeafTotals totals = replica.forward(leaf, rng, false, 1.0f, observer);
-    losses[static_cast<size_t>(i)] = totals.loss_sum;
-    counts[0] += totals.correct;
-    counts[1] += totals.count;
+    replica.feed().put(round, 0, leaf, 1.0f);
+    replica.forward(0, rng, false, observer);
+    replica.feed().release();
+    replica.fetch_records(1, memory.data());
+    replica.stream().synchronize();
+    losses[static_cast<size_t>(i)] = record.loss_sum()[0];
+    counts[0] += record.correct()[0];
+    counts[1] += record.count()[0];
+    observer.add(record);
   }
   // Each entry is non-zero on one rank only, so the transport's order cannot change its bits.
   communicator.all_reduce(std::span<double>(losses), comm::Reduction::kSum);

@@ -4,8 +4,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/copy.h"
 #include "core/error.h"
-#include "kernels/adamw.h"
 
 namespace stipple::trainer {
 namespace {
@@ -13,6 +13,9 @@ namespace {
 size_t bytes_of(const model::ParameterStore& store) {
   return static_cast<size_t>(store.numel()) * sizeof(float);
 }
+
+/// Steps whose rates may be on their way to the device at one time.
+constexpr int64_t kSlots = 8;
 
 template <class T>
 View<T> slice(View<T> flat, Range range) {
@@ -51,6 +54,8 @@ Optimizer::Optimizer(const OptimizerConfig& config, const model::ParameterStore&
       store_(store),
       first_moment_(device, bytes_of(store)),
       second_moment_(device, bytes_of(store)),
+      state_(device, sizeof(State)),
+      staged_rates_(Buffer::staging(device, kSlots * sizeof(kernels::UpdateRates))),
       runs_(make_runs(store)) {}
 
 std::vector<Optimizer::Run> Optimizer::make_runs(const model::ParameterStore& store) {
@@ -77,47 +82,71 @@ View<float> Optimizer::second_moment() const {
   return {reinterpret_cast<float*>(second_moment_.data()), Shape{store_.numel()}};
 }
 
-void Optimizer::restore(int64_t applied_steps) {
+template <class T>
+View<T> Optimizer::field(T State::*member) const {
+  return {state() == nullptr ? nullptr : &(state()->*member), {1}};
+}
+
+template <class T>
+View<T> Optimizer::field(T Outcome::*member) const {
+  return {state() == nullptr ? nullptr : &(state()->outcome.*member), {1}};
+}
+
+double Optimizer::Outcome::norm() const { return std::sqrt(squared_norm); }
+
+const Optimizer::Outcome* Optimizer::outcome() const { return &state()->outcome; }
+
+Optimizer::Outcome Optimizer::read_outcome(const Stream& stream) const {
+  Outcome outcome;
+  copy_bytes(stream, &outcome, &state()->outcome, sizeof(outcome));
+  stream.synchronize();
+  return outcome;
+}
+
+void Optimizer::restore(const Stream& stream, int64_t applied_steps) {
   STIPPLE_CHECK_AS(CheckpointError, applied_steps >= 0, "optimizer: ", applied_steps,
                    " applied steps cannot be; resume from an older checkpoint");
-  applied_steps_ = applied_steps;
+  upload(stream, field(&Outcome::applied_steps), std::span<const int64_t>(&applied_steps, 1));
 }
 
-double Optimizer::norm(const Stream& stream, View<const float> grads, Arena& scratch) const {
+void Optimizer::set_rates(const Stream& stream, const StepRates& rates, bool is_wanted) {
+  auto* slots = reinterpret_cast<kernels::UpdateRates*>(staged_rates_.data());
+  kernels::UpdateRates& staged = slots[next_slot_++ % kSlots];
+  staged = {.learning_rate = static_cast<float>(rates.learning_rate),
+            .beta1 = static_cast<float>(rates.beta1.value_or(config_.beta1)),
+            .is_wanted = is_wanted ? 1 : 0};
+  copy_bytes(stream, &state()->rates, &staged, sizeof(staged));
+}
+
+void Optimizer::measure(const Stream& stream, View<const float> grads, Arena& scratch) {
   STIPPLE_CHECK_SHAPE("optimizer", grads, {store_.numel()});
-  const Arena::Scope scope(scratch);
-  const View<double> sum = scratch.alloc<double>({1});
-  kernels::squared_norm(stream, {.sum = sum, .x = grads, .scratch = &scratch});
-  return sum.data == nullptr ? 0.0 : std::sqrt(sum[0]);
+  kernels::squared_norm(
+      stream, {.sum = field(&Outcome::squared_norm), .x = grads, .scratch = &scratch});
 }
 
-void Optimizer::plan(const Stream& stream, Arena& scratch) const {
-  norm(stream, {nullptr, {store_.numel()}}, scratch);
+void Optimizer::plan(const Stream& stream, Arena& scratch) {
+  measure(stream, {nullptr, {store_.numel()}}, scratch);
 }
 
-Optimizer::Applied Optimizer::apply(const Stream& stream, View<const float> grads, double norm,
-                                    const StepRates& rates) {
+void Optimizer::apply(const Stream& stream, View<const float> grads) {
   STIPPLE_CHECK_SHAPE("optimizer", grads, {store_.numel()});
-  if (!std::isfinite(norm)) return {.clipped = false, .skipped = true};
-  const bool clipped = config_.clip_norm > 0 && norm > config_.clip_norm;
-  const double beta1 = rates.beta1.value_or(config_.beta1);
-  const auto updates = static_cast<double>(++applied_steps_);
+  const View<kernels::UpdateScalars> scalars = field(&Outcome::scalars);
+  kernels::prepare_update(stream, {.scalars = scalars,
+                                   .applied_steps = field(&Outcome::applied_steps),
+                                   .squared_norm = field(&Outcome::squared_norm),
+                                   .rates = field(&State::rates),
+                                   .clip_norm = config_.clip_norm,
+                                   .beta2 = config_.beta2,
+                                   .eps = static_cast<float>(config_.eps)});
   for (const Run& run : runs_) {
     kernels::adamw(stream,
                    {.x = slice(store_.values(), run.range),
                     .m = slice(first_moment(), run.range),
                     .v = slice(second_moment(), run.range),
                     .grad = slice(grads, run.range),
-                    .learning_rate = static_cast<float>(rates.learning_rate),
-                    .beta1 = static_cast<float>(beta1),
-                    .beta2 = static_cast<float>(config_.beta2),
-                    .eps = static_cast<float>(config_.eps),
-                    .weight_decay = run.decays ? static_cast<float>(config_.weight_decay) : 0.0F,
-                    .grad_scale = clipped ? static_cast<float>(config_.clip_norm / norm) : 1.0F,
-                    .bias_correction1 = 1.0 - std::pow(beta1, updates),
-                    .bias_correction2 = 1.0 - std::pow(config_.beta2, updates)});
+                    .scalars = scalars,
+                    .weight_decay = run.decays ? static_cast<float>(config_.weight_decay) : 0.0F});
   }
-  return {.clipped = clipped, .skipped = false};
 }
 
 }  // namespace stipple::trainer

@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <thread>
 
+#include "comm/gpu_assignment.h"
+#include "core/copy.h"
 #include "core/cpu/cores.h"
 
 namespace stipple::trainer {
@@ -16,39 +18,30 @@ model::ModelTask model_task(const data::TaskInfo& info) {
           .max_length = info.max_length};
 }
 
-/// A leaf as the device sees it. On the CPU these are views of host memory; on meta, shapes without
-/// memory.
-model::Input input_of(const data::Leaf& leaf, const data::TaskInfo& info, int64_t global_batch,
-                      float loss_scale) {
-  const Shape tokens{leaf.batch, leaf.length};
-  const bool per_token = info.head == data::HeadKind::kToken;
-  return {.ids = {leaf.ids.data(), tokens},
-          .mask = {leaf.mask.data(), tokens},
-          .labels = {leaf.labels.data(), per_token ? tokens : Shape{leaf.batch}},
-          .samples = {leaf.samples.data(), {leaf.batch}},
-          .loss_scale = loss_scale,
-          .batch_share = static_cast<float>(leaf.batch) / static_cast<float>(global_batch)};
+FeedOptions feed_options(const Config& config, const data::TaskInfo& info, int64_t slots) {
+  return {.slots = slots,
+          .micro_batch = config.train.micro_batch,
+          .max_length = info.max_length,
+          .global_batch = config.train.batch,
+          .head = info.head};
 }
 
-/// The largest leaf that training or evaluation can meet, as shapes only.
-data::Leaf largest_leaf(const Config& config, const data::TaskInfo& info) {
-  data::Leaf leaf;
-  leaf.batch = config.train.micro_batch;
-  leaf.length = info.max_length;
-  return leaf;
+DeviceType device_type(const Config& config) {
+  return config.device == DeviceChoice::kCuda ? DeviceType::kCuda : DeviceType::kCpu;
 }
 
 }  // namespace
 
 data::BatchOptions batch_options(const Config& config) {
-  // Where padding takes part in the graph, its amount must not depend on the neighbours in a leaf.
+  // Where padding takes part in the graph, its amount must not depend on the neighbours in a leaf. A
+  // captured step has one shape.
   const bool padding_counts =
       config.attention.kind == model::AttentionKind::kSbm &&
       config.attention.sbm.resolved().padding == model::SbmPadding::kOfficial;
   return {.seed = static_cast<uint64_t>(config.run.seed),
           .batch = config.train.batch,
           .micro_batch = config.train.micro_batch,
-          .fixed_length = padding_counts};
+          .fixed_length = padding_counts || config.step.graph};
 }
 
 comm::ReducerOptions reducer_options(const Config& config, int64_t numel) {
@@ -67,31 +60,47 @@ int threads_per_rank(const Config& config, int local_ranks) {
   return own_share ? allowed : std::max(1, allowed / local_ranks);
 }
 
+Device choose_device(const Config& config, comm::Communicator& communicator) {
+  if (config.device == DeviceChoice::kCpu) return kCpuDevice;
+  return cuda_device(comm::choose_cuda_device(communicator));
+}
+
+int64_t leaves_per_rank(const Config& config, int num_ranks) {
+  const int64_t leaves = config.train.batch / config.train.micro_batch;
+  int64_t most = 1;
+  for (int rank = 0; rank < num_ranks; ++rank) {
+    most = std::max(most, comm::leaves_of_rank(leaves, rank, num_ranks).size());
+  }
+  return most;
+}
+
 MemoryPlan plan_memory(const Config& config, const data::TaskInfo& info, int threads, int rank,
                        int num_ranks) {
-  const Stream stream(kMetaDevice, {.threads = threads});
+  const Device meta = meta_device(device_type(config));
+  const Stream stream(meta, {.threads = threads, .precision = config.precision});
   model::ParameterStore parameters;
   const model::Model model(parameters, config.model, config.attention, model_task(info));
-  parameters.allocate(kMetaDevice);
+  parameters.allocate(meta);
   parameters.bind_grads({nullptr, {parameters.numel()}});
 
-  Arena saved("saved");
-  Arena scratch("scratch");
+  Arena saved("saved", meta);
+  Arena scratch("scratch", meta);
   model::Observer nobody;
   auto model_saved = model.make_saved();
-  const data::Leaf leaf = largest_leaf(config, info);
-  const model::Input input = input_of(leaf, info, config.train.batch, 1.0f);
+  const FeedOptions feed = feed_options(config, info, leaves_per_rank(config, num_ranks));
+  const model::Input input =
+      input_over(nullptr, feed, config.train.micro_batch, info.max_length, 1.0f);
+  const model::LeafRecord record(nullptr, config.model.layers, config.model.heads);
   const model::Totals totals{
-      .loss_sum = {nullptr, {1}}, .correct = {nullptr, {1}}, .count = {nullptr, {1}}};
+      .loss_sum = record.loss_sum(), .correct = record.correct(), .count = record.count()};
   for (const bool training : {true, false}) {
     saved.rewind(0);
     scratch.rewind(0);
-    model::Context context{stream, saved, scratch, RngKey{}, training, nobody};
+    model::Context context{stream, saved, scratch, RngKey{}, training, nobody, record};
     model.forward(context, input, totals, *model_saved);
     if (training) model.backward(context, input, *model_saved);
   }
-  const Optimizer optimizer(config.optimizer, parameters, kMetaDevice);
-  optimizer.plan(stream, scratch);
+  Optimizer(config.optimizer, parameters, meta).plan(stream, scratch);
 
   const size_t flat = static_cast<size_t>(parameters.numel()) * sizeof(float);
   return {.num_parameters = parameters.num_parameters(),
@@ -101,41 +110,54 @@ MemoryPlan plan_memory(const Config& config, const data::TaskInfo& info, int thr
           .gradients =
               comm::reducer_bytes(reducer_options(config, parameters.numel()), rank, num_ranks),
           .saved = saved.peak(),
-          .scratch = scratch.peak()};
+          .scratch = scratch.peak(),
+          .inputs = config.device == DeviceChoice::kCpu ? 0 : Feed::device_bytes(feed)};
 }
 
-Replica::Replica(const Config& config, const data::TaskInfo& info, int threads,
-                 const MemoryPlan& plan)
+Replica::Replica(const Config& config, const data::TaskInfo& info, Device device, int threads,
+                 int64_t slots, const MemoryPlan& plan)
     : config_(config),
-      info_(info),
-      stream_(kCpuDevice, {.threads = threads}),
+      stream_(device, {.threads = threads, .precision = config.precision}),
       model_(parameters_, config.model, config.attention, model_task(info)),
-      saved_("saved", kCpuDevice, plan.saved),
-      scratch_("scratch", kCpuDevice, plan.scratch),
+      saved_("saved", device, plan.saved),
+      scratch_("scratch", device, plan.scratch),
+      feed_(stream_, feed_options(config, info, slots)),
+      records_(device, static_cast<size_t>(slots) * record_bytes()),
       model_saved_(model_.make_saved()) {
-  parameters_.allocate(kCpuDevice);
-  parameters_.initialize(static_cast<uint64_t>(config.run.seed));
+  parameters_.allocate(device);
+  parameters_.initialize(stream_, static_cast<uint64_t>(config.run.seed));
 }
 
-LeafTotals Replica::forward(const data::Leaf& leaf, const RngKey& rng, bool training,
-                            float loss_scale, model::Observer& observer) {
+size_t Replica::record_bytes() const {
+  return model::LeafRecord::bytes(config_.model.layers, config_.model.heads);
+}
+
+model::LeafRecord Replica::record_over(std::byte* memory) const {
+  return {memory, config_.model.layers, config_.model.heads};
+}
+
+void Replica::forward(int64_t slot, const RngKey& rng, bool training, model::Observer& observer) {
   saved_.rewind(0);
   scratch_.rewind(0);
-  input_ = input_of(leaf, info_, config_.train.batch, loss_scale);
+  slot_ = slot;
   rng_ = rng;
-  LeafTotals totals;
-  model::Context context{stream_, saved_, scratch_, rng_, training, observer};
-  model_.forward(context, input_,
-                 {.loss_sum = {&totals.loss_sum, {1}},
-                  .correct = {&totals.correct, {1}},
-                  .count = {&totals.count, {1}}},
-                 *model_saved_);
-  return totals;
+  std::byte* memory = records_.data() + static_cast<size_t>(slot) * record_bytes();
+  fill_zero_bytes(stream_, memory, record_bytes());
+  const model::LeafRecord record = record_over(memory);
+  model::Context context{stream_, saved_, scratch_, rng_, training, observer, record};
+  model_.forward(
+      context, feed_.input(slot),
+      {.loss_sum = record.loss_sum(), .correct = record.correct(), .count = record.count()},
+      *model_saved_);
 }
 
 void Replica::backward(model::Observer& observer) {
-  model::Context context{stream_, saved_, scratch_, rng_, true, observer};
-  model_.backward(context, input_, *model_saved_);
+  model::Context context{stream_, saved_, scratch_, rng_, true, observer, {}};
+  model_.backward(context, feed_.input(slot_), *model_saved_);
+}
+
+void Replica::fetch_records(int64_t slots, std::byte* to) {
+  copy_bytes(stream_, to, records_.data(), static_cast<size_t>(slots) * record_bytes());
 }
 
 }  // namespace stipple::trainer

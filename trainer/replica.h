@@ -15,6 +15,7 @@
 #include "data/dataset.h"
 #include "model/model.h"
 #include "trainer/config.h"
+#include "trainer/feed.h"
 
 namespace stipple::trainer {
 
@@ -31,36 +32,45 @@ struct MemoryPlan {
   size_t gradients = 0;  ///< held by the reducer, staging included
   size_t saved = 0;      ///< activations from forward to backward, of one leaf
   size_t scratch = 0;
-  size_t total() const { return parameters + moments + gradients + saved + scratch; }
+  size_t inputs = 0;  ///< leaves on a device with memory of its own
+  size_t total() const { return parameters + moments + gradients + saved + scratch + inputs; }
 };
 
-/// Runs the model of `config` on meta, training and evaluation, at the largest leaf. ConfigError or
-/// ShapeError when it cannot work.
+/// Runs the model of `config` on meta, training and evaluation, at the largest leaf, for the device
+/// of the config. ConfigError or ShapeError when it cannot work.
 MemoryPlan plan_memory(const Config&, const data::TaskInfo&, int threads, int rank, int num_ranks);
 
 /// Threads per rank: the config's, or the machine's cores shared among its ranks.
 int threads_per_rank(const Config&, int local_ranks);
 
-/// Labels, hits and loss of some leaves; sums are exact integers or in leaf order, so they do not
-/// depend on ranks.
-struct LeafTotals {
-  double loss_sum = 0;
-  int64_t correct = 0;
-  int64_t count = 0;
-};
+/// The CPU, or this rank's own GPU. Collective; ConfigError when there is none.
+Device choose_device(const Config&, comm::Communicator&);
+
+/// Leaves that the largest share of a rank has in one step.
+int64_t leaves_per_rank(const Config&, int num_ranks);
 
 class Replica {
  public:
-  /// Allocates what `plan` says. Parameters start from run.seed.
-  Replica(const Config&, const data::TaskInfo&, int threads, const MemoryPlan& plan);
+  /// Allocates what `plan` says, with room for `slots` leaves. Parameters start from run.seed.
+  Replica(const Config&, const data::TaskInfo&, Device, int threads, int64_t slots,
+          const MemoryPlan& plan);
 
-  /// Forward of one leaf; with training, `backward` may follow. Neither allocates.
-  LeafTotals forward(const data::Leaf&, const RngKey&, bool training, float loss_scale,
-                     model::Observer&);
+  /// Forward of the leaf that was put into this slot of feed(); with training, `backward` may
+  /// follow. What it finds out stands in record(slot) once the stream has come there. Neither
+  /// allocates nor waits.
+  void forward(int64_t slot, const RngKey&, bool training, model::Observer&);
   /// Adds the last forward's gradients to the memory bound to parameters().bind_grads().
   void backward(model::Observer&);
 
+  Feed& feed() { return feed_; }
+  /// Copies the records of the first `slots` leaves to host memory, in stream order:
+  /// LeafRecord::bytes(layers, heads) each.
+  void fetch_records(int64_t slots, std::byte* to);
+  size_t record_bytes() const;
+  model::LeafRecord record_over(std::byte* memory) const;
+
   model::ParameterStore& parameters() { return parameters_; }
+  const model::ParameterStore& parameters() const { return parameters_; }
   const Stream& stream() const { return stream_; }
   Arena& scratch() { return scratch_; }
   size_t saved_peak() const { return saved_.peak(); }
@@ -68,14 +78,15 @@ class Replica {
 
  private:
   Config config_;
-  data::TaskInfo info_;
   Stream stream_;
   model::ParameterStore parameters_;
   model::Model model_;
   Arena saved_;
   Arena scratch_;
+  Feed feed_;
+  Buffer records_;
   std::unique_ptr<model::Model::Saved, void (*)(model::Model::Saved*)> model_saved_;
-  model::Input input_;
+  int64_t slot_ = 0;  ///< of the last forward
   RngKey rng_;
 };
 

@@ -3,12 +3,13 @@
 
 #include <algorithm>
 
+#include "core/error.h"
+
 namespace stipple::trainer {
 
 void StepObserver::clear() {
   std::fill(graphs_.begin(), graphs_.end(), HeadGraph{});
   sampling_s_ = 0;
-  auxiliary_loss_ = 0;
 }
 
 void StepObserver::all_reduce(comm::Communicator& communicator) {
@@ -47,15 +48,22 @@ void StepObserver::grads_ready(Range range) {
   communicator_->progress();
 }
 
-void StepObserver::auxiliary_loss(std::string_view, double value) { auxiliary_loss_ += value; }
-
-void StepObserver::graph(const Graph& g) {
-  HeadGraph& total = graphs_[static_cast<size_t>(g.layer * heads_ + g.head)];
-  total.edges += g.edges;
-  total.pairs += g.pairs;
-  total.empty_rows += g.empty_rows;
-  total.rows += g.rows;
-  total.effective_cells = g.effective_cells;
+void StepObserver::add(const model::LeafRecord& record) {
+  for (int64_t layer = 0; layer < record.layers(); ++layer) {
+    const model::LeafRecord::Layer facts = record.layer(layer);
+    STIPPLE_CHECK(facts.overflow[0] == 0, "layer ", layer, ": the graphs of a leaf have ",
+                  facts.overflow[0],
+                  " edges more than was reserved; raise attention.sbm.max_density or "
+                  "attention.sbm.tile_density");
+    for (int64_t head = 0; head < record.heads(); ++head) {
+      HeadGraph& total = graphs_[static_cast<size_t>(layer * heads_ + head)];
+      total.edges += facts.edges[head];
+      total.pairs += facts.pairs[head];
+      total.empty_rows += facts.empty_rows[head];
+      total.rows += facts.rows[head];
+      total.effective_cells = static_cast<double>(facts.effective_cells[head]);
+    }
+  }
 }
 
 void StepObserver::time(model::Phase phase, double seconds) {

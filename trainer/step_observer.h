@@ -6,7 +6,6 @@
 #include <array>
 #include <chrono>
 #include <cstdint>
-#include <utility>
 #include <vector>
 
 #include "comm/communicator.h"
@@ -41,6 +40,8 @@ class StepObserver final : public model::Observer {
     communicator_ = communicator;
   }
   void clear();
+  /// Adds what one leaf found out; host memory.
+  void add(const model::LeafRecord&);
   /// Sums graphs over the ranks: every rank then holds the totals.
   void all_reduce(comm::Communicator&);
 
@@ -48,12 +49,7 @@ class StepObserver final : public model::Observer {
   bool has_graphs() const;
   double density() const;  ///< over all layers and heads
   double sampling_s() const { return sampling_s_; }
-  /// Regularisers since the last call.
-  double take_auxiliary_loss() { return std::exchange(auxiliary_loss_, 0.0); }
-
   void grads_ready(Range range) override;
-  void auxiliary_loss(std::string_view name, double value) override;
-  void graph(const Graph&) override;
   void time(model::Phase, double seconds) override;
 
  private:
@@ -64,7 +60,6 @@ class StepObserver final : public model::Observer {
   comm::GradientReducer* reducer_ = nullptr;
   comm::Communicator* communicator_ = nullptr;
   double sampling_s_ = 0;
-  double auxiliary_loss_ = 0;
 };
 
 /// Seconds since construction or the last lap().

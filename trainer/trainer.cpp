@@ -8,8 +8,11 @@
 #include <limits>
 #include <numeric>
 
+#include "core/copy.h"
 #include "core/cpu/isa.h"
+#include "core/cuda/runtime.h"
 #include "core/log.h"
+#include "kernels/activation.h"
 #include "trainer/commands/commands.h"
 #include "trainer/report.h"
 #include "trainer/signals.h"
@@ -69,7 +72,85 @@ MemoryPlan plan_and_tell(const Config& config, const data::TaskInfo& info, int t
   return plan;
 }
 
+/// Fails before anything is allocated, and says what would help.
+void require_memory(const MemoryPlan& plan, Device device, comm::Communicator& communicator) {
+  comm::agree(communicator, [&] {
+    if (device.type != DeviceType::kCuda) return;
+    const size_t free = cuda::device_info(device.index).free_bytes;
+    STIPPLE_CHECK_AS(ConfigError, plan.total() <= free, "rank ", communicator.rank(),
+                     ": this run needs ", plan.total() / 1000000, " MB of memory, GPU ",
+                     device.index, " has ", free / 1000000, " MB free (", plan.saved / 1000000,
+                     " MB are activations, ", plan.scratch / 1000000,
+                     " MB scratch); lower train.micro_batch, data.max_length or, with "
+                     "attention=sbm, attention.sbm.max_density");
+  });
+}
+
+std::unique_ptr<comm::Communicator> make_data_plane(const Config& config,
+                                                    comm::Communicator& control,
+                                                    const Stream& stream) {
+  if (stream.device().type != DeviceType::kCuda) return nullptr;
+  return comm::make_nccl_communicator(control, stream,
+                                      {.init_timeout_s = config.comm.init_timeout_s,
+                                       .operation_timeout_s = config.comm.timeout_s});
+}
+
+comm::ReducerOptions reducer_options_on(const Config& config, const Replica& replica,
+                                        int64_t numel) {
+  comm::ReducerOptions options = reducer_options(config, numel);
+  const Stream& stream = replica.stream();
+  if (stream.device().type != DeviceType::kCuda) return options;
+  options.stream = &stream;
+  options.add = [&stream](float* out, const float* left, const float* right, int64_t count) {
+    kernels::add(stream, {.y = {out, {count}}, .a = {left, {count}}, .b = {right, {count}}});
+  };
+  return options;
+}
+
+/// Names a part of the step for profilers.
+class ProfilerRange {
+ public:
+  explicit ProfilerRange(const char* name) { cuda::push_range(name); }
+  ~ProfilerRange() { cuda::pop_range(); }
+  ProfilerRange(const ProfilerRange&) = delete;
+  ProfilerRange& operator=(const ProfilerRange&) = delete;
+};
+
 }  // namespace
+
+/// One step on its way through the device.
+struct Trainer::Flight {
+  Flight(const Replica& replica, Device device, int64_t leaves)
+      : records(Buffer::staging(device, static_cast<size_t>(leaves) * replica.record_bytes())),
+        staged(Buffer::staging(device, sizeof(Staged))),
+        begin(device),
+        reduced(device),
+        done(device) {
+    for (int64_t mark = 0; mark < 3 * leaves; ++mark) leaf_marks.emplace_back(device);
+  }
+
+  /// Crosses between host and device.
+  struct Staged {
+    uint64_t step;                // to the device
+    Optimizer::Outcome outcome;  // from it
+  };
+  Staged& host() const { return *reinterpret_cast<Staged*>(staged.data()); }
+
+  int64_t step = 0;
+  float loss_scale = 0;
+  StepRates rates{};
+  Buffer records;
+  Buffer staged;
+  Event begin, reduced, done;
+  std::vector<Event> leaf_marks;  ///< three a leaf: begun, forward done, backward done
+  bool has_marks = false;         ///< not when the step was replayed
+  bool is_gathered = false;       ///< facts summed over ranks
+  bool is_skipped = false;
+  double data_s = 0;
+  double sampling_s = 0;
+  int64_t tokens = 0;
+  StepResult result{};
+};
 
 Trainer::Trainer(const Config& config, comm::Communicator& communicator)
     : config_(config),
@@ -79,21 +160,36 @@ Trainer::Trainer(const Config& config, comm::Communicator& communicator)
       train_set_(open_on_all_ranks(communicator, *task_, data::Split::kTrain)),
       validation_set_(open_on_all_ranks(communicator, *task_, data::Split::kValidation)),
       batches_(*train_set_, task_->info(), batch_options(config)),
+      my_leaves_(
+          comm::leaves_of_rank(batches_.num_leaves(), communicator.rank(), communicator.size())),
+      leaves_(static_cast<size_t>(my_leaves_.size())),
+      device_(choose_device(config, communicator)),
       plan_(plan_and_tell(config, task_->info(),
                           threads_per_rank(config, communicator.local_size()), communicator)),
-      replica_(config, task_->info(), threads_per_rank(config, communicator.local_size()), plan_),
-      reducer_(comm::make_gradient_reducer(communicator, reducer_options(config, plan_.numel))),
-      optimizer_(config.optimizer, replica_.parameters(), kCpuDevice),
+      replica_(config, task_->info(), device_,
+               threads_per_rank(config, communicator.local_size()),
+               leaves_per_rank(config, communicator.size()),
+               (require_memory(plan_, device_, communicator), plan_)),
+      data_plane_(make_data_plane(config, communicator, replica_.stream())),
+      reducer_(comm::make_gradient_reducer(data_plane_ ? *data_plane_ : communicator,
+                                           reducer_options_on(config, replica_, plan_.numel))),
+      optimizer_(config.optimizer, replica_.parameters(), device_),
       guard_(config.guard),
       observer_(config.model.layers, config.model.heads),
       checkpoints_(directory_.checkpoints(), communicator, config.checkpoint.keep),
-      my_leaves_(
-          comm::leaves_of_rank(batches_.num_leaves(), communicator.rank(), communicator.size())),
+      host_decides_(device_.type == DeviceType::kCpu || config.guard.spike_factor > 0),
+      device_step_(device_, sizeof(uint64_t)),
+      mirror_(kCpuDevice, device_.type == DeviceType::kCpu ? 0 : plan_.parameters + plan_.moments),
       sums_(static_cast<size_t>(2 * batches_.num_leaves()) + 1),
       counts_(3) {
-  observer_.attach(reducer_.get(), &communicator_);
+  for (int i = 0; i < (host_decides_ ? 1 : 2); ++i) {
+    flights_.push_back(std::make_unique<Flight>(replica_, device_, my_leaves_.size()));
+  }
+  if (config.step.graph) graph_ = std::make_unique<StepGraph>();
+  observer_.attach(reducer_.get(), data_plane_ ? data_plane_.get() : &communicator_);
   require_equal_ranks();
   restore();
+  enqueued_ = step_;
   comm::agree(communicator_, [&] {
     if (communicator_.rank() != 0) return;
     directory_.write_config(config_);
@@ -102,6 +198,8 @@ Trainer::Trainer(const Config& config, comm::Communicator& communicator)
     board_ = std::make_unique<TensorBoardWriter>(directory_.path(), saved_step_);
   });
 }
+
+Trainer::~Trainer() = default;
 
 /// The same bits on every rank need the same data and the same instructions.
 void Trainer::require_equal_ranks() {
@@ -125,19 +223,42 @@ void Trainer::require_equal_ranks() {
   }
 }
 
+/// Parameters, first and second moments as the host sees them: the arenas themselves, or their mirror.
+std::array<View<float>, 3> Trainer::flat_state() const {
+  const View<float> arenas[] = {replica_.parameters().values(), optimizer_.first_moment(),
+                                optimizer_.second_moment()};
+  if (mirror_.bytes() == 0) return {arenas[0], arenas[1], arenas[2]};
+  auto* mirror = reinterpret_cast<float*>(mirror_.data());
+  const Shape flat{plan_.numel};
+  return {View<float>{mirror, flat}, View<float>{mirror + plan_.numel, flat},
+          View<float>{mirror + 2 * plan_.numel, flat}};
+}
+
+/// Brings the mirror up to date, or the device to what the mirror holds.
+void Trainer::copy_state(bool to_device) {
+  if (mirror_.bytes() == 0) return;
+  const View<float> arenas[] = {replica_.parameters().values(), optimizer_.first_moment(),
+                                optimizer_.second_moment()};
+  const std::array<View<float>, 3> mirrors = flat_state();
+  for (size_t i = 0; i < mirrors.size(); ++i) {
+    float* to = to_device ? arenas[i].data : mirrors[i].data;
+    const float* from = to_device ? mirrors[i].data : arenas[i].data;
+    copy_bytes(replica_.stream(), to, from, arenas[i].bytes());
+  }
+  replica_.stream().synchronize();
+}
+
 std::vector<TensorRef> Trainer::tensors() {
   std::vector<TensorRef> all;
-  const model::ParameterStore& parameters = replica_.parameters();
-  const auto add = [&](const char* kind, View<float> flat) {
-    for (const model::ParameterStore::Entry& entry : parameters.entries()) {
-      all.push_back({fmt::format("{}/{}", kind, entry.name), entry.shape,
-                     flat.span().subspan(static_cast<size_t>(entry.range.begin),
-                                         static_cast<size_t>(entry.range.size()))});
+  const std::array<View<float>, 3> flats = flat_state();
+  constexpr const char* kKinds[] = {"parameter", "first_moment", "second_moment"};
+  for (size_t i = 0; i < flats.size(); ++i) {
+    for (const model::ParameterStore::Entry& entry : replica_.parameters().entries()) {
+      all.push_back({fmt::format("{}/{}", kKinds[i], entry.name), entry.shape,
+                     flats[i].span().subspan(static_cast<size_t>(entry.range.begin),
+                                             static_cast<size_t>(entry.range.size()))});
     }
-  };
-  add("parameter", parameters.values());
-  add("first_moment", optimizer_.first_moment());
-  add("second_moment", optimizer_.second_moment());
+  }
   return all;
 }
 
@@ -150,7 +271,7 @@ CheckpointMeta Trainer::meta() {
   extra.insert(extra.end(), guard.begin(), guard.end());
   return {.step = step_,
           .data_position = step_ * config_.train.batch,
-          .applied_steps = optimizer_.applied_steps(),
+          .applied_steps = optimizer_.read_outcome(replica_.stream()).applied_steps,
           .dataset_fingerprint = train_set_->fingerprint(),
           .extra = std::move(extra),
           .config_yaml = config_to_yaml([&](ConfigVisitor& v) { config_.describe(v); })};
@@ -175,46 +296,139 @@ void Trainer::restore() {
   window_ = {found->extra[0], found->extra[1], found->extra[2], found->extra[3]};
   skipped_ = static_cast<int64_t>(found->extra[4]);
   guard_.restore({found->extra.begin() + 5, found->extra.end()});
-  optimizer_.restore(found->applied_steps);
+  copy_state(/*to_device=*/true);
+  optimizer_.restore(replica_.stream(), found->applied_steps);
   log::info(fmt::format("resuming {} at step {}", config_.run.dir, step_));
 }
 
 void Trainer::save() {
   if (saved_step_ == step_) return;
+  copy_state(/*to_device=*/false);
   checkpoints_.save(meta(), tensors());
   saved_step_ = step_;
 }
 
-void Trainer::run_leaves(StepResult& result) {
+void Trainer::load_leaves(Flight& flight) {
   Stopwatch watch;
-  const float loss_scale = 1.0f / static_cast<float>(batches_.num_labels(step_));
-  const RngKey rng{static_cast<uint64_t>(config_.run.seed), static_cast<uint64_t>(step_)};
-  for (int64_t leaf = my_leaves_.begin; leaf < my_leaves_.end; ++leaf) {
-    batches_.load(step_, leaf, leaf_);
-    result.seconds.data += watch.lap();
-    reducer_->begin_leaf(leaf);
-    replica_.parameters().bind_grads(reducer_->grads());
-    const LeafTotals totals = replica_.forward(leaf_, rng, true, loss_scale, observer_);
-    sums_[static_cast<size_t>(leaf)] = totals.loss_sum;
-    counts_[0] += totals.correct;
-    counts_[1] += totals.count;
-    counts_[2] += count_tokens(leaf_);
-    sums_[static_cast<size_t>(batches_.num_leaves() + leaf)] = observer_.take_auxiliary_loss();
-    result.seconds.forward += watch.lap();
-    replica_.backward(observer_);
-    reducer_->end_leaf();
-    result.seconds.backward += watch.lap();
+  flight.loss_scale = 1.0f / static_cast<float>(batches_.num_labels(flight.step));
+  flight.tokens = 0;
+  for (int64_t i = 0; i < my_leaves_.size(); ++i) {
+    data::Leaf& leaf = leaves_[static_cast<size_t>(i)];
+    batches_.load(flight.step, my_leaves_.begin + i, leaf);
+    replica_.feed().put(flight.step, i, leaf, flight.loss_scale);
+    flight.tokens += count_tokens(leaf);
   }
-  result.seconds.sampling = observer_.sampling_s();
-  result.seconds.forward -= result.seconds.sampling;
+  flight.data_s = watch.lap();
 }
 
-void Trainer::sum_over_ranks(StepResult& result) {
+void Trainer::compute_leaves(Flight& flight) {
+  const Stream& stream = replica_.stream();
+  const auto mark = [&](int64_t leaf, int64_t nth) {
+    if (flight.has_marks) stream.record(flight.leaf_marks[static_cast<size_t>(3 * leaf + nth)]);
+  };
+  RngKey rng{static_cast<uint64_t>(config_.run.seed), static_cast<uint64_t>(flight.step)};
+  if (graph_ != nullptr) rng.device_step = reinterpret_cast<const uint64_t*>(device_step_.data());
+  for (int64_t i = 0; i < my_leaves_.size(); ++i) {
+    reducer_->begin_leaf(my_leaves_.begin + i);
+    replica_.parameters().bind_grads(reducer_->grads());
+    mark(i, 0);
+    {
+      const ProfilerRange range("forward");
+      replica_.forward(i, rng, true, observer_);
+    }
+    mark(i, 1);
+    {
+      const ProfilerRange range("backward");
+      replica_.backward(observer_);
+      reducer_->end_leaf();
+    }
+    mark(i, 2);
+  }
+}
+
+/// All of the step that runs on the device. Enqueues the same work every time.
+void Trainer::compute(Flight& flight) {
+  compute_leaves(flight);
+  flight.sampling_s = observer_.sampling_s();
+  const View<const float> gradients = reducer_->finish();
+  if (flight.has_marks) replica_.stream().record(flight.reduced);
+  const ProfilerRange range("optimizer");
+  optimizer_.measure(replica_.stream(), gradients, replica_.scratch());
+  if (host_decides_) {
+    gather_facts(flight);
+    optimizer_.set_rates(replica_.stream(), flight.rates, !flight.is_skipped);
+  }
+  optimizer_.apply(replica_.stream(), gradients);
+}
+
+void Trainer::compute_or_replay(Flight& flight) {
+  if (graph_ == nullptr) return compute(flight);
+  graph_->run(replica_.stream(), {.loss_scale = flight.loss_scale}, [&] { compute(flight); });
+  if (graph_->is_captured()) data_plane_->launched("train step");
+}
+
+void Trainer::enqueue_step() {
+  const Stream& stream = replica_.stream();
+  Flight& flight = *flights_[static_cast<size_t>(enqueued_) % flights_.size()];
+  flight.step = enqueued_;
+  flight.is_gathered = false;
+  flight.is_skipped = false;
+  flight.has_marks = graph_ == nullptr;
+  flight.rates = rates_at(config_.optimizer.schedule, config_.optimizer.learning_rate, flight.step,
+                          config_.train.steps);
+  stream.record(flight.begin);
+  load_leaves(flight);
+  observer_.clear();
+  flight.host().step = static_cast<uint64_t>(flight.step);
+  copy_bytes(stream, device_step_.data(), &flight.host().step, sizeof(uint64_t));
+  if (!host_decides_) optimizer_.set_rates(stream, flight.rates);
+  compute_or_replay(flight);
+  replica_.feed().release();
+  replica_.fetch_records(my_leaves_.size(), flight.records.data());
+  copy_bytes(stream, &flight.host().outcome, optimizer_.outcome(), sizeof(Optimizer::Outcome));
+  stream.record(flight.done);
+  ++enqueued_;
+}
+
+/// Loss, hits and graphs of all leaves of all ranks, and what the guard says of them.
+void Trainer::gather_facts(Flight& flight) {
+  const Stream& stream = replica_.stream();
+  if (host_decides_) {
+    replica_.fetch_records(my_leaves_.size(), flight.records.data());
+    flight.host().outcome = optimizer_.read_outcome(stream);
+  }
+  std::fill(sums_.begin(), sums_.end(), 0.0);
+  std::fill(counts_.begin(), counts_.end(), int64_t{0});
+  observer_.clear();
+  for (int64_t i = 0; i < my_leaves_.size(); ++i) {
+    const model::LeafRecord record = replica_.record_over(
+        flight.records.data() + static_cast<size_t>(i) * replica_.record_bytes());
+    const auto leaf = static_cast<size_t>(my_leaves_.begin + i);
+    sums_[leaf] = record.loss_sum()[0];
+    for (int64_t layer = 0; layer < record.layers(); ++layer) {
+      sums_[static_cast<size_t>(batches_.num_leaves()) + leaf] +=
+          record.layer(layer).auxiliary_loss[0];
+    }
+    counts_[0] += record.correct()[0];
+    counts_[1] += record.count()[0];
+    observer_.add(record);
+  }
+  counts_[2] = flight.tokens;
+  sum_over_ranks(flight);
+  StepResult& result = flight.result;
+  result.grad_norm = flight.host().outcome.norm();
+  flight.is_skipped =
+      guard_.check(flight.step, result.loss, result.grad_norm) == SpikeGuard::Verdict::kSkip;
+  flight.is_gathered = true;
+}
+
+void Trainer::sum_over_ranks(Flight& flight) {
   sums_.back() = stop_requested() ? 1.0 : 0.0;
   // Each leaf's loss is non-zero on one rank only, so the transport's order cannot change its bits.
   communicator_.all_reduce(std::span<double>(sums_), comm::Reduction::kSum);
   communicator_.all_reduce(std::span<int64_t>(counts_), comm::Reduction::kSum);
   observer_.all_reduce(communicator_);
+  StepResult& result = flight.result;
   const auto leaves = sums_.begin() + batches_.num_leaves();
   const double loss_sum = std::accumulate(sums_.begin(), leaves, 0.0);
   result.auxiliary_loss = std::accumulate(leaves, sums_.end() - 1, 0.0);
@@ -226,38 +440,58 @@ void Trainer::sum_over_ranks(StepResult& result) {
   result.stop = sums_.back() > 0;
 }
 
-Trainer::StepResult Trainer::train_step() {
-  Stopwatch whole;
-  StepResult result;
-  observer_.clear();
-  std::fill(sums_.begin(), sums_.end(), 0.0);
-  std::fill(counts_.begin(), counts_.end(), int64_t{0});
-  run_leaves(result);
+StepSeconds Trainer::seconds_of(const Flight& flight) const {
+  const auto between = [](const Event& from, const Event& to) { return to.ms_since(from) / 1e3; };
+  StepSeconds seconds{.step = between(flight.begin, flight.done), .data = flight.data_s};
+  if (!flight.has_marks) return seconds;
+  const Event* last = &flight.begin;
+  for (size_t i = 0; i + 2 < flight.leaf_marks.size(); i += 3) {
+    seconds.forward += between(flight.leaf_marks[i], flight.leaf_marks[i + 1]);
+    seconds.backward += between(flight.leaf_marks[i + 1], flight.leaf_marks[i + 2]);
+    last = &flight.leaf_marks[i + 2];
+  }
+  const double waited = reducer_->times().waited_in_backward_s;
+  seconds.sampling = flight.sampling_s;
+  seconds.forward -= seconds.sampling;
+  seconds.reduce = between(*last, flight.reduced) + waited;
+  seconds.backward -= waited;
+  seconds.optimizer = between(flight.reduced, flight.done);
+  return seconds;
+}
 
-  Stopwatch watch;
-  const View<const float> gradients = reducer_->finish();
-  sum_over_ranks(result);
-  const comm::ReducerTimes waited = reducer_->times();
-  result.seconds.reduce = watch.lap() + waited.waited_in_backward_s;
-  result.seconds.backward -= waited.waited_in_backward_s;
-
-  result.grad_norm = optimizer_.norm(replica_.stream(), gradients, replica_.scratch());
-  result.skipped = guard_.check(step_, result.loss, result.grad_norm) == SpikeGuard::Verdict::kSkip;
-  result.rates = rates_at(config_.optimizer.schedule, config_.optimizer.learning_rate, step_,
-                          config_.train.steps);
-  if (!result.skipped)
-    optimizer_.apply(replica_.stream(), gradients, result.grad_norm, result.rates);
-  result.seconds.optimizer = watch.lap();
-
+Trainer::StepResult Trainer::collect_step() {
+  Flight& flight = *flights_[static_cast<size_t>(step_) % flights_.size()];
+  flight.done.synchronize();
+  if (!flight.is_gathered) gather_facts(flight);
+  StepResult result = flight.result;
+  result.skipped = flight.is_skipped;
+  result.rates = flight.rates;
+  result.seconds = seconds_of(flight);
   ++step_;
   skipped_ += result.skipped ? 1 : 0;
   window_.loss += result.loss;
   window_.hits += static_cast<double>(result.hits);
   window_.labels += static_cast<double>(result.labels);
   window_.steps += 1;
-  result.seconds.step = whole.lap();
   since_log_.add(result);
   return result;
+}
+
+Trainer::StepResult Trainer::train_step() {
+  enqueue_step();
+  return collect_step();
+}
+
+/// Steps after which parameters are read, so that no later step may have begun.
+bool Trainer::is_boundary(int64_t step) const {
+  const auto falls_due = [step](int64_t every) { return every > 0 && step % every == 0; };
+  return falls_due(config_.eval.every) || falls_due(config_.checkpoint.every);
+}
+
+bool Trainer::may_enqueue() const {
+  if (enqueued_ == config_.train.steps) return false;
+  if (enqueued_ == step_) return true;
+  return enqueued_ - step_ < static_cast<int64_t>(flights_.size()) && !is_boundary(enqueued_);
 }
 
 void Trainer::SinceLog::add(const StepResult& result) {
@@ -346,6 +580,10 @@ bool Trainer::has_validation_at_this_step() {
 }
 
 int Trainer::stop() {
+  while (step_ < enqueued_) {
+    const StepResult result = collect_step();
+    if (due(config_.log.every)) log_step(result);
+  }
   save();
   if (communicator_.rank() == 0)
     log::info(
@@ -360,7 +598,8 @@ int Trainer::run() {
     if (!evaluate_validation(1)) return stop();
   }
   while (step_ < config_.train.steps) {
-    const StepResult result = train_step();
+    while (may_enqueue()) enqueue_step();
+    const StepResult result = collect_step();
     if (due(config_.log.every)) log_step(result);
     if (result.stop) return stop();
     if (due(config_.eval.every) && step_ < config_.train.steps) {

@@ -2,6 +2,7 @@
 // The training loop of one rank. All ranks construct it with the same configuration and call run().
 #pragma once
 
+#include <array>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -18,6 +19,7 @@
 #include "trainer/optimizer.h"
 #include "trainer/replica.h"
 #include "trainer/run_directory.h"
+#include "trainer/step_graph.h"
 #include "trainer/step_observer.h"
 #include "trainer/tensorboard.h"
 
@@ -28,12 +30,13 @@ class Trainer {
   /// Opens the data, plans and takes all memory, restores the newest checkpoint of run.dir if there
   /// is one. Collective.
   Trainer(const Config&, comm::Communicator&);
+  ~Trainer();
 
   /// Trains until train.steps; evaluates, checkpoints and logs when due. Returns an ExitCode.
   /// Collective.
   int run();
 
-  /// One optimizer step: what the loop repeats, and what bench_step measures.
+  /// What one optimizer step came to.
   struct StepResult {
     double loss = 0;            ///< mean over the labels of the global batch
     double auxiliary_loss = 0;  ///< weighted regularisers of the global batch
@@ -46,6 +49,7 @@ class Trainer {
     bool stop = false;  ///< some rank was asked to stop
     StepSeconds seconds{};
   };
+  /// One optimizer step from beginning to end: enqueue and collect.
   StepResult train_step();
 
   int64_t step() const { return step_; }
@@ -61,9 +65,24 @@ class Trainer {
   void save();
   std::vector<TensorRef> tensors();
   CheckpointMeta meta();
-  void run_leaves(StepResult&);
-  void sum_over_ranks(StepResult&);
   void log_step(const StepResult&);
+
+  // A step is enqueued on the device, and its result collected when the device has come to its end. On CUDA the next step is
+  // enqueued before that, so the device never waits for the host.
+  struct Flight;
+  void enqueue_step();
+  void load_leaves(Flight&);
+  void compute(Flight&);
+  void compute_leaves(Flight&);
+  void compute_or_replay(Flight&);
+  bool may_enqueue() const;
+  bool is_boundary(int64_t step) const;
+  StepResult collect_step();
+  void gather_facts(Flight&);
+  void sum_over_ranks(Flight&);
+  StepSeconds seconds_of(const Flight&) const;
+  std::array<View<float>, 3> flat_state() const;
+  void copy_state(bool to_device);
   std::optional<EvalResult> evaluate_validation(int64_t seeds);  ///< none: asked to stop
   bool has_validation_at_this_step();
   int stop();
@@ -77,17 +96,25 @@ class Trainer {
   std::unique_ptr<data::Dataset> train_set_;
   std::unique_ptr<data::Dataset> validation_set_;
   data::TrainBatches batches_;
-  data::Leaf leaf_;
+  Range my_leaves_;
+  std::vector<data::Leaf> leaves_;
+  Device device_;
   MemoryPlan plan_;
   Replica replica_;
+  std::unique_ptr<comm::Communicator> data_plane_;  ///< of device memory; none on the CPU
   std::unique_ptr<comm::GradientReducer> reducer_;
   Optimizer optimizer_;
   SpikeGuard guard_;
   StepObserver observer_;
   CheckpointStore checkpoints_;
-  Range my_leaves_;
-  int64_t step_ = 0;
+  int64_t step_ = 0;      ///< collected
+  int64_t enqueued_ = 0;  ///< at least step_
   int64_t saved_step_ = -1;
+  bool host_decides_;  ///< every step is judged by the host before it is applied
+  std::vector<std::unique_ptr<Flight>> flights_;  ///< by step, modulo their number
+  Buffer device_step_;  ///< the number of the step that is computed, for captured random numbers
+  std::unique_ptr<StepGraph> graph_;
+  Buffer mirror_;  ///< parameters and moments in host memory, for checkpoints; none on the CPU
   std::vector<double> sums_;                  ///< loss and auxiliary loss of each leaf, stop votes
   std::vector<int64_t> counts_;               ///< hits, labels, tokens
   std::unique_ptr<MetricsWriter> metrics_;    ///< rank 0

@@ -13,13 +13,13 @@ STIPPLE_VECTOR_BODY void sum_squares(double* sum, const float* x, int64_t n) {
       n, [x](int64_t i) { return static_cast<double>(x[i]) * static_cast<double>(x[i]); });
 }
 
-STIPPLE_VECTOR_BODY void update_run(const AdamW* args, math::AdamWScalars scalars, Range run) {
+STIPPLE_VECTOR_BODY void update_run(const AdamW* args, UpdateScalars scalars, Range run) {
   float* __restrict x = args->x.data;
   float* __restrict m = args->m.data;
   float* __restrict v = args->v.data;
   const float* __restrict grad = args->grad.data;
   for (int64_t i = run.begin; i < run.end; ++i) {
-    math::adamw_update(scalars, grad[i], x[i], m[i], v[i]);
+    math::adamw_update(scalars, args->weight_decay, grad[i], x[i], m[i], v[i]);
   }
 }
 
@@ -37,8 +37,17 @@ void squared_norm(const Stream& stream, const SquaredNorm& args, View<double> pa
   args.sum[0] = runs == 0 ? 0.0 : partials[0];
 }
 
+void prepare_update(const Stream&, const PrepareUpdate& args) {
+  const math::UpdateRule rule{args.clip_norm, args.beta2, args.eps};
+  const UpdateScalars scalars =
+      math::update_scalars(args.rates[0], rule, args.squared_norm[0], args.applied_steps[0]);
+  args.scalars[0] = scalars;
+  args.applied_steps[0] += scalars.is_applied;
+}
+
 void adamw(const Stream& stream, const AdamW& args) {
-  const math::AdamWScalars scalars(args);
+  const UpdateScalars scalars = args.scalars[0];
+  if (scalars.is_applied == 0) return;
   stream.parallel_for(num_runs(args.x.numel(), kElementRun), [&](int64_t i, int) {
     vectorized<update_run>(&args, scalars, nth_run(i, args.x.numel(), kElementRun));
   });

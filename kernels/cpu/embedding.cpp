@@ -56,7 +56,7 @@ void embedding(const Stream& stream, const Embedding& args) {
   });
 }
 
-void embedding_backward(const Stream& stream, const EmbeddingBackward& args) {
+void embedding_backward(const Stream& stream, const EmbeddingBackward& args, const TokensById&) {
   const int64_t channels = args.dy.shape[2];
   check_ids(args.ids, {0, args.ids.numel()}, args.dtable.shape[0]);
   stream.parallel_for(num_runs(channels, kChannelSlice), [&](int64_t i, int) {

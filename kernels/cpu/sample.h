@@ -10,10 +10,16 @@
 #include "core/range.h"
 #include "core/rng.h"
 #include "core/view.h"
-#include "kernels/math/poisson.h"
+#include "kernels/math/key_tables.h"
 #include "kernels/sbm.h"
 
 namespace stipple::kernels::cpu {
+
+using math::BlockDraw;
+using math::KeyTables;
+using math::kKeyBlock;
+using math::num_key_blocks;
+using math::SumTree;
 
 /// One (sample, head).
 struct SampleProblem {
@@ -43,48 +49,6 @@ inline constexpr int64_t kMaxPanel = 64;
 
 /// Tile rows that wait as bits for their counts (law poisson_multi).
 inline constexpr int64_t kCountedRowRun = 64;
-
-/// Keys whose quantised weights are summed up in one step of the search.
-inline constexpr int64_t kKeyBlock = 16;
-inline int64_t num_key_blocks(int64_t num_keys) { return (num_keys + kKeyBlock - 1) / kKeyBlock; }
-
-/// Running sums that are searched sixteen at a time: level 0 holds the sums, every entry of the
-/// next level is the last of sixteen entries below it, until sixteen entries are left. All levels
-/// lie in one array. Entries beyond the sums are kBeyond, so that no search ends there.
-struct SumTree {
-  static constexpr int64_t kFan = 8;
-  static constexpr int64_t kMaxLevels = 10;
-  static constexpr uint64_t kBeyond = ~uint64_t{0} >> 1;  // AVX2 compares signed
-
-  explicit SumTree(int64_t count = 1) {
-    for (int64_t entries = count; num_levels == 0 || entries > 1; ++num_levels) {
-      first[num_levels] = size;
-      entries = (entries + kFan - 1) / kFan;
-      size += entries * kFan;
-    }
-  }
-
-  /// `sums` has room for `size` entries, of which the first `count`, ascending, are there.
-  void build(uint64_t* sums, int64_t count) const;
-
-  int64_t num_levels = 0;
-  int64_t size = 0;                ///< of all levels, in entries
-  int64_t first[kMaxLevels] = {};  ///< entry of each level
-};
-
-/// The keys of one problem, ready to be drawn by weight within a cluster. Integers only: no drift,
-/// and no key of weight 0 is ever selected. Memory 4.6 bytes per key and cluster.
-struct KeyTables {
-  int64_t num_clusters = 0;
-  int64_t num_blocks = 0;
-  SumTree tree;                         // of the blocks of one cluster
-  int32_t* within = nullptr;            // [blocks, K, 16]  running sums of weights inside a block
-  uint64_t* blocks = nullptr;           // [K, tree.size]   running sums of blocks
-  const uint32_t* real_keys = nullptr;  // the keys that are not padding, ascending
-  int64_t num_real_keys = 0;
-
-  uint64_t total(int64_t cluster) const { return blocks[cluster * tree.size + num_blocks - 1]; }
-};
 
 /// What row i's draws need: the clusters' rates as running sums; entry K is exploration.
 struct RowDraws {
@@ -125,61 +89,5 @@ extern const SampleKernels kSampleScalar;
 extern const SampleKernels kSampleAvx2;
 extern const SampleKernels kSampleAvx512;
 const SampleKernels& sample_kernels();  ///< of the instruction set in force
-
-/// The largest value by which a uniform word may be smaller: keep a pair with probability p where
-/// (word >> 1) < floor(2^31 p), and always where p >= 1. 31 bits because AVX2 converts to signed
-/// integers only.
-inline constexpr float kKeepScale = 0x1p31f;
-
-// --- selection of one draw, shared by all instruction sets
-// ----------------------------------------
-
-/// The number of the first sum that exceeds x. There is one.
-[[gnu::always_inline]] inline int64_t first_above(const SumTree& tree, const uint64_t* sums,
-                                                  uint64_t x) {
-  int64_t at = 0;
-  for (int64_t level = tree.num_levels - 1; level >= 0; --level) {
-    const uint64_t* node = sums + tree.first[level] + at * SumTree::kFan;
-    at *= SumTree::kFan;
-    for (int64_t t = 0; t < SumTree::kFan; ++t) at += node[t] <= x ? 1 : 0;
-  }
-  return at;
-}
-
-/// Where a draw has come to: the running sums of one block of keys, and how far into them it falls.
-struct BlockDraw {        // left uninitialised: arrays of these are filled right after
-  const int32_t* within;  ///< null: exploration, which gives the key at once
-  int32_t rest;
-  uint32_t first_key;
-};
-
-[[gnu::always_inline]] inline BlockDraw explore(const KeyTables& tables, uint64_t uniform) {
-  const uint64_t index = math::multiply_high(uniform, static_cast<uint64_t>(tables.num_real_keys));
-  return {nullptr, 0, tables.real_keys[index]};
-}
-
-[[gnu::always_inline]] inline BlockDraw enter_block(const KeyTables& tables, int64_t cluster,
-                                                    int64_t block, uint64_t x) {
-  const uint64_t* blocks = tables.blocks + cluster * tables.tree.size;
-  const uint64_t before = block == 0 ? 0 : blocks[block - 1];
-  return {tables.within + (block * tables.num_clusters + cluster) * kKeyBlock,
-          static_cast<int32_t>(x - before), static_cast<uint32_t>(block * kKeyBlock)};
-}
-
-/// Cluster number K is exploration: any real key alike.
-[[gnu::always_inline]] inline BlockDraw find_block(const KeyTables& tables, int64_t cluster,
-                                                   uint64_t uniform) {
-  if (cluster == tables.num_clusters) return explore(tables, uniform);
-  const uint64_t x = math::multiply_high(uniform, tables.total(cluster));
-  const uint64_t* blocks = tables.blocks + cluster * tables.tree.size;
-  return enter_block(tables, cluster, first_above(tables.tree, blocks, x), x);
-}
-
-[[gnu::always_inline]] inline uint32_t find_key(const BlockDraw& draw) {
-  if (draw.within == nullptr) return draw.first_key;
-  uint32_t smaller = 0;
-  for (int64_t t = 0; t < kKeyBlock; ++t) smaller += draw.within[t] <= draw.rest ? 1 : 0;
-  return draw.first_key + smaller;
-}
 
 }  // namespace stipple::kernels::cpu

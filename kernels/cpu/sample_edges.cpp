@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Chooses a sampler for every problem and turns what it draws into an EdgeSet.
 #include <algorithm>
-#include <cmath>
 #include <bit>
+#include <cmath>
 
 #include "core/error.h"
 #include "kernels/cpu/sample.h"

@@ -12,9 +12,6 @@
 namespace stipple::kernels::cpu {
 namespace {
 
-// Sixteen weights of 27 bits stay below 2^31, so running sums inside a block are signed 32-bit
-// integers.
-constexpr int kWeightBits = 27;
 constexpr int64_t kDrawBatch = 256;
 
 struct KeyTableInputs {
@@ -39,10 +36,7 @@ STIPPLE_VECTOR_BODY void fill_block(const KeyTableInputs& in, int64_t block,
     if (j < problem.num_keys && problem.is_real_key(j)) {
       const float* z = problem.z + j * num_clusters + first_cluster;
       for (int64_t column = 0; column < columns; ++column) {
-        // NaN counts as 0. The scale is a power of two: a fused multiply-add rounds to the same
-        // value.
-        const float weight = z[column] > 0.0f ? z[column] : 0.0f;
-        running[column] += static_cast<int32_t>(weight * in.scale[first_cluster + column] + 0.5f);
+        running[column] += math::fixed_weight(z[column], in.scale[first_cluster + column]);
       }
     }
     for (int64_t column = 0; column < kColumns; ++column) sums[t][column] = running[column];
@@ -73,32 +67,7 @@ STIPPLE_VECTOR_BODY void max_columns(const SampleProblem* problem, float* zmax) 
   }
 }
 
-// The power of two above the largest weight: what the weights are fractions of.
-int weight_exponent(float zmax) {
-  int exponent = 0;
-  std::frexp(zmax, &exponent);
-  constexpr int kLowest = -90;  // below, the scale would not be a finite float
-  return std::max(exponent, kLowest);
-}
-
-// A rate as a fixed-point number; NaN as 0.
-uint64_t to_fixed_rate(double scaled) {
-  constexpr double kLargest = 0x1p57;
-  scaled = scaled > 0.0 ? scaled : 0.0;
-  scaled = scaled < kLargest ? scaled : kLargest;
-  return static_cast<uint64_t>(static_cast<int64_t>(scaled));
-}
-
 }  // namespace
-
-void SumTree::build(uint64_t* sums, int64_t count) const {
-  std::fill(sums + count, sums + size, kBeyond);
-  for (int64_t level = 1; level < num_levels; ++level) {
-    const uint64_t* below = sums + first[level - 1];
-    const int64_t nodes = (first[level] - first[level - 1]) / kFan;
-    for (int64_t e = 0; e < nodes; ++e) sums[first[level] + e] = below[e * kFan + kFan - 1];
-  }
-}
 
 const SampleKernels& sample_kernels() {
   switch (stipple::cpu::isa()) {
@@ -169,19 +138,15 @@ void RowSampler::prepare_keys(const SampleScratch& scratch, int worker) {
   vectorized<max_columns>(&problem_, zmax_);
   float* scale = scratch.scale.at(worker).data;
   for (int64_t v = 0; v < problem_.num_clusters; ++v) {
-    scale[v] = std::ldexp(1.0f, kWeightBits - weight_exponent(zmax_[v]));
+    scale[v] = math::weight_scale(zmax_[v]);
   }
   const KeyTableInputs inputs{&problem_, scale, &tables_};
   vectorized<fill_key_tables>(&inputs);
-  constexpr int kRateBits = math::PoissonTables::kRateBits;
   for (int64_t v = 0; v < problem_.num_clusters; ++v) {
-    tables_.tree.build(tables_.blocks + v * tables_.tree.size, tables_.num_blocks);
-    zeta_[v] = std::ldexp(static_cast<double>(tables_.total(v)),
-                          weight_exponent(zmax_[v]) - kWeightBits + kRateBits);
+    tables_.tree.build(tables_.blocks + v * tables_.tree.size);
+    zeta_[v] = math::cluster_rate(tables_.total(v), zmax_[v]);
   }
-  exploration_ =
-      to_fixed_rate(static_cast<double>(problem_.delta) * static_cast<double>(num_real_keys) *
-                    static_cast<double>(uint64_t{1} << kRateBits));
+  exploration_ = math::exploration_rate(problem_.delta, num_real_keys);
   work_.preparation = problem_.num_clusters * (tables_.num_blocks * kKeyBlock + tables_.tree.size);
 }
 
@@ -215,30 +180,26 @@ int64_t RowSampler::sample_bernoulli(int64_t i) {
     std::copy_n(tables_.real_keys, tables_.num_real_keys, candidates_);
     return thin(i, 0.0, tables_.num_real_keys);
   }
-  constexpr double kUnit = 0x1p32;
-  const auto fixed =
-      static_cast<uint64_t>(math::oversampling(static_cast<double>(largest)) * kUnit) + 1;
-  __extension__ using Wide = unsigned __int128;
-  const auto rate = static_cast<uint64_t>(static_cast<Wide>(sum_rates(mu)) * fixed >> 32);
-  return thin(i, static_cast<double>(fixed) / kUnit, draw(i, rate));
+  const math::FixedOversampling oversampling(largest);
+  return thin(i, oversampling.factor(), draw(i, oversampling.scale(sum_rates(mu))));
 }
 
 uint64_t RowSampler::sum_rates(const float* mu) {
   uint64_t sum = 0;
   for (int64_t v = 0; v < problem_.num_clusters; ++v) {
-    sum += to_fixed_rate(static_cast<double>(mu[v]) * zeta_[v]);
+    sum += math::fixed_rate(static_cast<double>(mu[v]) * zeta_[v]);
     rates_[v] = sum;
   }
   sum += exploration_;
   rates_[problem_.num_clusters] = sum;
-  rate_tree_.build(rates_, problem_.num_clusters + 1);
+  rate_tree_.build(rates_);
   return sum;
 }
 
 int64_t RowSampler::draw(int64_t i, uint64_t rate) {
   const auto row = static_cast<uint32_t>(i);
-  math::UniformSequence uniforms(problem_.key, row, problem_.sample,
-                                 problem_.stream(Purpose::kEdgeCount));
+  const math::UniformSequence uniforms(problem_.key, row, problem_.sample,
+                                       problem_.stream(Purpose::kEdgeCount));
   const int64_t draws = math::PoissonTables::shared().draw(rate, uniforms);
   RowDraws inputs{&tables_, rate_tree_, rates_, problem_.key,
                   rng_counter(0, row, problem_.sample, problem_.stream(Purpose::kEdgeDraw))};

@@ -19,11 +19,6 @@ float dot(const float* a, const float* b, int64_t n) {
   return lanes[0];
 }
 
-bool keep(float p, uint32_t word) {
-  if (!(p > 0.0f)) return false;
-  return p >= 1.0f || (word >> 1) < static_cast<uint32_t>(p * kKeepScale);
-}
-
 bool draw_pair(const SampleProblem& problem, int64_t i, int64_t j) {
   const float* mu = problem.mu + i * problem.num_clusters;
   const float* z = problem.z + j * problem.num_clusters;
@@ -32,7 +27,8 @@ bool draw_pair(const SampleProblem& problem, int64_t i, int64_t j) {
   if (problem.law != MaskLaw::kBernoulli) p = math::positive_probability(std::fmax(p, 0.0f));
   const PhiloxCounter counter = rng_counter(static_cast<uint32_t>(j / 4), static_cast<uint32_t>(i),
                                             problem.sample, problem.stream(Purpose::kEdgeTile));
-  return keep(p, philox4x32(counter, problem.key)[static_cast<size_t>(j % 4)]);
+  const uint32_t word = philox4x32(counter, problem.key)[static_cast<size_t>(j % 4)];
+  return word >> 1 < math::keep_threshold(p);
 }
 
 void tile_rows(const SampleProblem& problem, Range rows, float*, uint32_t* bits) {
@@ -48,23 +44,16 @@ void tile_rows(const SampleProblem& problem, Range rows, float*, uint32_t* bits)
 }
 
 void draw_keys(const RowDraws& row, int64_t count, uint32_t* keys) {
-  const uint64_t total = row.rates[row.tables->num_clusters];
   PhiloxCounter counter = row.counter;
   for (int64_t e = 0; e < count; ++e, ++counter[0]) {
-    const PhiloxCounter words = philox4x32(counter, row.key);
-    const uint64_t x = math::multiply_high(uint64_t{words[0]} << 32 | words[1], total);
-    const int64_t cluster = first_above(row.rate_tree, row.rates, x);
-    keys[e] = find_key(find_block(*row.tables, cluster, uint64_t{words[2]} << 32 | words[3]));
+    keys[e] = math::draw_key(*row.tables, row.rate_tree, row.rates, philox4x32(counter, row.key));
   }
 }
 
 bool is_kept(const RowThinning& row, uint32_t j, uint32_t word) {
   if (word < row.certain) return true;
   const float sum = dot(row.mu, row.z + int64_t{j} * row.num_clusters, row.num_clusters);
-  const float q = sum + row.delta;
-  const double p = q < 1.0f ? q : (q >= 1.0f ? 1.0f : 0.0f);  // NaN draws nothing
-  const double ratio = row.oversampling == 0.0 ? p : math::thinning_ratio(p, row.oversampling);
-  return word < ratio * 0x1p32;
+  return word < math::acceptance(sum + row.delta, row.oversampling) * 0x1p32;
 }
 
 int64_t thin(const RowThinning& row, uint32_t* keys, int64_t count) {

@@ -104,7 +104,7 @@ uint64_t keep_bits(const Floats (&p)[kVectors], const PhiloxWords& words) {
   for (int v = 0; v < kVectors; ++v) {
     Floats probability = max(p[v], splat(0.0f));
     if constexpr (kCollapse) probability = positive_probability(probability);
-    const Words threshold = truncate(probability * splat(kKeepScale));
+    const Words threshold = truncate(probability * splat(math::kKeepScale));
     bits |= _pdep_u64(mask_bits(less(words.w[v] >> 1, threshold)), kEveryFourth << v);
   }
   return bits;
@@ -260,12 +260,12 @@ inline void draw_stage(const RowDraws& row, int64_t count, DrawStage& stage, uin
   for (int64_t e = 0; e < count; ++e) {
     const int64_t table = stage.cluster[e] == tables.num_clusters ? 0 : stage.cluster[e];
     const int64_t block = descend(stage.blocks[e], stage.entry[e], stage.x[e]);
-    draw[e] = enter_block(tables, table, block, stage.x[e]);
+    draw[e] = math::enter_block(tables, table, block, stage.x[e]);
     __builtin_prefetch(draw[e].within);
   }
   for (int64_t e = 0; e < count; ++e) {
     keys[e] = stage.cluster[e] == tables.num_clusters
-                  ? explore(tables, stage.uniform(1, e)).first_key
+                  ? math::explore(tables, stage.uniform(1, e)).first_key
                   : find_key_in_block(draw[e]);
   }
 }
@@ -282,10 +282,7 @@ inline void draw_keys(const RowDraws& row, int64_t count, uint32_t* keys) {
 inline bool is_kept(const RowThinning& row, uint32_t j, uint32_t word) {
   const float* z = row.z + int64_t{j} * row.num_clusters;
   const float sum = lane_dot(row.mu, z, row.num_clusters) + row.delta;
-  const double p =
-      static_cast<double>(sum < 1.0f ? sum : (sum >= 1.0f ? 1.0f : 0.0f));  // NaN draws nothing
-  const double ratio = row.oversampling == 0.0 ? p : math::thinning_ratio(p, row.oversampling);
-  return static_cast<double>(word) < ratio * 0x1p32;
+  return static_cast<double>(word) < math::acceptance(sum, row.oversampling) * 0x1p32;
 }
 
 inline int64_t thin(const RowThinning& row, uint32_t* keys, int64_t count) {

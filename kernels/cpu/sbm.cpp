@@ -154,7 +154,7 @@ void add_cluster_gradient(const BlockMatrixBackward& args, int64_t head, int64_t
 
 }  // namespace
 
-void block_matrix(const Stream& stream, const BlockMatrix& args) {
+void block_matrix(const Stream& stream, const BlockMatrix& args, View<float>, View<double>) {
   const int64_t k = args.clusters.shape[1];
   stream.parallel_for(args.clusters.shape[0], [&](int64_t head, int) {
     float* s = args.s.at(head).data;
@@ -197,7 +197,7 @@ void memberships(const Stream& stream, const Memberships& args) {
   });
 }
 
-void expected_edges(const Stream& stream, const ExpectedEdges& args) {
+void expected_edges(const Stream& stream, const ExpectedEdges& args, View<double>, View<double>) {
   const int64_t heads = args.s.shape[0];
   const int64_t k = args.s.shape[1];
   const int64_t n = args.y.shape[2];
@@ -235,11 +235,14 @@ void edge_statistics(const Stream& stream, const EdgeStatistics& args) {
     int64_t edges = 0;
     int64_t pairs = 0;
     int64_t empty_rows = 0;
+    int64_t rows = 0;
     for (int64_t p = head; p < graph.num_problems(); p += heads) {
       const uint8_t* queries = mask_row(args.query_mask, p / heads);
       const uint8_t* keys = mask_row(args.key_mask, p / heads);
       edges += graph.num_edges(p);
-      pairs += count_real(queries, graph.num_queries) * count_real(keys, graph.num_keys);
+      const int64_t real_queries = count_real(queries, graph.num_queries);
+      rows += real_queries;
+      pairs += real_queries * count_real(keys, graph.num_keys);
       for (int64_t i = 0; i < graph.num_queries; ++i) {
         empty_rows += is_real(queries, i) && graph.degree(p, i) == 0 ? 1 : 0;
       }
@@ -247,7 +250,13 @@ void edge_statistics(const Stream& stream, const EdgeStatistics& args) {
     args.edges[head] = edges;
     args.pairs[head] = pairs;
     args.empty_rows[head] = empty_rows;
+    args.rows[head] = rows;
   });
+  double sum = 0.0;
+  for (int64_t p = 0; p < graph.num_problems(); ++p) {
+    sum += args.expected.empty() ? static_cast<double>(graph.num_edges(p)) : args.expected[p];
+  }
+  args.loss[0] = args.weight * sum;
 }
 
 }  // namespace stipple::kernels::cpu

@@ -20,67 +20,118 @@ STIPPLE_HD [[gnu::always_inline]] inline uint64_t multiply_high(uint64_t a, uint
   return static_cast<uint64_t>(static_cast<Wide>(a) * b >> 64);
 }
 
-/// Consecutive 64-bit uniforms of one row: words of Philox blocks 0, 1, ...
+/// 64-bit uniforms of one row: words of Philox blocks 0, 1, ...
 class UniformSequence {
  public:
   STIPPLE_HD UniformSequence(PhiloxKey key, uint32_t row, uint32_t sample, uint32_t stream)
       : key_(key), counter_(rng_counter(0, row, sample, stream)) {}
 
-  STIPPLE_HD uint64_t next() {
-    if (half_ == 0) {
-      words_ = philox4x32(counter_, key_);
-      ++counter_[0];
-    }
-    const size_t first = half_;
-    half_ = half_ == 0 ? 2 : 0;
-    return uint64_t{words_[first]} << 32 | words_[first + 1];
+  STIPPLE_HD uint64_t at(uint32_t index) const {
+    PhiloxCounter counter = counter_;
+    counter[0] = index / 2;
+    const PhiloxCounter words = philox4x32(counter, key_);
+    const uint64_t first = uint64_t{words[0]} << 32 | words[1];
+    const uint64_t second = uint64_t{words[2]} << 32 | words[3];
+    return index % 2 == 0 ? first : second;
   }
 
  private:
   PhiloxKey key_;
   PhiloxCounter counter_;
-  PhiloxCounter words_{};
-  size_t half_ = 0;
 };
 
-/// Cumulative probabilities of Poisson(d 8^s), built once. Rates are fixed-point numbers with 40
-/// binary places.
+/// Poisson variables as sums of terms, one for each part of a rate; pointers into the tables of the
+/// device that draws. Rates are fixed-point numbers with 40 binary places.
+///   N ~ Poisson(rate) = sum over the terms that are there of draw(rate, term, next uniform)
+struct PoissonTerms {
+  static constexpr int kRateBits = 40;
+  static constexpr int kUnitBits = 34;  // the tables start at a rate of 2^-6
+  static constexpr int kPlaces = 7;     // and end at 2^15
+  static constexpr uint64_t kUnit = uint64_t{1} << kUnitBits;
+
+  /// Cumulative probabilities of the counts from `lowest` on, thresholds [begin, end).
+  struct Table {
+    int64_t lowest = 0;
+    int64_t begin = 0;
+    int64_t end = 0;
+  };
+  const Table* tables = nullptr;  // digits 1 to 7 of every place, then 8^kPlaces
+  const uint64_t* thresholds = nullptr;
+
+  /// Term 0 is what lies below the tables, then come the places, then units of the last table.
+  STIPPLE_HD static int64_t num_terms(uint64_t rate) {
+    return 1 + kPlaces + static_cast<int64_t>(rate >> (kUnitBits + 3 * kPlaces));
+  }
+  STIPPLE_HD static bool has_term(uint64_t rate, int64_t term) {
+    if (term == 0) return (rate & (kUnit - 1)) != 0;
+    return term > kPlaces || digit(rate, term - 1) != 0;
+  }
+  STIPPLE_HD int64_t draw(uint64_t rate, int64_t term, uint64_t uniform) const {
+    if (term == 0) return draw_small(rate & (kUnit - 1), uniform);
+    if (term > kPlaces) return draw_table(kPlaces * 7, uniform);
+    const int64_t place = term - 1;
+    return draw_table(place * 7 + static_cast<int64_t>(digit(rate, place)) - 1, uniform);
+  }
+
+ private:
+  STIPPLE_HD static uint64_t digit(uint64_t rate, int64_t place) {
+    return rate >> (kUnitBits + 3 * place) & 7;
+  }
+
+  STIPPLE_HD int64_t draw_table(int64_t index, uint64_t uniform) const {
+    const Table& table = tables[index];
+    const uint64_t* begin = thresholds + table.begin;
+    return table.lowest + (std::upper_bound(begin, thresholds + table.end, uniform) - begin);
+  }
+
+  // Below the first table: inversion with the series of e^-x in 64-bit fixed point.
+  STIPPLE_HD static int64_t draw_small(uint64_t rate, uint64_t uniform) {
+    const uint64_t x = rate << (64 - kRateBits);
+    uint64_t vanishing = -x;
+    uint64_t term = x;
+    for (uint64_t k = 2; term > 0; ++k) {
+      term = multiply_high(term, x) / k;
+      vanishing = k % 2 == 0 ? vanishing + term : vanishing - term;
+    }
+    uint64_t probability = vanishing;
+    int64_t n = 0;
+    while (uniform >= probability && probability > 0) {
+      uniform -= probability;
+      ++n;
+      probability = multiply_high(probability, x) / static_cast<uint64_t>(n);
+    }
+    return n;
+  }
+};
+
+/// Cumulative probabilities of Poisson(d 8^s), built once, in host memory.
 class PoissonTables {
  public:
-  static constexpr int kRateBits = 40;
-
   static const PoissonTables& shared() {
     static const PoissonTables tables;
     return tables;
   }
 
   /// N ~ Poisson(rate / 2^40).
-  int64_t draw(uint64_t rate, UniformSequence& uniforms) const {
-    int64_t total = draw_small(rate & (kUnit - 1), uniforms);
-    uint64_t units = rate >> kUnitBits;
-    for (size_t place = 0; place < kPlaces; ++place, units >>= 3) {
-      if (const uint64_t digit = units & 7) {
-        total += draw_table(place * 7 + digit - 1, uniforms.next());
-      }
+  int64_t draw(uint64_t rate, const UniformSequence& uniforms) const {
+    const PoissonTerms terms{tables_.data(), thresholds_.data()};
+    const int64_t count = PoissonTerms::num_terms(rate);
+    int64_t total = 0;
+    uint32_t next = 0;
+    for (int64_t term = 0; term < count; ++term) {
+      if (PoissonTerms::has_term(rate, term)) total += terms.draw(rate, term, uniforms.at(next++));
     }
-    for (; units > 0; --units) total += draw_table(kPlaces * 7, uniforms.next());
     return total;
   }
 
+  const std::vector<PoissonTerms::Table>& tables() const { return tables_; }
+  const std::vector<uint64_t>& thresholds() const { return thresholds_; }
+
  private:
-  static constexpr int kUnitBits = 34;  // the tables start at a rate of 2^-6
-  static constexpr uint64_t kUnit = uint64_t{1} << kUnitBits;
-  static constexpr size_t kPlaces = 7;  // and end at 2^15
-
-  struct Table {
-    int64_t lowest = 0;
-    size_t begin = 0;
-    size_t end = 0;
-  };
-
   PoissonTables() {
-    double place_rate = static_cast<double>(kUnit) / static_cast<double>(uint64_t{1} << kRateBits);
-    for (size_t place = 0; place < kPlaces; ++place, place_rate *= 8) {
+    double place_rate = static_cast<double>(PoissonTerms::kUnit) /
+                        static_cast<double>(uint64_t{1} << PoissonTerms::kRateBits);
+    for (int place = 0; place < PoissonTerms::kPlaces; ++place, place_rate *= 8) {
       for (int digit = 1; digit < 8; ++digit) add_table(digit * place_rate);
     }
     add_table(place_rate);
@@ -100,7 +151,7 @@ class PoissonTables {
     for (int64_t k = mode; k > lowest; --k) at(k - 1) = at(k) * static_cast<double>(k) / rate;
     double sum = 0;
     for (double w : weight) sum += w;
-    Table table{lowest, thresholds_.size(), 0};
+    PoissonTerms::Table table{lowest, static_cast<int64_t>(thresholds_.size()), 0};
     double cumulative = 0;
     for (double w : weight) {
       cumulative += w;
@@ -108,41 +159,12 @@ class PoissonTables {
       if (scaled >= 0x1p64) break;
       thresholds_.push_back(static_cast<uint64_t>(scaled));
     }
-    table.end = thresholds_.size();
+    table.end = static_cast<int64_t>(thresholds_.size());
     tables_.push_back(table);
   }
 
-  int64_t draw_table(size_t index, uint64_t uniform) const {
-    const Table& table = tables_[index];
-    const auto begin = thresholds_.begin();
-    const auto first = begin + static_cast<std::ptrdiff_t>(table.begin);
-    const auto last = begin + static_cast<std::ptrdiff_t>(table.end);
-    return table.lowest + (std::upper_bound(first, last, uniform) - first);
-  }
-
-  // Below the first table: inversion with the series of e^-x in 64-bit fixed point.
-  static int64_t draw_small(uint64_t rate, UniformSequence& uniforms) {
-    if (rate == 0) return 0;
-    const uint64_t x = rate << (64 - kRateBits);
-    uint64_t vanishing = -x;
-    uint64_t term = x;
-    for (uint64_t k = 2; term > 0; ++k) {
-      term = multiply_high(term, x) / k;
-      vanishing = k % 2 == 0 ? vanishing + term : vanishing - term;
-    }
-    uint64_t uniform = uniforms.next();
-    uint64_t probability = vanishing;
-    int64_t n = 0;
-    while (uniform >= probability && probability > 0) {
-      uniform -= probability;
-      ++n;
-      probability = multiply_high(probability, x) / static_cast<uint64_t>(n);
-    }
-    return n;
-  }
-
   std::vector<uint64_t> thresholds_;
-  std::vector<Table> tables_;
+  std::vector<PoissonTerms::Table> tables_;
 };
 
 /// 1 - e^-rate, the probability that Poisson(rate) is not 0, relative error below 1e-6. Exactly 1
@@ -163,7 +185,7 @@ STIPPLE_HD [[gnu::always_inline]] inline float positive_probability(float rate) 
 /// The value of N ~ Poisson(rate) given N >= 1, by inversion of `uniform` in [0, P(N >= 1)) counted
 /// from the top: the smallest uniforms give the largest counts, so that the count is positive
 /// exactly where the pair was kept.
-inline int64_t positive_poisson(double rate, double uniform) {
+STIPPLE_HD inline int64_t positive_poisson(double rate, double uniform) {
   // e^-rate by series on rate / 32 and five squarings.
   rate = std::min(rate, 32.0);
   const double t = rate / 32;

@@ -53,9 +53,43 @@ STIPPLE_HD [[gnu::always_inline]] inline double thinning_ratio(double p, double 
 /// A 32-bit uniform below this is below 2^32 thinning_ratio(p, c) for every p, because the ratio
 /// grows with p from 1 / c on: sparse rows keep nearly all candidates without looking at p. 0 for
 /// c = 0.
-inline uint32_t certain_word(double c) {
+STIPPLE_HD inline uint32_t certain_word(double c) {
   constexpr double kSafety = 1.0 - 1e-9;
   return c < 1.0 ? 0u : static_cast<uint32_t>(kSafety / c * 0x1p32);
+}
+
+/// A row's oversampling as a fixed-point number with 32 binary places, so that rates stay integers.
+class FixedOversampling {
+ public:
+  /// For a bound on the row's probabilities, in (0, 0.98].
+  STIPPLE_HD explicit FixedOversampling(float bound)
+      : fixed_(static_cast<uint64_t>(oversampling(static_cast<double>(bound)) * kUnit) + 1) {}
+
+  STIPPLE_HD uint64_t scale(uint64_t rate) const {
+    __extension__ using Wide = unsigned __int128;
+    return static_cast<uint64_t>(static_cast<Wide>(rate) * fixed_ >> 32);
+  }
+  STIPPLE_HD double factor() const { return static_cast<double>(fixed_) / kUnit; }
+
+ private:
+  static constexpr double kUnit = 0x1p32;
+  uint64_t fixed_;
+};
+
+/// The probability to keep a candidate of probability q, not yet cut off at 1; c = 0: the
+/// candidates are all keys. NaN draws nothing.
+STIPPLE_HD [[gnu::always_inline]] inline double acceptance(float q, double c) {
+  const auto p = static_cast<double>(q < 1.0f ? q : (q >= 1.0f ? 1.0f : 0.0f));
+  return c == 0.0 ? p : thinning_ratio(p, c);
+}
+
+/// 31 bits because AVX2 converts to signed integers only.
+inline constexpr float kKeepScale = 0x1p31f;
+
+/// A pair of probability p is kept where word >> 1 is below this: floor(2^31 p), so always where p
+/// >= 1, and never where p is NaN.
+STIPPLE_HD inline uint32_t keep_threshold(float p) {
+  return static_cast<uint32_t>(std::fmin(std::fmax(p, 0.0f), 1.0f) * kKeepScale);
 }
 
 }  // namespace stipple::kernels::math

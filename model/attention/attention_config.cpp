@@ -11,6 +11,10 @@ void AttentionConfig::describe(ConfigVisitor& v) {
           {.doc = "Probability of dropping a normalised attention weight in training.",
            .min = 0,
            .max = 0.99});
+  v.choice("implementation", implementation, {"own", "cusparse"},
+           {.doc = "Who computes attention over a graph: own, kernels made for it; cusparse (GPUs "
+                   "only), the library's, slower and with memory for every possible edge, to "
+                   "compare with."});
   v.section("sbm", sbm, "The stochastic block model (attention.kind = sbm).");
 }
 

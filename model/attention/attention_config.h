@@ -3,6 +3,7 @@
 #pragma once
 
 #include "core/config.h"
+#include "kernels/attend.h"
 #include "model/attention/sbm/sbm_config.h"
 
 namespace stipple::model {
@@ -12,6 +13,7 @@ enum class AttentionKind : uint8_t { kSoftmax, kSbm };
 struct AttentionConfig {
   AttentionKind kind = AttentionKind::kSbm;
   double dropout = 0.1;  ///< of normalised attention weights
+  kernels::EdgesImplementation implementation = kernels::EdgesImplementation::kOurs;
   SbmConfig sbm;
   void describe(ConfigVisitor&);
 };

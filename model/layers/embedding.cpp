@@ -33,7 +33,8 @@ void Embedding::backward(Context& ctx, const Saved& saved, View<float> dy) const
   kernels::embedding_backward(ctx.stream, {.dtable = store_.grad(tokens_),
                                            .dpositions = store_.grad(positions_),
                                            .dy = dy,
-                                           .ids = saved.ids});
+                                           .ids = saved.ids,
+                                           .scratch = &ctx.scratch});
 }
 
 }  // namespace stipple::model

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// What every transport must do, written against the interface: the body of one rank. Run by
-// communicator_test.cpp (threads, one rank) and communicator_mp_test.cpp (processes).
+// What every transport must do, written against the interface: the body of one rank, on the memory
+// of a stream (null: of the host). Run by communicator_test.cpp (threads, one rank),
+// communicator_mp_test.cpp (processes) and nccl_mp_test.cpp (their devices).
 #pragma once
 
 #include <gtest/gtest.h>
@@ -13,10 +14,11 @@
 
 #include "comm/communicator.h"
 #include "core/error.h"
+#include "float_array.h"
 
 namespace stipple::comm::test {
 
-inline void ranks_are_numbered(Communicator& c) {
+inline void ranks_are_numbered(Communicator& c, const Stream*) {
   const std::vector<std::string> ranks = c.all_gather(std::to_string(c.rank()));
   ASSERT_EQ(ranks.size(), static_cast<size_t>(c.size()));
   for (int r = 0; r < c.size(); ++r) EXPECT_EQ(ranks[static_cast<size_t>(r)], std::to_string(r));
@@ -25,12 +27,14 @@ inline void ranks_are_numbered(Communicator& c) {
   EXPECT_LE(c.local_size(), c.size());
 }
 
-inline void sums_are_taken_in_place(Communicator& c) {
+inline void sums_are_taken_in_place(Communicator& c, const Stream* memory) {
   for (const size_t count : {size_t{0}, size_t{1}, size_t{1000}, size_t{100003}}) {
     std::vector<float> values(count);
     for (size_t i = 0; i < count; ++i)
       values[i] = static_cast<float>(i % 97) + static_cast<float>(c.rank());
-    c.wait(c.all_reduce_sum(values));
+    const FloatArray array(memory, values);
+    c.wait(c.all_reduce_sum(array.span()));
+    values = array.get();
     const float n = static_cast<float>(c.size());
     for (size_t i = 0; i < count; ++i) {
       ASSERT_EQ(values[i], n * static_cast<float>(i % 97) + n * (n - 1) / 2) << i;
@@ -38,29 +42,31 @@ inline void sums_are_taken_in_place(Communicator& c) {
   }
 }
 
-inline void many_sums_are_pending_at_once(Communicator& c) {
-  std::vector<std::vector<float>> values;
-  for (int k = 0; k < 20; ++k) values.emplace_back(100, static_cast<float>(k + c.rank()));
+inline void many_sums_are_pending_at_once(Communicator& c, const Stream* memory) {
+  std::vector<FloatArray> values;
+  for (int k = 0; k < 20; ++k)
+    values.emplace_back(memory, std::vector<float>(100, static_cast<float>(k + c.rank())));
   std::vector<Pending> pending;
-  for (std::vector<float>& v : values) pending.push_back(c.all_reduce_sum(v));
+  for (const FloatArray& v : values) pending.push_back(c.all_reduce_sum(v.span()));
   c.progress();
   for (size_t k = values.size(); k-- > 0;) c.wait(pending[k]);
   for (size_t k = 0; k < values.size(); ++k) {
     const int n = c.size();
-    EXPECT_EQ(values[k], std::vector<float>(
-                             100, static_cast<float>(n * static_cast<int>(k) + n * (n - 1) / 2)));
+    EXPECT_EQ(values[k].get(), std::vector<float>(100, static_cast<float>(n * static_cast<int>(k) +
+                                                                          n * (n - 1) / 2)));
   }
 }
 
 /// One exchange whose sizes differ for every pair, some of them zero.
 struct UnevenExchange {
-  UnevenExchange(Communicator& c, int salt_in) : rank(c.rank()), salt(salt_in) {
+  UnevenExchange(Communicator& c, int salt_in, const Stream* memory = nullptr)
+      : rank(c.rank()), salt(salt_in) {
     for (int peer = 0; peer < c.size(); ++peer) {
-      out.emplace_back(count(rank, peer), value(rank, peer));
-      in.emplace_back(count(peer, rank), -1.0f);
+      out.emplace_back(memory, std::vector<float>(count(rank, peer), value(rank, peer)));
+      in.emplace_back(memory, std::vector<float>(count(peer, rank), -1.0f));
     }
-    for (auto& o : out) send.emplace_back(o);
-    for (auto& i : in) recv.emplace_back(i);
+    for (auto& o : out) send.emplace_back(o.span());
+    for (auto& i : in) recv.emplace_back(i.span());
   }
   size_t count(int from, int to) const {
     return static_cast<size_t>((from * 3 + to * 5 + salt) % 7 * 100);
@@ -68,37 +74,37 @@ struct UnevenExchange {
   float value(int from, int to) const { return static_cast<float>(from * 1000 + to * 10 + salt); }
   void expect_arrived() const {
     for (int peer = 0; peer < static_cast<int>(in.size()); ++peer) {
-      EXPECT_EQ(in[static_cast<size_t>(peer)],
+      EXPECT_EQ(in[static_cast<size_t>(peer)].get(),
                 std::vector<float>(count(peer, rank), value(peer, rank)));
     }
   }
   int rank;
   int salt;
-  std::vector<std::vector<float>> out, in;
+  std::vector<FloatArray> out, in;
   std::vector<std::span<const float>> send;
   std::vector<std::span<float>> recv;
 };
 
-inline void exchange_moves_every_span(Communicator& c) {
+inline void exchange_moves_every_span(Communicator& c, const Stream* memory) {
   for (int salt = 0; salt < 7; ++salt) {
-    UnevenExchange e(c, salt);
+    UnevenExchange e(c, salt, memory);
     c.wait(c.exchange(e.send, e.recv));
     e.expect_arrived();
   }
 }
 
-inline void pending_exchanges_do_not_mix(Communicator& c) {
+inline void pending_exchanges_do_not_mix(Communicator& c, const Stream* memory) {
   std::vector<std::unique_ptr<UnevenExchange>> exchanges;
   std::vector<Pending> pending;
   for (int salt = 0; salt < 5; ++salt) {
-    exchanges.push_back(std::make_unique<UnevenExchange>(c, salt));
+    exchanges.push_back(std::make_unique<UnevenExchange>(c, salt, memory));
     pending.push_back(c.exchange(exchanges.back()->send, exchanges.back()->recv));
   }
   for (const size_t k : {3u, 0u, 4u, 2u, 1u}) c.wait(pending[k]);
   for (const auto& e : exchanges) e->expect_arrived();
 }
 
-inline void broadcast_reaches_everybody(Communicator& c) {
+inline void broadcast_reaches_everybody(Communicator& c, const Stream*) {
   for (int root = 0; root < c.size(); ++root) {
     for (const std::string& text : {std::string(), std::string("x"), std::string(100000, 'y')}) {
       const std::string mine = c.rank() == root ? text : "something else";
@@ -110,7 +116,7 @@ inline void broadcast_reaches_everybody(Communicator& c) {
   }
 }
 
-inline void numbers_are_reduced(Communicator& c) {
+inline void numbers_are_reduced(Communicator& c, const Stream*) {
   const int64_t n = c.size();
   const int64_t r = c.rank();
   // Above 2^53: an implementation by way of double would lose the last bits.
@@ -129,7 +135,7 @@ inline void numbers_are_reduced(Communicator& c) {
   EXPECT_DOUBLE_EQ(values[2], 1e300 * static_cast<double>(n));
 }
 
-inline void texts_of_any_length_are_gathered(Communicator& c) {
+inline void texts_of_any_length_are_gathered(Communicator& c, const Stream*) {
   const auto text = [](int r) {
     return r % 3 == 1 ? std::string()
                       : std::string(static_cast<size_t>(r * 50000 + 1), static_cast<char>('a' + r));
@@ -139,12 +145,12 @@ inline void texts_of_any_length_are_gathered(Communicator& c) {
   for (int r = 0; r < c.size(); ++r) EXPECT_EQ(all[static_cast<size_t>(r)], text(r));
 }
 
-inline void any_is_true_if_one_is(Communicator& c) {
+inline void any_is_true_if_one_is(Communicator& c, const Stream*) {
   EXPECT_FALSE(c.any(false));
   for (int r = 0; r < c.size(); ++r) EXPECT_TRUE(c.any(c.rank() == r));
 }
 
-inline void a_local_error_is_thrown_everywhere(Communicator& c) {
+inline void a_local_error_is_thrown_everywhere(Communicator& c, const Stream*) {
   EXPECT_NO_THROW(agree(c, [] {}));
   for (int lowest = 0; lowest < c.size(); ++lowest) {
     try {
@@ -159,10 +165,10 @@ inline void a_local_error_is_thrown_everywhere(Communicator& c) {
   }
 }
 
-inline void operations_of_all_kinds_interleave(Communicator& c) {
-  std::vector<float> values(5000, 1.0f);
-  UnevenExchange e(c, 2);
-  const Pending sum = c.all_reduce_sum(values);
+inline void operations_of_all_kinds_interleave(Communicator& c, const Stream* memory) {
+  const FloatArray values(memory, std::vector<float>(5000, 1.0f));
+  UnevenExchange e(c, 2, memory);
+  const Pending sum = c.all_reduce_sum(values.span());
   c.barrier();
   const Pending exchange = c.exchange(e.send, e.recv);
   EXPECT_EQ(c.all_reduce(int64_t{1}, Reduction::kSum), c.size());
@@ -171,12 +177,12 @@ inline void operations_of_all_kinds_interleave(Communicator& c) {
   c.barrier();
   c.wait(sum);
   e.expect_arrived();
-  EXPECT_EQ(values, std::vector<float>(5000, static_cast<float>(c.size())));
+  EXPECT_EQ(values.get(), std::vector<float>(5000, static_cast<float>(c.size())));
 }
 
 struct Check {
   const char* claim;
-  void (*body)(Communicator&);
+  void (*body)(Communicator&, const Stream* memory);
 };
 
 inline constexpr Check kChecks[] = {

@@ -11,7 +11,7 @@ namespace stipple::comm {
 namespace {
 
 class MpiRanks : public ::testing::TestWithParam<test::Check> {};
-TEST_P(MpiRanks, Do) { GetParam().body(*make_mpi_communicator()); }
+TEST_P(MpiRanks, Do) { GetParam().body(*make_mpi_communicator(), nullptr); }
 INSTANTIATE_TEST_SUITE_P(Communicator, MpiRanks, ::testing::ValuesIn(test::kChecks),
                          test::claim_of);
 

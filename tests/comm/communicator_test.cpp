@@ -11,14 +11,14 @@ namespace stipple::comm {
 namespace {
 
 class OneRank : public ::testing::TestWithParam<test::Check> {};
-TEST_P(OneRank, Does) { GetParam().body(*make_single_communicator()); }
+TEST_P(OneRank, Does) { GetParam().body(*make_single_communicator(), nullptr); }
 INSTANTIATE_TEST_SUITE_P(Communicator, OneRank, ::testing::ValuesIn(test::kChecks), test::claim_of);
 
 class ThreadRanks : public ::testing::TestWithParam<test::Check> {};
 TEST_P(ThreadRanks, Do) {
   for (const int size : {1, 2, 3, 5, 8}) {
     SCOPED_TRACE(size);
-    run_ranks(size, GetParam().body);
+    run_ranks(size, [](Communicator& c) { GetParam().body(c, nullptr); });
   }
 }
 INSTANTIATE_TEST_SUITE_P(Communicator, ThreadRanks, ::testing::ValuesIn(test::kChecks),

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <cstdio>
 
-#include "tests/support/allocation_count.h"
 #include "comm/gradient_reducer.h"
 #include "reducer_checks.h"
+#include "tests/support/allocation_count.h"
 
 namespace stipple::comm {
 namespace {

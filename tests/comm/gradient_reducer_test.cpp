@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "comm/gradient_reducer.h"
 
-#include "tests/support/allocation_count.h"
+#include "comm/leaf_order.h"
 #include "comm/summation_tree.h"
 #include "comm/threads/thread_group.h"
 #include "core/error.h"
 #include "reducer_checks.h"
+#include "tests/support/allocation_count.h"
 
 namespace stipple::comm {
 namespace {
@@ -49,6 +50,26 @@ TEST(LeavesOfRank, AreContiguousAndEven) {
 TEST(LeavesOfRank, AreNoneBeyondTheNumberOfLeaves) {
   EXPECT_EQ(leaves_of_rank(3, 2, 8), (Range{2, 3}));
   for (int r = 3; r < 8; ++r) EXPECT_EQ(leaves_of_rank(3, r, 8).size(), 0);
+}
+
+TEST(Buckets, CoverTheArenaAndEndWithASmallOne) {
+  for (const int64_t bucket_bytes : {1, 128, 1000, 4096, 1 << 20}) {
+    for (const int64_t numel : {1, 31, 32, 33, 250, 255, 256, 257, 1000, 3001, 300000}) {
+      const Buckets buckets(ReducerOptions{.numel = numel, .bucket_bytes = bucket_bytes});
+      int64_t next = 0;
+      for (int64_t k = 0; k < buckets.count(); ++k) {
+        EXPECT_EQ(buckets[k].begin, next);
+        EXPECT_EQ(buckets[k].begin % kGranule, 0);
+        EXPECT_GT(buckets[k].size(), 0);
+        EXPECT_LE(buckets[k].size(), buckets[0].size());
+        next = buckets[k].end;
+      }
+      EXPECT_EQ(next, numel);
+      if (bucket_bytes >= 1000 && buckets.count() > 1) {
+        EXPECT_LE(4 * buckets[buckets.count() - 1].size(), bucket_bytes / 4);
+      }
+    }
+  }
 }
 
 TEST(SummationTree, LeavesOfAPowerOfTwoRanksAreOneNode) {

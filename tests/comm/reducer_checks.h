@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "comm/gradient_reducer.h"
+#include "float_array.h"
 
 namespace stipple::comm::test {
 
@@ -82,24 +83,38 @@ inline Gradients sum_of_magnitudes(const Batch& batch) {
   return sum;
 }
 
+/// grads[i] += gradients[i] in host memory.
+inline void add_on_host(View<float> grads, const Gradients& gradients, Range range) {
+  for (int64_t i = range.begin; i < range.end; ++i) grads[i] += gradients[static_cast<size_t>(i)];
+}
+
 /// Adds the leaf's gradients, as backward does, announcing each range.
-inline void backward(GradientReducer& reducer, const Batch& batch, const Gradients& gradients) {
+template <class Add>
+void backward(GradientReducer& reducer, const Batch& batch, const Gradients& gradients,
+              const Add& add) {
   for (const Range range : batch.ranges) {
-    const View<float> grads = reducer.grads();
-    for (int64_t i = range.begin; i < range.end; ++i) grads[i] += gradients[static_cast<size_t>(i)];
+    add(reducer.grads(), gradients, range);
     reducer.ready(range);
   }
 }
+inline void backward(GradientReducer& reducer, const Batch& batch, const Gradients& gradients) {
+  backward(reducer, batch, gradients, add_on_host);
+}
 
-inline View<const float> run_step(GradientReducer& reducer, const Communicator& communicator,
-                                  const Batch& batch) {
+template <class Add>
+View<const float> run_step(GradientReducer& reducer, const Communicator& communicator,
+                           const Batch& batch, const Add& add) {
   const Range leaves = leaves_of_rank(batch.num_leaves, communicator.rank(), communicator.size());
   for (int64_t leaf = leaves.begin; leaf < leaves.end; ++leaf) {
     reducer.begin_leaf(leaf);
-    backward(reducer, batch, leaf_gradients(batch, leaf));
+    backward(reducer, batch, leaf_gradients(batch, leaf), add);
     reducer.end_leaf();
   }
   return reducer.finish();
+}
+inline View<const float> run_step(GradientReducer& reducer, const Communicator& communicator,
+                                  const Batch& batch) {
+  return run_step(reducer, communicator, batch, add_on_host);
 }
 
 inline bool same_bits(View<const float> actual, const Gradients& expected) {

@@ -12,14 +12,18 @@
 #include "core/cpu/isa.h"
 #include "kernels/math/activation.h"
 #include "tests/support/arrays.h"
+#include "tests/support/devices.h"
 #include "tests/support/op_checks.h"
 
 namespace stipple::kernels {
 namespace {
 
 using test::Array;
+using test::DeviceMemory;
 using test::expect_close;
+using test::name_of;
 using test::random_normal;
+using test::test_devices;
 
 constexpr std::array kKinds{ActivationKind::kGelu, ActivationKind::kRelu, ActivationKind::kSigmoid,
                             ActivationKind::kTanh};
@@ -86,6 +90,52 @@ TEST(ActivationMath, SigmoidAndTanhAreAccurateRelativeToTheirValue) {
   EXPECT_EQ(math::hyperbolic_tangent(0.0f), 0.0f);
 }
 
+/// The elements from `first` on, so that arrays may start at any address.
+template <class T>
+View<T> behind(View<T> all, int64_t first) {
+  return {all.data + first, {all.numel() - first}};
+}
+
+Array<float> activate(Device device, ActivationKind kind, const Array<float>& x,
+                      int64_t first = 0) {
+  DeviceMemory memory(device);
+  const View<float> from = memory.put(x), to = memory.fresh<float>(x.shape());
+  activation(memory.stream(), {.y = behind(to, first), .x = behind(from, first), .kind = kind});
+  return memory.get(behind(to, first));
+}
+
+Array<float> activate_backward(Device device, ActivationKind kind, const Array<float>& dy,
+                               const Array<float>& saved) {
+  DeviceMemory memory(device);
+  const View<float> dx = memory.fresh<float>(dy.shape());
+  activation_backward(memory.stream(),
+                      {.dx = dx, .dy = memory.put(dy), .saved = memory.put(saved), .kind = kind});
+  return memory.get(dx);
+}
+
+void expect_oracle(Device device, ActivationKind kind, int64_t n, int64_t first) {
+  SCOPED_TRACE(testing::Message() << name_of(device) << ", kind " << static_cast<int>(kind) << ", "
+                                  << n << " from " << first);
+  const Array<float> x = random_normal({n + first}, 1, 2.0);
+  Array<double> expected({n});
+  for (int64_t i = 0; i < n; ++i) expected[i] = oracle(kind, x[first + i]);
+  expect_close(activate(device, kind, x, first), expected, 1e-6);
+}
+
+TEST(Activation, MatchesOracleForOddSizesOnEveryDevice) {
+  for (Device device : test_devices()) {
+    for (ActivationKind kind : kKinds) {
+      for (int64_t n : {1, 31, 2051}) expect_oracle(device, kind, n, 0);
+    }
+  }
+}
+
+TEST(Activation, MayStartAtAnyAddress) {
+  for (Device device : test_devices()) {
+    for (int64_t first : {1, 2, 3}) expect_oracle(device, ActivationKind::kGelu, 301, first);
+  }
+}
+
 TEST(Activation, MatchesOracleForOddSizesOnEveryInstructionSet) {
   const stipple::cpu::Isa before = stipple::cpu::isa();
   for (stipple::cpu::Isa isa : stipple::cpu::available_isas()) {
@@ -108,34 +158,31 @@ TEST(Activation, MatchesOracleForOddSizesOnEveryInstructionSet) {
 
 TEST(Activation, BackwardIsTheDerivative) {
   for (ActivationKind kind : kKinds) {
-    SCOPED_TRACE(testing::Message() << "kind " << static_cast<int>(kind));
     const Array<float> x = random_normal({101}, 1, 1.5), dy = random_normal({101}, 2);
-    Array<float> y({101}), dx({101});
-    activation(Stream(kCpuDevice), {.y = y, .x = x, .kind = kind});
-    const Array<float>& saved = kind == ActivationKind::kGelu ? x : y;
-    activation_backward(Stream(kCpuDevice), {.dx = dx, .dy = dy, .saved = saved, .kind = kind});
-    expect_close(dx,
-                 test::central_differences(x,
-                                           [&](const std::vector<double>& at) {
-                                             double loss = 0;
-                                             for (size_t i = 0; i < at.size(); ++i)
-                                               loss += dy.values()[i] * oracle(kind, at[i]);
-                                             return loss;
-                                           }),
-                 2e-6);
+    const Array<double> expected = test::central_differences(x, [&](const auto& at) {
+      double loss = 0;
+      for (size_t i = 0; i < at.size(); ++i) loss += dy.values()[i] * oracle(kind, at[i]);
+      return loss;
+    });
+    for (Device device : test_devices()) {
+      SCOPED_TRACE(testing::Message() << name_of(device) << ", kind " << static_cast<int>(kind));
+      const Array<float> saved = kind == ActivationKind::kGelu ? x : activate(device, kind, x);
+      expect_close(activate_backward(device, kind, dy, saved), expected, 2e-6);
+    }
   }
 }
 
 TEST(Activation, OutputsMayOverwriteInputs) {
-  const Array<float> x = random_normal({1000}, 1), dy = random_normal({1000}, 2);
-  Array<float> y({1000}), dx({1000}), y_in_place = x, dx_in_place = dy;
-  const Stream stream(kCpuDevice);
-  activation(stream, {.y = y, .x = x});
-  activation(stream, {.y = y_in_place, .x = y_in_place});
-  EXPECT_EQ(y.values(), y_in_place.values());
-  activation_backward(stream, {.dx = dx, .dy = dy, .saved = x});
-  activation_backward(stream, {.dx = dx_in_place, .dy = dx_in_place, .saved = x});
-  EXPECT_EQ(dx.values(), dx_in_place.values());
+  const Array<float> x = random_normal({1001}, 1), dy = random_normal({1001}, 2);
+  constexpr ActivationKind kGelu = ActivationKind::kGelu;
+  for (Device device : test_devices()) {
+    DeviceMemory memory(device);
+    const View<float> y = memory.put(x), dx = memory.put(dy);
+    activation(memory.stream(), {.y = y, .x = y});
+    EXPECT_EQ(memory.get(y).values(), activate(device, kGelu, x).values());
+    activation_backward(memory.stream(), {.dx = dx, .dy = dx, .saved = memory.put(x)});
+    EXPECT_EQ(memory.get(dx).values(), activate_backward(device, kGelu, dy, x).values());
+  }
 }
 
 TEST(Activation, HasTheSameBitsForAnyThreads) {
@@ -165,18 +212,40 @@ TEST(Activation, RunsOnMetaWithoutTouchingItsArrays) {
 }
 
 TEST(Add, AddsAndMayOverwriteAnInput) {
-  Array<float> a({3}, {1, 2, 3}), b({3}, {10, 20, 30});
-  add(Stream(kCpuDevice), {.y = a, .a = a, .b = b});
-  EXPECT_EQ(a.values(), (std::vector<float>{11, 22, 33}));
+  const Array<float> a = random_normal({1030}, 1), b = random_normal({1030}, 2);
+  for (Device device : test_devices()) {
+    for (int64_t first : {0, 1}) {
+      DeviceMemory memory(device);
+      const View<float> y = behind(memory.put(a), first), other = behind(memory.put(b), first);
+      add(memory.stream(), {.y = y, .a = y, .b = other});
+      const Array<float> sum = memory.get(y);
+      for (int64_t i = 0; i < sum.numel(); ++i) ASSERT_EQ(sum[i], a[first + i] + b[first + i]);
+    }
+  }
 }
 
 TEST(MaskRows, ZeroesExactlyTheMaskedRows) {
+  for (int64_t channels : {3, 64, 101}) {
+    Array<float> x({3, 11, channels});
+    Array<uint8_t> mask({3, 11});
+    Array<float> expected(x.shape());
+    for (int64_t i = 0; i < x.numel(); ++i) {
+      const int64_t row = i / channels;
+      mask[row] = row % 3 == 1 ? 1 : 0;
+      x[i] = mask[row] != 0 ? static_cast<float>(i) : std::numeric_limits<float>::quiet_NaN();
+      expected[i] = mask[row] != 0 ? x[i] : 0.0f;
+    }
+    for (Device device : test_devices()) {
+      DeviceMemory memory(device);
+      const View<float> y = memory.put(x);
+      mask_rows(memory.stream(), {.x = y, .mask = memory.put(mask)});
+      EXPECT_EQ(memory.get(y).values(), expected.values()) << name_of(device);
+    }
+  }
+}
+
+TEST(MaskRows, RefusesAMaskOfAnotherShape) {
   Array<float> x({2, 2, 3});
-  x.fill(std::numeric_limits<float>::quiet_NaN());
-  for (int64_t c = 0; c < 3; ++c) x[3 + c] = static_cast<float>(c + 1);
-  const Array<uint8_t> mask({2, 2}, {0, 1, 0, 0});
-  mask_rows(Stream(kCpuDevice), {.x = x, .mask = mask});
-  EXPECT_EQ(x.values(), (std::vector<float>{0, 0, 0, 1, 2, 3, 0, 0, 0, 0, 0, 0}));
   const Array<uint8_t> wrong({2, 3});
   EXPECT_THROW(mask_rows(Stream(kCpuDevice), {.x = x, .mask = wrong}), ShapeError);
 }

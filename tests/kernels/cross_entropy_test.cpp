@@ -8,14 +8,20 @@
 #include <cmath>
 
 #include "tests/support/arrays.h"
+#include "tests/support/devices.h"
 #include "tests/support/op_checks.h"
 
 namespace stipple::kernels {
 namespace {
 
 using test::Array;
+using test::DeviceMemory;
 using test::expect_close;
+using test::name_of;
 using test::random_normal;
+using test::test_devices;
+
+enum class Gradient : uint8_t { kApart, kInPlace, kNone };
 
 struct Operands {
   Array<float> logits, dlogits;
@@ -32,7 +38,7 @@ struct Operands {
     }
     dlogits.fill(9.0f);
   }
-  CrossEntropy args() {
+  CrossEntropy args(Arena& scratch) {
     return {.dlogits = dlogits,
             .loss_sum = loss,
             .correct = correct,
@@ -40,7 +46,31 @@ struct Operands {
             .prediction = prediction,
             .logits = logits,
             .labels = labels,
-            .scale = 0.25f};
+            .scale = 0.25f,
+            .scratch = &scratch};
+  }
+
+  void run(Device device, Gradient gradient = Gradient::kApart) {
+    DeviceMemory memory(device);
+    CrossEntropy op = args(memory.scratch());
+    const View<float> from = memory.put(logits);
+    const View<float> to =
+        gradient == Gradient::kInPlace ? from : memory.fresh<float>(logits.shape());
+    op.dlogits = gradient == Gradient::kNone ? View<float>{} : to;
+    op.loss_sum = memory.put(loss);
+    op.correct = memory.put(correct);
+    op.count = memory.put(count);
+    op.prediction =
+        gradient == Gradient::kNone ? View<int32_t>{} : memory.fresh<int32_t>(prediction.shape());
+    op.logits = from;
+    op.labels = memory.put(labels);
+    cross_entropy(memory.stream(), op);
+    loss = memory.get(op.loss_sum);
+    correct = memory.get(op.correct);
+    count = memory.get(op.count);
+    if (gradient == Gradient::kNone) return;
+    dlogits = memory.get(op.dlogits);
+    prediction = memory.get(op.prediction);
   }
 };
 
@@ -59,105 +89,148 @@ double oracle(const std::vector<double>& logits, const Array<int32_t>& labels, i
   return loss;
 }
 
+void expect_oracle(Device device, int64_t rows, int64_t classes) {
+  SCOPED_TRACE(testing::Message() << name_of(device) << ", " << rows << " x " << classes);
+  Operands t(rows, classes);
+  t.loss[0] = 1.5;
+  t.correct[0] = 100;
+  t.count[0] = 200;
+  t.run(device);
+  const double expected = 1.5 + oracle(test::to_double(t.logits), t.labels, classes);
+  EXPECT_NEAR(t.loss[0], expected, 2e-7 * static_cast<double>(rows) * 10);
+  int64_t correct = 100, count = 200;
+  for (int64_t r = 0; r < rows; ++r) {
+    const float* row = &t.logits[r * classes];
+    const auto best = static_cast<int32_t>(std::max_element(row, row + classes) - row);
+    EXPECT_EQ(t.prediction[r], best);
+    correct += best == t.labels[r] ? 1 : 0;
+    count += t.labels[r] >= 0 ? 1 : 0;
+  }
+  EXPECT_EQ(t.correct[0], correct);
+  EXPECT_EQ(t.count[0], count);
+}
+
 TEST(CrossEntropy, MatchesOracleForOddSizes) {
-  for (const auto [rows, classes] :
-       {std::array<int64_t, 2>{1, 1}, {7, 10}, {67, 3}, {5, 2003}, {2100, 11}}) {
-    SCOPED_TRACE(testing::Message() << rows << " x " << classes);
-    Operands t(rows, classes);
-    t.loss[0] = 1.5;
-    t.correct[0] = 100;
-    t.count[0] = 200;
-    cross_entropy(Stream(kCpuDevice), t.args());
-    const double expected = 1.5 + oracle(test::to_double(t.logits), t.labels, classes);
-    EXPECT_NEAR(t.loss[0], expected, 2e-7 * static_cast<double>(rows) * 10);
-    int64_t correct = 100, count = 200;
-    for (int64_t r = 0; r < rows; ++r) {
-      const float* row = &t.logits[r * classes];
-      const auto best = static_cast<int32_t>(std::max_element(row, row + classes) - row);
-      EXPECT_EQ(t.prediction[r], best);
-      correct += best == t.labels[r] ? 1 : 0;
-      count += t.labels[r] >= 0 ? 1 : 0;
+  for (Device device : test_devices()) {
+    for (const auto [rows, classes] :
+         {std::array<int64_t, 2>{1, 1}, {7, 10}, {67, 3}, {5, 2003}, {2100, 2}}) {
+      expect_oracle(device, rows, classes);
     }
-    EXPECT_EQ(t.correct[0], correct);
-    EXPECT_EQ(t.count[0], count);
   }
 }
 
 TEST(CrossEntropy, GradientIsTheScaledDerivative) {
-  Operands t(7, 11);
-  cross_entropy(Stream(kCpuDevice), t.args());
-  expect_close(t.dlogits,
-               test::central_differences(
-                   t.logits, [&](const auto& at) { return 0.25 * oracle(at, t.labels, 11); }),
-               1e-5);
+  for (Device device : test_devices()) {
+    for (int64_t classes : {11, 45}) {
+      Operands t(7, classes);
+      t.run(device);
+      expect_close(
+          t.dlogits,
+          test::central_differences(
+              t.logits, [&](const auto& at) { return 0.25 * oracle(at, t.labels, classes); }),
+          1e-5);
+    }
+  }
 }
 
 TEST(CrossEntropy, IgnoredRowsHaveExactlyZeroGradient) {
-  Operands t(4, 3);
-  ASSERT_EQ(t.labels[3], -1);
-  cross_entropy(Stream(kCpuDevice), t.args());
-  for (int64_t c = 0; c < 3; ++c) EXPECT_EQ(t.dlogits[9 + c], 0.0f);
-  EXPECT_EQ(t.count[0], 3);
+  for (Device device : test_devices()) {
+    Operands t(4, 3);
+    ASSERT_EQ(t.labels[3], -1);
+    t.run(device);
+    for (int64_t c = 0; c < 3; ++c) EXPECT_EQ(t.dlogits[9 + c], 0.0f);
+    EXPECT_EQ(t.count[0], 3);
+  }
 }
 
 TEST(CrossEntropy, LowestIndexWinsATie) {
-  Operands t(1, 4);
-  t.logits.values() = {1, 2, 2, 2};
-  t.labels[0] = 2;
-  cross_entropy(Stream(kCpuDevice), t.args());
-  EXPECT_EQ(t.prediction[0], 1);
-  EXPECT_EQ(t.correct[0], 0);
+  for (Device device : test_devices()) {
+    Operands t(2, 70);
+    t.logits.fill(1.0f);
+    for (int64_t c : {34, 50, 66}) t.logits[c] = 2.0f;
+    t.labels[0] = 50;
+    t.labels[1] = 0;
+    t.run(device);
+    EXPECT_EQ(t.prediction[0], 34) << name_of(device);
+    EXPECT_EQ(t.prediction[1], 0) << name_of(device);
+    EXPECT_EQ(t.correct[0], 1);
+  }
 }
 
 TEST(CrossEntropy, StaysFiniteForHugeLogits) {
-  Operands t(1, 3);
-  t.logits.values() = {1e30f, -1e30f, 0};
-  t.labels[0] = 0;
-  cross_entropy(Stream(kCpuDevice), t.args());
-  EXPECT_EQ(t.loss[0], 0.0);
-  EXPECT_NEAR(t.dlogits[0], 0.0, 1e-7);
+  for (Device device : test_devices()) {
+    Operands t(1, 3);
+    t.logits.values() = {1e30f, -1e30f, 0};
+    t.labels[0] = 0;
+    t.run(device);
+    EXPECT_EQ(t.loss[0], 0.0);
+    EXPECT_NEAR(t.dlogits[0], 0.0, 1e-7);
+  }
 }
 
-TEST(CrossEntropy, NanLogitsGiveANanLoss) {
-  Operands t(1, 3);
-  t.logits[1] = std::nanf("");
-  t.labels[0] = 0;
-  cross_entropy(Stream(kCpuDevice), t.args());
-  EXPECT_TRUE(std::isnan(t.loss[0]));
+TEST(CrossEntropy, NanLogitsGiveANanLossAndARealClass) {
+  for (Device device : test_devices()) {
+    for (int64_t nans : {1, 2, 3}) {
+      Operands t(1, 3);
+      for (int64_t c = 3 - nans; c < 3; ++c) t.logits[c] = std::nanf("");
+      t.labels[0] = 0;
+      t.run(device);
+      EXPECT_TRUE(std::isnan(t.loss[0]));
+      EXPECT_GE(t.prediction[0], 0);
+      EXPECT_LT(t.prediction[0], 3);
+    }
+  }
 }
 
 TEST(CrossEntropy, GradientMayOverwriteTheLogitsOrBeLeftOut) {
-  Operands t(70, 19), in_place(70, 19), without(70, 19);
-  cross_entropy(Stream(kCpuDevice), t.args());
-  CrossEntropy args = in_place.args();
-  args.dlogits = in_place.logits;
-  cross_entropy(Stream(kCpuDevice), args);
-  EXPECT_EQ(in_place.logits.values(), t.dlogits.values());
-  args = without.args();
-  args.dlogits = {};
-  args.prediction = {};
-  cross_entropy(Stream(kCpuDevice), args);
-  EXPECT_EQ(without.loss[0], t.loss[0]);
+  for (Device device : test_devices()) {
+    Operands t(70, 19), in_place(70, 19), without(70, 19);
+    t.run(device);
+    in_place.run(device, Gradient::kInPlace);
+    EXPECT_EQ(in_place.dlogits.values(), t.dlogits.values());
+    without.run(device, Gradient::kNone);
+    EXPECT_EQ(without.loss[0], t.loss[0]);
+  }
 }
 
 TEST(CrossEntropy, HasTheSameBitsForAnyThreads) {
-  test::expect_same_bits_for_any_threads([](const Stream& stream, Arena&) {
+  test::expect_same_bits_for_any_threads([](const Stream& stream, Arena& scratch) {
     Operands t(2500, 11);
-    cross_entropy(stream, t.args());
+    cross_entropy(stream, t.args(scratch));
     std::vector<double> all = test::to_double(t.dlogits);
     all.push_back(t.loss[0]);
     return all;
   });
 }
 
-TEST(CrossEntropy, RefusesWrongShapesAndLabels) {
+TEST(CrossEntropy, RepeatsItsBits) {
+  for (Device device : test_devices()) {
+    Operands first(300, 5), second(300, 5);
+    first.run(device);
+    second.run(device);
+    EXPECT_EQ(first.loss[0], second.loss[0]);
+    EXPECT_EQ(first.dlogits.values(), second.dlogits.values());
+  }
+}
+
+TEST(CrossEntropy, PlansItsScratch) {
+  Operands t(100, 3);
+  test::expect_meta_counts_scratch(
+      [&](const Stream& stream, Arena& scratch) { cross_entropy(stream, t.args(scratch)); });
+}
+
+TEST(CrossEntropy, RefusesWrongShapesLabelsAndMissingScratch) {
   Operands t(4, 3);
+  Arena scratch("scratch", kCpuDevice, test::kScratchBytes);
   Array<float> wrong({3, 4});
-  CrossEntropy args = t.args();
+  CrossEntropy args = t.args(scratch);
   args.dlogits = wrong;
   EXPECT_THROW(cross_entropy(Stream(kMetaDevice), args), ShapeError);
+  args = t.args(scratch);
+  args.scratch = nullptr;
+  EXPECT_THROW(cross_entropy(Stream(kCpuDevice), args), Error);
   t.labels[2] = 3;
-  EXPECT_THROW(cross_entropy(Stream(kCpuDevice), t.args()), Error);
+  EXPECT_THROW(cross_entropy(Stream(kCpuDevice), t.args(scratch)), Error);
 }
 
 }  // namespace

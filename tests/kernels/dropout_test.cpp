@@ -9,13 +9,17 @@
 
 #include "core/cpu/isa.h"
 #include "tests/support/arrays.h"
+#include "tests/support/devices.h"
 #include "tests/support/op_checks.h"
 
 namespace stipple::kernels {
 namespace {
 
 using test::Array;
+using test::DeviceMemory;
+using test::name_of;
 using test::random_normal;
+using test::test_devices;
 
 constexpr RngKey kKey{.seed = 11, .step = 5};
 
@@ -60,6 +64,55 @@ TEST(Dropout, FollowsItsContractForOddSizesOnEveryInstructionSet) {
   stipple::cpu::set_isa(before);
 }
 
+struct Site {
+  int layer = 3;
+  int site = 2;
+};
+
+Array<float> drop(Device device, const Array<float>& x, const Array<uint32_t>& samples, float rate,
+                  Site site = {}) {
+  DeviceMemory memory(device);
+  const View<float> y = memory.fresh<float>(x.shape());
+  dropout(memory.stream(), {.y = y,
+                            .x = memory.put(x),
+                            .samples = memory.put(samples),
+                            .rate = rate,
+                            .rng = kKey,
+                            .layer = site.layer,
+                            .site = site.site});
+  return memory.get(y);
+}
+
+TEST(Dropout, FollowsItsContractForOddSizesOnEveryDevice) {
+  const Array<uint32_t> samples({3}, {70, 5, 4000000000u});
+  for (Device device : test_devices()) {
+    for (const auto [tokens, channels] :
+         {std::array<int64_t, 2>{1, 1}, {7, 5}, {131, 4}, {9, 100}, {3, 67}, {2, 1100}}) {
+      SCOPED_TRACE(testing::Message() << name_of(device) << ", " << tokens << " x " << channels);
+      const Array<float> x = random_normal({3, tokens, channels}, 1);
+      EXPECT_EQ(drop(device, x, samples, 0.3f).values(), oracle(x, samples, 0.3f, 3, 2).values());
+    }
+  }
+}
+
+TEST(Dropout, ReadsItsStepFromTheDevice) {
+  const Array<float> x = random_normal({1, 7, 24}, 1);
+  const Array<uint32_t> samples({1}, {8});
+  for (Device device : test_devices()) {
+    DeviceMemory memory(device);
+    const View<float> y = memory.fresh<float>(x.shape());
+    const View<uint64_t> step = memory.put(Array<uint64_t>({1}, {kKey.step}));
+    dropout(memory.stream(), {.y = y,
+                              .x = memory.put(x),
+                              .samples = memory.put(samples),
+                              .rate = 0.5f,
+                              .rng = {.seed = kKey.seed, .step = 99, .device_step = step.data},
+                              .layer = 3,
+                              .site = 2});
+    EXPECT_EQ(memory.get(y).values(), oracle(x, samples, 0.5f, 3, 2).values()) << name_of(device);
+  }
+}
+
 TEST(Dropout, DropsTheAskedShareAndKeepsTheMean) {
   Array<float> x({4, 500, 64}), y(x.shape());
   x.fill(1.0f);
@@ -75,77 +128,86 @@ TEST(Dropout, DropsTheAskedShareAndKeepsTheMean) {
 
 TEST(Dropout, DoesNotDependOnHowTheBatchWasCut) {
   const Array<float> x = random_normal({2, 10, 24}, 1);
-  const Array<uint32_t> samples({2}, {8, 9});
-  Array<float> whole(x.shape()), part({1, 10, 24});
-  dropout(Stream(kCpuDevice), arguments(whole, x, samples, 0.5f));
-  Dropout second = arguments(part, x, samples, 0.5f);
-  second.x = {x.view().data + 240, {1, 10, 24}};
-  second.samples = {samples.view().data + 1, {1}};
-  dropout(Stream(kCpuDevice), second);
-  EXPECT_TRUE(std::equal(part.values().begin(), part.values().end(), whole.values().begin() + 240));
+  Array<float> second({1, 10, 24});
+  std::copy_n(x.values().begin() + 240, 240, second.values().begin());
+  for (Device device : test_devices()) {
+    const Array<float> whole = drop(device, x, Array<uint32_t>({2}, {8, 9}), 0.5f);
+    const Array<float> part = drop(device, second, Array<uint32_t>({1}, {9}), 0.5f);
+    EXPECT_TRUE(
+        std::equal(part.values().begin(), part.values().end(), whole.values().begin() + 240));
+  }
 }
 
 TEST(Dropout, LayersAndSitesDropDifferentElements) {
-  Array<float> x({1, 10, 24}), a(x.shape()), b(x.shape()), c(x.shape());
+  Array<float> x({1, 10, 24});
   x.fill(1.0f);
   const Array<uint32_t> samples({1}, {8});
-  Dropout args = arguments(a, x, samples, 0.5f);
-  dropout(Stream(kCpuDevice), args);
-  args.y = b, args.layer = 4;
-  dropout(Stream(kCpuDevice), args);
-  args.y = c, args.layer = 3, args.site = 1;
-  dropout(Stream(kCpuDevice), args);
-  EXPECT_NE(a.values(), b.values());
-  EXPECT_NE(a.values(), c.values());
+  for (Device device : test_devices()) {
+    const Array<float> here = drop(device, x, samples, 0.5f);
+    EXPECT_NE(here.values(), drop(device, x, samples, 0.5f, {.layer = 4, .site = 2}).values());
+    EXPECT_NE(here.values(), drop(device, x, samples, 0.5f, {.layer = 3, .site = 1}).values());
+  }
 }
 
 TEST(Dropout, KeepsAnElementWhoseDrawEqualsTheRate) {
   const Array<uint32_t> samples({1}, {8});
-  Array<float> x({1, 1, 4}), y(x.shape());
+  Array<float> x({1, 1, 4});
   x.fill(1.0f);
   const PhiloxCounter bits =
       philox4x32({0, 0, 8, stream_word(3, 2, Purpose::kDropout)}, kKey.philox());
-  for (int64_t c = 0; c < 4; ++c) {
-    const float draw = to_unit_float(bits[static_cast<size_t>(c)]);
-    dropout(Stream(kCpuDevice), arguments(y, x, samples, draw));
-    EXPECT_GT(y[c], 0.0f);
-    dropout(Stream(kCpuDevice), arguments(y, x, samples, std::nextafter(draw, 1.0f)));
-    EXPECT_EQ(y[c], 0.0f);
+  for (Device device : test_devices()) {
+    for (int64_t c = 0; c < 4; ++c) {
+      const float draw = to_unit_float(bits[static_cast<size_t>(c)]);
+      EXPECT_GT(drop(device, x, samples, draw)[c], 0.0f);
+      EXPECT_EQ(drop(device, x, samples, std::nextafter(draw, 1.0f))[c], 0.0f);
+    }
   }
 }
 
 TEST(Dropout, IsItsOwnDerivative) {
   const Array<float> x = random_normal({1, 5, 7}, 1), dy = random_normal({1, 5, 7}, 2);
   const Array<uint32_t> samples({1}, {8});
-  Array<float> dx(x.shape());
-  dropout(Stream(kCpuDevice), arguments(dx, dy, samples, 0.4f));
-  // Linear in x, so any step is exact: the derivative in x[i] is what dropout makes of the i-th
-  // unit vector.
-  for (int64_t i = 0; i < x.numel(); ++i) {
-    Array<float> unit(x.shape()), y(x.shape());
-    unit[i] = 1.0f;
-    dropout(Stream(kCpuDevice), arguments(y, unit, samples, 0.4f));
-    EXPECT_FLOAT_EQ(dx[i], y[i] * dy[i]);
+  for (Device device : test_devices()) {
+    const Array<float> dx = drop(device, dy, samples, 0.4f);
+    // Linear in x, so any step is exact: the derivative in x[i] is what dropout makes of the i-th
+    // unit vector.
+    for (int64_t i = 0; i < x.numel(); ++i) {
+      Array<float> unit(x.shape());
+      unit[i] = 1.0f;
+      EXPECT_FLOAT_EQ(dx[i], drop(device, unit, samples, 0.4f)[i] * dy[i]);
+    }
   }
 }
 
 TEST(Dropout, RateZeroCopies) {
-  Array<float> x = random_normal({2, 3, 5}, 1);
-  Array<float> y(x.shape());
+  const Array<float> x = random_normal({2, 3, 5}, 1);
   const Array<uint32_t> samples({2}, {1, 2});
-  dropout(Stream(kCpuDevice), arguments(y, x, samples, 0.0f));
-  EXPECT_EQ(y.values(), x.values());
-  dropout(Stream(kCpuDevice), arguments(x, x, samples, 0.0f));
-  EXPECT_EQ(y.values(), x.values());
+  for (Device device : test_devices()) {
+    EXPECT_EQ(drop(device, x, samples, 0.0f).values(), x.values());
+    DeviceMemory memory(device);
+    const View<float> y = memory.put(x);
+    dropout(memory.stream(), {.y = y, .x = y, .samples = memory.put(samples), .rng = kKey});
+    EXPECT_EQ(memory.get(y).values(), x.values());
+  }
 }
 
 TEST(Dropout, MayOverwriteItsInput) {
-  Array<float> x = random_normal({2, 30, 5}, 1);
-  Array<float> y(x.shape());
   const Array<uint32_t> samples({2}, {1, 2});
-  dropout(Stream(kCpuDevice), arguments(y, x, samples, 0.5f));
-  dropout(Stream(kCpuDevice), arguments(x, x, samples, 0.5f));
-  EXPECT_EQ(x.values(), y.values());
+  for (int64_t channels : {5, 8}) {
+    const Array<float> x = random_normal({2, 30, channels}, 1);
+    for (Device device : test_devices()) {
+      DeviceMemory memory(device);
+      const View<float> y = memory.put(x);
+      dropout(memory.stream(), {.y = y,
+                                .x = y,
+                                .samples = memory.put(samples),
+                                .rate = 0.5f,
+                                .rng = kKey,
+                                .layer = 3,
+                                .site = 2});
+      EXPECT_EQ(memory.get(y).values(), oracle(x, samples, 0.5f, 3, 2).values());
+    }
+  }
 }
 
 TEST(Dropout, HasTheSameBitsForAnyThreads) {

@@ -3,78 +3,158 @@
 
 #include <gtest/gtest.h>
 
-#include <random>
+#include <algorithm>
+#include <vector>
 
 #include "core/error.h"
-#include "tests/support/arrays.h"
+#include "tests/support/graphs.h"
 
 namespace stipple::kernels {
 namespace {
 
 using test::Array;
+using test::graph_defect;
+using test::GraphProblem;
+using test::HostGraph;
+using test::random_graph;
 
-Array<uint8_t> random_graph(int64_t n, int64_t m, double density, uint64_t seed) {
-  Array<uint8_t> dense({n, m});
-  std::mt19937_64 generator(seed);
-  std::bernoulli_distribution edge(density);
-  for (uint8_t& x : dense.values()) x = edge(generator) ? 1 : 0;
-  return dense;
-}
+constexpr DeviceType kLayouts[] = {DeviceType::kCpu, DeviceType::kCuda};
 
-TEST(Edges, ComeBackAsTheyWereSetInBothForms) {
-  Arena memory("edges", kCpuDevice, size_t{1} << 20);
-  for (int64_t m : {1, 31, 32, 33, 100}) {
-    EdgeSet edges = alloc_edges(memory, 2, 17, m, {.tile_density = 1.0});
-    for (double density : {0.0, 0.3, 1.0}) {
-      const Array<uint8_t> first = random_graph(17, m, density, 1);
-      const Array<uint8_t> second = random_graph(17, m, 0.5, 2);
-      Array<uint8_t> back({17, m});
-      for (EdgeForm form : {EdgeForm::kBits, EdgeForm::kCsr}) {
-        set_edges(edges, 0, form, first);
-        set_edges(edges, 1, form, second);
-        EXPECT_EQ(edges.form[0], form);
-        get_edges(edges, 0, back);
-        EXPECT_EQ(back.values(), first.values());
-        get_edges(edges, 1, back);
-        EXPECT_EQ(back.values(), second.values());
+TEST(Edges, ComeBackAsTheyWereSetInEveryFormAndLayout) {
+  for (DeviceType layout : kLayouts) {
+    for (int64_t m : {1, 31, 32, 33, 100, 128, 129, 300}) {
+      for (double density : {0.0, 0.3, 1.0}) {
+        const Array<uint8_t> first = random_graph(17, m, density, 1);
+        const Array<uint8_t> second = random_graph(17, m, 0.5, 2);
+        for (EdgeForm form : {EdgeForm::kBits, EdgeForm::kCsr}) {
+          const HostGraph graph({{form, first}, {form, second}}, {.tile_density = 1.0}, layout);
+          EXPECT_EQ(graph.edges().form[0], form);
+          EXPECT_EQ(graph.dense(0).values(), first.values());
+          EXPECT_EQ(graph.dense(1).values(), second.values());
+          EXPECT_EQ(graph_defect(graph.edges()), "");
+        }
       }
     }
   }
 }
 
-TEST(Edges, KnowTheirDegreesInBothForms) {
-  Arena memory("edges", kCpuDevice, size_t{1} << 20);
-  EdgeSet edges = alloc_edges(memory, 1, 3, 40, {.tile_density = 1.0});
+TEST(Edges, KnowTheirDegreesInEveryFormAndLayout) {
   Array<uint8_t> dense({3, 40});
   dense[0] = dense[39] = 1;
   dense[2 * 40 + 32] = 1;
-  for (EdgeForm form : {EdgeForm::kBits, EdgeForm::kCsr}) {
-    set_edges(edges, 0, form, dense);
-    EXPECT_EQ(edges.degree(0, 0), 2);
-    EXPECT_EQ(edges.degree(0, 1), 0);
-    EXPECT_EQ(edges.degree(0, 2), 1);
-    EXPECT_EQ(edges.num_edges(0), 3);
+  for (DeviceType layout : kLayouts) {
+    for (EdgeForm form : {EdgeForm::kBits, EdgeForm::kCsr}) {
+      const HostGraph graph({{form, dense}}, {.tile_density = 1.0}, layout);
+      EXPECT_EQ(graph.edges().degree(0, 0), 2);
+      EXPECT_EQ(graph.edges().degree(0, 1), 0);
+      EXPECT_EQ(graph.edges().degree(0, 2), 1);
+      EXPECT_EQ(graph.edges().num_edges(0), 3);
+    }
+    const HostGraph csr({{EdgeForm::kCsr, dense}}, {.tile_density = 1.0}, layout);
+    EXPECT_EQ(csr.edges().columns(0)[0], 0u);
+    EXPECT_EQ(csr.edges().columns(0)[1], 39u);
+    EXPECT_EQ(csr.edges().columns(0)[2], 32u);
+    const HostGraph bits({{EdgeForm::kBits, dense}}, {.tile_density = 1.0}, layout);
+    EXPECT_TRUE(bits.edges().has_bit(0, 0, 39));
+    EXPECT_FALSE(bits.edges().has_bit(0, 1, 39));
   }
-  EXPECT_EQ(edges.columns(0)[0], 0u);
-  EXPECT_EQ(edges.columns(0)[1], 39u);
-  EXPECT_EQ(edges.columns(0)[2], 32u);
-  set_edges(edges, 0, EdgeForm::kBits, dense);
-  EXPECT_TRUE(edges.has_bit(0, 0, 39));
-  EXPECT_FALSE(edges.has_bit(0, 1, 39));
-  EXPECT_EQ(edges.bits(0, 2)[1], 1u);
+}
+
+TEST(Edges, OnTheCpuKeepABitWhereItsColumnStands) {
+  Array<uint8_t> dense({2, 70});
+  dense[70 + 33] = 1;
+  const HostGraph graph({{EdgeForm::kBits, dense}}, {}, DeviceType::kCpu);
+  EXPECT_EQ(graph.edges().words_per_row(), 3);
+  EXPECT_EQ(graph.edges().bits(0, 1)[1], 2u);
+  EXPECT_TRUE(graph.edges().transposed.empty());
+  EXPECT_TRUE(graph.edges().column_ptr.empty());
+}
+
+// Lane 4 r + w of a warp holds columns 8 t + 2 w and 8 t + 2 w + 1 of every tile t of eight columns
+// of row r (PTX ISA, the accumulator of mma.m16n8k16): they must be bits 2 t and 2 t + 1 of word w.
+TEST(Edges, OnTheDeviceKeepTheBitsOfALaneInOneWord) {
+  std::vector<bool> used(8 * 32);
+  for (int64_t j = 0; j < 256; ++j) {
+    const int64_t tile = j % 128 / 8;
+    const int64_t lane_word = j % 8 / 2;
+    const BitPlace place = bit_place(BitOrder::kLanes, j);
+    EXPECT_EQ(place.word, j / 128 * 4 + lane_word) << j;
+    EXPECT_EQ(place.bit, 2 * tile + j % 2) << j;
+    used[static_cast<size_t>(place.word * 32 + place.bit)] = true;
+  }
+  EXPECT_EQ(std::count(used.begin(), used.end(), true), 256);
+  EXPECT_EQ(bit_words(BitOrder::kLanes, 1), 4);
+  EXPECT_EQ(bit_words(BitOrder::kLanes, 128), 4);
+  EXPECT_EQ(bit_words(BitOrder::kLanes, 129), 8);
+}
+
+TEST(Edges, OnTheDeviceAreKeptByKeyToo) {
+  const Array<uint8_t> dense({2, 3}, {0, 1, 1, 1, 0, 1});
+  const HostGraph csr({{EdgeForm::kCsr, dense}}, {.tile_density = 1.0}, DeviceType::kCuda);
+  const EdgeSet& edges = csr.edges();
+  EXPECT_EQ(std::vector(edges.column_ptr.data, edges.column_ptr.data + 4),
+            (std::vector<int32_t>{0, 1, 2, 4}));
+  EXPECT_EQ(std::vector(edges.transposed.data, edges.transposed.data + 4),
+            (std::vector<uint32_t>{1, 0, 0, 1}));
+  EXPECT_EQ(edges.overflow[0], 0);
+  const HostGraph bits({{EdgeForm::kBits, dense}}, {}, DeviceType::kCuda);
+  EXPECT_EQ(bits.edges().words_per_column(), 4);
+  EXPECT_EQ(bits.edges().transposed[0], 2u);
+  EXPECT_EQ(bits.edges().transposed[4], 1u);
+  EXPECT_EQ(bits.edges().transposed[8], 3u);
 }
 
 TEST(Edges, KeepHowOftenTheyWereDrawn) {
-  Arena memory("edges", kCpuDevice, size_t{1} << 20);
-  EdgeSet edges = alloc_edges(memory, 1, 2, 3, {.multiplicity = true});
   const Array<uint8_t> drawn({2, 3}, {0, 3, 1, 0, 0, 200});
-  set_edges(edges, 0, EdgeForm::kCsr, drawn);
-  EXPECT_EQ(edges.num_edges(0), 3);
-  EXPECT_EQ(edges.multiplicity.at(0)[2], 200);
-  Array<uint8_t> back({2, 3});
-  get_edges(edges, 0, back);
-  EXPECT_EQ(back.values(), drawn.values());
-  EXPECT_THROW(set_edges(edges, 0, EdgeForm::kBits, drawn), Error);
+  for (DeviceType layout : kLayouts) {
+    HostGraph graph({{EdgeForm::kCsr, drawn}}, {.multiplicity = true}, layout);
+    EXPECT_EQ(graph.edges().num_edges(0), 3);
+    EXPECT_EQ(graph.edges().multiplicity.at(0)[2], 200);
+    EXPECT_EQ(graph.dense(0).values(), drawn.values());
+    EXPECT_EQ(graph_defect(graph.edges()), "");
+    EXPECT_THROW(set_edges(graph.edges(), 0, EdgeForm::kBits, drawn), Error);
+    if (layout == DeviceType::kCuda) {
+      EXPECT_EQ(graph.edges().transposed_multiplicity[2], 200);
+    }
+  }
+}
+
+TEST(Edges, SurviveTheWayToADeviceAndBack) {
+  for (Device device : test::test_devices()) {
+    test::DeviceMemory memory(device);
+    const std::vector<GraphProblem> problems = {{EdgeForm::kCsr, random_graph(33, 140, 0.1, 1)},
+                                                {EdgeForm::kBits, random_graph(33, 140, 0.7, 2)}};
+    const EdgeSet edges = put_graph(memory, HostGraph(problems, {}, device.type));
+    const HostGraph back = get_graph(memory, edges);
+    EXPECT_EQ(graph_defect(back.edges()), "");
+    for (size_t p = 0; p < problems.size(); ++p) {
+      EXPECT_EQ(back.edges().form[static_cast<int64_t>(p)], problems[p].form);
+      EXPECT_EQ(back.dense(static_cast<int64_t>(p)).values(), problems[p].dense.values());
+    }
+  }
+}
+
+// The check that other tests rely on.
+TEST(Edges, WithADefectAreFound) {
+  const GraphProblem bits = {EdgeForm::kBits, random_graph(20, 30, 0.5, 1)};
+  const GraphProblem csr = {EdgeForm::kCsr, random_graph(20, 30, 0.5, 1)};
+  const GraphProblem drawn = {EdgeForm::kCsr, random_graph(20, 30, 0.5, 1)};
+  const auto defect = [](const GraphProblem& problem, bool multiplicity, const auto& damage) {
+    HostGraph graph({problem}, {.tile_density = 1.0, .multiplicity = multiplicity},
+                    DeviceType::kCuda);
+    EXPECT_EQ(graph_defect(graph.edges()), "");
+    damage(graph.edges());
+    return graph_defect(graph.edges());
+  };
+  EXPECT_NE(defect(bits, false, [](EdgeSet& e) { e.storage[0] ^= 1; }), "");
+  EXPECT_NE(defect(bits, false, [](EdgeSet& e) { e.storage[3] |= 1u << 31; }), "");
+  EXPECT_NE(defect(bits, false, [](EdgeSet& e) { e.transposed[5] ^= 2; }), "");
+  EXPECT_NE(defect(csr, false, [](EdgeSet& e) { std::swap(e.storage[0], e.storage[1]); }), "");
+  EXPECT_NE(defect(csr, false, [](EdgeSet& e) { e.transposed[0] = 1000; }), "");
+  EXPECT_NE(defect(csr, false, [](EdgeSet& e) { e.row_ptr[1] += 1; }), "");
+  EXPECT_NE(defect(csr, false, [](EdgeSet& e) { e.column_ptr[3] = 1 << 30; }), "");
+  EXPECT_NE(defect(drawn, true, [](EdgeSet& e) { e.transposed_multiplicity[7] += 1; }), "");
+  EXPECT_NE(defect(drawn, true, [](EdgeSet& e) { e.multiplicity[7] = 0; }), "");
 }
 
 TEST(Edges, ReserveBitsOnlyWhereAProblemMayBecomeDense) {
@@ -84,28 +164,32 @@ TEST(Edges, ReserveBitsOnlyWhereAProblemMayBecomeDense) {
   const auto words = [&](EdgeCapacity capacity) {
     return alloc_edges(plan, 1, kN, kN, capacity).storage.shape[1];
   };
+  const auto round_up = [](int64_t count) { return (count + 31) / 32 * 32; };
   // 1 % of a million is 10000; six standard deviations are 600.
-  EXPECT_EQ(words({.tile_density = 0.25, .max_density = 0.01}), 10000 + 600 + 64);
+  EXPECT_EQ(words({.tile_density = 0.25, .max_density = 0.01}), round_up(10000 + 600 + 64));
   EXPECT_EQ(words({.tile_density = 0.01, .max_density = 1.0}), kBitWords);
-  EXPECT_EQ(words({.tile_density = 0.25, .max_density = 1.0}), 250000 + 3000 + 64);
+  EXPECT_EQ(words({.tile_density = 0.25, .max_density = 1.0}), round_up(250000 + 3000 + 64));
   EXPECT_EQ(words({.tile_density = 1.0, .max_density = 1.0}), kN * kN);
   EXPECT_EQ(words({.tile_density = 0.01, .max_density = 0.5, .multiplicity = true}),
-            500000 + 4242 + 64);
+            round_up(500000 + 4242 + 64));
   const EdgeCapacity sparse = {.tile_density = 0.25, .max_density = 0.2};
   EXPECT_FALSE(has_room_for_bits(alloc_edges(plan, 1, kN, kN, sparse)));
   EXPECT_TRUE(has_room_for_bits(alloc_edges(plan, 1, kN, kN, {})));
 }
 
 TEST(Edges, OnMetaOnlyCountTheMemoryTheyWouldTake) {
-  Arena plan("plan");
-  Arena memory("edges", kCpuDevice, size_t{1} << 20);
-  for (bool multiplicity : {false, true}) {
-    const EdgeCapacity capacity = {.tile_density = 0.1, .multiplicity = multiplicity};
-    const EdgeSet planned = alloc_edges(plan, 3, 50, 70, capacity);
-    EXPECT_EQ(planned.storage.data, nullptr);
-    EXPECT_EQ(planned.num_problems(), 3);
-    alloc_edges(memory, 3, 50, 70, capacity);
-    EXPECT_EQ(plan.used(), memory.used());
+  for (DeviceType layout : kLayouts) {
+    Arena plan("plan", meta_device(layout));
+    Arena memory("edges", kCpuDevice, size_t{1} << 20);
+    for (bool multiplicity : {false, true}) {
+      const EdgeCapacity capacity = {.tile_density = 0.1, .multiplicity = multiplicity};
+      const EdgeSet planned = alloc_edges(plan, 3, 50, 70, capacity);
+      EXPECT_EQ(planned.storage.data, nullptr);
+      EXPECT_EQ(planned.num_problems(), 3);
+      EXPECT_EQ(planned.transposed.empty(), layout == DeviceType::kCpu);
+      alloc_edges(memory, 3, 50, 70, capacity, layout);
+      EXPECT_EQ(plan.used(), memory.used());
+    }
   }
 }
 

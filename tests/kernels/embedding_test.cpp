@@ -3,16 +3,22 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <array>
 #include <random>
 
 #include "tests/support/arrays.h"
+#include "tests/support/devices.h"
 #include "tests/support/op_checks.h"
 
 namespace stipple::kernels {
 namespace {
 
 using test::Array;
+using test::DeviceMemory;
+using test::name_of;
 using test::random_normal;
+using test::test_devices;
 
 struct Operands {
   Array<float> table, positions, dy, y, dtable, dpositions;
@@ -30,18 +36,41 @@ struct Operands {
     for (int32_t& value : ids.values()) value = id(generator);
   }
   Embedding forward() { return {.y = y, .ids = ids, .table = table, .positions = positions}; }
-  EmbeddingBackward backward() {
-    return {.dtable = dtable, .dpositions = dpositions, .dy = dy, .ids = ids};
+  EmbeddingBackward backward(Arena& scratch) {
+    return {.dtable = dtable, .dpositions = dpositions, .dy = dy, .ids = ids, .scratch = &scratch};
+  }
+
+  void look_up(Device device) {
+    DeviceMemory memory(device);
+    const View<float> to = memory.fresh<float>(y.shape());
+    embedding(memory.stream(), {.y = to,
+                                .ids = memory.put(ids),
+                                .table = memory.put(table),
+                                .positions = memory.put(positions)});
+    y = memory.get(to);
+  }
+  void add_gradients(Device device) {
+    DeviceMemory memory(device);
+    const View<float> word = memory.put(dtable), position = memory.put(dpositions);
+    embedding_backward(memory.stream(), {.dtable = word,
+                                         .dpositions = position,
+                                         .dy = memory.put(dy),
+                                         .ids = memory.put(ids),
+                                         .scratch = &memory.scratch()});
+    dtable = memory.get(word), dpositions = memory.get(position);
   }
 };
 
 TEST(Embedding, AddsTheTokensRowAndThePositionsRow) {
-  for (int64_t channels : {1, 13, 64}) {
-    Operands t(3, 131, channels, 7);
-    embedding(Stream(kCpuDevice), t.forward());
-    for (int64_t i = 0; i < t.y.numel(); ++i) {
-      const int64_t c = i % channels, row = i / channels;
-      ASSERT_EQ(t.y[i], t.table[t.ids[row] * channels + c] + t.positions[row % 131 * channels + c]);
+  for (Device device : test_devices()) {
+    for (int64_t channels : {1, 13, 64}) {
+      Operands t(3, 131, channels, 7);
+      t.look_up(device);
+      for (int64_t i = 0; i < t.y.numel(); ++i) {
+        const int64_t c = i % channels, row = i / channels;
+        ASSERT_EQ(t.y[i],
+                  t.table[t.ids[row] * channels + c] + t.positions[row % 131 * channels + c]);
+      }
     }
   }
 }
@@ -55,9 +84,82 @@ TEST(Embedding, BackwardAddsInTheOrderOfTheTokens) {
       dtable[t.ids[row] * channels + c] += t.dy[i];
       dpositions[row % 131 * channels + c] += t.dy[i];
     }
-    embedding_backward(Stream(kCpuDevice), t.backward());
+    t.add_gradients(kCpuDevice);
     EXPECT_EQ(t.dtable.values(), dtable.values());
     EXPECT_EQ(t.dpositions.values(), dpositions.values());
+  }
+}
+
+/// What all tokens add, in double.
+Array<double> oracle(const Operands& t) {
+  const int64_t channels = t.dy.shape()[2];
+  Array<double> dtable(t.dtable.shape());
+  for (int64_t i = 0; i < dtable.numel(); ++i) dtable[i] = t.dtable[i];
+  for (int64_t i = 0; i < t.dy.numel(); ++i) {
+    dtable[t.ids[i / channels] * channels + i % channels] += t.dy[i];
+  }
+  return dtable;
+}
+
+TEST(Embedding, BackwardMatchesOracleForFewAndManyIds) {
+  // Batch, tokens, channels, vocabulary: ids with none, few, and many runs of tokens; several
+  // chunks; more ids than threads; rows longer than a block.
+  using Sizes = std::array<int64_t, 4>;
+  for (const auto [batch, tokens, channels, vocabulary] : {Sizes{1, 1, 1, 1},
+                                                           {3, 131, 13, 7},
+                                                           {2, 1100, 4, 3},
+                                                           {2, 1100, 8, 1500},
+                                                           {1, 70, 1036, 2}}) {
+    for (Device device : test_devices()) {
+      SCOPED_TRACE(testing::Message()
+                   << name_of(device) << ", " << tokens << " tokens, " << vocabulary << " ids");
+      Operands t(batch, tokens, channels, vocabulary), positions = t;
+      const Array<double> expected = oracle(t);
+      t.add_gradients(device);
+      test::expect_close(t.dtable, expected, 1e-6);
+      positions.add_gradients(kCpuDevice);
+      EXPECT_EQ(t.dpositions.values(), positions.dpositions.values());
+    }
+  }
+}
+
+TEST(Embedding, BackwardLeavesIdsWithoutTokensAlone) {
+  for (Device device : test_devices()) {
+    Operands t(2, 40, 4, 50);
+    std::fill(t.ids.values().begin(), t.ids.values().end(), 17);
+    Array<float> before = t.dtable;
+    t.add_gradients(device);
+    EXPECT_NE(t.dtable[17 * 4], before[17 * 4]);
+    std::copy_n(&t.dtable[17 * 4], 4, &before[17 * 4]);
+    EXPECT_EQ(t.dtable.values(), before.values());
+  }
+}
+
+TEST(Embedding, BackwardRepeatsItsBits) {
+  for (Device device : test_devices()) {
+    Operands first(2, 300, 12, 3), second = first;
+    first.add_gradients(device);
+    second.add_gradients(device);
+    EXPECT_EQ(first.dtable.values(), second.dtable.values());
+    EXPECT_EQ(first.dpositions.values(), second.dpositions.values());
+  }
+}
+
+TEST(Embedding, BackwardPlansTheScratchOfItsDevice) {
+  Operands t(2, 300, 12, 3);
+  for (Device device : test_devices()) {
+    Arena planned("scratch", meta_device(device.type));
+    embedding_backward(Stream(meta_device(device.type)), t.backward(planned));
+    EXPECT_EQ(planned.used(), 0u);
+    DeviceMemory memory(device);
+    Arena exact("scratch", device, planned.peak());
+    embedding_backward(memory.stream(), {.dtable = memory.put(t.dtable),
+                                         .dpositions = memory.put(t.dpositions),
+                                         .dy = memory.put(t.dy),
+                                         .ids = memory.put(t.ids),
+                                         .scratch = &exact});
+    memory.stream().synchronize();
+    EXPECT_EQ(exact.peak(), planned.peak());
   }
 }
 
@@ -65,7 +167,7 @@ TEST(Embedding, BackwardIsTheDerivative) {
   Operands t(2, 3, 5, 4);
   t.dtable.fill(0.0f);
   t.dpositions.fill(0.0f);
-  embedding_backward(Stream(kCpuDevice), t.backward());
+  t.add_gradients(kCpuDevice);
   const auto loss = [&](const std::vector<double>& table, const std::vector<double>& positions) {
     double sum = 0;
     for (int64_t i = 0; i < t.dy.numel(); ++i) {
@@ -88,10 +190,10 @@ TEST(Embedding, BackwardIsTheDerivative) {
 }
 
 TEST(Embedding, HasTheSameBitsForAnyThreads) {
-  test::expect_same_bits_for_any_threads([](const Stream& stream, Arena&) {
+  test::expect_same_bits_for_any_threads([](const Stream& stream, Arena& scratch) {
     Operands t(3, 401, 70, 5);
     embedding(stream, t.forward());
-    embedding_backward(stream, t.backward());
+    embedding_backward(stream, t.backward(scratch));
     std::vector<float> all = t.y.values();
     for (const auto* part : {&t.dtable, &t.dpositions}) {
       all.insert(all.end(), part->values().begin(), part->values().end());
@@ -105,8 +207,9 @@ TEST(Embedding, RefusesIdsOutsideTheTable) {
     Operands t(2, 200, 5, 4);
     t.ids[399] = bad;
     const Stream stream(kCpuDevice, {.threads = 2});
+    Arena scratch("scratch", kCpuDevice, 0);
     EXPECT_THROW(embedding(stream, t.forward()), Error);
-    EXPECT_THROW(embedding_backward(stream, t.backward()), Error);
+    EXPECT_THROW(embedding_backward(stream, t.backward(scratch)), Error);
   }
 }
 
@@ -116,7 +219,10 @@ TEST(Embedding, RefusesShapesThatDoNotFit) {
   Embedding forward = t.forward();
   forward.positions = short_positions;
   EXPECT_THROW(embedding(Stream(kMetaDevice), forward), ShapeError);
-  EmbeddingBackward backward = t.backward();
+  Arena scratch("scratch", kCpuDevice, 0);
+  EmbeddingBackward backward = t.backward(scratch);
+  backward.scratch = nullptr;
+  EXPECT_THROW(embedding_backward(Stream(kCpuDevice), backward), Error);
   backward.dtable = narrow;
   EXPECT_THROW(embedding_backward(Stream(kCpuDevice), backward), ShapeError);
 }

@@ -7,14 +7,18 @@
 #include <cmath>
 
 #include "tests/support/arrays.h"
+#include "tests/support/devices.h"
 #include "tests/support/op_checks.h"
 
 namespace stipple::kernels {
 namespace {
 
 using test::Array;
+using test::DeviceMemory;
 using test::expect_close;
+using test::name_of;
 using test::random_normal;
+using test::test_devices;
 
 constexpr float kEps = 1e-5f;
 
@@ -48,6 +52,35 @@ struct Operands {
             .rstd = rstd,
             .scratch = scratch};
   }
+
+  void normalize(Device device) {
+    DeviceMemory memory(device);
+    LayerNorm op = forward();
+    op.y = memory.fresh<float>(y.shape());
+    op.mean = memory.fresh<float>(mean.shape());
+    op.rstd = memory.fresh<float>(rstd.shape());
+    op.x = memory.put(x);
+    op.weight = memory.put(weight);
+    op.bias = memory.put(bias);
+    layernorm(memory.stream(), op);
+    y = memory.get(op.y), mean = memory.get(op.mean), rstd = memory.get(op.rstd);
+  }
+  /// Into dx; in place: over dy, and dx is a copy of that.
+  void add_gradients(Device device, bool is_in_place = false) {
+    DeviceMemory memory(device);
+    LayerNormBackward op = backward(&memory.scratch());
+    const View<float> from = memory.put(dy);
+    op.dx = is_in_place ? from : memory.fresh<float>(dx.shape());
+    op.dweight = memory.put(dweight);
+    op.dbias = memory.put(dbias);
+    op.dy = from;
+    op.x = memory.put(x);
+    op.weight = memory.put(weight);
+    op.mean = memory.put(mean);
+    op.rstd = memory.put(rstd);
+    layernorm_backward(memory.stream(), op);
+    dx = memory.get(op.dx), dweight = memory.get(op.dweight), dbias = memory.get(op.dbias);
+  }
 };
 
 std::vector<double> oracle(const std::vector<double>& x, const std::vector<double>& weight,
@@ -69,41 +102,47 @@ std::vector<double> oracle(const std::vector<double>& x, const std::vector<doubl
 }
 
 TEST(LayerNorm, MatchesOracleForOddSizes) {
-  for (const auto [rows, channels] :
-       {std::array<int64_t, 2>{1, 1}, {1, 5}, {7, 16}, {131, 64}, {67, 101}}) {
-    SCOPED_TRACE(testing::Message() << rows << " x " << channels);
-    Operands t(rows, channels);
-    layernorm(Stream(kCpuDevice), t.forward());
-    Array<double> expected(t.y.shape());
-    expected.values() =
-        oracle(test::to_double(t.x), test::to_double(t.weight), test::to_double(t.bias));
-    expect_close(t.y, expected, 2e-6);
+  for (Device device : test_devices()) {
+    for (const auto [rows, channels] :
+         {std::array<int64_t, 2>{1, 1}, {1, 5}, {7, 16}, {131, 64}, {67, 101}, {3, 516}}) {
+      SCOPED_TRACE(testing::Message() << name_of(device) << ", " << rows << " x " << channels);
+      Operands t(rows, channels);
+      t.normalize(device);
+      Array<double> expected(t.y.shape());
+      expected.values() =
+          oracle(test::to_double(t.x), test::to_double(t.weight), test::to_double(t.bias));
+      expect_close(t.y, expected, 2e-6);
+    }
   }
 }
 
 TEST(LayerNorm, KeepsItsPrecisionWhenTheMeanIsLarge) {
-  Operands t(3, 64);
-  for (float& value : t.x.values()) value += 1000.0f;
-  layernorm(Stream(kCpuDevice), t.forward());
-  Array<double> expected(t.y.shape());
-  expected.values() =
-      oracle(test::to_double(t.x), test::to_double(t.weight), test::to_double(t.bias));
-  expect_close(t.y, expected, 2e-4);
+  for (Device device : test_devices()) {
+    Operands t(3, 64);
+    for (float& value : t.x.values()) value += 1000.0f;
+    t.normalize(device);
+    Array<double> expected(t.y.shape());
+    expected.values() =
+        oracle(test::to_double(t.x), test::to_double(t.weight), test::to_double(t.bias));
+    expect_close(t.y, expected, 2e-4);
+  }
 }
 
 TEST(LayerNorm, RowsOfEqualValuesGiveTheBias) {
-  Operands t(2, 8);
-  t.x.fill(4.0f);
-  layernorm(Stream(kCpuDevice), t.forward());
-  for (int64_t i = 0; i < t.y.numel(); ++i) EXPECT_EQ(t.y[i], t.bias[i % 8]);
+  for (Device device : test_devices()) {
+    Operands t(2, 8);
+    t.x.fill(4.0f);
+    t.normalize(device);
+    for (int64_t i = 0; i < t.y.numel(); ++i) EXPECT_EQ(t.y[i], t.bias[i % 8]);
+  }
 }
 
-TEST(LayerNorm, BackwardIsTheDerivativeAndAddsToParameterGradients) {
-  Operands t(5, 19);
+void expect_derivative(Device device, int64_t rows, int64_t channels) {
+  SCOPED_TRACE(testing::Message() << name_of(device) << ", " << rows << " x " << channels);
+  Operands t(rows, channels);
   const Array<float> dweight_before = t.dweight, dbias_before = t.dbias;
-  Arena scratch("scratch", kCpuDevice, test::kScratchBytes);
-  layernorm(Stream(kCpuDevice), t.forward());
-  layernorm_backward(Stream(kCpuDevice), t.backward(&scratch));
+  t.normalize(device);
+  t.add_gradients(device);
   const auto x = test::to_double(t.x), w = test::to_double(t.weight), b = test::to_double(t.bias);
   expect_close(t.dx,
                test::central_differences(
@@ -111,44 +150,73 @@ TEST(LayerNorm, BackwardIsTheDerivativeAndAddsToParameterGradients) {
                1e-5);
   auto dweight = test::central_differences(
       t.weight, [&](const auto& at) { return test::dot(t.dy, oracle(x, at, b)); });
-  for (int64_t i = 0; i < 19; ++i) dweight[i] += dweight_before[i];
+  for (int64_t i = 0; i < channels; ++i) dweight[i] += dweight_before[i];
   expect_close(t.dweight, dweight, 1e-5);
   auto dbias = test::central_differences(
       t.bias, [&](const auto& at) { return test::dot(t.dy, oracle(x, w, at)); });
-  for (int64_t i = 0; i < 19; ++i) dbias[i] += dbias_before[i];
+  for (int64_t i = 0; i < channels; ++i) dbias[i] += dbias_before[i];
   expect_close(t.dbias, dbias, 1e-5);
 }
 
+TEST(LayerNorm, BackwardIsTheDerivativeAndAddsToParameterGradients) {
+  for (Device device : test_devices()) {
+    expect_derivative(device, 5, 19);
+    expect_derivative(device, 3, 20);
+  }
+}
+
+TEST(LayerNorm, BackwardOnEveryDeviceIsThatOfTheCpu) {
+  // More rows than a run, and channels that one block takes in several passes.
+  for (const auto [rows, channels] :
+       {std::array<int64_t, 2>{70, 3}, {130, 64}, {65, 37}, {3, 1028}, {2, 301}}) {
+    Operands expected(rows, channels);
+    expected.normalize(kCpuDevice);
+    const Operands before = expected;
+    expected.add_gradients(kCpuDevice);
+    for (Device device : test_devices()) {
+      SCOPED_TRACE(testing::Message() << name_of(device) << ", " << rows << " x " << channels);
+      Operands t = before;
+      t.add_gradients(device);
+      expect_close(t.dx, expected.dx, 2e-6);
+      expect_close(t.dweight, expected.dweight, 2e-6);
+      expect_close(t.dbias, expected.dbias, 2e-6);
+    }
+  }
+}
+
 TEST(LayerNorm, BackwardMayOverwriteDy) {
-  Operands t(70, 37);
-  Arena scratch("scratch", kCpuDevice, test::kScratchBytes);
-  layernorm(Stream(kCpuDevice), t.forward());
-  Operands in_place = t;
-  layernorm_backward(Stream(kCpuDevice), t.backward(&scratch));
-  LayerNormBackward args = in_place.backward(&scratch);
-  args.dx = in_place.dy;
-  layernorm_backward(Stream(kCpuDevice), args);
-  EXPECT_EQ(in_place.dy.values(), t.dx.values());
-  EXPECT_EQ(in_place.dweight.values(), t.dweight.values());
+  for (int64_t channels : {37, 36}) {
+    for (Device device : test_devices()) {
+      Operands t(70, channels);
+      t.normalize(device);
+      Operands in_place = t;
+      t.add_gradients(device);
+      in_place.add_gradients(device, true);
+      EXPECT_EQ(in_place.dx.values(), t.dx.values());
+      EXPECT_EQ(in_place.dweight.values(), t.dweight.values());
+      EXPECT_EQ(in_place.dbias.values(), t.dbias.values());
+    }
+  }
 }
 
 TEST(LayerNorm, BackwardSumsManyRows) {
-  Operands t(1000, 3);
-  Arena scratch("scratch", kCpuDevice, test::kScratchBytes);
-  layernorm(Stream(kCpuDevice), t.forward());
-  Array<double> dweight(t.dweight.shape()), dbias(t.dbias.shape());
-  for (int64_t c = 0; c < 3; ++c) {
-    dweight[c] = t.dweight[c];
-    dbias[c] = t.dbias[c];
-    for (int64_t row = 0; row < 1000; ++row) {
-      const double dy = t.dy[row * 3 + c];
-      dweight[c] += dy * (double{t.x[row * 3 + c]} - t.mean[row]) * t.rstd[row];
-      dbias[c] += dy;
+  for (Device device : test_devices()) {
+    Operands t(2500, 3);
+    t.normalize(device);
+    Array<double> dweight(t.dweight.shape()), dbias(t.dbias.shape());
+    for (int64_t c = 0; c < 3; ++c) {
+      dweight[c] = t.dweight[c];
+      dbias[c] = t.dbias[c];
+      for (int64_t row = 0; row < 2500; ++row) {
+        const double dy = t.dy[row * 3 + c];
+        dweight[c] += dy * (double{t.x[row * 3 + c]} - t.mean[row]) * t.rstd[row];
+        dbias[c] += dy;
+      }
     }
+    t.add_gradients(device);
+    expect_close(t.dweight, dweight, 5e-6);
+    expect_close(t.dbias, dbias, 5e-6);
   }
-  layernorm_backward(Stream(kCpuDevice), t.backward(&scratch));
-  expect_close(t.dweight, dweight, 5e-6);
-  expect_close(t.dbias, dbias, 5e-6);
 }
 
 TEST(LayerNorm, HasTheSameBitsForAnyThreads) {

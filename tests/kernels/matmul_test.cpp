@@ -6,21 +6,26 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <filesystem>
 #include <iterator>
 #include <limits>
 #include <thread>
 #include <utility>
 
+#include "tests/support/allocation_count.h"
 #include "tests/support/arrays.h"
+#include "tests/support/devices.h"
 #include "tests/support/op_checks.h"
 
 namespace stipple::kernels {
 namespace {
 
 using test::Array;
+using test::DeviceMemory;
 using test::expect_close;
 using test::random_normal;
+using test::test_devices;
 
 struct Case {
   int64_t a_count, b_count, c_count, m, n, k;
@@ -50,7 +55,19 @@ struct Operands {
             .beta = t.beta,
             .scratch = scratch};
   }
+  /// The same in the memory of a device.
+  Matmul args(const Case& t, DeviceMemory& memory) {
+    Matmul args = this->args(t, &memory.scratch());
+    args.c = memory.put(c);
+    args.a = memory.put(a);
+    args.b = memory.put(b);
+    return args;
+  }
 };
+
+DeviceMemory memory_of(Device device, Precision precision = Precision::kFp32) {
+  return DeviceMemory(device, {.precision = precision}, test::kScratchBytes);
+}
 
 Array<double> oracle(const Case& t, const Operands& in) {
   Array<double> c(in.c.shape());
@@ -73,15 +90,20 @@ Array<double> oracle(const Case& t, const Operands& in) {
   return c;
 }
 
-void expect_matches_oracle(const Case& t) {
-  SCOPED_TRACE(testing::Message() << "counts " << t.a_count << " " << t.b_count << " " << t.c_count
-                                  << ", m n k " << t.m << " " << t.n << " " << t.k
-                                  << ", transposed " << t.transpose_a << t.transpose_b);
+void expect_matches_oracle(const Case& t, Precision precision = Precision::kFp32,
+                           double tolerance = 2e-6) {
   Operands operands(t);
   const Array<double> expected = oracle(t, operands);
-  Arena scratch("scratch", kCpuDevice, test::kScratchBytes);
-  matmul(Stream(kCpuDevice), operands.args(t, &scratch));
-  expect_close(operands.c, expected, 2e-6);
+  for (Device device : test_devices()) {
+    SCOPED_TRACE(testing::Message()
+                 << test::name_of(device) << ", counts " << t.a_count << " " << t.b_count << " "
+                 << t.c_count << ", m n k " << t.m << " " << t.n << " " << t.k << ", transposed "
+                 << t.transpose_a << t.transpose_b);
+    DeviceMemory memory = memory_of(device, precision);
+    const Matmul args = operands.args(t, memory);
+    matmul(memory.stream(), args);
+    expect_close(memory.get(args.c), expected, tolerance);
+  }
 }
 
 TEST(Matmul, MatchesOracleForOddSizesAndAllTranspositions) {
@@ -103,6 +125,16 @@ TEST(Matmul, RepeatsTheFactorWithFewerMatrices) {
   expect_matches_oracle({6, 2, 6, 19, 11, 7, false, true});
   expect_matches_oracle({2, 6, 6, 19, 11, 7, true, false});
   expect_matches_oracle({1, 3, 3, 300, 5, 9});
+  expect_matches_oracle({12, 2, 12, 5, 3, 7});  // the second factor stands still along a batch
+  expect_matches_oracle({12, 6, 12, 5, 3, 7});  // it advances along a batch
+  expect_matches_oracle({12, 6, 4, 5, 3, 7});   // no step fits all: batches of two
+  expect_matches_oracle({4, 6, 12, 5, 3, 7});
+}
+
+TEST(Matmul, RoundsNoMoreThanBf16WhenAllowedTo) {
+  constexpr double kBf16Tolerance = 1e-2;
+  expect_matches_oracle({6, 2, 6, 19, 11, 70, false, true}, Precision::kBf16, kBf16Tolerance);
+  expect_matches_oracle({6, 6, 2, 19, 11, 70, true, false}, Precision::kBf16, kBf16Tolerance);
 }
 
 TEST(Matmul, SumsIntoTheResultWithFewerMatrices) {
@@ -119,13 +151,38 @@ TEST(Matmul, ScalesByAlphaAndBeta) {
 }
 
 TEST(Matmul, DoesNotReadTheResultWhenBetaIsZero) {
-  for (const Case& t : {Case{1, 1, 1, 9, 8, 7}, Case{1, 1, 1, 9, 8, 700}}) {
+  for (const Case& t : {Case{1, 1, 1, 9, 8, 7}, Case{1, 1, 1, 9, 8, 700}, Case{6, 6, 2, 9, 8, 7}}) {
     Operands operands(t);
     const Array<double> expected = oracle(t, operands);
     operands.c.fill(std::numeric_limits<float>::quiet_NaN());
-    Arena scratch("scratch", kCpuDevice, test::kScratchBytes);
-    matmul(Stream(kCpuDevice), operands.args(t, &scratch));
-    expect_close(operands.c, expected, 2e-6);
+    for (Device device : test_devices()) {
+      DeviceMemory memory = memory_of(device);
+      const Matmul args = operands.args(t, memory);
+      matmul(memory.stream(), args);
+      expect_close(memory.get(args.c), expected, 2e-6);
+    }
+  }
+}
+
+const Case kManyCases[] = {{1, 1, 1, 130, 64, 65, false, true},
+                           {8, 2, 8, 30, 37, 32, false, true},
+                           {8, 8, 2, 37, 32, 300, true, false, 1.0f, 1.0f},
+                           {1, 1, 1, 16, 16, 2000, true, false, 1.0f, 1.0f}};
+
+TEST(Matmul, HasTheSameBitsWhenRepeated) {
+  for (Device device : test_devices()) {
+    std::vector<std::vector<float>> first;
+    for (int repeat = 0; repeat < 3; ++repeat) {
+      for (size_t i = 0; i < std::size(kManyCases); ++i) {
+        Operands operands(kManyCases[i]);
+        DeviceMemory memory = memory_of(device);
+        const Matmul args = operands.args(kManyCases[i], memory);
+        matmul(memory.stream(), args);
+        const std::vector<float> result = memory.get(args.c).values();
+        if (repeat == 0) first.push_back(result);
+        EXPECT_TRUE(result == first[i]) << test::name_of(device) << ", case " << i;
+      }
+    }
   }
 }
 
@@ -179,11 +236,62 @@ TEST(Matmul, StartsNoThreadsOfItsOwn) {
   expect_close(operands.c, expected, 2e-6);
 }
 
+TEST(Matmul, GivesTheSameBitsFromUnalignedFactorsOfWholeNumbers) {
+  // Sums of small whole numbers are exact, so that any algorithm gives these bits.
+  const Case t{1, 1, 1, 33, 20, 24, false, true};
+  Operands operands(t);
+  for (auto* x : {&operands.a, &operands.b}) {
+    for (float& value : x->values()) value = std::round(value * 4);
+  }
+  const Array<double> expected = oracle(t, operands);
+  for (Device device : test_devices()) {
+    for (int64_t shift : {0, 1, 2, 3, 4}) {
+      DeviceMemory memory = memory_of(device);
+      const auto shifted = [&](const Array<float>& x) {
+        Array<float> padded({x.numel() + 8});
+        std::copy(x.values().begin(), x.values().end(), padded.values().begin() + shift);
+        return View<float>{memory.put(padded).data + shift, x.shape()};
+      };
+      Matmul args = operands.args(t, memory);
+      args.a = shifted(operands.a);
+      args.b = shifted(operands.b);
+      args.c = shifted(operands.c);
+      matmul(memory.stream(), args);
+      expect_close(memory.get(args.c), expected, 0.0);
+    }
+  }
+}
+
+TEST(Matmul, SearchesForAnAlgorithmOnce) {
+  const Case t{3, 3, 3, 23, 29, 31};  // of no other test
+  for (Device device : test_devices()) {
+    if (device.type != DeviceType::kCuda) continue;
+    Operands operands(t);
+    DeviceMemory memory = memory_of(device);
+    const Matmul args = operands.args(t, memory);
+    const auto count_allocations = [&] {
+      const int64_t before = test::allocations;
+      matmul(memory.stream(), args);
+      return test::allocations - before;
+    };
+    const int64_t first = count_allocations();
+    const int64_t second = count_allocations();
+    EXPECT_LT(second, first);
+    EXPECT_EQ(count_allocations(), second);
+  }
+}
+
 TEST(Matmul, PlansItsScratch) {
   const Case t{6, 6, 2, 33, 32, 300, true, false, 1.0f, 1.0f};
-  Operands operands(t);
-  test::expect_meta_counts_scratch(
-      [&](const Stream& stream, Arena& scratch) { matmul(stream, operands.args(t, &scratch)); });
+  for (Device device : test_devices()) {
+    Operands operands(t);
+    DeviceMemory memory = memory_of(device);
+    Matmul args = operands.args(t, memory);
+    test::expect_meta_counts_scratch(device, [&](const Stream& stream, Arena& scratch) {
+      args.scratch = &scratch;
+      matmul(stream, args);
+    });
+  }
 }
 
 TEST(Matmul, NeedsScratchOnlyForPartialSums) {
@@ -225,6 +333,21 @@ struct LinearOperands {
             .weight = weight,
             .scratch = scratch};
   }
+  Linear forward(DeviceMemory& memory) {
+    return {.y = memory.fresh<float>(y.shape()),
+            .x = memory.put(x),
+            .weight = memory.put(weight),
+            .bias = memory.put(bias)};
+  }
+  LinearBackward backward(DeviceMemory& memory) {
+    return {.dx = memory.fresh<float>(dx.shape()),
+            .dweight = memory.put(dweight),
+            .dbias = memory.put(dbias),
+            .dy = memory.put(dy),
+            .x = memory.put(x),
+            .weight = memory.put(weight),
+            .scratch = &memory.scratch()};
+  }
 };
 
 std::vector<double> linear_oracle(const std::vector<double>& x, const std::vector<double>& weight,
@@ -244,32 +367,52 @@ TEST(Linear, MatchesOracleForOddSizes) {
   for (const auto [rows, inputs, outputs] :
        {std::array<int64_t, 3>{1, 1, 1}, {257, 31, 7}, {600, 64, 65}}) {
     LinearOperands t(rows, inputs, outputs);
-    linear(Stream(kCpuDevice), t.forward());
     Array<double> expected(t.y.shape());
     expected.values() =
         linear_oracle(test::to_double(t.x), test::to_double(t.weight), test::to_double(t.bias));
-    expect_close(t.y, expected, 2e-6);
+    for (Device device : test_devices()) {
+      DeviceMemory memory = memory_of(device);
+      const Linear args = t.forward(memory);
+      linear(memory.stream(), args);
+      expect_close(memory.get(args.y), expected, 2e-6);
+    }
+  }
+}
+
+TEST(Linear, TakesTheBiasOfTheCall) {
+  for (Device device : test_devices()) {
+    LinearOperands t(3, 2, 4);
+    DeviceMemory memory = memory_of(device);
+    Linear args = t.forward(memory);
+    linear(memory.stream(), args);
+    const Array<float> before = memory.get(args.y);
+    for (float& b : t.bias.values()) b += 1.0f;
+    args.bias = memory.put(t.bias);
+    linear(memory.stream(), args);
+    const Array<float> after = memory.get(args.y);
+    for (int64_t i = 0; i < after.numel(); ++i) EXPECT_NEAR(after[i] - before[i], 1.0f, 1e-5f);
   }
 }
 
 TEST(Linear, BackwardIsTheDerivativeAndAddsToParameterGradients) {
   LinearOperands t(13, 5, 7);
-  const Array<float> dweight_before = t.dweight, dbias_before = t.dbias;
-  Arena scratch("scratch", kCpuDevice, test::kScratchBytes);
-  linear_backward(Stream(kCpuDevice), t.backward(&scratch));
   const auto x = test::to_double(t.x), w = test::to_double(t.weight), b = test::to_double(t.bias);
-  expect_close(t.dx,
-               test::central_differences(
-                   t.x, [&](const auto& at) { return test::dot(t.dy, linear_oracle(at, w, b)); }),
-               1e-5);
+  const auto dx = test::central_differences(
+      t.x, [&](const auto& at) { return test::dot(t.dy, linear_oracle(at, w, b)); });
   auto dweight = test::central_differences(
       t.weight, [&](const auto& at) { return test::dot(t.dy, linear_oracle(x, at, b)); });
-  for (int64_t i = 0; i < dweight.numel(); ++i) dweight[i] += dweight_before[i];
-  expect_close(t.dweight, dweight, 1e-5);
   auto dbias = test::central_differences(
       t.bias, [&](const auto& at) { return test::dot(t.dy, linear_oracle(x, w, at)); });
-  for (int64_t i = 0; i < dbias.numel(); ++i) dbias[i] += dbias_before[i];
-  expect_close(t.dbias, dbias, 1e-5);
+  for (int64_t i = 0; i < dweight.numel(); ++i) dweight[i] += t.dweight[i];
+  for (int64_t i = 0; i < dbias.numel(); ++i) dbias[i] += t.dbias[i];
+  for (Device device : test_devices()) {
+    DeviceMemory memory = memory_of(device);
+    const LinearBackward args = t.backward(memory);
+    linear_backward(memory.stream(), args);
+    expect_close(memory.get(args.dx), dx, 1e-5);
+    expect_close(memory.get(args.dweight), dweight, 1e-5);
+    expect_close(memory.get(args.dbias), dbias, 1e-5);
+  }
 }
 
 TEST(Linear, BackwardSumsManyRows) {
@@ -285,12 +428,29 @@ TEST(Linear, BackwardSumsManyRows) {
       }
     }
   }
-  Arena scratch("scratch", kCpuDevice, test::kScratchBytes);
-  LinearBackward args = t.backward(&scratch);
-  args.dx = {};
-  linear_backward(Stream(kCpuDevice), args);
-  expect_close(t.dweight, dweight, 2e-6);
-  expect_close(t.dbias, dbias, 2e-6);
+  for (Device device : test_devices()) {
+    DeviceMemory memory = memory_of(device);
+    LinearBackward args = t.backward(memory);
+    args.dx = {};
+    linear_backward(memory.stream(), args);
+    expect_close(memory.get(args.dweight), dweight, 5e-6);
+    expect_close(memory.get(args.dbias), dbias, 2e-6);
+  }
+}
+
+TEST(Linear, BackwardSumsTheBiasOfManyColumns) {
+  LinearOperands t(700, 1, 70);
+  Array<double> dbias(t.dbias.shape());
+  for (int64_t out = 0; out < 70; ++out) {
+    dbias[out] = t.dbias[out];
+    for (int64_t row = 0; row < 700; ++row) dbias[out] += t.dy[row * 70 + out];
+  }
+  for (Device device : test_devices()) {
+    DeviceMemory memory = memory_of(device);
+    const LinearBackward args = t.backward(memory);
+    linear_backward(memory.stream(), args);
+    expect_close(memory.get(args.dbias), dbias, 2e-6);
+  }
 }
 
 TEST(Linear, HasTheSameBitsForAnyThreads) {
@@ -307,9 +467,45 @@ TEST(Linear, HasTheSameBitsForAnyThreads) {
 }
 
 TEST(Linear, PlansItsScratch) {
-  LinearOperands t(1500, 33, 17);
-  test::expect_meta_counts_scratch(
-      [&](const Stream& stream, Arena& scratch) { linear_backward(stream, t.backward(&scratch)); });
+  for (Device device : test_devices()) {
+    LinearOperands t(1500, 33, 17);
+    DeviceMemory memory = memory_of(device);
+    LinearBackward args = t.backward(memory);
+    test::expect_meta_counts_scratch(device, [&](const Stream& stream, Arena& scratch) {
+      args.scratch = &scratch;
+      linear_backward(stream, args);
+    });
+  }
+}
+
+/// A captured product may neither allocate nor wait: the capture would fail. Replayed, it works on
+/// what its arrays hold by then.
+TEST(Linear, CanBeCapturedOnceItHasRun) {
+  for (Device device : test_devices()) {
+    if (device.type != DeviceType::kCuda) continue;
+    LinearOperands t(65, 33, 17);
+    DeviceMemory memory = memory_of(device);
+    const Linear forward = t.forward(memory);
+    const LinearBackward backward = t.backward(memory);
+    linear(memory.stream(), forward);
+    linear_backward(memory.stream(), backward);
+    memory.stream().synchronize();
+    const Array<float> y = memory.get(forward.y), dx = memory.get(backward.dx);
+    const size_t free_bytes = stipple::cuda::device_info(device.index).free_bytes;
+
+    stipple::cuda::begin_capture(memory.stream().native());
+    linear(memory.stream(), forward);
+    linear_backward(memory.stream(), backward);
+    void* graph = stipple::cuda::end_capture(memory.stream().native());
+    EXPECT_EQ(stipple::cuda::device_info(device.index).free_bytes, free_bytes);
+    for (const View<float>& written : {forward.y, backward.dx}) {
+      fill_zero(memory.stream(), written);
+    }
+    stipple::cuda::launch_graph(graph, memory.stream().native());
+    EXPECT_TRUE(memory.get(forward.y).values() == y.values());
+    EXPECT_TRUE(memory.get(backward.dx).values() == dx.values());
+    stipple::cuda::destroy_graph(graph);
+  }
 }
 
 TEST(Linear, RefusesShapesThatDoNotFit) {

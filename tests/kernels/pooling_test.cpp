@@ -7,14 +7,18 @@
 #include <array>
 
 #include "tests/support/arrays.h"
+#include "tests/support/devices.h"
 #include "tests/support/op_checks.h"
 
 namespace stipple::kernels {
 namespace {
 
 using test::Array;
+using test::DeviceMemory;
 using test::expect_close;
+using test::name_of;
 using test::random_normal;
+using test::test_devices;
 
 constexpr std::array kMeans{MeanOver::kPadded, MeanOver::kValid, MeanOver::kCls};
 constexpr int64_t kPaddedLength = 300;
@@ -53,37 +57,62 @@ std::vector<double> oracle(const std::vector<double>& x, const Array<uint8_t>& m
 TEST(Pooling, MatchesOracleForOddSizes) {
   for (MeanOver mean_over : kMeans) {
     for (const auto [batch, tokens, channels] :
-         {std::array<int64_t, 3>{1, 1, 1}, {3, 131, 37}, {5, 64, 64}}) {
-      SCOPED_TRACE(testing::Message() << static_cast<int>(mean_over) << ", " << tokens);
+         {std::array<int64_t, 3>{1, 1, 1}, {3, 131, 37}, {5, 64, 64}, {2, 300, 4}}) {
       const Array<float> x = random_normal({batch, tokens, channels}, 1);
       const Array<uint8_t> mask = lengths_mask(batch, tokens);
-      Array<float> y({batch, channels});
-      y.fill(7.0f);
-      pooling(
-          Stream(kCpuDevice),
-          {.y = y, .x = x, .mask = mask, .mean_over = mean_over, .padded_length = kPaddedLength});
-      Array<double> expected(y.shape());
+      Array<double> expected({batch, channels});
       expected.values() =
           oracle(test::to_double(x), mask, mean_over, static_cast<size_t>(channels));
-      expect_close(y, expected, 1e-6);
+      for (Device device : test_devices()) {
+        SCOPED_TRACE(testing::Message()
+                     << name_of(device) << ", " << static_cast<int>(mean_over) << ", " << tokens);
+        DeviceMemory memory(device);
+        const View<float> y = memory.fresh<float>({batch, channels});
+        pooling(memory.stream(), {.y = y,
+                                  .x = memory.put(x),
+                                  .mask = memory.put(mask),
+                                  .mean_over = mean_over,
+                                  .padded_length = kPaddedLength});
+        expect_close(memory.get(y), expected, 1e-6);
+      }
     }
   }
+}
+
+Array<float> spread(Device device, const Array<float>& dy, const Array<uint8_t>& mask,
+                    MeanOver mean_over) {
+  DeviceMemory memory(device);
+  const View<float> dx = memory.fresh<float>({mask.shape()[0], mask.shape()[1], dy.shape()[1]});
+  pooling_backward(memory.stream(), {.dx = dx,
+                                     .dy = memory.put(dy),
+                                     .mask = memory.put(mask),
+                                     .mean_over = mean_over,
+                                     .padded_length = kPaddedLength});
+  return memory.get(dx);
 }
 
 TEST(Pooling, BackwardIsTheDerivative) {
   for (MeanOver mean_over : kMeans) {
     const Array<float> x = random_normal({3, 11, 5}, 1), dy = random_normal({3, 5}, 2);
     const Array<uint8_t> mask = lengths_mask(3, 11);
-    Array<float> dx(x.shape());
-    dx.fill(7.0f);
-    pooling_backward(
-        Stream(kCpuDevice),
-        {.dx = dx, .dy = dy, .mask = mask, .mean_over = mean_over, .padded_length = kPaddedLength});
-    expect_close(
-        dx,
-        test::central_differences(
-            x, [&](const auto& at) { return test::dot(dy, oracle(at, mask, mean_over, 5)); }),
-        1e-6);
+    const Array<double> expected = test::central_differences(
+        x, [&](const auto& at) { return test::dot(dy, oracle(at, mask, mean_over, 5)); });
+    for (Device device : test_devices()) {
+      expect_close(spread(device, dy, mask, mean_over), expected, 1e-6);
+    }
+  }
+}
+
+TEST(Pooling, BackwardOnEveryDeviceIsThatOfTheCpu) {
+  for (MeanOver mean_over : kMeans) {
+    for (int64_t channels : {8, 9}) {
+      const Array<float> dy = random_normal({3, channels}, 2);
+      const Array<uint8_t> mask = lengths_mask(3, 290);
+      const Array<float> expected = spread(kCpuDevice, dy, mask, mean_over);
+      for (Device device : test_devices()) {
+        EXPECT_EQ(spread(device, dy, mask, mean_over).values(), expected.values());
+      }
+    }
   }
 }
 
@@ -117,16 +146,20 @@ TEST(Heads, SplitMovesColumnsToHeadsAndMergeMovesThemBack) {
   for (const auto [batch, heads, tokens, width] :
        {std::array<int64_t, 4>{1, 1, 1, 1}, {2, 3, 131, 5}, {3, 2, 65, 32}}) {
     const Array<float> x = random_normal({batch, tokens, heads * width}, 1);
-    Array<float> split({batch, heads, tokens, width}), merged(x.shape());
-    const Stream stream(kCpuDevice, {.threads = 2});
-    split_heads(stream, {.y = split, .x = x});
-    for (int64_t i = 0; i < split.numel(); ++i) {
-      const int64_t d = i % width, n = i / width % tokens;
-      const int64_t h = i / width / tokens % heads, b = i / width / tokens / heads;
-      ASSERT_EQ(split[i], x[(b * tokens + n) * heads * width + h * width + d]);
+    for (Device device : test_devices()) {
+      DeviceMemory memory(device, {.threads = 2});
+      const View<float> on_device = memory.fresh<float>({batch, heads, tokens, width});
+      const View<float> merged = memory.fresh<float>(x.shape());
+      split_heads(memory.stream(), {.y = on_device, .x = memory.put(x)});
+      const Array<float> split = memory.get(on_device);
+      for (int64_t i = 0; i < split.numel(); ++i) {
+        const int64_t d = i % width, n = i / width % tokens;
+        const int64_t h = i / width / tokens % heads, b = i / width / tokens / heads;
+        ASSERT_EQ(split[i], x[(b * tokens + n) * heads * width + h * width + d]);
+      }
+      merge_heads(memory.stream(), {.y = merged, .x = on_device});
+      EXPECT_EQ(memory.get(merged).values(), x.values());
     }
-    merge_heads(stream, {.y = merged, .x = split});
-    EXPECT_EQ(merged.values(), x.values());
   }
 }
 

@@ -231,20 +231,18 @@ std::vector<int64_t> real_keys(const std::vector<float>& weights, int64_t draws)
   const std::vector<float> mu(kQueries,
                               static_cast<float>(static_cast<double>(draws) / kQueries / total));
   Arena arena("scratch", kCpuDevice, size_t{1} << 23);
-  const kernels::SampleEdges args{.edges = {.num_queries = kQueries,
-                                            .num_keys = m,
-                                            .capacity = {},
-                                            .form = {},
-                                            .row_ptr = {},
-                                            .storage = {},
-                                            .multiplicity = {}},
+  kernels::EdgeSet graph;
+  graph.num_queries = kQueries;
+  graph.num_keys = m;
+  const kernels::SampleEdges args{.edges = graph,
                                   .mu = {mu.data(), {1, 1, kQueries, 1}},
                                   .z = {weights.data(), {1, 1, m, 1}},
                                   .expected = {},
                                   .samples = {},
                                   .law = MaskLaw::kPoissonMulti,
                                   .sampler = SamplerKind::kRows};
-  const kernels::SampleScratch scratch = kernels::alloc_sample_scratch(arena, args, 1);
+  const kernels::SampleScratch scratch =
+      kernels::alloc_sample_scratch(arena, args, Stream(kCpuDevice));
   const kernels::cpu::SampleProblem problem{.mu = mu.data(),
                                             .z = weights.data(),
                                             .num_queries = kQueries,

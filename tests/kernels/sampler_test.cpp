@@ -206,7 +206,7 @@ TEST(PoissonTables, PassAGTestAtEveryRate) {
   for (double rate : {0.0, 1e-6, 1e-3, 0.5, 1.0, 9.99, 10.0, 50.0, 1e3, 4096.0, 40000.0}) {
     const auto fixed = static_cast<uint64_t>(rate * 0x1p40);
     const double score = poisson_score(rate, 200000, [fixed](uint32_t row) {
-      math::UniformSequence uniforms({1, 2}, row, 0, stream_word(0, 0, Purpose::kEdgeCount));
+      const math::UniformSequence uniforms({1, 2}, row, 0, stream_word(0, 0, Purpose::kEdgeCount));
       return math::PoissonTables::shared().draw(fixed, uniforms);
     });
     constexpr double kOneInAMillion = 4.75;
@@ -219,7 +219,7 @@ TEST(PoissonTables, PassAGTestAtEveryRate) {
 
 TEST(PoissonTables, AGTestTellsRatesOneInAHundredApart) {
   const double score = poisson_score(10.0, 200000, [](uint32_t row) {
-    math::UniformSequence uniforms({1, 2}, row, 0, 0);
+    const math::UniformSequence uniforms({1, 2}, row, 0, 0);
     return math::PoissonTables::shared().draw(static_cast<uint64_t>(10.1 * 0x1p40), uniforms);
   });
   EXPECT_GT(score, 4.75);
@@ -265,7 +265,7 @@ TEST(KeyTables, BoundariesBelongToTheNextKeyAndZeroWeightsAreNeverSelected) {
   }
   uint64_t blocks[kernels::cpu::SumTree::kFan] = {8, 8, 10};
   const kernels::cpu::SumTree tree(3);
-  tree.build(blocks, 3);
+  tree.build(blocks);
   const kernels::cpu::KeyTables tables{
       .num_clusters = 1, .num_blocks = 3, .tree = tree, .within = within, .blocks = blocks};
   constexpr uint32_t kExpected[] = {2, 2, 2, 2, 2, 4, 4, 4, 32, 32};
@@ -288,10 +288,10 @@ TEST(SumTree, FindsTheFirstSumAboveAnyNumberAtEveryDepth) {
       sums[static_cast<size_t>(e)] = sum += e % 3 == 1 ? 0 : 1 + static_cast<uint64_t>(e % 5);
     }
     const std::vector<uint64_t> plain(sums.begin(), sums.begin() + count);
-    tree.build(sums.data(), count);
+    tree.build(sums.data());
     for (uint64_t x = 0; x < sum; ++x) {
       const auto expected = std::upper_bound(plain.begin(), plain.end(), x) - plain.begin();
-      ASSERT_EQ(kernels::cpu::first_above(tree, sums.data(), x), expected) << x;
+      ASSERT_EQ(kernels::math::first_above(tree, sums.data(), x), expected) << x;
     }
   }
 }
@@ -312,11 +312,11 @@ struct SmallTables {
         for (int32_t t = 0; t < kKeyBlock; ++t) row[t] = b % 3 == 1 ? 0 : t / 2 + 1;
         sums[b] = sum += static_cast<uint64_t>(row[kKeyBlock - 1]);
       }
-      tree.build(sums, kBlocks);
+      tree.build(sums);
       rates[static_cast<size_t>(v)] = static_cast<uint64_t>(v / 2 + 1);
     }
     rates[kClusters] = kClusters / 2;  // no exploration
-    rate_tree.build(rates.data(), kClusters + 1);
+    rate_tree.build(rates.data());
   }
 
   std::vector<uint32_t> draw(const kernels::cpu::SampleKernels& sampler) {
@@ -612,20 +612,18 @@ RowCost cost_at_degree_64(int64_t n, MaskLaw law) {
   const std::vector<float> mu(static_cast<size_t>(n * k), 64.0f / static_cast<float>(n * k) * 2);
   const std::vector<float> z(static_cast<size_t>(n * k), 0.5f);
   Arena arena("scratch", kCpuDevice, size_t{1} << 24);
-  const kernels::SampleEdges args{.edges = {.num_queries = n,
-                                            .num_keys = n,
-                                            .capacity = {},
-                                            .form = {},
-                                            .row_ptr = {},
-                                            .storage = {},
-                                            .multiplicity = {}},
+  kernels::EdgeSet graph;
+  graph.num_queries = n;
+  graph.num_keys = n;
+  const kernels::SampleEdges args{.edges = graph,
                                   .mu = {mu.data(), {1, 1, n, k}},
                                   .z = {z.data(), {1, 1, n, k}},
                                   .expected = {},
                                   .samples = {},
                                   .law = law,
                                   .sampler = SamplerKind::kRows};
-  const kernels::SampleScratch scratch = kernels::alloc_sample_scratch(arena, args, 1);
+  const kernels::SampleScratch scratch =
+      kernels::alloc_sample_scratch(arena, args, Stream(kCpuDevice));
   const kernels::cpu::SampleProblem problem{.mu = mu.data(),
                                             .z = z.data(),
                                             .num_queries = n,

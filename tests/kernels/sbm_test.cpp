@@ -9,6 +9,9 @@
 
 #include "core/cpu/isa.h"
 #include "tests/support/arrays.h"
+#include "tests/support/devices.h"
+#include "tests/support/graphs.h"
+#include "tests/support/op_checks.h"
 
 namespace stipple::test {
 namespace {
@@ -18,48 +21,72 @@ struct Block {
   Array<float> effective_cells;
 };
 
-Block block_of(const Array<float>& clusters, int threads = 1) {
+DeviceMemory memory_of(Device device, int threads = 1) {
+  return DeviceMemory(device, {.threads = threads}, kScratchBytes);
+}
+
+Block block_of(const Array<float>& clusters, Device device = kCpuDevice) {
   const Shape& c = clusters.shape();
-  Block block{Array<float>({c[0], c[1], c[1]}), Array<float>({c[0]})};
-  const Stream stream(kCpuDevice, {.threads = threads});
-  kernels::block_matrix(
-      stream, {.s = block.s, .effective_cells = block.effective_cells, .clusters = clusters});
-  return block;
+  DeviceMemory memory = memory_of(device);
+  const View<float> s = memory.fresh<float>({c[0], c[1], c[1]});
+  const View<float> cells = memory.fresh<float>({c[0]});
+  kernels::block_matrix(memory.stream(), {.s = s,
+                                          .effective_cells = cells,
+                                          .clusters = memory.put(clusters),
+                                          .scratch = &memory.scratch()});
+  return {memory.get(s), memory.get(cells)};
 }
 
 TEST(BlockMatrix, IsPositiveSymmetricSumsToOneAndIsBoundedByItsDiagonal) {
-  for (int64_t k : {1, 5, 128}) {
-    const Block block = block_of(random_normal({2, k, 7}, 1, 0.8));
-    for (int64_t head = 0; head < 2; ++head) {
-      const float* s = block.s.view().at(head).data;
-      double sum = 0;
-      for (int64_t u = 0; u < k; ++u) {
-        for (int64_t v = 0; v < k; ++v) {
-          const float entry = s[u * k + v];
-          sum += static_cast<double>(entry);
-          ASSERT_GT(entry, 0.0f);
-          ASSERT_EQ(entry, s[v * k + u]);
-          ASSERT_LE(entry * entry, s[u * k + u] * s[v * k + v] * 1.00001f);
+  for (Device device : test_devices()) {
+    for (int64_t k : {1, 5, 128}) {
+      const Block block = block_of(random_normal({2, k, 7}, 1, 0.8), device);
+      for (int64_t head = 0; head < 2; ++head) {
+        const float* s = block.s.view().at(head).data;
+        double sum = 0;
+        for (int64_t u = 0; u < k; ++u) {
+          for (int64_t v = 0; v < k; ++v) {
+            const float entry = s[u * k + v];
+            sum += static_cast<double>(entry);
+            ASSERT_GT(entry, 0.0f);
+            ASSERT_EQ(entry, s[v * k + u]);
+            ASSERT_LE(entry * entry, s[u * k + u] * s[v * k + v] * 1.00001f);
+          }
         }
+        EXPECT_NEAR(sum, 1.0, 1e-6);
       }
-      EXPECT_NEAR(sum, 1.0, 1e-6);
     }
   }
 }
 
 TEST(BlockMatrix, IsTheSoftmaxOfTheGramMatrix) {
   const Array<float> clusters({1, 2, 2}, {1.0f, 0.0f, 0.5f, 2.0f});
-  const Block block = block_of(clusters);
   const double gram[] = {1.0, 0.5, 0.5, 4.25};
   double sum = 0;
   for (double g : gram) sum += std::exp(g);
-  double entropy = 0;
-  for (int64_t e = 0; e < 4; ++e) {
-    const double expected = std::exp(gram[e]) / sum;
-    EXPECT_NEAR(static_cast<double>(block.s[e]), expected, 1e-6 * expected);
-    entropy -= expected * std::log(expected);
+  for (Device device : test_devices()) {
+    const Block block = block_of(clusters, device);
+    double entropy = 0;
+    for (int64_t e = 0; e < 4; ++e) {
+      const double expected = std::exp(gram[e]) / sum;
+      EXPECT_NEAR(static_cast<double>(block.s[e]), expected, 1e-6 * expected);
+      entropy -= expected * std::log(expected);
+    }
+    EXPECT_NEAR(static_cast<double>(block.effective_cells[0]), std::exp(entropy), 1e-5);
   }
-  EXPECT_NEAR(static_cast<double>(block.effective_cells[0]), std::exp(entropy), 1e-5);
+}
+
+TEST(BlockMatrix, IsTheSameOnEveryDevice) {
+  for (const Shape& shape :
+       {Shape{1, 1, 1}, Shape{3, 33, 5}, Shape{2, 70, 65}, Shape{1, 100, 32}}) {
+    const Array<float> clusters = random_normal(shape, 8, 0.4);
+    const Block expected = block_of(clusters);
+    for (Device device : test_devices()) {
+      const Block block = block_of(clusters, device);
+      expect_close(block.s, expected.s, 2e-7);
+      expect_close(block.effective_cells, expected.effective_cells, 1e-6);
+    }
+  }
 }
 
 TEST(BlockMatrix, EffectiveCellsCountTheCellsThatMatter) {
@@ -67,16 +94,20 @@ TEST(BlockMatrix, EffectiveCellsCountTheCellsThatMatter) {
   Array<float> clusters({2, k, k});
   // Head 0: equal clusters, all k^2 cells alike. Head 1: long orthogonal clusters, k cells alike.
   for (int64_t u = 0; u < k; ++u) clusters[k * k + u * k + u] = 6.0f;
-  const Block block = block_of(clusters);
-  EXPECT_NEAR(static_cast<double>(block.effective_cells[0]), k * k, 1e-3);
-  EXPECT_NEAR(static_cast<double>(block.effective_cells[1]), k, 1e-3);
+  for (Device device : test_devices()) {
+    const Block block = block_of(clusters, device);
+    EXPECT_NEAR(static_cast<double>(block.effective_cells[0]), k * k, 1e-3);
+    EXPECT_NEAR(static_cast<double>(block.effective_cells[1]), k, 1e-3);
+  }
 }
 
 TEST(BlockMatrix, LargeClustersDoNotOverflow) {
-  const Block block = block_of(Array<float>({1, 2, 1}, {30.0f, -30.0f}));
-  EXPECT_NEAR(static_cast<double>(block.s[0]), 0.5, 1e-6);
-  EXPECT_EQ(block.s[1], 0.0f);
-  EXPECT_NEAR(static_cast<double>(block.effective_cells[0]), 2.0, 1e-5);
+  for (Device device : test_devices()) {
+    const Block block = block_of(Array<float>({1, 2, 1}, {30.0f, -30.0f}), device);
+    EXPECT_NEAR(static_cast<double>(block.s[0]), 0.5, 1e-6);
+    EXPECT_EQ(block.s[1], 0.0f);
+    EXPECT_NEAR(static_cast<double>(block.effective_cells[0]), 2.0, 1e-5);
+  }
 }
 
 TEST(BlockMatrix, MisshapenArgumentsAreRefused) {
@@ -113,69 +144,123 @@ std::vector<double> exact_block(const Array<float>& clusters, const Array<float>
   return s;
 }
 
+/// What the operation adds to ones.
+Array<float> block_gradient(const Array<float>& clusters, const Array<float>& ds,
+                            const Array<float>& s, DeviceMemory& memory) {
+  Array<float> ones(clusters.shape());
+  ones.fill(1.0f);
+  const View<float> dclusters = memory.put(ones);
+  kernels::block_matrix_backward(memory.stream(), {.dclusters = dclusters,
+                                                   .ds = memory.put(ds),
+                                                   .s = memory.put(s),
+                                                   .clusters = memory.put(clusters),
+                                                   .scratch = &memory.scratch()});
+  Array<float> added = memory.get(dclusters);
+  for (float& x : added.values()) x -= 1.0f;
+  return added;
+}
+
 TEST(BlockMatrix, GradientMatchesCentralDifferencesAndIsAdded) {
-  const Shape shape{2, 5, 3};
-  const Array<float> clusters = random_normal(shape, 1, 0.7);
-  const Array<float> ds = random_normal({2, 5, 5}, 2);  // not symmetric
-  const Array<float> direction = random_normal(shape, 3);
-  const Block block = block_of(clusters);
-  Array<float> dclusters(shape);
-  dclusters.fill(1.0f);
-  Arena scratch("scratch", kCpuDevice, 1 << 16);
-  for (int threads : {1, 3}) {
-    Array<float> added(shape);
-    added.fill(1.0f);
-    const Stream stream(kCpuDevice, {.threads = threads});
-    kernels::block_matrix_backward(
-        stream,
-        {.dclusters = added, .ds = ds, .s = block.s, .clusters = clusters, .scratch = &scratch});
-    if (threads == 1) dclusters = added;
-    EXPECT_EQ(added.values(), dclusters.values());
+  for (Device device : test_devices()) {
+    const Shape shape{2, 5, 3};
+    const Array<float> clusters = random_normal(shape, 1, 0.7);
+    const Array<float> ds = random_normal({2, 5, 5}, 2);  // not symmetric
+    const Array<float> direction = random_normal(shape, 3);
+    const Block block = block_of(clusters);
+    DeviceMemory one = memory_of(device, 1), three = memory_of(device, 3);
+    const Array<float> added = block_gradient(clusters, ds, block.s, one);
+    EXPECT_EQ(block_gradient(clusters, ds, block.s, three).values(), added.values());
+    double analytic = 0;
+    for (int64_t e = 0; e < shape.numel(); ++e) {
+      analytic += static_cast<double>(added[e]) * static_cast<double>(direction[e]);
+    }
+    constexpr double kStep = 1e-4;
+    const std::vector<double> above = exact_block(clusters, direction, kStep);
+    const std::vector<double> below = exact_block(clusters, direction, -kStep);
+    double numeric = 0;
+    for (size_t e = 0; e < above.size(); ++e) {
+      numeric += static_cast<double>(ds.values()[e]) * (above[e] - below[e]) / (2 * kStep);
+    }
+    EXPECT_GT(std::abs(numeric), 1e-3);
+    EXPECT_NEAR(analytic, numeric, 2e-6 * std::max(1.0, std::abs(numeric)));
   }
-  double analytic = 0;
-  for (int64_t e = 0; e < shape.numel(); ++e) {
-    analytic += (static_cast<double>(dclusters[e]) - 1.0) * static_cast<double>(direction[e]);
+}
+
+TEST(BlockMatrix, GradientIsTheSameOnEveryDevice) {
+  for (const Shape& shape : {Shape{1, 1, 1}, Shape{3, 33, 5}, Shape{2, 70, 65}}) {
+    const Array<float> clusters = random_normal(shape, 8, 0.4);
+    const Array<float> ds = random_normal({shape[0], shape[1], shape[1]}, 9, 100.0);
+    const Block block = block_of(clusters);
+    DeviceMemory host = memory_of(kCpuDevice);
+    const Array<float> expected = block_gradient(clusters, ds, block.s, host);
+    for (Device device : test_devices()) {
+      DeviceMemory memory = memory_of(device);
+      expect_close(block_gradient(clusters, ds, block.s, memory), expected, 1e-6);
+    }
   }
-  constexpr double kStep = 1e-4;
-  const std::vector<double> above = exact_block(clusters, direction, kStep);
-  const std::vector<double> below = exact_block(clusters, direction, -kStep);
-  double numeric = 0;
-  for (size_t e = 0; e < above.size(); ++e) {
-    numeric += static_cast<double>(ds.values()[e]) * (above[e] - below[e]) / (2 * kStep);
+}
+
+TEST(BlockMatrix, PlansItsScratch) {
+  const Array<float> clusters = random_normal({2, 40, 3}, 1),
+                     square = random_normal({2, 40, 40}, 2);
+  for (Device device : test_devices()) {
+    DeviceMemory memory = memory_of(device);
+    const View<float> s = memory.put(square), ds = memory.put(square);
+    const View<float> c = memory.put(clusters), dc = memory.put(clusters);
+    const View<float> cells = memory.zeros<float>({2});
+    expect_meta_counts_scratch(device, [&](const Stream& stream, Arena& scratch) {
+      kernels::block_matrix(stream,
+                            {.s = s, .effective_cells = cells, .clusters = c, .scratch = &scratch});
+      kernels::block_matrix_backward(
+          stream, {.dclusters = dc, .ds = ds, .s = s, .clusters = c, .scratch = &scratch});
+    });
   }
-  EXPECT_GT(std::abs(numeric), 1e-3);
-  EXPECT_NEAR(analytic, numeric, 2e-6 * std::max(1.0, std::abs(numeric)));
+}
+
+void expect_memberships(Device device, const Shape& shape) {
+  const int64_t n = shape[2], k = shape[3];
+  const Array<float> logits = random_normal(shape, 4, 6.0);
+  Array<uint8_t> mask({shape[0], n});
+  for (int64_t i = 0; i < mask.numel(); ++i) mask[i] = i % 3 != 1;
+  DeviceMemory memory = memory_of(device, 2);
+  const View<float> written = memory.fresh<float>(shape);
+  kernels::memberships(memory.stream(),
+                       {.y = written, .logits = memory.put(logits), .mask = memory.put(mask)});
+  const Array<float> y = memory.get(written);
+  for (int64_t e = 0; e < y.numel(); ++e) {
+    const int64_t token = e / k % n;
+    const int64_t b = e / (k * n * shape[1]);
+    const double expected =
+        mask[b * n + token] == 0 ? 0.0 : 1.0 / (1.0 + std::exp(-static_cast<double>(logits[e])));
+    ASSERT_NEAR(static_cast<double>(y[e]), expected, 1e-6 * expected)
+        << name_of(device) << " element " << e;
+  }
 }
 
 TEST(Memberships, AreTheSigmoidOfRealTokensAndZeroOnPadding) {
   for (stipple::cpu::Isa isa : stipple::cpu::available_isas()) {
     stipple::cpu::set_isa(isa);
-    const Shape shape{2, 3, 131, 5};
-    const Array<float> logits = random_normal(shape, 4, 6.0);
-    Array<uint8_t> mask({2, 131});
-    for (int64_t i = 0; i < mask.numel(); ++i) mask[i] = i % 3 != 1;
-    Array<float> y(shape);
-    kernels::memberships(Stream(kCpuDevice, {.threads = 2}),
-                         {.y = y, .logits = logits, .mask = mask});
-    for (int64_t e = 0; e < y.numel(); ++e) {
-      const int64_t token = e / 5 % 131;
-      const int64_t b = e / (5 * 131 * 3);
-      const double expected = mask[b * 131 + token] == 0
-                                  ? 0.0
-                                  : 1.0 / (1.0 + std::exp(-static_cast<double>(logits[e])));
-      ASSERT_NEAR(static_cast<double>(y[e]), expected, 1e-6 * expected) << e;
-    }
+    expect_memberships(kCpuDevice, {2, 3, 131, 5});
+  }
+  for (Device device : test_devices()) {
+    expect_memberships(device, {2, 3, 131, 5});
+    expect_memberships(device, {3, 1, 2, 70});
   }
 }
 
 TEST(Memberships, MayOverwriteTheirLogitsAndSurviveExtremes) {
-  Array<float> x({1, 1, 1, 5}, {-1000.0f, -20.0f, 0.0f, 20.0f, 1000.0f});
-  kernels::memberships(Stream(kCpuDevice), {.y = x, .logits = x});
-  EXPECT_NEAR(static_cast<double>(x[0]), 0.0, 1e-30);
-  EXPECT_NEAR(static_cast<double>(x[1]), 2.0611536e-9, 1e-15);
-  EXPECT_EQ(x[2], 0.5f);
-  EXPECT_NEAR(static_cast<double>(x[3]), 1.0, 1e-7);
-  EXPECT_EQ(x[4], 1.0f);
+  for (Device device : test_devices()) {
+    DeviceMemory memory = memory_of(device);
+    const View<float> logits =
+        memory.put(Array<float>({1, 1, 1, 5}, {-1000.0f, -20.0f, 0.0f, 20.0f, 1000.0f}));
+    kernels::memberships(memory.stream(), {.y = logits, .logits = logits});
+    const Array<float> x = memory.get(logits);
+    EXPECT_NEAR(static_cast<double>(x[0]), 0.0, 1e-30);
+    EXPECT_NEAR(static_cast<double>(x[1]), 2.0611536e-9, 1e-15);
+    EXPECT_EQ(x[2], 0.5f);
+    EXPECT_NEAR(static_cast<double>(x[3]), 1.0, 1e-7);
+    EXPECT_EQ(x[4], 1.0f);
+  }
 }
 
 /// y S zᵀ over two samples and two heads.
@@ -188,10 +273,19 @@ struct Model {
         s(random_uniform({2, k, k}, 3, 0, 0.1)),
         y_sum({4, k}),
         z_sum({4, k}) {}
-  void evaluate(int threads = 1) {
-    kernels::expected_edges(
-        Stream(kCpuDevice, {.threads = threads}),
-        {.expected = expected, .y_sum = y_sum, .z_sum = z_sum, .y = y, .z = z, .s = s});
+  void evaluate(Device device = kCpuDevice, int threads = 1) {
+    DeviceMemory memory = memory_of(device, threads);
+    const kernels::ExpectedEdges args{.expected = memory.fresh<double>(expected.shape()),
+                                      .y_sum = memory.fresh<double>(y_sum.shape()),
+                                      .z_sum = memory.fresh<double>(z_sum.shape()),
+                                      .y = memory.put(y),
+                                      .z = memory.put(z),
+                                      .s = memory.put(s),
+                                      .scratch = &memory.scratch()};
+    kernels::expected_edges(memory.stream(), args);
+    expected = memory.get(args.expected);
+    y_sum = memory.get(args.y_sum);
+    z_sum = memory.get(args.z_sum);
   }
   /// Sum over all pairs of p_ij.
   double pair_by_pair(int64_t p) const {
@@ -215,12 +309,31 @@ struct Model {
 };
 
 TEST(ExpectedEdges, AgreeWithTheSumOverAllPairs) {
-  for (stipple::cpu::Isa isa : stipple::cpu::available_isas()) {
-    stipple::cpu::set_isa(isa);
+  const auto check = [](Device device) {
     Model model;
-    model.evaluate(2);
+    model.evaluate(device, 2);
     for (int64_t p = 0; p < 4; ++p)
       EXPECT_NEAR(model.expected[p], model.pair_by_pair(p), 1e-12 * model.expected[p]);
+  };
+  for (stipple::cpu::Isa isa : stipple::cpu::available_isas()) {
+    stipple::cpu::set_isa(isa);
+    check(kCpuDevice);
+  }
+  for (Device device : test_devices()) check(device);
+}
+
+TEST(ExpectedEdges, AreTheSameOnEveryDeviceAndWhenRepeated) {
+  Model expected(520, 1030, 37);
+  expected.evaluate();
+  for (Device device : test_devices()) {
+    Model model(520, 1030, 37);
+    model.evaluate(device);
+    expect_close(model.expected, expected.expected, 1e-13);
+    expect_close(model.y_sum, expected.y_sum, 1e-14);
+    expect_close(model.z_sum, expected.z_sum, 1e-14);
+    const std::vector<double> first = model.expected.values();
+    model.evaluate(device);
+    EXPECT_EQ(model.expected.values(), first);
   }
 }
 
@@ -250,96 +363,218 @@ TEST(ExpectedEdges, OfficialInitialisationGivesAQuarter) {
   EXPECT_GT(block.effective_cells[0], 0.99f * k * k);
 }
 
-TEST(ExpectedEdges, GradientMatchesCentralDifferencesAndIsAdded) {
-  Model model;
-  model.evaluate();
-  Array<float> dy(model.y.shape()), dz(model.z.shape()), ds(model.s.shape());
-  dy.fill(2.0f);
-  dz.fill(2.0f);
-  ds.fill(2.0f);
-  constexpr float kWeight = 0.3f;
-  Arena scratch("scratch", kCpuDevice, 1 << 16);
-  kernels::expected_edges_backward(Stream(kCpuDevice, {.threads = 3}), {.dy = dy,
-                                                                        .dz = dz,
-                                                                        .ds = ds,
-                                                                        .y_sum = model.y_sum,
-                                                                        .z_sum = model.z_sum,
-                                                                        .s = model.s,
-                                                                        .weight = kWeight,
-                                                                        .scratch = &scratch});
-  const auto check = [&](Array<float>& values, const Array<float>& gradient, const char* name) {
-    for (int64_t e = 0; e < values.numel(); e += 3) {
-      const float before = values[e];
-      // Linear in each entry, so that any step is exact; these are exact in float, too.
-      const auto total_at = [&](float value) {
-        values[e] = value;
-        double total = 0;
-        for (int64_t p = 0; p < 4; ++p) total += model.pair_by_pair(p);
-        return total;
-      };
-      const double numeric = static_cast<double>(kWeight) * (total_at(1.5f) - total_at(0.5f));
-      values[e] = before;
-      ASSERT_NEAR(static_cast<double>(gradient[e]) - 2.0, numeric,
-                  1e-5 * std::max(1.0, std::abs(numeric)))
-          << name << " " << e;
-    }
+struct EdgeGradients {
+  Array<float> dy, dz, ds;
+};
+
+/// What the operation adds to twos, starting from the sums that model.evaluate() left.
+EdgeGradients gradients_of(const Model& model, Device device, float weight,
+                           const Array<uint8_t>* queries = nullptr,
+                           const Array<uint8_t>* keys = nullptr) {
+  DeviceMemory memory = memory_of(device, 3);
+  const auto twos = [&](const Shape& shape) {
+    Array<float> host(shape);
+    host.fill(2.0f);
+    return memory.put(host);
   };
-  check(model.y, dy, "y");
-  check(model.z, dz, "z");
-  check(model.s, ds, "s");
+  const auto mask = [&](const Array<uint8_t>* host) {
+    return host == nullptr ? View<const uint8_t>{} : memory.put(*host);
+  };
+  const kernels::ExpectedEdgesBackward args{.dy = twos(model.y.shape()),
+                                            .dz = twos(model.z.shape()),
+                                            .ds = twos(model.s.shape()),
+                                            .y_sum = memory.put(model.y_sum),
+                                            .z_sum = memory.put(model.z_sum),
+                                            .s = memory.put(model.s),
+                                            .query_mask = mask(queries),
+                                            .key_mask = mask(keys),
+                                            .weight = weight,
+                                            .scratch = &memory.scratch()};
+  kernels::expected_edges_backward(memory.stream(), args);
+  EdgeGradients added{memory.get(args.dy), memory.get(args.dz), memory.get(args.ds)};
+  for (auto* part : {&added.dy, &added.dz, &added.ds}) {
+    for (float& x : part->values()) x -= 2.0f;
+  }
+  return added;
+}
+
+TEST(ExpectedEdges, GradientMatchesCentralDifferencesAndIsAdded) {
+  constexpr float kWeight = 0.3f;
+  for (Device device : test_devices()) {
+    Model model;
+    model.evaluate();
+    const EdgeGradients gradients = gradients_of(model, device, kWeight);
+    const auto check = [&](Array<float>& values, const Array<float>& gradient, const char* name) {
+      for (int64_t e = 0; e < values.numel(); e += 3) {
+        const float before = values[e];
+        // Linear in each entry, so that any step is exact; these are exact in float, too.
+        const auto total_at = [&](float value) {
+          values[e] = value;
+          double total = 0;
+          for (int64_t p = 0; p < 4; ++p) total += model.pair_by_pair(p);
+          return total;
+        };
+        const double numeric = static_cast<double>(kWeight) * (total_at(1.5f) - total_at(0.5f));
+        values[e] = before;
+        ASSERT_NEAR(static_cast<double>(gradient[e]), numeric,
+                    1e-5 * std::max(1.0, std::abs(numeric)))
+            << name_of(device) << " " << name << " " << e;
+      }
+    };
+    check(model.y, gradients.dy, "y");
+    check(model.z, gradients.dz, "z");
+    check(model.s, gradients.ds, "s");
+  }
+}
+
+TEST(ExpectedEdges, GradientIsTheSameOnEveryDevice) {
+  Model model(70, 65, 37);
+  model.evaluate();
+  const EdgeGradients expected = gradients_of(model, kCpuDevice, 0.7f);
+  for (Device device : test_devices()) {
+    const EdgeGradients gradients = gradients_of(model, device, 0.7f);
+    expect_close(gradients.dy, expected.dy, 1e-6);
+    expect_close(gradients.dz, expected.dz, 1e-6);
+    expect_close(gradients.ds, expected.ds, 1e-6);
+  }
 }
 
 TEST(ExpectedEdges, PaddingGetsNoGradient) {
   Model model;
   model.evaluate();
-  Array<float> dy(model.y.shape()), dz(model.z.shape()), ds(model.s.shape());
   Array<uint8_t> queries({2, 9}), keys({2, 7});
   for (int64_t i = 0; i < queries.numel(); ++i) queries[i] = i % 2 == 0;
   for (int64_t j = 0; j < keys.numel(); ++j) keys[j] = j % 3 == 0;
-  Arena scratch("scratch", kCpuDevice, 1 << 16);
-  kernels::expected_edges_backward(Stream(kCpuDevice), {.dy = dy,
-                                                        .dz = dz,
-                                                        .ds = ds,
-                                                        .y_sum = model.y_sum,
-                                                        .z_sum = model.z_sum,
-                                                        .s = model.s,
-                                                        .query_mask = queries,
-                                                        .key_mask = keys,
-                                                        .weight = 1.0f,
-                                                        .scratch = &scratch});
-  for (int64_t e = 0; e < dy.numel(); ++e)
-    EXPECT_EQ(dy[e] != 0.0f, queries[e / (9 * 4 * 2) * 9 + e / 4 % 9] != 0);
-  for (int64_t e = 0; e < dz.numel(); ++e)
-    EXPECT_EQ(dz[e] != 0.0f, keys[e / (7 * 4 * 2) * 7 + e / 4 % 7] != 0);
+  for (Device device : test_devices()) {
+    const EdgeGradients gradients = gradients_of(model, device, 1.0f, &queries, &keys);
+    for (int64_t e = 0; e < gradients.dy.numel(); ++e)
+      EXPECT_EQ(gradients.dy[e] != 0.0f, queries[e / (9 * 4 * 2) * 9 + e / 4 % 9] != 0);
+    for (int64_t e = 0; e < gradients.dz.numel(); ++e)
+      EXPECT_EQ(gradients.dz[e] != 0.0f, keys[e / (7 * 4 * 2) * 7 + e / 4 % 7] != 0);
+  }
+}
+
+TEST(ExpectedEdges, PlanTheirScratch) {
+  const Model model;
+  for (Device device : test_devices()) {
+    DeviceMemory memory = memory_of(device);
+    const View<float> y = memory.put(model.y), z = memory.put(model.z), s = memory.put(model.s);
+    const View<double> expected = memory.put(model.expected);
+    const View<double> y_sum = memory.put(model.y_sum), z_sum = memory.put(model.z_sum);
+    expect_meta_counts_scratch(device, [&](const Stream& stream, Arena& scratch) {
+      kernels::expected_edges(stream, {.expected = expected,
+                                       .y_sum = y_sum,
+                                       .z_sum = z_sum,
+                                       .y = y,
+                                       .z = z,
+                                       .s = s,
+                                       .scratch = &scratch});
+      kernels::expected_edges_backward(stream, {.dy = y,
+                                                .dz = z,
+                                                .ds = s,
+                                                .y_sum = y_sum,
+                                                .z_sum = z_sum,
+                                                .s = s,
+                                                .weight = 1.0f,
+                                                .scratch = &scratch});
+    });
+  }
+}
+
+struct Statistics {
+  std::vector<int64_t> edges, pairs, empty_rows, rows;
+  double loss;
+};
+
+struct StatisticsInputs {
+  const Array<uint8_t>* queries = nullptr;
+  const Array<uint8_t>* keys = nullptr;
+  const Array<double>* expected = nullptr;
+  double weight = 0.0;
+};
+
+Statistics statistics_of(DeviceMemory& memory, const kernels::EdgeSet& graph, int64_t heads,
+                         const StatisticsInputs& in) {
+  const auto put = [&]<class T>(const Array<T>* host) {
+    return host == nullptr ? View<const T>{} : memory.put(*host);
+  };
+  const kernels::EdgeStatistics args{.edges = memory.fresh<int64_t>({heads}),
+                                     .pairs = memory.fresh<int64_t>({heads}),
+                                     .empty_rows = memory.fresh<int64_t>({heads}),
+                                     .rows = memory.fresh<int64_t>({heads}),
+                                     .loss = memory.fresh<double>({1}),
+                                     .expected = put(in.expected),
+                                     .weight = in.weight,
+                                     .graph = graph,
+                                     .query_mask = put(in.queries),
+                                     .key_mask = put(in.keys)};
+  kernels::edge_statistics(memory.stream(), args);
+  return {memory.get(args.edges).values(), memory.get(args.pairs).values(),
+          memory.get(args.empty_rows).values(), memory.get(args.rows).values(),
+          memory.get(args.loss)[0]};
 }
 
 TEST(EdgeStatistics, CountEdgesPairsAndEmptyRowsOfRealTokens) {
-  Arena memory("graphs", kCpuDevice, 1 << 16);
-  kernels::EdgeSet graph = kernels::alloc_edges(memory, 4, 3, 3, {.tile_density = 0.5});
+  using Counts = std::vector<int64_t>;
   const Array<uint8_t> two_rows({3, 3}, {1, 1, 0, 0, 1, 0, 0, 0, 0});
   const Array<uint8_t> no_rows({3, 3});
-  for (int64_t p = 0; p < 4; ++p) {
-    const bool bits = p % 2 == 1;
-    kernels::set_edges(graph, p, bits ? kernels::EdgeForm::kBits : kernels::EdgeForm::kCsr,
-                       p == 2 ? no_rows : two_rows);
-  }
+  const std::vector<GraphProblem> problems = {{EdgeForm::kCsr, two_rows},
+                                              {EdgeForm::kBits, two_rows},
+                                              {EdgeForm::kCsr, no_rows},
+                                              {EdgeForm::kBits, two_rows}};
   const Array<uint8_t> queries({2, 3}, {1, 1, 1, 1, 1, 0});
   const Array<uint8_t> keys({2, 3}, {1, 1, 0, 1, 1, 1});
-  Array<int64_t> edges({2}), pairs({2}), empty_rows({2});
-  kernels::edge_statistics(Stream(kCpuDevice), {.edges = edges,
-                                                .pairs = pairs,
-                                                .empty_rows = empty_rows,
-                                                .graph = graph,
-                                                .query_mask = queries,
-                                                .key_mask = keys});
-  EXPECT_EQ(edges.values(), (std::vector<int64_t>{3, 6}));
-  EXPECT_EQ(pairs.values(), (std::vector<int64_t>{6 + 6, 6 + 6}));
-  EXPECT_EQ(empty_rows.values(), (std::vector<int64_t>{1 + 2, 1 + 0}));
-  kernels::edge_statistics(
-      Stream(kCpuDevice),
-      {.edges = edges, .pairs = pairs, .empty_rows = empty_rows, .graph = graph});
-  EXPECT_EQ(pairs.values(), (std::vector<int64_t>{18, 18}));
-  EXPECT_EQ(empty_rows.values(), (std::vector<int64_t>{1 + 3, 1 + 1}));
+  for (Device device : test_devices()) {
+    DeviceMemory memory = memory_of(device);
+    const HostGraph host(problems, {.tile_density = 0.5}, device.type);
+    const kernels::EdgeSet graph = put_graph(memory, host);
+    const Statistics masked = statistics_of(memory, graph, 2, {.queries = &queries, .keys = &keys});
+    EXPECT_EQ(masked.edges, (Counts{3, 6}));
+    EXPECT_EQ(masked.pairs, (Counts{6 + 6, 6 + 6}));
+    EXPECT_EQ(masked.empty_rows, (Counts{1 + 2, 1 + 0}));
+    EXPECT_EQ(masked.rows, (Counts{5, 5}));
+    const Statistics all = statistics_of(memory, graph, 2, {});
+    EXPECT_EQ(all.pairs, (Counts{18, 18}));
+    EXPECT_EQ(all.empty_rows, (Counts{1 + 3, 1 + 1}));
+    EXPECT_EQ(all.rows, (Counts{6, 6}));
+  }
+}
+
+TEST(EdgeStatistics, CountMoreRowsThanABlockHasThreads) {
+  const std::vector<GraphProblem> problems = {{EdgeForm::kCsr, random_graph(300, 270, 0.01, 1)},
+                                              {EdgeForm::kCsr, random_graph(300, 270, 0.005, 2)}};
+  int64_t edges = 0, empty = 0;
+  for (const GraphProblem& problem : problems) {
+    for (int64_t i = 0; i < 300; ++i) {
+      int64_t degree = 0;
+      for (int64_t j = 0; j < 270; ++j) degree += problem.dense[i * 270 + j];
+      edges += degree;
+      empty += degree == 0 ? 1 : 0;
+    }
+  }
+  for (Device device : test_devices()) {
+    DeviceMemory memory = memory_of(device);
+    const HostGraph host(problems, {.tile_density = 0.5}, device.type);
+    const Statistics counted = statistics_of(memory, put_graph(memory, host), 1, {});
+    EXPECT_EQ(counted.edges[0], edges);
+    EXPECT_EQ(counted.pairs[0], 2 * 300 * 270);
+    EXPECT_EQ(counted.empty_rows[0], empty);
+    EXPECT_EQ(counted.rows[0], 600);
+  }
+}
+
+TEST(EdgeStatistics, LossIsTheWeightOfExpectedOrElseOfDrawnEdges) {
+  const Array<uint8_t> three({2, 2}, {1, 1, 1, 0}), one({2, 2}, {0, 0, 0, 1});
+  const std::vector<GraphProblem> problems = {{EdgeForm::kCsr, three}, {EdgeForm::kCsr, one}};
+  const Array<double> expected({2}, {2.5, 0.75});
+  for (Device device : test_devices()) {
+    DeviceMemory memory = memory_of(device);
+    const HostGraph host(problems, {.tile_density = 2.0}, device.type);
+    const kernels::EdgeSet graph = put_graph(memory, host);
+    EXPECT_EQ(statistics_of(memory, graph, 2, {.expected = &expected, .weight = 0.5}).loss, 1.625);
+    EXPECT_EQ(statistics_of(memory, graph, 2, {.weight = 0.5}).loss, 2.0);
+    EXPECT_EQ(statistics_of(memory, graph, 1, {.expected = &expected}).loss, 0.0);
+  }
 }
 
 }  // namespace

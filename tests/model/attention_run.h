@@ -42,7 +42,7 @@ class AttentionRun {
     mask.fill(1);
     for (int64_t b = 0; b < c.batch; ++b) samples[b] = static_cast<uint32_t>(11 + 3 * b);
     store.allocate(kCpuDevice);
-    store.initialize(c.seed);
+    store.initialize(Stream(kCpuDevice), c.seed);
     grads = Buffer(kCpuDevice, static_cast<size_t>(store.numel()) * sizeof(float));
     store.bind_grads({reinterpret_cast<float*>(grads.data()), {store.numel()}});
     plan(config);
@@ -55,7 +55,9 @@ class AttentionRun {
   void forward(bool training = true) {
     saved_arena_->rewind(0);
     model::Context ctx = context(training);
+    ctx.record = observer.record(kLayers, case_.heads);
     attention->forward(ctx, inputs(), out, *saved);
+    observer.read(ctx.record);
   }
   void backward() {
     std::fill_n(reinterpret_cast<float*>(grads.data()), store.numel(), 0.0f);
@@ -75,9 +77,10 @@ class AttentionRun {
   RngKey rng{.seed = 5, .step = 9};
 
  private:
+  static constexpr int64_t kLayers = 3;
   static model::AttentionShape shape(const AttentionCase& c) {
     return {.layer = 1,
-            .num_layers = 3,
+            .num_layers = kLayers,
             .num_heads = c.heads,
             .head_dim = c.head_dim,
             .max_length = c.length,
@@ -89,7 +92,8 @@ class AttentionRun {
             .scratch = *scratch_arena_,
             .rng = rng,
             .training = training,
-            .observer = observer};
+            .observer = observer,
+            .record = {}};
   }
   void plan(const model::AttentionConfig& config) {
     model::ParameterStore planned;
@@ -102,7 +106,8 @@ class AttentionRun {
                        .scratch = scratch_plan,
                        .rng = rng,
                        .training = true,
-                       .observer = observer};
+                       .observer = observer,
+                       .record = {nullptr, kLayers, case_.heads}};
     const auto planned_saved = module->make_saved();
     const View<float> nowhere{nullptr, q.shape()};
     const model::AttentionInputs in{.q = nowhere,

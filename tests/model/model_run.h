@@ -85,7 +85,7 @@ class ModelRun {
         case_(c),
         stream_(kCpuDevice, {.threads = c.threads}) {
     store.allocate(kCpuDevice);
-    store.initialize(3);
+    store.initialize(Stream(kCpuDevice), 3);
     gradients = Buffer(kCpuDevice, static_cast<size_t>(store.numel()) * sizeof(float));
     store.bind_grads(grads());
     plan();
@@ -102,7 +102,9 @@ class ModelRun {
     saved_arena->rewind(0);
     loss_sum[0] = 0;
     model::Context ctx = context(training);
+    ctx.record = observer.record(case_.config.layers, case_.config.heads);
     model.forward(ctx, leaf.input(), totals(), *saved);
+    observer.read(ctx.record);
     return loss_sum[0] * static_cast<double>(leaf.loss_scale) + observer.auxiliary;
   }
   void backward(const LeafArrays& leaf) {
@@ -136,7 +138,8 @@ class ModelRun {
             .scratch = *scratch_arena,
             .rng = rng,
             .training = training,
-            .observer = observer};
+            .observer = observer,
+            .record = {}};
   }
 
   void plan() {
@@ -151,7 +154,8 @@ class ModelRun {
                        .scratch = scratch_plan,
                        .rng = rng,
                        .training = true,
-                       .observer = planning_observer};
+                       .observer = planning_observer,
+                       .record = {nullptr, case_.config.layers, case_.config.heads}};
     const model::Input in{.ids = {nullptr, {case_.batch, case_.length}},
                           .mask = {nullptr, {case_.batch, case_.length}},
                           .labels = {nullptr, prediction.shape()},

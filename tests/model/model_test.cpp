@@ -110,7 +110,8 @@ TEST(Model, ReportsARangeOnlyWhenItIsFinal) {
                 .scratch = *run.scratch_arena,
                 .rng = run.rng,
                 .training = true,
-                .observer = observer};
+                .observer = observer,
+                .record = {}};
     run.model.backward(ctx, leaf.input(), *run.saved);
     EXPECT_EQ(observer.seen(), run.grad_values());
   }
@@ -138,7 +139,6 @@ TEST(Model, PlanningReportsRangesButNoMeasurements) {
   c.attention.sbm.sparsity_weight = 1.0;
   ModelRun run(c);
   EXPECT_TRUE(run.planning_observer.graphs.empty());
-  EXPECT_EQ(run.planning_observer.auxiliary_reports, 0);
   EXPECT_EQ(run.planning_observer.sampling_reports, 0);
   const LeafArrays leaf(c.task, c.batch, c.length);
   run.forward(leaf);
@@ -332,7 +332,7 @@ TEST(Model, ReportsTheGraphOfEveryLayerAndHead) {
     rows += real;
   }
   for (size_t i = 0; i < 4; ++i) {
-    const Observer::Graph& graph = run.observer.graphs[i];
+    const test::RecordingObserver::Graph& graph = run.observer.graphs[i];
     EXPECT_EQ(graph.layer, static_cast<int>(i / 2));
     EXPECT_EQ(graph.head, static_cast<int>(i % 2));
     EXPECT_EQ(graph.pairs, pairs);

@@ -47,15 +47,15 @@ TEST(ParameterStore, InitIsAFunctionOfSeedNameAndElement) {
   const ParamId c = among.declare("v", {100}, Init::normal(1));
   for (ParameterStore* store : {&alone, &among}) {
     store->allocate(kCpuDevice);
-    store->initialize(7);
+    store->initialize(Stream(kCpuDevice), 7);
   }
   const auto values = [](View<float> v) { return std::vector<float>(v.data, v.data + 100); };
   const std::vector<float> first = values(alone.value(a));
   EXPECT_EQ(first, values(among.value(b)));
   EXPECT_NE(first, values(among.value(c)));
-  alone.initialize(8);
+  alone.initialize(Stream(kCpuDevice), 8);
   EXPECT_NE(first, values(alone.value(a)));
-  alone.initialize(7);
+  alone.initialize(Stream(kCpuDevice), 7);
   EXPECT_EQ(first, values(alone.value(a)));
 }
 
@@ -66,7 +66,7 @@ TEST(ParameterStore, InitsHaveTheirMoments) {
   const ParamId uniform = store.declare("uniform", {kCount}, Init::uniform(0.5));
   const ParamId constant = store.declare("constant", {5}, Init::constant(0.5));
   store.allocate(kCpuDevice);
-  store.initialize(3);
+  store.initialize(Stream(kCpuDevice), 3);
   const auto moment = [&](ParamId id, int power) {
     double sum = 0;
     for (const float x : store.value(id).span()) sum += std::pow(static_cast<double>(x), power);
@@ -87,7 +87,7 @@ TEST(ParameterStore, PaddingStaysZero) {
   store.declare("a", {3}, Init::constant(1));
   store.declare("b", {35}, Init::normal(1));
   store.allocate(kCpuDevice);
-  store.initialize(1);
+  store.initialize(Stream(kCpuDevice), 1);
   std::vector<bool> used(static_cast<size_t>(store.numel()));
   for (const auto& entry : store.entries())
     for (int64_t i = entry.range.begin; i < entry.range.end; ++i)
@@ -116,7 +116,7 @@ TEST(ParameterStore, OnMetaThereIsALayoutButNoMemory) {
   ParameterStore store;
   const ParamId a = store.declare("a", {1000, 1000, 1000, 1000}, Init::normal(1));
   store.allocate(kMetaDevice);
-  store.initialize(1);
+  store.initialize(Stream(kCpuDevice), 1);
   EXPECT_EQ(store.numel(), 1000000000000);
   EXPECT_EQ(store.value(a).data, nullptr);
   EXPECT_EQ(store.grad(a).data, nullptr);
@@ -137,7 +137,7 @@ TEST(ParameterStore, CallsComeInOrder) {
   ParameterStore store;
   const ParamId a = store.declare("a", {1}, Init{});
   EXPECT_THROW(store.values(), Error);
-  EXPECT_THROW(store.initialize(1), Error);
+  EXPECT_THROW(store.initialize(Stream(kCpuDevice), 1), Error);
   EXPECT_THROW(store.range(a, a), Error);
   store.allocate(kCpuDevice);
   EXPECT_THROW(store.declare("late", {1}, Init{}), Error);

@@ -30,20 +30,27 @@ void expect_same_bits_for_any_threads(const Run& run) {
   }
 }
 
-/// op(stream, scratch): a run on meta counts exactly the bytes that the CPU uses, and with one
-/// alignment unit less the CPU says so.
+/// op(stream, scratch): a run on meta counts exactly the bytes that the device uses, and with one
+/// alignment unit less the device says so. The operands of op lie on the device.
 template <class Op>
-void expect_meta_counts_scratch(const Op& op) {
-  Arena planned("scratch");
-  op(Stream(kMetaDevice), planned);
+void expect_meta_counts_scratch(Device device, const Op& op) {
+  const Device meta = meta_device(device.type);
+  Arena planned("scratch", meta);
+  op(Stream(meta, {.threads = 2}), planned);
   EXPECT_EQ(planned.used(), 0u) << "scratch was not given back";
   ASSERT_GT(planned.peak(), 0u);
-  const Stream stream(kCpuDevice, {.threads = 2});
-  Arena exact("scratch", kCpuDevice, planned.peak());
+  const Stream stream(device, {.threads = 2});
+  Arena exact("scratch", device, planned.peak());
   op(stream, exact);
+  stream.synchronize();
   EXPECT_EQ(exact.peak(), planned.peak());
-  Arena small("scratch", kCpuDevice, planned.peak() - Buffer::kAlignment);
+  Arena small("scratch", device, planned.peak() - Buffer::kAlignment);
   EXPECT_THROW(op(stream, small), ArenaError);
+}
+
+template <class Op>
+void expect_meta_counts_scratch(const Op& op) {
+  expect_meta_counts_scratch(kCpuDevice, op);
 }
 
 inline std::vector<double> to_double(const Array<float>& a) {

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "core/cuda/runtime.h"
 #include "core/error.h"
 #include "trainer/config.h"
 
@@ -69,7 +70,7 @@ TEST(TrainerConfig, SectionsComeInTheOrderOfTheStruct) {
     if (order.empty() || order.back() != top) order.push_back(top);
   }
   EXPECT_EQ(order, (std::vector<std::string>{"run", "device", "precision", "reduction", "threads",
-                                             "train", "eval", "checkpoint", "log", "data", "model",
+                                             "train", "step", "comm", "eval", "checkpoint", "log", "data", "model",
                                              "attention", "optimizer", "guard"}));
 }
 
@@ -119,8 +120,20 @@ TEST(TrainerConfig, TheListopsRecipePeaksWhereThePublishedOneDoes) {
 
 TEST(TrainerConfig, WhatThisBuildCannotDoIsRefused) {
   EXPECT_EQ(mistake({"precision=bf16"}),
-            "precision: bf16 needs the CUDA backend; use precision=fp32");
-  EXPECT_EQ(mistake({"device=cuda"}), "device: this build has no CUDA backend; use device=cpu");
+            "precision: bf16 is for GPUs; use device=cuda or precision=fp32");
+  EXPECT_EQ(mistake({"step.graph=true"}),
+            "step.graph: is for GPUs; use device=cuda or graph=false");
+  EXPECT_EQ(mistake({"attention.implementation=cusparse"}),
+            "attention.implementation: cusparse is for GPUs; use device=cuda or implementation=own");
+  if (cuda::is_built()) {
+    EXPECT_EQ(mistake({"device=cuda", "step.graph=true", "guard.spike_factor=2"}),
+              "step.graph: a captured step cannot ask the host whether it is a spike; use "
+              "guard.spike_factor=0 or step.graph=false");
+  } else {
+    EXPECT_EQ(mistake({"device=cuda"}),
+              "device: this program was built without CUDA; build it with the preset 'cuda', or "
+              "use device=cpu");
+  }
 }
 
 TEST(TrainerConfig, ValuesThatContradictEachOtherAreNamed) {

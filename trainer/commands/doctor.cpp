@@ -6,8 +6,11 @@
 #include <cstdio>
 #include <cstdlib>
 
+#include "comm/gpu_assignment.h"
 #include "core/cpu/cores.h"
 #include "core/cpu/isa.h"
+#include "core/cuda/runtime.h"
+#include "core/error.h"
 #include "trainer/commands/commands.h"
 #include "trainer/step_observer.h"
 
@@ -40,19 +43,59 @@ double all_reduce_us(comm::Communicator& communicator) {
   return watch.lap() / kRounds * 1e6;
 }
 
+std::string version_text(int version) {
+  return fmt::format("{}.{}", version / 1000, version % 1000 / 10);
+}
+
+/// The devices of rank 0's machine, and which pairs can read each other's memory.
+void print_cuda() {
+  if (!cuda::is_built()) {
+    fmt::print("cuda         {}\n", cuda::why_no_device());
+    return;
+  }
+  const int driver = cuda::driver_version();
+  fmt::print("cuda         built for {}, driver {}, NCCL {}\n",
+             version_text(cuda::runtime_version()),
+             driver == 0 ? "none" : "serves " + version_text(driver), comm::nccl_version());
+  const int count = cuda::device_count();
+  if (count == 0) fmt::print("gpus         none: {}\n", cuda::why_no_device());
+  for (int device = 0; device < count; ++device) {
+    const cuda::DeviceInfo info = cuda::device_info(device);
+    fmt::print("  {:<3} {}, compute {}.{}, {} multiprocessors, {:.1f} of {:.1f} GB free, {}\n",
+               device, info.name, info.compute_major, info.compute_minor, info.multiprocessors,
+               static_cast<double>(info.free_bytes) / 1e9,
+               static_cast<double>(info.total_bytes) / 1e9, info.bus_id);
+    for (int peer = 0; peer < count; ++peer) {
+      if (peer != device && !cuda::can_access_peer(device, peer)) {
+        fmt::print("      no direct access to the memory of GPU {}\n", peer);
+      }
+    }
+  }
+}
+
+/// What device=cuda would use, by rank; why it cannot, where it cannot.
+std::string cuda_choice(comm::Communicator& communicator) {
+  try {
+    return fmt::format(", would use GPU {}", comm::choose_cuda_device(communicator));
+  } catch (const ConfigError&) {
+    return "";
+  }
+}
+
 }  // namespace
 
 int doctor(comm::Communicator& communicator) {
   const int cores = cpu::allowed_cores();
+  const std::string gpu = cuda_choice(communicator);
   const std::vector<std::string> ranks = communicator.all_gather(
-      fmt::format("{:<20} local rank {}/{}, {} cores allowed, {}, {:.1f} GB memory", host_name(),
+      fmt::format("{:<20} local rank {}/{}, {} cores allowed, {}, {:.1f} GB memory{}", host_name(),
                   communicator.local_rank(), communicator.local_size(), cores,
-                  cpu::isa_name(cpu::isa()), memory_gb()));
+                  cpu::isa_name(cpu::isa()), memory_gb(), gpu));
   const double latency = all_reduce_us(communicator);
   if (communicator.rank() != 0) return kDone;
 
   fmt::print("stipple      {}\n", STIPPLE_VERSION);
-  fmt::print("backend      cpu; this build has no CUDA backend\n");
+  print_cuda();
   fmt::print("kernels      ");
   for (const cpu::Isa isa : cpu::available_isas()) fmt::print("{} ", cpu::isa_name(isa));
   fmt::print("(in use: {}; STIPPLE_ISA chooses)\n", cpu::isa_name(cpu::isa()));

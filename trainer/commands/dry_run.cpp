@@ -61,6 +61,7 @@ int dry_run(const ConfigArguments& arguments, int ranks, int ranks_per_node) {
   fmt::print("  saved      {:>12}   of one leaf, from forward to backward\n",
              bytes_text(largest.saved));
   fmt::print("  scratch    {:>12}\n", bytes_text(largest.scratch));
+  if (largest.inputs > 0) fmt::print("  inputs     {:>12}\n", bytes_text(largest.inputs));
   fmt::print("  total      {:>12}\n", bytes_text(largest.total()));
   return kDone;
 }

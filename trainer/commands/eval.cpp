@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <limits>
 
+#include "core/copy.h"
 #include "core/log.h"
 #include "data/task_config.h"
 #include "trainer/checkpoint.h"
@@ -19,14 +20,15 @@ namespace {
 int64_t load_parameters(const std::string& run_dir, comm::Communicator& communicator,
                         Replica& replica) {
   std::vector<TensorRef> into;
-  const View<float> flat = replica.parameters().values();
+  std::vector<float> flat(static_cast<size_t>(replica.parameters().numel()));
   for (const model::ParameterStore::Entry& entry : replica.parameters().entries()) {
     into.push_back({"parameter/" + entry.name, entry.shape,
-                    flat.span().subspan(static_cast<size_t>(entry.range.begin),
-                                        static_cast<size_t>(entry.range.size()))});
+                    std::span(flat).subspan(static_cast<size_t>(entry.range.begin),
+                                            static_cast<size_t>(entry.range.size()))});
   }
   const auto found = load_checkpoint(run_dir, communicator, into);
   STIPPLE_CHECK_AS(CheckpointError, found.has_value(), run_dir, " has no checkpoint yet");
+  upload(replica.stream(), replica.parameters().values(), std::span<const float>(flat));
   return found->step;
 }
 
@@ -72,9 +74,10 @@ int eval(comm::Communicator& communicator, const std::string& run_dir,
                      data::split_name(config.eval.split), "' has no examples");
   });
   const int threads = threads_per_rank(config, communicator.local_size());
+  const Device device = choose_device(config, communicator);
   const MemoryPlan plan =
       plan_memory(config, task->info(), threads, communicator.rank(), communicator.size());
-  Replica replica(config, task->info(), threads, plan);
+  Replica replica(config, task->info(), device, threads, 1, plan);
   const int64_t step = load_parameters(run_dir, communicator, replica);
   const auto never = [] { return false; };
   const EvalResult result =

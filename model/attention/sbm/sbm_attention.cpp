@@ -34,10 +34,6 @@ View<T> as_matrices(View<T> x) {
   return x.reshape({x.shape[0] * x.shape[1], x.shape[2], x.shape[3]});
 }
 
-int64_t count_ones(View<const uint8_t> mask) {
-  return std::count(mask.data, mask.data + mask.numel(), uint8_t{1});
-}
-
 }  // namespace
 
 SbmAttention::SbmAttention(const AttentionConfig& config, ParameterStore& store,
@@ -47,6 +43,7 @@ SbmAttention::SbmAttention(const AttentionConfig& config, ParameterStore& store,
       shape_(shape),
       scale_(static_cast<float>(1.0 / std::sqrt(static_cast<double>(shape.head_dim)))),
       dropout_rate_(static_cast<float>(config.dropout)),
+      implementation_(config.implementation),
       phi_hidden_(store, shape.name + ".phi.hidden", shape.head_dim, shape.head_dim),
       phi_out_(store, shape.name + ".phi.out", shape.head_dim, shape.head_dim),
       clusters_(store.declare(
@@ -133,7 +130,8 @@ void SbmAttention::draw_graph(Context& ctx, const AttentionInputs& in, View<doub
                                        .z_sum = saved.z_sum,
                                        .y = saved.query.memberships,
                                        .z = saved.key.memberships,
-                                       .s = saved.blocks});
+                                       .s = saved.blocks,
+                                       .scratch = &ctx.scratch});
   const double per_key = config_.delta_keys / static_cast<double>(shape_.max_length);
   const double delta = config_.exploration == Exploration::kLinear
                            ? std::min(config_.delta, per_key)
@@ -153,45 +151,26 @@ void SbmAttention::draw_graph(Context& ctx, const AttentionInputs& in, View<doub
                                      .rng = ctx.rng,
                                      .layer = shape_.layer,
                                      .scratch = &ctx.scratch});
-  if (ctx.stream.device().type == DeviceType::kMeta) return;
+  if (ctx.stream.device().type != DeviceType::kCpu) return;
   const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
   ctx.observer.time(Phase::kSampling, elapsed.count());
 }
 
 void SbmAttention::report(Context& ctx, const AttentionInputs& in, View<const double> expected,
-                          View<const float> effective_cells, const Saved& saved) const {
-  Arena::Scope scope(ctx.scratch);
-  const int64_t heads = shape_.num_heads;
-  const View<int64_t> edges = ctx.scratch.alloc<int64_t>({heads});
-  const View<int64_t> pairs = ctx.scratch.alloc<int64_t>({heads});
-  const View<int64_t> empty_rows = ctx.scratch.alloc<int64_t>({heads});
-  kernels::edge_statistics(ctx.stream, {.edges = edges,
-                                        .pairs = pairs,
-                                        .empty_rows = empty_rows,
-                                        .graph = saved.edges,
-                                        .query_mask = graph_mask(in),
-                                        .key_mask = graph_mask(in)});
-  if (ctx.stream.device().type == DeviceType::kMeta) return;
-
-  const View<const uint8_t> mask = graph_mask(in);
-  const int64_t rows = mask.empty() ? in.q.shape[0] * in.q.shape[2] : count_ones(mask);
-  double counted = 0;
-  for (int64_t h = 0; h < heads; ++h) {
-    ctx.observer.graph({.layer = shape_.layer,
-                        .head = static_cast<int>(h),
-                        .edges = edges[h],
-                        .pairs = pairs[h],
-                        .empty_rows = empty_rows[h],
-                        .rows = rows,
-                        .effective_cells = static_cast<double>(effective_cells[h])});
-    counted += static_cast<double>(edges[h]);
-  }
-  if (!ctx.training || config_.sparsity_weight == 0.0) return;
-  if (config_.regularizer == SbmRegularizer::kExpected) {
-    counted = 0;
-    for (const double e : expected.span()) counted += e;
-  }
-  ctx.observer.auxiliary_loss("attention.sparsity", edge_weight(in) * counted);
+                          const Saved& saved) const {
+  const LeafRecord::Layer record = ctx.record.layer(shape_.layer);
+  const bool by_expectation = config_.regularizer == SbmRegularizer::kExpected;
+  kernels::edge_statistics(ctx.stream,
+                           {.edges = record.edges,
+                            .pairs = record.pairs,
+                            .empty_rows = record.empty_rows,
+                            .rows = record.rows,
+                            .loss = record.auxiliary_loss,
+                            .expected = by_expectation ? expected : View<const double>{},
+                            .weight = ctx.training ? edge_weight(in) : 0.0,
+                            .graph = saved.edges,
+                            .query_mask = graph_mask(in),
+                            .key_mask = graph_mask(in)});
 }
 
 void SbmAttention::do_forward(Context& ctx, const AttentionInputs& in, View<float> out,
@@ -202,21 +181,24 @@ void SbmAttention::do_forward(Context& ctx, const AttentionInputs& in, View<floa
   const int64_t problems = in.q.shape[0] * heads;
   Arena::Scope scope(ctx.scratch);
   const View<double> expected = ctx.scratch.alloc<double>({problems});
-  const View<float> effective_cells = ctx.scratch.alloc<float>({heads});
 
   embed(ctx, in.q, graph_mask(in), saved.query);
   embed(ctx, in.k, graph_mask(in), saved.key);
   saved.blocks = ctx.saved.alloc<float>({heads, clusters, clusters});
   kernels::block_matrix(
       ctx.stream,
-      {.s = saved.blocks, .effective_cells = effective_cells, .clusters = store_.value(clusters_)});
+      {.s = saved.blocks,
+       .effective_cells = ctx.record.layer(shape_.layer).effective_cells,
+       .clusters = store_.value(clusters_),
+       .scratch = &ctx.scratch});
 
   saved.y_sum = ctx.saved.alloc<double>({problems, clusters});
   saved.z_sum = ctx.saved.alloc<double>({problems, clusters});
   saved.edges =
       kernels::alloc_edges(ctx.saved, problems, in.q.shape[2], in.k.shape[2], edge_capacity());
+  if (!saved.edges.overflow.empty()) saved.edges.overflow = ctx.record.layer(shape_.layer).overflow;
   draw_graph(ctx, in, expected, saved);
-  report(ctx, in, expected, effective_cells, saved);
+  report(ctx, in, expected, saved);
 
   saved.lse = ctx.saved.alloc<float>({in.q.shape[0], heads, in.q.shape[2]});
   kernels::attend_edges(ctx.stream, {.o = out,
@@ -228,7 +210,8 @@ void SbmAttention::do_forward(Context& ctx, const AttentionInputs& in, View<floa
                                      .key_mask = in.mask,
                                      .scale = scale_,
                                      .dropout = dropout(ctx, in),
-                                     .scratch = &ctx.scratch});
+                                     .scratch = &ctx.scratch,
+                                     .implementation = implementation_});
 }
 
 /// From memberships back through the sigmoid, the clusters and phi; adds to dx.
@@ -332,7 +315,8 @@ void SbmAttention::do_backward(Context& ctx, const AttentionInputs& in, View<con
                .regularizer = ste_regularizer ? static_cast<float>(edge_weight(in)) : 0.0f,
                .clip = ste_clip(),
                .self_loop = config_.self_loop},
-       .scratch = &ctx.scratch});
+       .scratch = &ctx.scratch,
+       .implementation = implementation_});
   membership_backward(ctx, in, saved, row_grad, column_grad, grads);
 }
 

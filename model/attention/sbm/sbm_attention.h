@@ -40,8 +40,7 @@ class SbmAttention final : public Attention {
   void embed(Context&, View<const float> x, View<const uint8_t> mask, Side&) const;
   void embed_backward(Context&, const Side&, View<float> dmemberships, View<float> dx) const;
   void draw_graph(Context&, const AttentionInputs&, View<double> expected, Saved&) const;
-  void report(Context&, const AttentionInputs&, View<const double> expected,
-              View<const float> effective_cells, const Saved&) const;
+  void report(Context&, const AttentionInputs&, View<const double> expected, const Saved&) const;
   void membership_backward(Context&, const AttentionInputs&, const Saved&, View<float> row_grad,
                            View<float> column_grad, const AttentionGrads&) const;
 
@@ -56,6 +55,7 @@ class SbmAttention final : public Attention {
   AttentionShape shape_;
   float scale_;
   float dropout_rate_;
+  kernels::EdgesImplementation implementation_;
   Linear phi_hidden_, phi_out_;
   ParamId clusters_;
 };

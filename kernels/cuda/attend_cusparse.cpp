@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: Apache-2.0
+// Attention over a graph by library calls, as the cross-check and the baseline of our own kernels,
+// not for production. Forward: SDDMM (scores), our softmax, SpMM (o). Backward, once by query and
+// once by key: two SDDMM (scores, do . v), our gradient of each edge, and an SpMM for each result.
+// By key the transpose is a matrix of its own: op(A) = T would not be deterministic.
+//
+// All problems are one block-diagonal CSR matrix with 32-bit indices (attend_cusparse.h), so there
+// must be room for fewer than 2^31 edges in all. cuSPARSE wants the number of entries on the host,
+// where nobody knows it; so each problem has the most entries it may have, and those that are not
+// edges are zeros in its last row. They cost what edges cost.
+// Scratch: forward 8 bytes an entry, backward 12, with a straight-through gradient 16; an entry is
+// a pair of the graph where bits are possible, else a word of its storage.
+//
+// cuSPARSE alone knows how large its own workspace must be; it belongs to the device and grows, so
+// the first call of each size must not be captured into a graph.
+#include "kernels/cuda/attend_cusparse.h"
+
+#include <cusparse.h>
+
+#include <algorithm>
+#include <map>
+#include <memory>
+#include <mutex>
+
+#include "core/buffer.h"
+#include "core/copy.h"
+#include "core/cuda/check.h"
+#include "core/cuda/runtime.h"
+
+namespace stipple::kernels::cuda {
+namespace {
+
+constexpr int64_t kMostEntries = int64_t{1} << 31;
+
+#define STIPPLE_CUSPARSE_CHECK(call)                                            \
+  do {                                                                          \
+    const cusparseStatus_t status_ = (call);                                    \
+    STIPPLE_CHECK_AS(CudaError, status_ == CUSPARSE_STATUS_SUCCESS, #call ": ", \
+                     cusparseGetErrorString(status_));                          \
+  } while (false)
+
+struct DestroySparse {
+  void operator()(cusparseSpMatDescr_t p) const { cusparseDestroySpMat(p); }
+};
+struct DestroyDense {
+  void operator()(cusparseDnMatDescr_t p) const { cusparseDestroyDnMat(p); }
+};
+using Sparse = std::unique_ptr<cusparseSpMatDescr, DestroySparse>;
+using Dense = std::unique_ptr<cusparseDnMatDescr, DestroyDense>;
+
+Sparse sparse(const BlockDiagonal& m, float* values) {
+  cusparseSpMatDescr_t created = nullptr;
+  STIPPLE_CUSPARSE_CHECK(cusparseCreateCsr(
+      &created, m.all_rows(), m.all_columns(), m.all_entries(), m.offsets, m.indices, values,
+      CUSPARSE_INDEX_32I, CUSPARSE_INDEX_32I, CUSPARSE_INDEX_BASE_ZERO, CUDA_R_32F));
+  return Sparse(created);
+}
+
+/// Rows of `width` floats. cuSPARSE describes what it reads and what it writes alike.
+Dense dense(int64_t rows, int64_t width, const float* values) {
+  cusparseDnMatDescr_t created = nullptr;
+  STIPPLE_CUSPARSE_CHECK(cusparseCreateDnMat(
+      &created, rows, width, width, const_cast<float*>(values), CUDA_R_32F, CUSPARSE_ORDER_ROW));
+  return Dense(created);
+}
+
+/// cuSPARSE on one device.
+class Library {
+ public:
+  explicit Library(Device device) : device_(device) {
+    STIPPLE_CUSPARSE_CHECK(cusparseCreate(&handle_));
+  }
+  Library(const Library&) = delete;
+  Library& operator=(const Library&) = delete;
+
+  /// values = alpha own . other of every entry, rows of `width`.
+  void sample_products(const Stream& stream, const BlockDiagonal& m, float alpha, const float* own,
+                       const float* other, int64_t width, float* values) {
+    // Whether beta = 0 keeps old values from being read is not documented.
+    fill_zero_bytes(stream, values, static_cast<size_t>(m.all_entries()) * sizeof(float));
+    const Dense a = dense(m.all_rows(), width, own);
+    const Dense b = dense(m.all_columns(), width, other);
+    const Sparse c = sparse(m, values);
+    const float beta = 0.0f;
+    const std::scoped_lock lock(mutex_);
+    use(stream);
+    size_t bytes = 0;
+    STIPPLE_CUSPARSE_CHECK(cusparseSDDMM_bufferSize(
+        handle_, CUSPARSE_OPERATION_NON_TRANSPOSE, CUSPARSE_OPERATION_TRANSPOSE, &alpha, a.get(),
+        b.get(), &beta, c.get(), CUDA_R_32F, CUSPARSE_SDDMM_ALG_DEFAULT, &bytes));
+    STIPPLE_CUSPARSE_CHECK(cusparseSDDMM(
+        handle_, CUSPARSE_OPERATION_NON_TRANSPOSE, CUSPARSE_OPERATION_TRANSPOSE, &alpha, a.get(),
+        b.get(), &beta, c.get(), CUDA_R_32F, CUSPARSE_SDDMM_ALG_DEFAULT, workspace(bytes)));
+  }
+
+  /// sums = matrix * others, rows of `width`. CSR_ALG3 is the deterministic algorithm.
+  void sum_rows(const Stream& stream, const BlockDiagonal& m, float* values, const float* others,
+                int64_t width, float* sums) {
+    const Sparse a = sparse(m, values);
+    const Dense b = dense(m.all_columns(), width, others);
+    const Dense c = dense(m.all_rows(), width, sums);
+    const float alpha = 1.0f;
+    const float beta = 0.0f;
+    const std::scoped_lock lock(mutex_);
+    use(stream);
+    size_t bytes = 0;
+    STIPPLE_CUSPARSE_CHECK(cusparseSpMM_bufferSize(
+        handle_, CUSPARSE_OPERATION_NON_TRANSPOSE, CUSPARSE_OPERATION_NON_TRANSPOSE, &alpha,
+        a.get(), b.get(), &beta, c.get(), CUDA_R_32F, CUSPARSE_SPMM_CSR_ALG3, &bytes));
+    STIPPLE_CUSPARSE_CHECK(cusparseSpMM(
+        handle_, CUSPARSE_OPERATION_NON_TRANSPOSE, CUSPARSE_OPERATION_NON_TRANSPOSE, &alpha,
+        a.get(), b.get(), &beta, c.get(), CUDA_R_32F, CUSPARSE_SPMM_CSR_ALG3, workspace(bytes)));
+  }
+
+ private:
+  void use(const Stream& stream) {
+    STIPPLE_CUSPARSE_CHECK(cusparseSetStream(handle_, static_cast<cudaStream_t>(stream.native())));
+  }
+
+  /// Releasing the smaller one waits for the work that uses it.
+  void* workspace(size_t bytes) {
+    if (bytes > workspace_.bytes()) workspace_ = Buffer(device_, bytes);
+    return workspace_.data();
+  }
+
+  Device device_;
+  std::mutex mutex_;
+  cusparseHandle_t handle_ = nullptr;
+  Buffer workspace_;
+};
+
+/// Never destroyed: at the end of the program the driver may be gone before us.
+Library& library_of(Device device) {
+  static std::mutex mutex;
+  static auto& all = *new std::map<int, Library>;
+  const std::scoped_lock lock(mutex);
+  stipple::cuda::use_device(device.index);
+  return all.try_emplace(device.index, device).first->second;
+}
+
+/// Its arrays come from scratch.
+BlockDiagonal block_diagonal(const AttendArrays& a, EdgeOwner owner, Arena& scratch) {
+  const bool by_key = owner == EdgeOwner::kKeys;
+  const int64_t pairs = a.num_queries * a.num_keys;
+  const int64_t stored = by_key ? a.graph.key_stride : a.graph.query_stride;
+  BlockDiagonal m = {.owner = owner,
+                     .problems = a.problems(),
+                     .rows = by_key ? a.num_keys : a.num_queries,
+                     .columns = by_key ? a.num_queries : a.num_keys,
+                     .capacity = a.graph.may_have_bits ? pairs : std::min(pairs, stored)};
+  STIPPLE_CHECK(pairs > 0,
+                "attention by cuSPARSE: no queries or no keys; use "
+                "EdgesImplementation::kOurs");
+  STIPPLE_CHECK(m.all_entries() < kMostEntries, "attention by cuSPARSE: room for ", m.all_entries(),
+                " edges in ", m.problems,
+                " problems, must stay below 2^31; use smaller batches, promise a lower "
+                "max_density, or EdgesImplementation::kOurs");
+  m.offsets = scratch.alloc<int32_t>({m.all_rows() + 1}).data;
+  m.indices = scratch.alloc<int32_t>({m.all_entries()}).data;
+  m.counts = scratch.alloc<int32_t>({m.problems}).data;
+  return m;
+}
+
+bool plans_only(const Stream& stream) { return stream.device().type == DeviceType::kMeta; }
+
+/// The gradients of the rows that own the edges of the matrix.
+void backward_of(const Stream& stream, const AttendArrays& a, EdgeOwner owner, Arena& scratch) {
+  const Arena::Scope scope(scratch);
+  const BlockDiagonal m = block_diagonal(a, owner, scratch);
+  EdgeValues edges = {.scores = scratch.alloc<float>({m.all_entries()}).data,
+                      .values = scratch.alloc<float>({m.all_entries()}).data};
+  const bool has_clusters = a.ste.clusters > 0;
+  if (has_clusters) edges.probabilities = scratch.alloc<float>({m.all_entries()}).data;
+  if (plans_only(stream)) return;
+  Library& library = library_of(stream.device());
+  fill_block_diagonal(stream, a, m);
+  const bool by_key = owner == EdgeOwner::kKeys;
+  const float* other_score = by_key ? a.q : a.k;
+  const float* other_value = by_key ? a.dout : a.v;
+  library.sample_products(stream, m, a.scale, by_key ? a.k : a.q, other_score, a.dim, edges.scores);
+  library.sample_products(stream, m, 1.0f, by_key ? a.v : a.dout, other_value, a.dim, edges.values);
+  differentiate_edges(stream, a, m, edges);
+  library.sum_rows(stream, m, edges.scores, other_score, a.dim, by_key ? a.dk : a.dq);
+  if (by_key) library.sum_rows(stream, m, edges.values, other_value, a.dim, a.dv);
+  if (!has_clusters) return;
+  library.sum_rows(stream, m, edges.probabilities, by_key ? a.ste.y : a.ste.z, a.ste.clusters,
+                   by_key ? a.ste.column_grad : a.ste.row_grad);
+}
+
+}  // namespace
+
+void attend_cusparse(const Stream& stream, const AttendArrays& a, Arena& scratch) {
+  const Arena::Scope scope(scratch);
+  const BlockDiagonal m = block_diagonal(a, EdgeOwner::kQueries, scratch);
+  float* scores = scratch.alloc<float>({m.all_entries()}).data;
+  if (plans_only(stream)) return;
+  Library& library = library_of(stream.device());
+  fill_block_diagonal(stream, a, m);
+  library.sample_products(stream, m, a.scale, a.q, a.k, a.dim, scores);
+  weigh_edges(stream, a, m, scores);
+  library.sum_rows(stream, m, scores, a.v, a.dim, a.o);
+}
+
+void attend_cusparse_backward(const Stream& stream, const AttendArrays& a, Arena& scratch) {
+  backward_of(stream, a, EdgeOwner::kQueries, scratch);
+  backward_of(stream, a, EdgeOwner::kKeys, scratch);
+}
+
+}  // namespace stipple::kernels::cuda

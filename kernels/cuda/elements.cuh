@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+// What simple operations share: work over elements and over rows of channels, 16 bytes a thread
+// where addresses and widths allow it, and sums over lanes, warps and blocks in a fixed order.
+#pragma once
+
+#include <algorithm>
+#include <bit>
+#include <cstdint>
+
+#include "kernels/cuda/device.cuh"
+
+namespace stipple::kernels::cuda {
+
+inline constexpr int kBlockThreads = 256;
+inline constexpr int kPackWidth = 4;  ///< floats in 16 bytes
+
+/// Floats that one instruction moves.
+template <int kWidth>
+struct alignas(kWidth * sizeof(float)) Pack {
+  float at[kWidth];
+};
+
+template <int kWidth>
+__device__ inline Pack<kWidth> load(const float* p) {
+  return *reinterpret_cast<const Pack<kWidth>*>(p);
+}
+template <int kWidth>
+__device__ inline void store(float* p, const Pack<kWidth>& values) {
+  *reinterpret_cast<Pack<kWidth>*>(p) = values;
+}
+
+/// All addresses are multiples of 16 bytes.
+template <class... Pointers>
+bool are_aligned(const Pointers*... pointers) {
+  return ((reinterpret_cast<uintptr_t>(pointers) % (kPackWidth * sizeof(float)) == 0) && ...);
+}
+
+/// The sum over `lanes` neighbouring lanes, a power of two that is the same in the whole warp;
+/// every lane gets it.
+template <class T>
+__device__ inline T lanes_sum(T value, int lanes = kWarpSize) {
+  for (int mask = lanes / 2; mask > 0; mask /= 2) value += shuffle_xor(value, mask);
+  return value;
+}
+
+/// The sum over a block of kThreads threads; thread 0 gets it. `shared` has a place per warp.
+template <int kThreads, class T>
+__device__ inline T block_sum(T value, T* shared) {
+  constexpr int kWarps = kThreads / kWarpSize;
+  const T sum = lanes_sum(value);
+  if (lane_index() == 0) shared[warp_index()] = sum;
+  sync_threads();
+  const T of_warp = lane_index() < kWarps ? shared[lane_index()] : T{};
+  sync_threads();
+  return lanes_sum(of_warp);
+}
+
+template <class Operation>
+__global__ void elements_kernel(Operation operation, int64_t packs, int64_t count) {
+  const int64_t i = int64_t{blockIdx.x} * kBlockThreads + threadIdx.x;
+  if (i < packs) operation.template run<kPackWidth>(i * kPackWidth);
+  const int64_t behind = packs * kPackWidth + i;
+  if (behind < count) operation.template run<1>(behind);
+}
+
+/// Calls operation.run<width>(first) so that every element of [0, count) is in one [first, first +
+/// width).
+template <class Operation>
+void for_each_element(const Stream& stream, int64_t count, bool is_aligned,
+                      const Operation& operation) {
+  const int64_t packs = is_aligned ? count / kPackWidth : 0;
+  const int64_t threads = std::max(packs, count - packs * kPackWidth);
+  launch(stream, {.grid = blocks_for(threads, kBlockThreads), .block = kBlockThreads},
+         elements_kernel<Operation>, operation, packs, count);
+}
+
+/// How the threads of a block stand over rows: 2^lane_bits side by side in each row.
+struct RowLanes {
+  int64_t units;  ///< of a row; a lane takes every 2^lane_bits-th
+  int lane_bits;
+
+  __device__ int lanes() const { return 1 << lane_bits; }
+  __device__ int lane() const { return static_cast<int>(threadIdx.x) & (lanes() - 1); }
+  /// Which of the block's rows this thread is in.
+  __device__ int row() const { return static_cast<int>(threadIdx.x) >> lane_bits; }
+};
+
+/// As few lanes as one pass over the units of a row needs, at most `most`, a power of two.
+inline RowLanes row_lanes(int64_t units, int most) {
+  const auto wanted =
+      static_cast<uint32_t>(std::clamp<int64_t>(units, 1, static_cast<int64_t>(most)));
+  return {units, std::countr_zero(std::bit_ceil(wanted))};
+}
+
+template <int kWidth, class Operation>
+__global__ void rows_kernel(Operation operation, int64_t rows, RowLanes map) {
+  const int64_t row = int64_t{blockIdx.x} * (kBlockThreads >> map.lane_bits) + map.row();
+  if (row >= rows) return;
+  for (int64_t unit = map.lane(); unit < map.units; unit += map.lanes()) {
+    operation.template run<kWidth>(row, unit * kWidth);
+  }
+}
+
+template <int kWidth, class Operation>
+void launch_rows(const Stream& stream, int64_t rows, int64_t channels, const Operation& operation) {
+  const RowLanes map = row_lanes(channels / kWidth, kBlockThreads);
+  launch(stream, {.grid = blocks_for(rows, kBlockThreads >> map.lane_bits), .block = kBlockThreads},
+         rows_kernel<kWidth, Operation>, operation, rows, map);
+}
+
+/// Calls operation.run<width>(row, first) for every row and all of its channels.
+template <class Operation>
+void for_each_row(const Stream& stream, int64_t rows, int64_t channels, bool is_aligned,
+                  const Operation& operation) {
+  if (is_aligned && channels % kPackWidth == 0) {
+    launch_rows<kPackWidth>(stream, rows, channels, operation);
+  } else {
+    launch_rows<1>(stream, rows, channels, operation);
+  }
+}
+
+}  // namespace stipple::kernels::cuda

@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kernels/cuda/gemm.h"
+
+#include <cublasLt.h>
+
+#include <array>
+#include <compare>
+#include <map>
+#include <memory>
+#include <mutex>
+
+#include "core/buffer.h"
+#include "core/cuda/check.h"
+#include "core/cuda/runtime.h"
+
+namespace stipple::kernels::cuda {
+namespace {
+
+/// What NVIDIA recommends for Hopper.
+constexpr size_t kWorkspaceBytes = size_t{32} << 20;
+
+void check(cublasStatus_t status, const char* what, const Gemm& gemm) {
+  STIPPLE_CHECK_AS(CudaError, status == CUBLAS_STATUS_SUCCESS, what, ": ",
+                   cublasLtGetStatusString(status), " (", gemm.batch, " products of ", gemm.m,
+                   " x ", gemm.n, " x ", gemm.k, ")");
+}
+#define STIPPLE_CUBLAS_CHECK(call, gemm) check((call), #call, gemm)
+
+struct DestroyDescriptor {
+  void operator()(cublasLtMatmulDesc_t p) const { cublasLtMatmulDescDestroy(p); }
+};
+struct DestroyLayout {
+  void operator()(cublasLtMatrixLayout_t p) const { cublasLtMatrixLayoutDestroy(p); }
+};
+struct DestroyPreference {
+  void operator()(cublasLtMatmulPreference_t p) const { cublasLtMatmulPreferenceDestroy(p); }
+};
+template <class Handle, class Destroy>
+using Owned = std::unique_ptr<std::remove_pointer_t<Handle>, Destroy>;
+using Descriptor = Owned<cublasLtMatmulDesc_t, DestroyDescriptor>;
+using Layout = Owned<cublasLtMatrixLayout_t, DestroyLayout>;
+using Preference = Owned<cublasLtMatmulPreference_t, DestroyPreference>;
+
+/// The largest power of two up to an arena's alignment that divides the address of every matrix.
+uint32_t alignment_of(const float* first, int64_t stride) {
+  const uintptr_t bits = reinterpret_cast<uintptr_t>(first) |
+                         static_cast<uintptr_t>(stride) * sizeof(float) | Buffer::kAlignment;
+  return static_cast<uint32_t>(bits & -bits);
+}
+
+/// Everything that the choice of an algorithm may depend on.
+struct PlanKey {
+  std::array<int64_t, 4> sizes;    // m, n, k, batch
+  std::array<int64_t, 3> strides;  // a, b, c
+  std::array<uint32_t, 4> alignments;
+  bool transpose_a, transpose_b, has_bias;
+  Precision precision;
+  auto operator<=>(const PlanKey&) const = default;
+};
+
+PlanKey key_of(const Stream& stream, const Gemm& gemm) {
+  return {.sizes = {gemm.m, gemm.n, gemm.k, gemm.batch},
+          .strides = {gemm.a_stride, gemm.b_stride, gemm.c_stride},
+          .alignments = {alignment_of(gemm.a, gemm.a_stride), alignment_of(gemm.b, gemm.b_stride),
+                         alignment_of(gemm.c, gemm.c_stride), alignment_of(gemm.bias, 0)},
+          .transpose_a = gemm.transpose_a,
+          .transpose_b = gemm.transpose_b,
+          .has_bias = gemm.bias != nullptr,
+          .precision = stream.precision()};
+}
+
+/// cuBLASLt counts by columns, so a row-major c = a b is its cᵀ = bᵀ aᵀ with nothing moved: b goes
+/// first, and a bias of our columns is the bias of its rows that the epilogue can add.
+struct Plan {
+  Descriptor descriptor;
+  Layout first, second, result;
+  cublasLtMatmulAlgo_t algorithm;
+};
+
+Descriptor make_descriptor(const Stream& stream, const Gemm& gemm) {
+  const cublasComputeType_t compute =
+      stream.precision() == Precision::kBf16 ? CUBLAS_COMPUTE_32F_FAST_16BF : CUBLAS_COMPUTE_32F;
+  cublasLtMatmulDesc_t created = nullptr;
+  STIPPLE_CUBLAS_CHECK(cublasLtMatmulDescCreate(&created, compute, CUDA_R_32F), gemm);
+  Descriptor descriptor(created);
+  const auto set = [&](cublasLtMatmulDescAttributes_t attribute, const auto& value) {
+    STIPPLE_CUBLAS_CHECK(cublasLtMatmulDescSetAttribute(created, attribute, &value, sizeof(value)),
+                         gemm);
+  };
+  set(CUBLASLT_MATMUL_DESC_TRANSA, gemm.transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N);
+  set(CUBLASLT_MATMUL_DESC_TRANSB, gemm.transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N);
+  if (gemm.bias != nullptr) {
+    set(CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS);
+    set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, gemm.bias);
+  }
+  return descriptor;
+}
+
+/// Stored rows of `cols` elements: columns, to cuBLASLt.
+Layout make_layout(int64_t rows, int64_t cols, int64_t stride, const Gemm& gemm) {
+  cublasLtMatrixLayout_t created = nullptr;
+  STIPPLE_CUBLAS_CHECK(cublasLtMatrixLayoutCreate(&created, CUDA_R_32F, static_cast<uint64_t>(cols),
+                                                  static_cast<uint64_t>(rows), cols),
+                       gemm);
+  Layout layout(created);
+  if (gemm.batch == 1) return layout;
+  const auto batch = static_cast<int32_t>(gemm.batch);
+  STIPPLE_CUBLAS_CHECK(cublasLtMatrixLayoutSetAttribute(created, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT,
+                                                        &batch, sizeof(batch)),
+                       gemm);
+  STIPPLE_CUBLAS_CHECK(
+      cublasLtMatrixLayoutSetAttribute(created, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET,
+                                       &stride, sizeof(stride)),
+      gemm);
+  return layout;
+}
+
+Preference make_preference(const Gemm& gemm) {
+  cublasLtMatmulPreference_t created = nullptr;
+  STIPPLE_CUBLAS_CHECK(cublasLtMatmulPreferenceCreate(&created), gemm);
+  Preference preference(created);
+  const auto set = [&](cublasLtMatmulPreferenceAttributes_t attribute, const auto& value) {
+    STIPPLE_CUBLAS_CHECK(
+        cublasLtMatmulPreferenceSetAttribute(created, attribute, &value, sizeof(value)), gemm);
+  };
+  // Partial sums of a cut inner dimension meet in a separate step, in a fixed order; "in place"
+  // would add them as they come.
+  constexpr uint32_t kOrderedReductions = CUBLASLT_REDUCTION_SCHEME_NONE |
+                                          CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE |
+                                          CUBLASLT_REDUCTION_SCHEME_OUTPUT_TYPE;
+  set(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, kOrderedReductions);
+  set(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, uint64_t{kWorkspaceBytes});
+  set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, alignment_of(gemm.b, gemm.b_stride));
+  set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, alignment_of(gemm.a, gemm.a_stride));
+  set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, alignment_of(gemm.c, gemm.c_stride));
+  set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, alignment_of(gemm.c, gemm.c_stride));
+  return preference;
+}
+
+Plan make_plan(const Stream& stream, cublasLtHandle_t handle, const Gemm& gemm) {
+  Plan plan{.descriptor = make_descriptor(stream, gemm),
+            .first = make_layout(gemm.transpose_b ? gemm.n : gemm.k,
+                                 gemm.transpose_b ? gemm.k : gemm.n, gemm.b_stride, gemm),
+            .second = make_layout(gemm.transpose_a ? gemm.k : gemm.m,
+                                  gemm.transpose_a ? gemm.m : gemm.k, gemm.a_stride, gemm),
+            .result = make_layout(gemm.m, gemm.n, gemm.c_stride, gemm),
+            .algorithm = {}};
+  const Preference preference = make_preference(gemm);
+  cublasLtMatmulHeuristicResult_t best{};
+  int found = 0;
+  STIPPLE_CUBLAS_CHECK(
+      cublasLtMatmulAlgoGetHeuristic(handle, plan.descriptor.get(), plan.first.get(),
+                                     plan.second.get(), plan.result.get(), plan.result.get(),
+                                     preference.get(), 1, &best, &found),
+      gemm);
+  STIPPLE_CHECK_AS(CudaError, found == 1, "matmul: cuBLASLt knows no algorithm for ", gemm.batch,
+                   " products of ", gemm.m, " x ", gemm.n, " x ", gemm.k);
+  plan.algorithm = best.algo;
+  return plan;
+}
+
+/// cuBLASLt on one device.
+class Products {
+ public:
+  explicit Products(Device device) : workspace_(device, kWorkspaceBytes) {
+    const cublasStatus_t status = cublasLtCreate(&handle_);
+    STIPPLE_CHECK_AS(CudaError, status == CUBLAS_STATUS_SUCCESS,
+                     "cublasLtCreate: ", cublasLtGetStatusString(status));
+  }
+  Products(const Products&) = delete;
+  Products& operator=(const Products&) = delete;
+
+  void multiply(const Stream& stream, const Gemm& gemm) {
+    const std::scoped_lock lock(mutex_);  // a plan's descriptor holds the bias of the call
+    const PlanKey key = key_of(stream, gemm);
+    auto found = plans_.find(key);
+    if (found == plans_.end()) {
+      found = plans_.emplace(key, make_plan(stream, handle_, gemm)).first;
+    }
+    enqueue(stream, found->second, gemm);
+  }
+
+ private:
+  void enqueue(const Stream& stream, const Plan& plan, const Gemm& gemm) {
+    if (gemm.bias != nullptr) {
+      STIPPLE_CUBLAS_CHECK(
+          cublasLtMatmulDescSetAttribute(plan.descriptor.get(), CUBLASLT_MATMUL_DESC_BIAS_POINTER,
+                                         &gemm.bias, sizeof(gemm.bias)),
+          gemm);
+    }
+    STIPPLE_CUBLAS_CHECK(
+        cublasLtMatmul(handle_, plan.descriptor.get(), &gemm.alpha, gemm.b, plan.first.get(),
+                       gemm.a, plan.second.get(), &gemm.beta, gemm.c, plan.result.get(), gemm.c,
+                       plan.result.get(), &plan.algorithm, workspace_.data(), workspace_.bytes(),
+                       static_cast<cudaStream_t>(stream.native())),
+        gemm);
+  }
+
+  std::mutex mutex_;
+  Buffer workspace_;
+  cublasLtHandle_t handle_ = nullptr;
+  std::map<PlanKey, Plan> plans_;
+};
+
+/// Never destroyed: at the end of the program the driver may be gone before us.
+Products& products_of(Device device) {
+  static std::mutex mutex;
+  static auto& all = *new std::map<int, Products>;
+  const std::scoped_lock lock(mutex);
+  return all.try_emplace(device.index, device).first->second;
+}
+
+}  // namespace
+
+void multiply(const Stream& stream, const Gemm& gemm) {
+  stipple::cuda::use_device(stream.device().index);
+  products_of(stream.device()).multiply(stream, gemm);
+}
+
+}  // namespace stipple::kernels::cuda

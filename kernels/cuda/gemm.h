@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+// One dense product, or an evenly spaced batch of them, through cuBLASLt.
+//
+// Descriptors and the chosen algorithm are kept per device, shape, precision and alignment: a
+// repeated call neither allocates nor searches. Handle and workspace belong to the device, are
+// created by its first product (which must therefore not be captured into a graph) and stay until
+// the program ends. The workspace is one: the products of a device run on one stream at a time.
+#pragma once
+
+#include <cstdint>
+
+#include "core/stream.h"
+
+namespace stipple::kernels::cuda {
+
+/// c = alpha op(a) op(b) + beta c [+ bias in every row], row-major and dense, for each matrix of
+/// the batch; matrix i of an array starts i * stride elements after the first. With beta = 0 c is
+/// not read.
+struct Gemm {
+  int64_t m, n, k;
+  float* c;
+  const float* a;
+  const float* b;
+  const float* bias = nullptr;  ///< [n]; nullptr: none
+  bool transpose_a = false;
+  bool transpose_b = false;
+  float alpha = 1.0f;
+  float beta = 0.0f;
+  int64_t batch = 1;
+  int64_t c_stride = 0, a_stride = 0, b_stride = 0;
+};
+/// Deterministic: of equal arguments on equal devices come equal bits. CudaError.
+void multiply(const Stream&, const Gemm&);
+
+}  // namespace stipple::kernels::cuda

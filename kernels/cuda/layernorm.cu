@@ -1,0 +1,292 @@
+// SPDX-License-Identifier: Apache-2.0
+// Layer normalisation, bound by memory: what is read again comes from the caches.
+//   forward: a team of up to 32 lanes per row, 8 to 256 rows per block of 256 threads.
+//   backward: a block of 256 threads per run of 64 rows. First teams as above find the two means of
+//   each row; then thread (channel, row) writes dx and sums the parameters' gradients over its
+//   rows; then one kernel adds the runs' partial sums, a block of 1024 threads per 32 channels.
+// Shared memory of backward: 512 bytes of means and 8 KiB of sums.
+#include <cmath>
+
+#include "kernels/cuda/elements.cuh"
+#include "kernels/layernorm.h"
+#include "kernels/runs.h"
+
+namespace stipple::kernels::cuda {
+namespace {
+
+constexpr int kRunRows = static_cast<int>(kLayerNormRowRun);
+
+/// The sum of term(channel) over a row by the lanes that stand in it; all of them get it.
+template <int kWidth, class Term>
+__device__ float row_sum(const RowLanes& map, bool is_row, const Term& term) {
+  float sum = 0;
+  for (int64_t unit = map.lane(); is_row && unit < map.units; unit += map.lanes()) {
+    sum += term(unit * kWidth);
+  }
+  return lanes_sum(sum, map.lanes());
+}
+
+struct Forward {
+  float *y, *mean, *rstd;
+  const float *x, *weight, *bias;
+  int64_t rows, channels;
+  float eps;
+};
+
+template <int kWidth>
+__device__ float sum_of(const float* x) {
+  const Pack<kWidth> values = load<kWidth>(x);
+  float sum = 0;
+  for (float value : values.at) sum += value;
+  return sum;
+}
+
+template <int kWidth>
+__device__ float squared_distance(const float* x, float mean) {
+  const Pack<kWidth> values = load<kWidth>(x);
+  float sum = 0;
+  for (float value : values.at) sum += (value - mean) * (value - mean);
+  return sum;
+}
+
+template <int kWidth>
+__global__ void normalize_kernel(Forward f, RowLanes map) {
+  const int64_t row = int64_t{blockIdx.x} * (kBlockThreads >> map.lane_bits) + map.row();
+  const bool is_row = row < f.rows;
+  const float* x = f.x + row * f.channels;
+  const auto count = static_cast<float>(f.channels);
+  const float mean =
+      row_sum<kWidth>(map, is_row, [x](int64_t c) { return sum_of<kWidth>(x + c); }) / count;
+  // Squares of differences, not mean(x^2) - mean^2, which cancels when the mean is large.
+  const float variance =
+      row_sum<kWidth>(map, is_row,
+                      [x, mean](int64_t c) { return squared_distance<kWidth>(x + c, mean); }) /
+      count;
+  if (!is_row) return;
+  const float rstd = 1.0f / std::sqrt(variance + f.eps);
+  for (int64_t unit = map.lane(); unit < map.units; unit += map.lanes()) {
+    const int64_t c = unit * kWidth;
+    Pack<kWidth> values = load<kWidth>(x + c);
+    const Pack<kWidth> weight = load<kWidth>(f.weight + c), bias = load<kWidth>(f.bias + c);
+    for (int j = 0; j < kWidth; ++j) {
+      values.at[j] = (values.at[j] - mean) * rstd * weight.at[j] + bias.at[j];
+    }
+    store(f.y + row * f.channels + c, values);
+  }
+  if (map.lane() == 0) {
+    f.mean[row] = mean;
+    f.rstd[row] = rstd;
+  }
+}
+
+struct Backward {
+  float *dx, *dweight, *dbias;  // the last two: partial sums of the runs
+  const float *dy, *x, *weight, *mean, *rstd;
+  int64_t rows, channels;
+};
+
+/// Of the rows of one run, in shared memory.
+struct RowMeans {
+  float g[kRunRows];
+  float g_xhat[kRunRows];
+};
+
+/// The gradients of kWidth channels of the parameters, summed over some rows.
+template <int kWidth>
+struct ParameterSums {
+  float dweight[kWidth];
+  float dbias[kWidth];
+};
+
+template <int kWidth>
+__device__ void find_means(const Backward& f, RowMeans& means, int64_t first, RowLanes map) {
+  const auto count = static_cast<float>(f.channels);
+  const int stride = kBlockThreads >> map.lane_bits;
+  for (int begin = 0; begin < kRunRows; begin += stride) {
+    const int r = begin + map.row();
+    const int64_t row = first + r;
+    const bool is_row = r < kRunRows && row < f.rows;
+    const float mean = is_row ? f.mean[row] : 0.0f;
+    const float rstd = is_row ? f.rstd[row] : 0.0f;
+    float g_xhat = 0;
+    const float g = row_sum<kWidth>(map, is_row, [&](int64_t c) {
+      const Pack<kWidth> dy = load<kWidth>(f.dy + row * f.channels + c);
+      const Pack<kWidth> x = load<kWidth>(f.x + row * f.channels + c);
+      const Pack<kWidth> weight = load<kWidth>(f.weight + c);
+      float sum = 0;
+      for (int j = 0; j < kWidth; ++j) {
+        const float product = dy.at[j] * weight.at[j];
+        sum += product;
+        g_xhat += product * ((x.at[j] - mean) * rstd);
+      }
+      return sum;
+    });
+    g_xhat = lanes_sum(g_xhat, map.lanes());
+    if (map.lane() == 0 && r < kRunRows) {
+      means.g[r] = g / count;
+      means.g_xhat[r] = g_xhat / count;
+    }
+  }
+}
+
+/// dx of channels [c, c + kWidth) in every row of the run that this thread stands in. dx may be dy
+/// itself: each element is read before it is written.
+template <int kWidth>
+__device__ ParameterSums<kWidth> write_dx(const Backward& f, const RowMeans& means, int64_t first,
+                                          int64_t c, RowLanes map) {
+  ParameterSums<kWidth> sums{};
+  const Pack<kWidth> weight = load<kWidth>(f.weight + c);
+  const int count = static_cast<int>(std::min<int64_t>(kRunRows, f.rows - first));
+  for (int r = map.row(); r < count; r += kBlockThreads >> map.lane_bits) {
+    const int64_t row = first + r, at = row * f.channels + c;
+    const float mean = f.mean[row], rstd = f.rstd[row];
+    const Pack<kWidth> x = load<kWidth>(f.x + at);
+    Pack<kWidth> d = load<kWidth>(f.dy + at);
+    for (int j = 0; j < kWidth; ++j) {
+      const float dy = d.at[j], xhat = (x.at[j] - mean) * rstd;
+      sums.dweight[j] += dy * xhat;
+      sums.dbias[j] += dy;
+      d.at[j] = rstd * (dy * weight.at[j] - means.g[r] - xhat * means.g_xhat[r]);
+    }
+    store(f.dx + at, d);
+  }
+  return sums;
+}
+
+/// Adds what the threads above each other hold; those of the first row get it. All threads call.
+template <int kWidth>
+__device__ ParameterSums<kWidth> add_rows(ParameterSums<kWidth> mine, ParameterSums<kWidth>* shared,
+                                          RowLanes map) {
+  const auto thread = static_cast<int>(threadIdx.x);
+  shared[thread] = mine;
+  sync_threads();
+  for (int half = kBlockThreads / 2; half >= map.lanes(); half /= 2) {
+    if (thread < half) {
+      for (int j = 0; j < kWidth; ++j) {
+        shared[thread].dweight[j] += shared[thread + half].dweight[j];
+        shared[thread].dbias[j] += shared[thread + half].dbias[j];
+      }
+    }
+    sync_threads();
+  }
+  mine = shared[thread];
+  sync_threads();
+  return mine;
+}
+
+template <int kWidth>
+__global__ void backward_kernel(Backward f, RowLanes teams, RowLanes columns) {
+  auto& means = *reinterpret_cast<RowMeans*>(shared_memory());
+  auto* shared = reinterpret_cast<ParameterSums<kWidth>*>(shared_memory() + sizeof(RowMeans));
+  const int64_t first = int64_t{blockIdx.x} * kRunRows;
+  find_means<kWidth>(f, means, first, teams);
+  sync_threads();
+  for (int64_t begin = 0; begin < columns.units; begin += columns.lanes()) {
+    const int64_t unit = begin + columns.lane(), c = unit * kWidth;
+    ParameterSums<kWidth> sums{};
+    if (unit < columns.units) sums = write_dx<kWidth>(f, means, first, c, columns);
+    sums = add_rows(sums, shared, columns);
+    if (columns.row() != 0 || unit >= columns.units) continue;
+    for (int j = 0; j < kWidth; ++j) {
+      f.dweight[int64_t{blockIdx.x} * f.channels + c + j] = sums.dweight[j];
+      f.dbias[int64_t{blockIdx.x} * f.channels + c + j] = sums.dbias[j];
+    }
+  }
+}
+
+constexpr int kColumns = kWarpSize;
+constexpr int kColumnRows = 32;
+
+struct ColumnSums {
+  float *dweight, *dbias;
+  const float *dweight_partials, *dbias_partials;
+  int64_t runs, channels;
+};
+
+__global__ void add_columns_kernel(ColumnSums f) {
+  auto* shared = reinterpret_cast<float*>(shared_memory());
+  const int64_t c = int64_t{blockIdx.x} * kColumns + lane_index();
+  const float* partials = blockIdx.y == 0 ? f.dweight_partials : f.dbias_partials;
+  float* to = blockIdx.y == 0 ? f.dweight : f.dbias;
+  float sum = 0;
+  if (c < f.channels) {
+#pragma unroll 4
+    for (int64_t run = warp_index(); run < f.runs; run += kColumnRows) {
+      sum += partials[run * f.channels + c];
+    }
+  }
+  shared[threadIdx.x] = sum;
+  sync_threads();
+  for (int half = kColumnRows / 2; half > 0; half /= 2) {
+    if (warp_index() < half) shared[threadIdx.x] += shared[threadIdx.x + half * kColumns];
+    sync_threads();
+  }
+  if (warp_index() == 0 && c < f.channels) to[c] += shared[threadIdx.x];
+}
+
+template <int kWidth>
+void launch_forward(const Stream& stream, const Forward& forward) {
+  const RowLanes map = row_lanes(forward.channels / kWidth, kWarpSize);
+  launch(stream,
+         {.grid = blocks_for(forward.rows, kBlockThreads >> map.lane_bits), .block = kBlockThreads},
+         normalize_kernel<kWidth>, forward, map);
+}
+
+template <int kWidth>
+void launch_backward(const Stream& stream, const Backward& backward) {
+  const int64_t units = backward.channels / kWidth;
+  launch(stream,
+         {.grid = blocks_for(backward.rows, kRunRows),
+          .block = kBlockThreads,
+          .shared_bytes = sizeof(RowMeans) + kBlockThreads * sizeof(ParameterSums<kWidth>)},
+         backward_kernel<kWidth>, backward, row_lanes(units, kWarpSize),
+         row_lanes(units, kBlockThreads));
+}
+
+}  // namespace
+
+void layernorm(const Stream& stream, const LayerNorm& args) {
+  const Forward forward{.y = args.y.data,
+                        .mean = args.mean.data,
+                        .rstd = args.rstd.data,
+                        .x = args.x.data,
+                        .weight = args.weight.data,
+                        .bias = args.bias.data,
+                        .rows = args.x.shape[0],
+                        .channels = args.x.shape[1],
+                        .eps = args.eps};
+  const bool is_vector = forward.channels % kPackWidth == 0 &&
+                         are_aligned(forward.y, forward.x, forward.weight, forward.bias);
+  is_vector ? launch_forward<kPackWidth>(stream, forward) : launch_forward<1>(stream, forward);
+}
+
+void layernorm_backward(const Stream& stream, const LayerNormBackward& args, View<float> dweight,
+                        View<float> dbias) {
+  const Backward backward{.dx = args.dx.data,
+                          .dweight = dweight.data,
+                          .dbias = dbias.data,
+                          .dy = args.dy.data,
+                          .x = args.x.data,
+                          .weight = args.weight.data,
+                          .mean = args.mean.data,
+                          .rstd = args.rstd.data,
+                          .rows = args.x.shape[0],
+                          .channels = args.x.shape[1]};
+  const bool is_vector = backward.channels % kPackWidth == 0 &&
+                         are_aligned(backward.dx, backward.dy, backward.x, backward.weight);
+  is_vector ? launch_backward<kPackWidth>(stream, backward) : launch_backward<1>(stream, backward);
+  const ColumnSums sums{.dweight = args.dweight.data,
+                        .dbias = args.dbias.data,
+                        .dweight_partials = dweight.data,
+                        .dbias_partials = dbias.data,
+                        .runs = dweight.shape[1],
+                        .channels = backward.channels};
+  constexpr int kThreads = kColumns * kColumnRows;
+  launch(stream,
+         {.grid = dim3(blocks_for(sums.channels, kColumns).x, 2),
+          .block = kThreads,
+          .shared_bytes = kThreads * sizeof(float)},
+         add_columns_kernel, sums);
+}
+
+}  // namespace stipple::kernels::cuda

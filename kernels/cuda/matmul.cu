@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0
+// Dense products through cuBLASLt (gemm.h). Repeated factors are strided batches; where the
+// repetition is no single stride, one batched call serves each residue. A result that sums several
+// products gets each of them as a partial result, added in the order of the products.
+//
+// Thread maps: add_products, one thread an element of the results. Column sums: sums.h.
+#include <algorithm>
+#include <numeric>
+
+#include "kernels/cuda/gemm.h"
+#include "kernels/cuda/sums.h"
+#include "kernels/matmul.h"
+#include "kernels/matmul_plan.h"
+
+namespace stipple::kernels::cuda {
+namespace {
+
+/// The products p = 0, 1, ... cut into `calls` evenly spaced batches: batch i is first(i),
+/// first(i) + step, ...
+struct Batches {
+  int64_t calls, step, batch;
+  int64_t first(int64_t i) const { return step == 1 ? i * batch : i; }
+};
+
+/// An array of `count` matrices advances evenly along a batch when it has one matrix a product, or
+/// when the step is a multiple of its count; neighbours, where a batch stays within its matrices.
+Batches cut_batches(int64_t products, std::initializer_list<int64_t> counts) {
+  int64_t step = 1;    // apart: every repeated array stands still
+  int64_t length = 0;  // neighbours: no repeated array wraps around
+  for (int64_t count : counts) {
+    if (count < products) step = std::lcm(step, count);
+    if (count > 1) length = std::gcd(length, count);
+  }
+  if (length > 0 && products / length < step) {
+    return {.calls = products / length, .step = 1, .batch = length};
+  }
+  return {.calls = step, .step = step, .batch = products / step};
+}
+
+struct Operand {
+  int64_t count, size;
+
+  int64_t offset(int64_t product) const { return product % count * size; }
+  /// Between neighbours of a batch.
+  int64_t stride(const Batches& batches) const {
+    return batches.batch == 1 ? 0 : batches.step % count * size;
+  }
+};
+
+struct AddProducts {
+  float* c;               // [elements]
+  const float* partials;  // [terms, elements]
+  int64_t elements, terms;
+  float beta;
+};
+
+__global__ void add_products_kernel(AddProducts args) {
+  const int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  if (i >= args.elements) return;
+  double sum = 0.0;
+#pragma unroll 4
+  for (int64_t j = 0; j < args.terms; ++j) {
+    sum += static_cast<double>(args.partials[j * args.elements + i]);
+  }
+  if (args.beta != 0.0f) sum += static_cast<double>(args.beta) * static_cast<double>(args.c[i]);
+  args.c[i] = static_cast<float>(sum);
+}
+
+}  // namespace
+
+void matmul(const Stream& stream, const Matmul& args, const MatmulPlan& plan,
+            View<float> partials) {
+  if (plan.m == 0 || plan.n == 0) return;
+  const bool sums = plan.terms > 1;
+  const int64_t products = plan.results * plan.terms;
+  const Operand a{plan.a_count, plan.m * plan.k};
+  const Operand b{plan.b_count, plan.k * plan.n};
+  const Operand c{products, plan.m * plan.n};
+  const Batches batches = cut_batches(products, {a.count, b.count, c.count});
+  for (int64_t call = 0; call < batches.calls; ++call) {
+    const int64_t p = batches.first(call);
+    multiply(stream, {.m = plan.m,
+                      .n = plan.n,
+                      .k = plan.k,
+                      .c = (sums ? partials.data : args.c.data) + c.offset(p),
+                      .a = args.a.data + a.offset(p),
+                      .b = args.b.data + b.offset(p),
+                      .transpose_a = args.transpose_a,
+                      .transpose_b = args.transpose_b,
+                      .alpha = args.alpha,
+                      .beta = sums ? 0.0f : args.beta,
+                      .batch = batches.batch,
+                      .c_stride = c.stride(batches),
+                      .a_stride = a.stride(batches),
+                      .b_stride = b.stride(batches)});
+  }
+  if (!sums) return;
+  constexpr int kThreads = 256;
+  const int64_t elements = plan.results * c.size;
+  launch(stream, {.grid = blocks_for(elements, kThreads), .block = kThreads}, add_products_kernel,
+         AddProducts{args.c.data, partials.data, elements, plan.terms, args.beta});
+}
+
+void linear(const Stream& stream, const Linear& args) {
+  if (args.y.numel() == 0) return;
+  multiply(stream, {.m = args.x.shape[0],
+                    .n = args.weight.shape[0],
+                    .k = args.x.shape[1],
+                    .c = args.y.data,
+                    .a = args.x.data,
+                    .b = args.weight.data,
+                    .bias = args.bias.data,
+                    .transpose_b = true});
+}
+
+void linear_backward(const Stream& stream, const LinearBackward& args, View<float>,
+                     View<float> dbias) {
+  const int64_t rows = args.x.shape[0], inputs = args.x.shape[1], outputs = args.weight.shape[0];
+  multiply(stream, {.m = outputs,
+                    .n = inputs,
+                    .k = rows,
+                    .c = args.dweight.data,
+                    .a = args.dy.data,
+                    .b = args.x.data,
+                    .transpose_a = true,
+                    .beta = 1.0f});
+  const int64_t runs = dbias.shape[1];
+  column_sums<float, float>(stream, 1,
+                            {.sums = dbias.data,
+                             .x = args.dy.data,
+                             .rows = rows,
+                             .cols = outputs,
+                             .run = kMatmulInnerRun});
+  column_sums<float, float>(stream, 1,
+                            {.sums = args.dbias.data,
+                             .x = dbias.data,
+                             .rows = runs,
+                             .cols = outputs,
+                             .run = runs,
+                             .adds = true});
+  if (args.dx.empty()) return;
+  multiply(stream, {.m = rows,
+                    .n = inputs,
+                    .k = outputs,
+                    .c = args.dx.data,
+                    .a = args.dy.data,
+                    .b = args.weight.data});
+}
+
+}  // namespace stipple::kernels::cuda

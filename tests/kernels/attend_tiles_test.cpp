@@ -1,0 +1,377 @@
+// SPDX-License-Identifier: Apache-2.0
+// Attention on CUDA over bits and all pairs against its definition in double precision.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "core/bf16.h"
+#include "core/error.h"
+#include "tests/kernels/attend_reference.h"
+#include "tests/support/graphs.h"
+
+#if defined(STIPPLE_CUDA_EMULATED)
+#include "cuda_on_cpu/host.h"
+#endif
+
+namespace stipple::test {
+namespace {
+
+constexpr Precision kPrecisions[] = {Precision::kFp32, Precision::kBf16};
+
+std::string name_of(Precision precision) { return precision == Precision::kFp32 ? "fp32" : "bf16"; }
+
+class AttendTiles : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (test_devices().size() < 2) GTEST_SKIP() << "no CUDA device";
+  }
+};
+
+/// Bits say which pairs count. Forms: all bits when empty.
+struct Call {
+  const AttendSetup& s;
+  Precision precision = Precision::kFp32;
+  std::vector<EdgeForm> forms = {};
+};
+
+void round_to_bf16(Array<float>& a) {
+  for (float& x : a.values()) x = to_float(to_bf16(x));
+}
+
+/// What the products of this precision see.
+AttendSetup seen_by(Precision precision, AttendSetup s) {
+  if (precision == Precision::kFp32) return s;
+  for (Array<float>* a : {&s.q, &s.k, &s.v}) round_to_bf16(*a);
+  return s;
+}
+
+HostGraph make_graph(const Call& call, DeviceType layout) {
+  const AttendSetup& s = call.s;
+  std::vector<GraphProblem> problems;
+  for (int64_t p = 0; p < s.problems(); ++p) {
+    Array<uint8_t> dense({s.n, s.m});
+    std::copy_n(&s.drawn[p * s.n * s.m], s.n * s.m, dense.values().begin());
+    const EdgeForm form = call.forms.empty() ? EdgeForm::kBits : call.forms.at(size_t(p));
+    problems.push_back({form, dense});
+  }
+  return HostGraph(problems, {.tile_density = 1.0, .max_density = 1.0}, layout);
+}
+
+kernels::AttentionDropout put_dropout(DeviceMemory& memory, const AttendSetup& s) {
+  kernels::AttentionDropout dropout = s.attention_dropout();
+  dropout.samples = memory.put(s.samples);
+  return dropout;
+}
+
+View<const uint8_t> put_key_mask(DeviceMemory& memory, const AttendSetup& s) {
+  return s.use_key_mask ? memory.put(s.key_mask) : View<const uint8_t>{};
+}
+
+Attended attend_bits(const Call& call) {
+  const AttendSetup& s = call.s;
+  DeviceMemory memory(cuda_device(0), {.precision = call.precision});
+  const View<float> o = memory.fresh<float>(s.q.shape());
+  const View<float> lse = memory.fresh<float>({s.batch, s.heads, s.n});
+  kernels::attend_edges(memory.stream(),
+                        {.o = o,
+                         .lse = lse,
+                         .q = memory.put(s.q),
+                         .k = memory.put(s.k),
+                         .v = memory.put(s.v),
+                         .edges = put_graph(memory, make_graph(call, DeviceType::kCuda)),
+                         .key_mask = put_key_mask(memory, s),
+                         .scale = s.scale,
+                         .dropout = put_dropout(memory, s),
+                         .scratch = &memory.scratch()});
+  return {memory.get(o), memory.get(lse)};
+}
+
+Attended attend_all(const Call& call) {
+  const AttendSetup& s = call.s;
+  DeviceMemory memory(cuda_device(0), {.precision = call.precision});
+  const View<float> o = memory.fresh<float>(s.q.shape());
+  const View<float> lse = memory.fresh<float>({s.batch, s.heads, s.n});
+  kernels::attend_dense(memory.stream(), {.o = o,
+                                          .lse = lse,
+                                          .q = memory.put(s.q),
+                                          .k = memory.put(s.k),
+                                          .v = memory.put(s.v),
+                                          .key_mask = put_key_mask(memory, s),
+                                          .scale = s.scale,
+                                          .dropout = put_dropout(memory, s),
+                                          .scratch = &memory.scratch()});
+  return {memory.get(o), memory.get(lse)};
+}
+
+double largest(const Array<float>& a) {
+  double most = 0;
+  for (float x : a.values()) most = std::max(most, std::abs(double{x}));
+  return most;
+}
+
+/// Every element within `tolerance`, and the root of the mean squared error within `relative` of
+/// that of the outputs.
+void expect_outputs(const Attended& actual, const ForwardResult& expected, double tolerance,
+                    double relative) {
+  double error = 0;
+  double total = 0;
+  for (int64_t i = 0; i < actual.o.numel(); ++i) {
+    const double difference = double{actual.o[i]} - expected.o[i];
+    ASSERT_NEAR(actual.o[i], expected.o[i], tolerance) << "o, element " << i;
+    error += difference * difference;
+    total += expected.o[i] * expected.o[i];
+  }
+  EXPECT_LE(std::sqrt(error), relative * std::sqrt(total));
+}
+
+void expect_lse(const Array<float>& actual, const Array<double>& expected, double tolerance) {
+  for (int64_t i = 0; i < actual.numel(); ++i) {
+    if (std::isinf(expected[i])) {
+      ASSERT_EQ(actual[i], -std::numeric_limits<float>::infinity()) << "row " << i;
+    } else {
+      ASSERT_NEAR(actual[i], expected[i], tolerance * (1 + std::abs(expected[i]))) << "row " << i;
+    }
+  }
+}
+
+/// The tolerances of the kernels' specification, against the definition on the operands as rounded.
+void expect_exact(const Attended& actual, const Call& call) {
+  SCOPED_TRACE(name_of(call.precision));
+  const AttendSetup seen = seen_by(call.precision, call.s);
+  const ForwardResult expected = reference_forward(seen);
+  const double v = largest(seen.v);
+  if (call.precision == Precision::kFp32) {
+    expect_outputs(actual, expected, 2e-6 * v + 1e-6, 2e-6);
+    expect_lse(actual.lse, expected.lse, 4e-6);
+  } else {
+    expect_outputs(actual, expected, 8e-3 * v, 4e-3);
+    expect_lse(actual.lse, expected.lse, 1e-5);
+  }
+}
+
+void expect_bits_exact(const AttendSetup& s) {
+  for (Precision precision : kPrecisions) {
+    const Call call = {s, precision};
+    expect_exact(attend_bits(call), call);
+  }
+}
+
+void expect_dense_exact(AttendSetup s) {
+  s.drawn.fill(1);
+  for (Precision precision : kPrecisions) {
+    const Call call = {s, precision};
+    expect_exact(attend_all(call), call);
+  }
+}
+
+bool same_bits(const Attended& a, const Attended& b) {
+  return a.o.values() == b.o.values() && a.lse.values() == b.lse.values();
+}
+
+TEST_F(AttendTiles, AgreeWithTheDefinitionAtAnyHeadDimension) {
+  for (int64_t d : {1, 7, 16, 24, 32, 64, 100, 128}) {
+    SCOPED_TRACE(d);
+    expect_bits_exact(make_setup({.n = 37, .m = 130, .d = d, .density = 0.25, .heads = 1}, 1));
+  }
+}
+
+TEST_F(AttendTiles, AgreeWithTheDefinitionAtAnyLength) {
+  for (const auto& [n, m] : std::vector<std::pair<int64_t, int64_t>>{
+           {1, 1}, {1, 300}, {300, 1}, {130, 37}, {64, 64}, {128, 128}, {300, 130}}) {
+    SCOPED_TRACE(std::to_string(n) + " x " + std::to_string(m));
+    const AttendSetup s = make_setup({.n = n, .m = m, .d = 16, .density = 0.25, .heads = 1}, 2);
+    expect_bits_exact(s);
+    expect_dense_exact(s);
+  }
+}
+
+TEST_F(AttendTiles, AgreeWithTheDefinitionAtAnyDensity) {
+  for (double density : {0.0, 0.005, 0.05, 0.25, 1.0}) {
+    SCOPED_TRACE(density);
+    expect_bits_exact(make_setup({.n = 130, .m = 300, .d = 32, .density = density}, 3));
+  }
+}
+
+TEST_F(AttendTiles, AllBitsSetIsDenseAttention) {
+  AttendSetup s = make_setup({.n = 70, .m = 150, .d = 32, .density = 1.0}, 4);
+  s.use_key_mask = true;
+  for (int64_t j = 101; j < s.m; ++j) s.key_mask[j] = 0;
+  for (Precision precision : kPrecisions) {
+    EXPECT_TRUE(same_bits(attend_bits({s, precision}), attend_all({s, precision})));
+  }
+}
+
+TEST_F(AttendTiles, GiveEdgesToMaskedKeysNoWeight) {
+  AttendSetup s =
+      make_setup({.n = 40, .m = 300, .d = 16, .density = 0.3, .batch = 3, .heads = 2}, 5);
+  s.use_key_mask = true;
+  for (int64_t j = 90; j < s.m; ++j) s.key_mask[j] = 0;           // padding at the end
+  for (int64_t j = 0; j < s.m; j += 3) s.key_mask[s.m + j] = 0;   // holes
+  for (int64_t j = 0; j < s.m; ++j) s.key_mask[2 * s.m + j] = 0;  // nothing left
+  expect_bits_exact(s);
+  expect_dense_exact(s);
+}
+
+TEST_F(AttendTiles, GiveZeroAndMinusInfinityForRowsWithoutEdges) {
+  AttendSetup s = make_setup({.n = 140, .m = 200, .d = 16, .density = 0.3, .heads = 1}, 6);
+  for (int64_t i : {0, 8, 63, 139}) std::fill_n(&s.drawn[i * s.m], s.m, uint8_t{0});
+  expect_bits_exact(s);
+  const Attended result = attend_bits({s});
+  for (int64_t i : {0, 8, 63, 139}) {
+    for (int64_t x = 0; x < s.d; ++x) EXPECT_EQ(result.o[i * s.d + x], 0.0f);
+    EXPECT_EQ(result.lse[i], -std::numeric_limits<float>::infinity());
+  }
+}
+
+// Only some tiles of a row block hold edges, and rows see their first edge in a late tile.
+TEST_F(AttendTiles, SkipEmptyTiles) {
+  AttendSetup s = make_setup({.n = 200, .m = 700, .d = 16, .density = 0.0, .heads = 1}, 7);
+  for (int64_t i = 0; i < s.n; ++i) {
+    s.drawn[i * s.m + (i < 100 ? 650 + i % 50 : 70 + i % 40)] = 1;
+    if (i % 7 == 0) s.drawn[i * s.m + 300 + i % 11] = 1;
+  }
+  expect_bits_exact(s);
+}
+
+// More row blocks than their order's kernel has threads, with lists of every length.
+TEST_F(AttendTiles, TakeManyProblems) {
+  AttendSetup s = make_setup({.n = 1, .m = 140, .d = 1, .density = 0.0, .heads = 1100}, 19);
+  for (int64_t p = 0; p < s.problems(); ++p) {
+    for (int64_t tile = 0; tile < p % 4; ++tile) s.drawn[p * s.m + 64 * tile + tile] = 1;
+  }
+  const Call call = {s};
+  expect_exact(attend_bits(call), call);
+}
+
+// Lists of more tiles than one pass of their kernel looks at.
+TEST_F(AttendTiles, FindEdgesAmongManyKeys) {
+  AttendSetup s = make_setup({.n = 3, .m = 65536 + 300, .d = 4, .density = 0.0, .heads = 1}, 8);
+  for (int64_t j : {0, 63, 64, 65535, 65536, 65835}) s.drawn[j] = s.drawn[2 * s.m + j] = 1;
+  s.drawn[s.m + 65700] = 1;
+  expect_bits_exact(s);
+}
+
+TEST_F(AttendTiles, AreNotDisturbedByLargeScoresOfOtherPairs) {
+  AttendSetup s = make_setup({.n = 40, .m = 200, .d = 32, .density = 0.2, .heads = 1}, 9);
+  for (int64_t j = 0; j < s.m; ++j) {
+    if (j % 2 == 0) continue;
+    for (int64_t x = 0; x < s.d; ++x) s.k[j * s.d + x] *= 300.0f;
+    for (int64_t i = 0; i < s.n; ++i) s.drawn[i * s.m + j] = 0;
+  }
+  expect_bits_exact(s);
+}
+
+TEST_F(AttendTiles, SurviveScoresThatOverflowAnExponential) {
+  AttendSetup s = make_setup({.n = 40, .m = 200, .d = 16, .density = 0.4, .heads = 1}, 10);
+  s.scale = 1.0f;
+  for (float& x : s.q.values()) x = to_float(to_bf16(x * 16.0f));
+  for (float& x : s.k.values()) x = to_float(to_bf16(x));
+  const Attended result = attend_bits({s});
+  const ForwardResult expected = reference_forward(s);
+  expect_lse(result.lse, expected.lse, 4e-6);
+  expect_outputs(result, expected, 1e-4, 1e-4);  // scores near 100 carry errors near 1e-5
+}
+
+TEST_F(AttendTiles, TakeAnyScale) {
+  for (float scale : {-0.4f, 0.0f}) {
+    AttendSetup s = make_setup({.n = 20, .m = 100, .d = 16, .density = 0.4, .heads = 1}, 11);
+    s.scale = scale;
+    expect_bits_exact(s);
+  }
+}
+
+TEST_F(AttendTiles, DropTheDocumentedPairs) {
+  AttendSetup s =
+      make_setup({.n = 37, .m = 150, .d = 16, .density = 0.4, .batch = 2, .heads = 2}, 12);
+  s.dropout = 0.3f;
+  expect_bits_exact(s);
+  s.dropout = 0.6f;
+  expect_dense_exact(s);
+}
+
+TEST_F(AttendTiles, LeaveOtherProblemsToTheGatherKernel) {
+  const AttendSetup s = seen_by(
+      Precision::kBf16, make_setup({.n = 40, .m = 130, .d = 16, .density = 0.2, .heads = 3}, 13));
+  for (Precision precision : kPrecisions) {
+    const Call call = {s, precision, {EdgeForm::kCsr, EdgeForm::kBits, EdgeForm::kCsr}};
+    expect_exact(attend_bits(call), call);
+  }
+}
+
+TEST_F(AttendTiles, GiveTheSameBitsAgain) {
+  AttendSetup s = make_setup({.n = 150, .m = 200, .d = 64, .density = 0.1}, 14);
+  s.dropout = 0.1f;
+  for (Precision precision : kPrecisions) {
+    const Attended first = attend_bits({s, precision});
+#if defined(STIPPLE_CUDA_EMULATED)
+    for (uint64_t seed : {1u, 2u, 3u}) {
+      cuda_on_cpu::set_seed(seed);
+      EXPECT_TRUE(same_bits(attend_bits({s, precision}), first)) << "seed " << seed;
+    }
+#else
+    EXPECT_TRUE(same_bits(attend_bits({s, precision}), first));
+#endif
+  }
+}
+
+// The result of a row is not that of another path when other rows or problems join.
+TEST_F(AttendTiles, GiveARowTheSameBitsInAnyCompany) {
+  AttendSetup all = make_setup({.n = 150, .m = 100, .d = 32, .density = 0.2, .heads = 2}, 15);
+  AttendSetup one = make_setup({.n = 1, .m = 100, .d = 32, .heads = 1}, 16);
+  const int64_t row = all.n + 17;
+  std::copy_n(&all.q[row * all.d], all.d, one.q.values().begin());
+  std::copy_n(&all.k[all.m * all.d], all.m * all.d, one.k.values().begin());
+  std::copy_n(&all.v[all.m * all.d], all.m * all.d, one.v.values().begin());
+  std::copy_n(&all.drawn[row * all.m], all.m, one.drawn.values().begin());
+  for (Precision precision : kPrecisions) {
+    const Attended joint = attend_bits({all, precision});
+    const Attended alone = attend_bits({one, precision});
+    EXPECT_EQ(joint.lse[row], alone.lse[0]);
+    for (int64_t x = 0; x < all.d; ++x) EXPECT_EQ(joint.o[row * all.d + x], alone.o[x]);
+  }
+}
+
+template <class Op>
+void expect_planned_is_used(Precision precision, const Op& op) {
+  const Stream::Options options = {.precision = precision};
+  const Device meta = meta_device(DeviceType::kCuda);
+  Arena planned("scratch", meta);
+  op(Stream(meta, options), planned);
+  EXPECT_EQ(planned.used(), 0u) << "scratch was not given back";
+  ASSERT_GT(planned.peak(), 0u);
+  DeviceMemory memory(cuda_device(0), options, planned.peak());
+  op(memory.stream(), memory.scratch());
+  EXPECT_EQ(memory.scratch().peak(), planned.peak());
+}
+
+TEST_F(AttendTiles, PlanTheScratchTheyUse) {
+  for (int64_t d : {24, 32}) {
+    const AttendSetup s = make_setup({.n = 70, .m = 150, .d = d}, 17);
+    for (Precision precision : kPrecisions) {
+      DeviceMemory memory(cuda_device(0));
+      const View<float> o = memory.fresh<float>(s.q.shape());
+      const View<float> lse = memory.fresh<float>({s.batch, s.heads, s.n});
+      const View<const float> q = memory.put(s.q);
+      const View<const float> k = memory.put(s.k);
+      const View<const float> v = memory.put(s.v);
+      const EdgeSet edges = put_graph(memory, make_graph({s}, DeviceType::kCuda));
+      expect_planned_is_used(precision, [&](const Stream& stream, Arena& scratch) {
+        kernels::attend_dense(stream,
+                              {.o = o, .lse = lse, .q = q, .k = k, .v = v, .scratch = &scratch});
+      });
+      expect_planned_is_used(precision, [&](const Stream& stream, Arena& scratch) {
+        kernels::attend_edges(
+            stream,
+            {.o = o, .lse = lse, .q = q, .k = k, .v = v, .edges = edges, .scratch = &scratch});
+      });
+    }
+  }
+}
+
+TEST_F(AttendTiles, RejectWiderHeads) {
+  AttendSetup s = make_setup({.n = 2, .m = 2, .d = 129}, 18);
+  EXPECT_THROW(attend_all({s}), Error);
+}
+
+}  // namespace
+}  // namespace stipple::test

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+// Brings leaves from host memory to the model's device. On the CPU an input is a view of the leaf itself; on CUDA it is staged in
+// page-locked memory and copied on a stream of its own, while the step before still computes.
+//
+//   feed.put(step, i, leaf, loss_scale);       // for every leaf i of the step
+//   model.forward(context, feed.input(i), ...) // any number of times
+//   feed.release();                            // the work enqueued so far was the last to read the inputs
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "core/buffer.h"
+#include "core/stream.h"
+#include "data/batch.h"
+#include "data/dataset.h"
+#include "model/input.h"
+
+namespace stipple::trainer {
+
+struct FeedOptions {
+  int64_t slots = 1;         ///< leaves on the device at one time
+  int64_t micro_batch = 1;   ///< B of the largest leaf
+  int64_t max_length = 1;    ///< N of the largest leaf
+  int64_t global_batch = 1;  ///< examples of one step
+  data::HeadKind head = data::HeadKind::kSequence;
+};
+
+/// A leaf as its device sees it, over one block of memory (null: shapes only).
+model::Input input_over(std::byte* memory, const FeedOptions&, int64_t batch, int64_t length,
+                        float loss_scale);
+
+class Feed {
+ public:
+  Feed(const Stream& compute, const FeedOptions&);
+  static size_t device_bytes(const FeedOptions&);  ///< of a device that is not the CPU
+
+  /// `step` may be one ahead of the step that is computed, not more: there are two sets of staging memory. The leaf must stay
+  /// untouched until release() on the CPU, and may go at once on CUDA.
+  void put(int64_t step, int64_t slot, const data::Leaf&, float loss_scale);
+  const model::Input& input(int64_t slot) const { return inputs_[static_cast<size_t>(slot)]; }
+  void release();
+
+ private:
+  bool is_host() const { return compute_.device().type == DeviceType::kCpu; }
+
+  const Stream& compute_;
+  FeedOptions options_;
+  size_t slot_bytes_;
+  Buffer device_;
+  Buffer staging_;  // two sets
+  Stream copies_;
+  Event copied_;
+  Event released_;
+  std::vector<model::Input> inputs_;
+};
+
+}  // namespace stipple::trainer
