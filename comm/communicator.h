@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Ranks that work on one training job. Data moves through transports in subfolders: `mpi/`
-// (processes), `nccl/` (their GPUs), `threads/` (ranks in one process, for tests). Every call is collective unless it
-// says otherwise: all ranks make the same calls in the same order. Errors of the transport throw
-// CommError with rank, operation and sequence number; there is no recovery in place.
+// (processes), `nccl/` (their GPUs), `threads/` (ranks in one process, for tests). Every call is
+// collective unless it says otherwise: all ranks make the same calls in the same order. Errors of
+// the transport throw CommError with rank, operation and sequence number; there is no recovery in
+// place.
 #pragma once
 
 #include <cstdint>

@@ -1,27 +1,34 @@
 // SPDX-License-Identifier: Apache-2.0
-// Sums gradients over the leaves (micro-batches) of a global batch and over ranks. The trainer calls, every step on every rank:
+// Sums gradients over the leaves (micro-batches) of a global batch and over ranks. The trainer
+// calls, every step on every rank:
 //
 //   for (leaf : my_leaves(...)) {            // ascending
-//     reducer.begin_leaf(leaf);              // grads() may be another buffer than before; backward adds to it
-//     ... backward fills reducer.grads(), calling reducer.ready(range) as each range becomes final ...
-//     reducer.end_leaf();
+//     reducer.begin_leaf(leaf);              // grads() may be another buffer than before; backward
+//     adds to it
+//     ... backward fills reducer.grads(), calling reducer.ready(range) as each range becomes final
+//     ... reducer.end_leaf();
 //   }
 //   View<const float> sum = reducer.finish();   // the same bits on every rank
 //
-// Ranges become ready in ascending order and touch, except for padding: what lies below the end of a range is final, too. What no
-// range covers is final at end_leaf. A rank without leaves only calls finish(). Error when calls come in another order.
+// Ranges become ready in ascending order and touch, except for padding: what lies below the end of
+// a range is final, too. What no range covers is final at end_leaf. A rank without leaves only
+// calls finish(). Error when calls come in another order.
 //
 // Two policies behind the same calls (docs/adr: reduction order):
-//   exact: leaves are added in one fixed binary tree over the global batch, whatever rank computed them. 1, 2, 4, 8 ranks, or 3, and any
-//          number of threads give the same bits. A rank keeps log2(its leaves) + 1 partial sums (up to twice that when the number of ranks is not a power of two); aligned subtrees are summed
-//          locally, slices are exchanged, summed in tree order by their owner and gathered. Wire bytes equal a ring all-reduce
-//          when the number of ranks is a power of two.
-//          The tree over L leaves: node (level, i) covers leaves [L i / 2^level, L (i + 1) / 2^level), rounded down; its sum is
-//          left + right in fp32. See comm/summation_tree.h.
-//   fast:  leaves are added as they come and buckets all-reduced by the transport, started while backward still runs.
+//   exact: leaves are added in one fixed binary tree over the global batch, whatever rank computed
+//   them. 1, 2, 4, 8 ranks, or 3, and any
+//          number of threads give the same bits. A rank keeps log2(its leaves) + 1 partial sums (up
+//          to twice that when the number of ranks is not a power of two); aligned subtrees are
+//          summed locally, slices are exchanged, summed in tree order by their owner and gathered.
+//          Wire bytes equal a ring all-reduce when the number of ranks is a power of two. The tree
+//          over L leaves: node (level, i) covers leaves [L i / 2^level, L (i + 1) / 2^level),
+//          rounded down; its sum is left + right in fp32. See comm/summation_tree.h.
+//   fast:  leaves are added as they come and buckets all-reduced by the transport, started while
+//   backward still runs.
 //
-// On a CUDA stream all arrays are device memory, everything is enqueued and the host never waits; the communicator is one for
-// device memory (make_nccl_communicator). Same tree, same bits as on the CPU. The calls may be captured in a graph.
+// On a CUDA stream all arrays are device memory, everything is enqueued and the host never waits;
+// the communicator is one for device memory (make_nccl_communicator). Same tree, same bits as on
+// the CPU. The calls may be captured in a graph.
 #pragma once
 
 #include <functional>
@@ -36,13 +43,15 @@ namespace stipple::comm {
 
 enum class ReductionPolicy : uint8_t { kExact, kFast };
 
-/// The leaves [begin, end) that a rank computes: contiguous, sizes differ by at most one, aligned to subtrees when the number of ranks is a
-/// power of two. Ranks beyond the number of leaves get an empty range.
+/// The leaves [begin, end) that a rank computes: contiguous, sizes differ by at most one, aligned
+/// to subtrees when the number of ranks is a power of two. Ranks beyond the number of leaves get an
+/// empty range.
 Range leaves_of_rank(int64_t num_leaves, int rank, int num_ranks);
 
 /// On CUDA measured by events, of the last step whose events have passed when times() is called.
 struct ReducerTimes {
-  /// What the last step's backward could not hide: all of finish(), and the time that ready() waited for other ranks.
+  /// What the last step's backward could not hide: all of finish(), and the time that ready()
+  /// waited for other ranks.
   double exposed_s = 0;
   double waited_in_backward_s = 0;  ///< the second part of it
 };
@@ -50,13 +59,17 @@ struct ReducerTimes {
 class GradientReducer {
  public:
   virtual ~GradientReducer() = default;
-  virtual View<float> grads() const = 0;     ///< where the present leaf's backward adds its gradients; flat, [numel]
-  virtual void begin_leaf(int64_t leaf) = 0; ///< global number of the leaf; zeroes what the policy needs zero
-  virtual void ready(Range) = 0;             ///< this range of the present leaf is final; ascending, the same on every leaf
+  virtual View<float> grads()
+      const = 0;  ///< where the present leaf's backward adds its gradients; flat, [numel]
+  virtual void begin_leaf(
+      int64_t leaf) = 0;  ///< global number of the leaf; zeroes what the policy needs zero
+  virtual void ready(
+      Range) = 0;  ///< this range of the present leaf is final; ascending, the same on every leaf
   virtual void end_leaf() = 0;
-  virtual View<const float> finish() = 0;    ///< the sum over all leaves of all ranks; valid until the next begin_leaf
+  virtual View<const float>
+  finish() = 0;  ///< the sum over all leaves of all ranks; valid until the next begin_leaf
   virtual ReducerTimes times() const = 0;
-  virtual size_t bytes() const = 0;          ///< memory held: what `dry-run` prints
+  virtual size_t bytes() const = 0;  ///< memory held: what `dry-run` prints
 };
 
 /// Enqueues out = left + right on the stream of the reducer; out may be left.

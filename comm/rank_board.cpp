@@ -32,7 +32,9 @@ int open_board(const std::string& name, size_t bytes, std::string& path) {
     path = std::string(folder) + "/" + name;
     const int file = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     if (file < 0) continue;
-    if (::ftruncate(file, static_cast<off_t>(bytes)) == 0) return file;
+    // Not ftruncate: a full file system should refuse now, not at the first write.
+    if (::posix_fallocate(file, 0, static_cast<off_t>(bytes)) == 0) return file;
+    ::unlink(path.c_str());
     ::close(file);
   }
   return -1;

@@ -52,8 +52,9 @@ void ReductionClock::end_finish() {
   } else if (!is_capturing()) {
     memory_.stream().record(step().finish[1]);
     step().ended = true;
-    present_ = 1 - present_;
-    times();  // the events of the step before the last are about to be used again
+    times();
+    // Its events are of three steps ago: a trainer that is one step ahead has waited for their end.
+    present_ = (present_ + 1) % steps_.size();
     step().used = 0;
     step().ended = false;
   }
@@ -61,9 +62,8 @@ void ReductionClock::end_finish() {
 
 ReducerTimes ReductionClock::times() const {
   if (!memory_.is_cuda() || is_capturing()) return times_;
-  const auto newest = static_cast<size_t>(1 - present_);
-  for (const size_t i : {1 - newest, newest}) {
-    const Step& step = steps_[i];
+  for (size_t age = steps_.size(); age-- > 0;) {
+    const Step& step = steps_[(present_ + steps_.size() - age) % steps_.size()];
     if (step.ended && step.finish[1].has_passed()) times_ = times_of(step);
   }
   return times_;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Measures what communication costs beyond backward. On the CPU by the host's clock; on CUDA by
 // events in the stream of the computation, read when they have passed: times() never waits, so it
-// may tell of the step before the last.
+// tells of the newest step whose end has come.
 #pragma once
 
 #include <array>
@@ -37,7 +37,7 @@ class ReductionClock {
     bool ended = false;
   };
 
-  Step& step() { return steps_[static_cast<size_t>(present_)]; }
+  Step& step() { return steps_[present_]; }
   /// Nothing can be measured where work is only captured.
   bool is_capturing() const;
   static ReducerTimes times_of(const Step&);
@@ -47,8 +47,8 @@ class ReductionClock {
   Clock::time_point begin_;
   double waited_s_ = 0;
   mutable ReducerTimes times_;
-  std::array<Step, 2> steps_;  // CUDA only; the present one and the one before
-  int present_ = 0;
+  std::array<Step, 3> steps_;  // CUDA only; the present one and those before
+  size_t present_ = 0;
 };
 
 }  // namespace stipple::comm

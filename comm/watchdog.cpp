@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <chrono>
+#include <thread>
 
 #include "core/cuda/runtime.h"
 #include "core/error.h"
@@ -57,17 +58,23 @@ std::string Watchdog::diagnosis() {
     if (options_.device.type == DeviceType::kCuda) cuda::use_device(options_.device.index);
     board_.publish(recorder_.poll());
     std::string fault = options_.fault();
-    const FlightRecorder::Open open = recorder_.oldest_open();
+    FlightRecorder::Open open = recorder_.oldest_open();
     const bool is_late = open.sequence > 0 && open.seconds > options_.operation_timeout_s;
     if (fault.empty() && !is_late) return {};
+    // All ranks tell their positions as often as this: let the news arrive before judging who is
+    // behind.
+    std::this_thread::sleep_for(std::chrono::duration<double>(2 * options_.poll_s));
+    board_.publish(recorder_.poll());
+    if (!fault.empty()) open = recorder_.oldest_open();
     std::string operation = "between operations";
     if (open.sequence > 0) {
       operation = detail::concat(open.kind, " #", open.sequence, " of ", open.bytes, " bytes");
     }
-    if (is_late && fault.empty()) {
+    if (fault.empty()) {
       operation += detail::concat(" has not ended after ", open.seconds, " s");
+    } else {
+      fault = "; " + fault;
     }
-    if (!fault.empty()) fault = "; " + fault;
     return detail::concat(options_.who, ": ", operation, fault, "; ", who_is_behind(board_.read()));
   } catch (const std::exception& e) {
     return options_.who + ": " + e.what();

@@ -25,6 +25,7 @@ Buffer Buffer::staging(Device device, size_t bytes) {
   if (device.type != DeviceType::kCuda || bytes == 0) {
     return {device.type == DeviceType::kMeta ? device : kCpuDevice, bytes};
   }
+  cuda::use_device(device.index);
   Buffer buffer;
   buffer.bytes_ = bytes;
   buffer.data_ = {static_cast<std::byte*>(cuda::allocate_pinned(bytes)), Free{Kind::kPinned}};

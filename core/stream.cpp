@@ -17,8 +17,10 @@ double host_ms() {
 
 }  // namespace
 
-Event::Event(Device device) {
-  if (device.type == DeviceType::kCuda) event_.reset(cuda::create_event(true));
+Event::Event(Device device, bool is_timed) {
+  if (device.type != DeviceType::kCuda) return;
+  cuda::use_device(device.index);
+  event_.reset(cuda::create_event(is_timed));
 }
 
 bool Event::has_passed() const { return event_ == nullptr || cuda::has_passed(event_.get()); }

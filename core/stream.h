@@ -21,7 +21,8 @@ class ThreadPool;
 /// the time.
 class Event {
  public:
-  explicit Event(Device);
+  /// One that only orders work need not be timed.
+  explicit Event(Device, bool is_timed = true);
   bool has_passed() const;
   void synchronize() const;                   ///< the host waits
   double ms_since(const Event& begin) const;  ///< both have passed

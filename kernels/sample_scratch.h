@@ -3,6 +3,8 @@
 // alone.
 #pragma once
 
+#include <algorithm>
+
 #include "core/arena.h"
 #include "core/bf16.h"
 #include "core/stream.h"
@@ -36,8 +38,13 @@ struct RowWorkspace {
   bool has_long_string = false;  ///< the string of drawn keys lies in global memory
 };
 
-/// Chunks of rows whose edges CUDA counts and brings by key side by side.
-inline constexpr int64_t kTransposeChunks = 32;
+/// Into how many chunks of rows CUDA cuts a problem, to count their edges and bring them by key
+/// side by side. Each has a count a key, so chunks of few rows would cost more than their edges.
+inline int64_t transpose_chunks(int64_t num_queries) {
+  constexpr int64_t kFewestRows = 64;
+  constexpr int64_t kMostChunks = 128;
+  return std::clamp<int64_t>((num_queries + kFewestRows - 1) / kFewestRows, 1, kMostChunks);
+}
 
 /// CUDA. Problems are worked on in waves of W, so that memory does not grow with their number.
 /// First dimension, unless said otherwise: the problem within the wave.

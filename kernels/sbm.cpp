@@ -109,9 +109,9 @@ SampleScratch alloc_cpu_scratch(Arena& arena, const SampleEdges& args, int threa
   return scratch;
 }
 
-// Bytes of scratch that the problems of one wave may take. On a GPU a wave must be large enough to
-// keep all of it busy; what is larger than its L2 cache is read from memory more than once.
-constexpr int64_t kWaveBytes = 128 << 20;
+// Bytes of scratch that the problems of one wave may take; fewer problems take what they need.
+// Every wave ends with a round of blocks that leaves part of the GPU idle, so there should be few.
+constexpr int64_t kWaveBytes = 512 << 20;
 
 // Allocates for waves of the given number of problems.
 CudaSampleScratch alloc_wave(Arena& arena, const SampleEdges& args, Precision precision,
@@ -139,7 +139,7 @@ CudaSampleScratch alloc_wave(Arena& arena, const SampleEdges& args, Precision pr
   if (may_use_rows(args) || draws_counted_tiles(args)) {
     scratch.drawn = arena.alloc<uint64_t>({wave});
     scratch.row_begin = arena.alloc<uint32_t>({wave, n});
-    scratch.cursors = arena.alloc<int32_t>({wave, kTransposeChunks, m});
+    scratch.cursors = arena.alloc<int32_t>({wave, transpose_chunks(n), m});
   }
   return scratch;
 }

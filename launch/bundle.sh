@@ -16,7 +16,7 @@ while [ $# -gt 0 ]; do
   esac
 done
 case "$out" in
-  *.tar.xz) pack="xz -9 -T1" ;;
+  *.tar.xz) pack="xz -T1 --lzma2=preset=6,dict=256MiB" ;;
   *.tar.zst) pack="zstd -q -19 --long=27" ;;
   *) echo "bundle: $out: name it .tar.xz or .tar.zst" >&2; exit 2 ;;
 esac
@@ -76,5 +76,5 @@ if [ "$bytes" -ge $((60 << 20)) ]; then
   exit 1
 fi
 mv "$out.part" "$out"
-echo "wrote $out: $((bytes >> 20)) MiB, $(ls "$bundle/programs" | wc -l) programs, $(ls "$bundle"/lib/*.so* | wc -l) libraries; it needs$(
-  printf ' %s' $(cat "$bundle/lib/cuda.txt"))"
+echo "wrote $out: $((bytes >> 20)) MiB, $(ls "$bundle/programs" | wc -l) programs, $(ls "$bundle"/lib/*.so* | wc -l) libraries; it needs $(
+  tr '\n' ' ' <"$bundle/lib/cuda.txt")"

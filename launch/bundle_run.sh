@@ -35,7 +35,7 @@ for library in $(cat "$bundle/lib/cuda.txt"); do
 done
 if [ -n "$missing" ]; then
   echo "$name: CUDA's$missing was not found: set CUDA_HOME to a CUDA toolkit of that version" >&2
-  exit 3
+  exit 4
 fi
 path=$path${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 

@@ -25,6 +25,8 @@ done
 
 no_gpu() { echo "gpu_check: no GPU: ${1:-no device that the driver of NVIDIA shows}" >&2; exit 3; }
 
+shows_gpu() { compgen -G '/dev/nvidia[0-9]*' >/dev/null || nvidia-smi -L 2>/dev/null | grep -q '^GPU'; }
+
 # --- the programs --------------------------------------------------------------------------------
 if [ -n "$build" ]; then
   bin=$(cd "$build" && pwd)/bin
@@ -33,9 +35,10 @@ elif [ -x "$root/programs/stipple" ]; then
   bin=$root/bin tests=$root/bin
 else
   # Nobody wants to wait for a build that cannot be used.
-  compgen -G '/dev/nvidia[0-9]*' >/dev/null || nvidia-smi -L 2>/dev/null | grep -q '^GPU' || no_gpu
+  shows_gpu || no_gpu
   echo "Building the preset cuda"
-  if ! (cd "$root" && launch/build.sh cuda stipple bench_cuda $(launch/cuda_tests.sh)); then
+  mapfile -t names < <("$root/launch/cuda_tests.sh")
+  if ! (cd "$root" && launch/build.sh cuda stipple bench_cuda "${names[@]}"); then
     echo "gpu_check: Stipple cannot be built here (docs/dependencies.md lists what it needs). Run launch/bundle.sh on a machine where it" \
       "can, unpack the bundle here, and run its launch/gpu_check.sh." >&2
     exit 2
@@ -46,7 +49,7 @@ why=$("$bin/bench_cuda" --benchmark_list_tests 2>&1 >/dev/null)
 case $? in
   0) ;;
   3) no_gpu "${why#bench_cuda: }" ;;
-  *) echo "gpu_check: bench_cuda does not start: $why" >&2; exit 2 ;;
+  *) shows_gpu || no_gpu; echo "gpu_check: bench_cuda does not start: $why" >&2; exit 2 ;;
 esac
 [ -f "$root/launch/mpi_environment.sh" ] && . "$root/launch/mpi_environment.sh"
 
@@ -80,10 +83,11 @@ step() {
 # --- what it is, and whether it is right -----------------------------------------------------------
 cd "$root" || exit 2
 step doctor 60 0 "$bin/stipple" doctor
-for test in $(if [ "$tests" = "$bin" ]; then cd "$tests" && ls ./*_test | xargs -n 1 basename; else launch/cuda_tests.sh; fi); do
-  binary=$(find "$tests" -name "$test" -type f -perm -u+x | head -n 1)
-  [ -z "$binary" ] || step "test.$test" 120 $((budget * 3 / 4)) "$binary" --gtest_brief=1
-done
+while read -r binary; do
+  name=$(basename "$binary")
+  [ ! -x launch/cuda_tests.sh ] || launch/cuda_tests.sh | grep -qx "$name" || continue  # a bundle has nothing else
+  step "test.$name" 120 $((budget * 3 / 4)) "$binary" --gtest_brief=1 </dev/null
+done < <(find "$tests" -name '*_test' -type f -perm -u+x | sort)
 
 small=$out/work/listops-small
 "$bin/stipple" data listops --out "$small" --seed 1 --train 200 --val 20 --test 20 --min-length 20 --max-length 120 >"$out/data.log" 2>&1

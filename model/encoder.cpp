@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "model/encoder.h"
 
+#include "core/profiler_range.h"
 #include "kernels/activation.h"
 #include "kernels/pooling.h"
 
@@ -23,6 +24,8 @@ AttentionShape attention_shape(const EncoderConfig& config, int layer) {
 EncoderBlock::EncoderBlock(ParameterStore& store, const EncoderConfig& config,
                            const AttentionConfig& attention, int layer)
     : store_(store),
+      forward_name_(block_name(layer) + " forward"),
+      backward_name_(block_name(layer) + " backward"),
       heads_(config.heads),
       attention_norm_(store, block_name(layer) + ".attention_norm", config.width),
       query_(store, block_name(layer) + ".query", config.width, config.width),
@@ -79,6 +82,7 @@ void EncoderBlock::attend(Context& ctx, const Input& input, View<const float> x,
 
 void EncoderBlock::forward(Context& ctx, const Input& input, View<const float> x, View<float> y,
                            Saved& saved) const {
+  const ProfilerRange range(forward_name_.c_str());
   const View<float> middle = ctx.saved.alloc<float>(x.shape);
   const View<float> normed = ctx.saved.alloc<float>(x.shape);
   attend(ctx, input, x, middle, saved);
@@ -126,6 +130,7 @@ void EncoderBlock::attend_backward(Context& ctx, const Input& input, const Saved
 
 void EncoderBlock::backward(Context& ctx, const Input& input, const Saved& saved,
                             View<float> dx) const {
+  const ProfilerRange range(backward_name_.c_str());
   Arena::Scope scope(ctx.scratch);
   const View<float> branch = ctx.scratch.alloc<float>(dx.shape);
   feedforward_.backward(ctx, saved.feedforward, dx, branch);

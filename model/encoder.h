@@ -55,6 +55,7 @@ class EncoderBlock {
   void project_backward(Context&, const Saved&, const AttentionGrads&, View<float> dx) const;
 
   const ParameterStore& store_;
+  std::string forward_name_, backward_name_;  ///< for profilers
   int64_t heads_;
   LayerNorm attention_norm_;
   Linear query_, key_, value_;

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// What one leaf's forward tells the log: loss, hits, and facts about the graphs of every layer. One block of memory on the model's
-// device, filled by operations and copied to the host in one piece; the same class reads the copy. Start it as zeros.
+// What one leaf's forward tells the log: loss, hits, and facts about the graphs of every layer. One
+// block of memory on the model's device, filled by operations and copied to the host in one piece;
+// the same class reads the copy. Start it as zeros.
 //
-//   LeafRecord record(buffer.data(), layers, heads);      // LeafRecord::bytes(layers, heads) bytes, 8-byte aligned
+//   LeafRecord record(buffer.data(), layers, heads);      // LeafRecord::bytes(layers, heads)
+//   bytes, 8-byte aligned
 #pragma once
 
 #include <cstddef>
@@ -16,11 +18,12 @@ class LeafRecord {
  public:
   /// Facts about one layer's graphs, by head, summed over the leaf.
   struct Layer {
-    View<int64_t> edges;         // [H]
-    View<int64_t> pairs;         // [H]  real queries x real keys
-    View<int64_t> empty_rows;    // [H]  real queries without an edge
-    View<int64_t> rows;          // [H]  real queries
-    View<double> auxiliary_loss;  // [1]  regularisers, already weighted; their gradient is in backward
+    View<int64_t> edges;       // [H]
+    View<int64_t> pairs;       // [H]  real queries x real keys
+    View<int64_t> empty_rows;  // [H]  real queries without an edge
+    View<int64_t> rows;        // [H]  real queries
+    View<double>
+        auxiliary_loss;  // [1]  regularisers, already weighted; their gradient is in backward
     View<float> effective_cells;  // [H]  exp(entropy of the block matrix)
     View<int32_t> overflow;       // [1]  edges that had no room
   };

@@ -94,8 +94,9 @@ void TrainConfig::describe(ConfigVisitor& v) {
 
 void StepConfig::describe(ConfigVisitor& v) {
   v.field("graph", graph,
-          {.doc = "GPUs: capture the step once as a CUDA graph and replay it. The same bits, less "
-                  "work for the host; all leaves are padded to data.max_length."});
+          {.doc = "GPUs: capture the step once as a CUDA graph and replay it: less work for the "
+                  "host. Leaves of training are padded to data.max_length; the same bits as an "
+                  "eager step with that padding. Only whole steps are timed."});
 }
 
 void CommConfig::describe(ConfigVisitor& v) {

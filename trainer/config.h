@@ -21,7 +21,6 @@ namespace stipple::trainer {
 enum class Resume : uint8_t { kAuto, kNever, kMust };
 enum class DeviceChoice : uint8_t { kCpu, kCuda };
 
-
 struct RunConfig {
   std::string dir = "runs/default";
   int64_t seed = 1;

@@ -27,7 +27,7 @@ std::optional<PassTotals> evaluate_once(Replica& replica, comm::Communicator& co
                                         StepObserver& observer, bool (*stop)()) {
   const int64_t num_leaves = batches.num_leaves();
   std::vector<double> losses(static_cast<size_t>(num_leaves));
-  std::vector<int64_t> counts(2);
+  std::vector<int64_t> counts(3);
   data::Leaf leaf;
   const Buffer memory = Buffer::staging(replica.stream().device(), replica.record_bytes());
   const model::LeafRecord record = replica.record_over(memory.data());
@@ -38,17 +38,17 @@ std::optional<PassTotals> evaluate_once(Replica& replica, comm::Communicator& co
     batches.load(i, leaf);
     replica.feed().put(round, 0, leaf, 1.0f);
     replica.forward(0, rng, false, observer);
-    replica.feed().release();
     replica.fetch_records(1, memory.data());
     replica.stream().synchronize();
     losses[static_cast<size_t>(i)] = record.loss_sum()[0];
     counts[0] += record.correct()[0];
     counts[1] += record.count()[0];
-    observer.add(record);
+    counts[2] += observer.add(record);
   }
   // Each entry is non-zero on one rank only, so the transport's order cannot change its bits.
   communicator.all_reduce(std::span<double>(losses), comm::Reduction::kSum);
   communicator.all_reduce(std::span<int64_t>(counts), comm::Reduction::kSum);
+  require_no_overflow(counts[2]);
   return PassTotals{.loss_sum = std::accumulate(losses.begin(), losses.end(), 0.0),
                     .correct = counts[0],
                     .count = counts[1]};
@@ -66,7 +66,7 @@ std::optional<EvalResult> evaluate(Replica& replica, comm::Communicator& communi
                                    const data::Dataset& dataset, const data::TaskInfo& info,
                                    const Config& config, int64_t seeds, bool (*stop)()) {
   Stopwatch watch;
-  const data::EvalBatches batches(dataset, info, batch_options(config));
+  const data::EvalBatches batches(dataset, info, batch_options(config, /*is_captured=*/false));
   StepObserver observer(config.model.layers, config.model.heads);
   EvalResult result;
   result.examples = dataset.size();

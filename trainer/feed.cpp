@@ -9,7 +9,8 @@
 namespace stipple::trainer {
 namespace {
 
-constexpr size_t kStagingSets = 2;
+/// Of staging and landing memory: one for the step that is computed, one for the next.
+constexpr size_t kSets = 2;
 
 size_t aligned(size_t bytes) {
   return (bytes + Buffer::kAlignment - 1) / Buffer::kAlignment * Buffer::kAlignment;
@@ -50,8 +51,7 @@ model::Input view_of(const data::Leaf& leaf, const FeedOptions& options, float l
           .labels = {leaf.labels.data(), label_shape(options, leaf.batch, leaf.length)},
           .samples = {leaf.samples.data(), {leaf.batch}},
           .loss_scale = loss_scale,
-          .batch_share =
-              static_cast<float>(leaf.batch) / static_cast<float>(options.global_batch)};
+          .batch_share = static_cast<float>(leaf.batch) / static_cast<float>(options.global_batch)};
 }
 
 }  // namespace
@@ -68,23 +68,23 @@ model::Input input_over(std::byte* memory, const FeedOptions& options, int64_t b
           .batch_share = static_cast<float>(batch) / static_cast<float>(options.global_batch)};
 }
 
-size_t Feed::device_bytes(const FeedOptions& options) {
+size_t Feed::slots_bytes(const FeedOptions& options) {
   return static_cast<size_t>(options.slots) *
          Layout(options, options.micro_batch, options.max_length).end;
 }
+
+size_t Feed::device_bytes(const FeedOptions& options) { return (kSets + 1) * slots_bytes(options); }
 
 Feed::Feed(const Stream& compute, const FeedOptions& options)
     : compute_(compute),
       options_(options),
       slot_bytes_(Layout(options, options.micro_batch, options.max_length).end),
-      device_(compute.device(), is_host() ? 0 : device_bytes(options)),
-      staging_(Buffer::staging(compute.device(), is_host() ? 0 : kStagingSets * device_.bytes())),
+      device_(compute.device(), is_host() ? 0 : slots_bytes(options)),
+      landing_(compute.device(), is_host() ? 0 : kSets * slots_bytes(options)),
+      staging_(Buffer::staging(compute.device(), landing_.bytes())),
       copies_(compute.device()),
-      copied_(compute.device()),
-      released_(compute.device()),
-      inputs_(static_cast<size_t>(options.slots)) {
-  compute_.record(released_);
-}
+      landed_(compute.device(), /*is_timed=*/false),
+      inputs_(static_cast<size_t>(options.slots)) {}
 
 void Feed::put(int64_t step, int64_t slot, const data::Leaf& leaf, float loss_scale) {
   model::Input& input = inputs_[static_cast<size_t>(slot)];
@@ -94,19 +94,20 @@ void Feed::put(int64_t step, int64_t slot, const data::Leaf& leaf, float loss_sc
   }
   const Layout layout(options_, leaf.batch, leaf.length);
   const size_t offset = static_cast<size_t>(slot) * slot_bytes_;
-  const size_t set = static_cast<size_t>(step) % kStagingSets;
-  std::byte* staged = staging_.data() + set * device_.bytes() + offset;
+  const size_t in_set = static_cast<size_t>(step) % kSets * device_.bytes() + offset;
+  std::byte* staged = staging_.data() + in_set;
+  std::byte* landing = landing_.data() + in_set;
   pack(staged, leaf.ids);
   pack(staged + layout.mask, leaf.mask);
   pack(staged + layout.labels, leaf.labels);
   pack(staged + layout.samples, leaf.samples);
-  copies_.wait(released_);
-  copy_bytes(copies_, device_.data() + offset, staged, layout.end);
-  copies_.record(copied_);
-  compute_.wait(copied_);
+  // The way over the bus does not wait for the computation; the last hop goes to where a captured
+  // step reads.
+  copy_bytes(copies_, landing, staged, layout.end);
+  copies_.record(landed_);
+  compute_.wait(landed_);
+  copy_bytes(compute_, device_.data() + offset, landing, layout.end);
   input = input_over(device_.data() + offset, options_, leaf.batch, leaf.length, loss_scale);
 }
-
-void Feed::release() { compute_.record(released_); }
 
 }  // namespace stipple::trainer

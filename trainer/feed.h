@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// Brings leaves from host memory to the model's device. On the CPU an input is a view of the leaf itself; on CUDA it is staged in
-// page-locked memory and copied on a stream of its own, while the step before still computes.
+// Brings leaves from host memory to the model's device. On the CPU an input is a view of the leaf
+// itself; on CUDA it is staged in page-locked memory and copied on a stream of its own, while the
+// step before still computes.
 //
 //   feed.put(step, i, leaf, loss_scale);       // for every leaf i of the step
 //   model.forward(context, feed.input(i), ...) // any number of times
-//   feed.release();                            // the work enqueued so far was the last to read the inputs
 #pragma once
 
 #include <cstdint>
@@ -35,23 +35,25 @@ class Feed {
   Feed(const Stream& compute, const FeedOptions&);
   static size_t device_bytes(const FeedOptions&);  ///< of a device that is not the CPU
 
-  /// `step` may be one ahead of the step that is computed, not more: there are two sets of staging memory. The leaf must stay
-  /// untouched until release() on the CPU, and may go at once on CUDA.
+  /// `step` may be one ahead of the step that is computed, not more: there are two sets of memory
+  /// on the way. On the CPU the leaf must stay untouched as long as its input is read; on CUDA it
+  /// may go at once.
   void put(int64_t step, int64_t slot, const data::Leaf&, float loss_scale);
   const model::Input& input(int64_t slot) const { return inputs_[static_cast<size_t>(slot)]; }
-  void release();
 
  private:
   bool is_host() const { return compute_.device().type == DeviceType::kCpu; }
 
   const Stream& compute_;
   FeedOptions options_;
+  static size_t slots_bytes(const FeedOptions&);
+
   size_t slot_bytes_;
-  Buffer device_;
-  Buffer staging_;  // two sets
+  Buffer device_;   // where inputs are read, at the same addresses in every step
+  Buffer landing_;  // two sets
+  Buffer staging_;  // two sets, in host memory
   Stream copies_;
-  Event copied_;
-  Event released_;
+  Event landed_;
   std::vector<model::Input> inputs_;
 };
 

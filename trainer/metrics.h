@@ -21,7 +21,9 @@
 namespace stipple::trainer {
 
 /// Where the time of a step went. The parts need not add up to the whole: the rest is everything
-/// else.
+/// else. NaN: not measured. On GPUs the times are the device's; `data`, which the host spends while
+/// the device computes, and `sampling`, which is part of forward there, are not measured, and of a
+/// captured step only the whole is.
 struct StepSeconds {
   double step = 0;
   double data = 0;      ///< waiting for a batch

@@ -120,8 +120,8 @@ void Optimizer::set_rates(const Stream& stream, const StepRates& rates, bool is_
 
 void Optimizer::measure(const Stream& stream, View<const float> grads, Arena& scratch) {
   STIPPLE_CHECK_SHAPE("optimizer", grads, {store_.numel()});
-  kernels::squared_norm(
-      stream, {.sum = field(&Outcome::squared_norm), .x = grads, .scratch = &scratch});
+  kernels::squared_norm(stream,
+                        {.sum = field(&Outcome::squared_norm), .x = grads, .scratch = &scratch});
 }
 
 void Optimizer::plan(const Stream& stream, Arena& scratch) {

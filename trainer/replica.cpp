@@ -7,6 +7,8 @@
 #include "comm/gpu_assignment.h"
 #include "core/copy.h"
 #include "core/cpu/cores.h"
+#include "core/cuda/runtime.h"
+#include "core/error.h"
 
 namespace stipple::trainer {
 namespace {
@@ -26,22 +28,32 @@ FeedOptions feed_options(const Config& config, const data::TaskInfo& info, int64
           .head = info.head};
 }
 
+constexpr size_t kMegabyte = 1000000;
+
+/// cuBLASLt's workspace and constants; NCCL's channels, as its version 2.28 has them by default.
+size_t library_bytes(const Config& config, int num_ranks) {
+  if (config.device == DeviceChoice::kCpu) return 0;
+  constexpr size_t kProducts = 40 * kMegabyte;
+  constexpr size_t kChannels = 400 * kMegabyte;
+  return kProducts + (num_ranks > 1 ? kChannels : 0);
+}
+
 DeviceType device_type(const Config& config) {
   return config.device == DeviceChoice::kCuda ? DeviceType::kCuda : DeviceType::kCpu;
 }
 
 }  // namespace
 
-data::BatchOptions batch_options(const Config& config) {
-  // Where padding takes part in the graph, its amount must not depend on the neighbours in a leaf. A
-  // captured step has one shape.
+data::BatchOptions batch_options(const Config& config, bool is_captured) {
+  // Where padding takes part in the graph, its amount must not depend on the neighbours in a leaf.
+  // A captured step has one shape.
   const bool padding_counts =
       config.attention.kind == model::AttentionKind::kSbm &&
       config.attention.sbm.resolved().padding == model::SbmPadding::kOfficial;
   return {.seed = static_cast<uint64_t>(config.run.seed),
           .batch = config.train.batch,
           .micro_batch = config.train.micro_batch,
-          .fixed_length = padding_counts || config.step.graph};
+          .fixed_length = padding_counts || is_captured};
 }
 
 comm::ReducerOptions reducer_options(const Config& config, int64_t numel) {
@@ -75,7 +87,8 @@ int64_t leaves_per_rank(const Config& config, int num_ranks) {
 }
 
 MemoryPlan plan_memory(const Config& config, const data::TaskInfo& info, int threads, int rank,
-                       int num_ranks) {
+                       int num_ranks, PlanFor purpose) {
+  const bool trains = purpose == PlanFor::kTraining;
   const Device meta = meta_device(device_type(config));
   const Stream stream(meta, {.threads = threads, .precision = config.precision});
   model::ParameterStore parameters;
@@ -94,24 +107,40 @@ MemoryPlan plan_memory(const Config& config, const data::TaskInfo& info, int thr
   const model::Totals totals{
       .loss_sum = record.loss_sum(), .correct = record.correct(), .count = record.count()};
   for (const bool training : {true, false}) {
+    if (training && !trains) continue;
     saved.rewind(0);
     scratch.rewind(0);
     model::Context context{stream, saved, scratch, RngKey{}, training, nobody, record};
     model.forward(context, input, totals, *model_saved);
     if (training) model.backward(context, input, *model_saved);
   }
-  Optimizer(config.optimizer, parameters, meta).plan(stream, scratch);
+  if (trains) Optimizer(config.optimizer, parameters, meta).plan(stream, scratch);
 
   const size_t flat = static_cast<size_t>(parameters.numel()) * sizeof(float);
   return {.num_parameters = parameters.num_parameters(),
           .numel = parameters.numel(),
           .parameters = flat,
-          .moments = 2 * flat,
-          .gradients =
-              comm::reducer_bytes(reducer_options(config, parameters.numel()), rank, num_ranks),
+          .moments = trains ? 2 * flat : 0,
+          .gradients = trains ? comm::reducer_bytes(reducer_options(config, parameters.numel()),
+                                                    rank, num_ranks)
+                              : 0,
           .saved = saved.peak(),
           .scratch = scratch.peak(),
-          .inputs = config.device == DeviceChoice::kCpu ? 0 : Feed::device_bytes(feed)};
+          .inputs = config.device == DeviceChoice::kCpu ? 0 : Feed::device_bytes(feed),
+          .libraries = library_bytes(config, trains ? num_ranks : 1)};
+}
+
+void require_memory(const MemoryPlan& plan, Device device, comm::Communicator& communicator) {
+  comm::agree(communicator, [&] {
+    if (device.type != DeviceType::kCuda) return;
+    const size_t free = cuda::device_info(device.index).free_bytes;
+    STIPPLE_CHECK_AS(ConfigError, plan.total() <= free, "rank ", communicator.rank(),
+                     ": this run needs ", plan.total() / kMegabyte, " MB of memory, GPU ",
+                     device.index, " has ", free / kMegabyte, " MB free (", plan.saved / kMegabyte,
+                     " MB are activations, ", plan.scratch / kMegabyte,
+                     " MB scratch); lower train.micro_batch, data.max_length or, with "
+                     "attention.kind=sbm, attention.sbm.max_density");
+  });
 }
 
 Replica::Replica(const Config& config, const data::TaskInfo& info, Device device, int threads,

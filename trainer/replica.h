@@ -20,7 +20,7 @@
 namespace stipple::trainer {
 
 /// What a configuration means to the layers below.
-data::BatchOptions batch_options(const Config&);
+data::BatchOptions batch_options(const Config&, bool is_captured);
 comm::ReducerOptions reducer_options(const Config&, int64_t numel);
 
 /// Bytes of one rank.
@@ -32,13 +32,20 @@ struct MemoryPlan {
   size_t gradients = 0;  ///< held by the reducer, staging included
   size_t saved = 0;      ///< activations from forward to backward, of one leaf
   size_t scratch = 0;
-  size_t inputs = 0;  ///< leaves on a device with memory of its own
-  size_t total() const { return parameters + moments + gradients + saved + scratch + inputs; }
+  size_t inputs = 0;     ///< leaves on a device with memory of its own
+  size_t libraries = 0;  ///< what cuBLASLt and NCCL take for themselves, an estimate
+  size_t total() const {
+    return parameters + moments + gradients + saved + scratch + inputs + libraries;
+  }
 };
 
 /// Runs the model of `config` on meta, training and evaluation, at the largest leaf, for the device
-/// of the config. ConfigError or ShapeError when it cannot work.
-MemoryPlan plan_memory(const Config&, const data::TaskInfo&, int threads, int rank, int num_ranks);
+/// of the config; evaluation alone needs less. ConfigError or ShapeError when it cannot work.
+enum class PlanFor : uint8_t { kTraining, kEvaluation };
+MemoryPlan plan_memory(const Config&, const data::TaskInfo&, int threads, int rank, int num_ranks,
+                       PlanFor = PlanFor::kTraining);
+/// Fails before anything is allocated, and says what would help. Collective.
+void require_memory(const MemoryPlan&, Device, comm::Communicator&);
 
 /// Threads per rank: the config's, or the machine's cores shared among its ranks.
 int threads_per_rank(const Config&, int local_ranks);

@@ -147,15 +147,19 @@ std::string step_time_chart(const Metrics& m) {
       {"reduce", [](const auto& r) { return r.seconds.reduce; }},
       {"optimizer", [](const auto& r) { return r.seconds.optimizer; }}};
   constexpr std::array<int, 6> kPartColors{5, 0, 1, 4, 2, 3};
-  double (*const rest)(const StepSeconds&) = [](const StepSeconds& s) {
-    return std::max(0.0,
-                    s.step - s.data - s.forward - s.sampling - s.backward - s.reduce - s.optimizer);
+  // A part that was not measured counts as nothing: its time shows as "other".
+  const auto known = [](double s) { return std::isfinite(s) ? s : 0.0; };
+  const auto rest = [&](const TrainRecord& r) {
+    double left = r.seconds.step;
+    for (const auto& [name, value] : parts) left -= known(value(r));
+    return std::max(0.0, left);
   };
   for (size_t i = 0; i < parts.size(); ++i)
-    chart.series.push_back(train_series(parts[i].first, m.train, kPartColors[i],
-                                        [&](const auto& r) { return parts[i].second(r) * 1e3; }));
+    chart.series.push_back(
+        train_series(parts[i].first, m.train, kPartColors[i],
+                     [&](const auto& r) { return known(parts[i].second(r)) * 1e3; }));
   chart.series.push_back(
-      train_series("other", m.train, 7, [&](const auto& r) { return rest(r.seconds) * 1e3; }));
+      train_series("other", m.train, 7, [&](const auto& r) { return rest(r) * 1e3; }));
   return stacked_area_chart(chart);
 }
 

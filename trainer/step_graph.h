@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The device work of a step as one CUDA graph: captured once, then replayed. What differs between steps (step number, rates, inputs)
-// stands in device memory at fixed addresses; what is baked in must be told as the key.
+// The device work of a step as one CUDA graph: captured once, then replayed. What differs between
+// steps (step number, rates, inputs) stands in device memory at fixed addresses; what is baked in
+// must be told as the key.
 #pragma once
 
 #include <memory>
@@ -18,8 +19,8 @@ class StepGraph {
     bool operator==(const Key&) const = default;
   };
 
-  /// Runs `work`: as it is the first time, when libraries may still set themselves up; captured and replayed from then on, as long
-  /// as the key stays; as it is when it differs.
+  /// Runs `work`: as it is the first time, when libraries may still set themselves up; captured and
+  /// replayed from then on, as long as the key stays; as it is when it differs.
   void run(const Stream&, const Key&, FunctionRef<void()> work);
   bool is_captured() const { return graph_ != nullptr; }
 
@@ -30,6 +31,7 @@ class StepGraph {
   std::unique_ptr<void, Destroy> graph_;
   Key key_;
   bool is_warm_ = false;
+  bool was_told_ = false;
 };
 
 }  // namespace stipple::trainer

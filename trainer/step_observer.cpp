@@ -48,13 +48,11 @@ void StepObserver::grads_ready(Range range) {
   communicator_->progress();
 }
 
-void StepObserver::add(const model::LeafRecord& record) {
+int64_t StepObserver::add(const model::LeafRecord& record) {
+  int64_t overflow = 0;
   for (int64_t layer = 0; layer < record.layers(); ++layer) {
     const model::LeafRecord::Layer facts = record.layer(layer);
-    STIPPLE_CHECK(facts.overflow[0] == 0, "layer ", layer, ": the graphs of a leaf have ",
-                  facts.overflow[0],
-                  " edges more than was reserved; raise attention.sbm.max_density or "
-                  "attention.sbm.tile_density");
+    overflow += facts.overflow[0];
     for (int64_t head = 0; head < record.heads(); ++head) {
       HeadGraph& total = graphs_[static_cast<size_t>(layer * heads_ + head)];
       total.edges += facts.edges[head];
@@ -64,6 +62,17 @@ void StepObserver::add(const model::LeafRecord& record) {
       total.effective_cells = static_cast<double>(facts.effective_cells[head]);
     }
   }
+  return overflow;
+}
+
+void require_no_overflow(int64_t edges) {
+  if (edges == 0) return;
+  ConfigError error(detail::concat("attention.sbm.max_density: the graphs of this step have ",
+                                   edges,
+                                   " edges more than was reserved; raise it, or "
+                                   "attention.sbm.tile_density"));
+  error.set_collective();
+  throw error;
 }
 
 void StepObserver::time(model::Phase phase, double seconds) {

@@ -40,8 +40,8 @@ class StepObserver final : public model::Observer {
     communicator_ = communicator;
   }
   void clear();
-  /// Adds what one leaf found out; host memory.
-  void add(const model::LeafRecord&);
+  /// Adds what one leaf found out; host memory. Returns how many edges had no room.
+  int64_t add(const model::LeafRecord&);
   /// Sums graphs over the ranks: every rank then holds the totals.
   void all_reduce(comm::Communicator&);
 
@@ -61,6 +61,10 @@ class StepObserver final : public model::Observer {
   comm::Communicator* communicator_ = nullptr;
   double sampling_s_ = 0;
 };
+
+/// Graphs that did not fit are a promise of the configuration that was broken: the sum over all
+/// ranks is told by all.
+void require_no_overflow(int64_t edges);
 
 /// Seconds since construction or the last lap().
 class Stopwatch {

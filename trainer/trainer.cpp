@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <filesystem>
 #include <limits>
 #include <numeric>
@@ -12,6 +13,7 @@
 #include "core/cpu/isa.h"
 #include "core/cuda/runtime.h"
 #include "core/log.h"
+#include "core/profiler_range.h"
 #include "kernels/activation.h"
 #include "trainer/commands/commands.h"
 #include "trainer/report.h"
@@ -72,27 +74,13 @@ MemoryPlan plan_and_tell(const Config& config, const data::TaskInfo& info, int t
   return plan;
 }
 
-/// Fails before anything is allocated, and says what would help.
-void require_memory(const MemoryPlan& plan, Device device, comm::Communicator& communicator) {
-  comm::agree(communicator, [&] {
-    if (device.type != DeviceType::kCuda) return;
-    const size_t free = cuda::device_info(device.index).free_bytes;
-    STIPPLE_CHECK_AS(ConfigError, plan.total() <= free, "rank ", communicator.rank(),
-                     ": this run needs ", plan.total() / 1000000, " MB of memory, GPU ",
-                     device.index, " has ", free / 1000000, " MB free (", plan.saved / 1000000,
-                     " MB are activations, ", plan.scratch / 1000000,
-                     " MB scratch); lower train.micro_batch, data.max_length or, with "
-                     "attention=sbm, attention.sbm.max_density");
-  });
-}
-
 std::unique_ptr<comm::Communicator> make_data_plane(const Config& config,
                                                     comm::Communicator& control,
                                                     const Stream& stream) {
   if (stream.device().type != DeviceType::kCuda) return nullptr;
-  return comm::make_nccl_communicator(control, stream,
-                                      {.init_timeout_s = config.comm.init_timeout_s,
-                                       .operation_timeout_s = config.comm.timeout_s});
+  return comm::make_nccl_communicator(
+      control, stream,
+      {.init_timeout_s = config.comm.init_timeout_s, .operation_timeout_s = config.comm.timeout_s});
 }
 
 comm::ReducerOptions reducer_options_on(const Config& config, const Replica& replica,
@@ -106,15 +94,6 @@ comm::ReducerOptions reducer_options_on(const Config& config, const Replica& rep
   };
   return options;
 }
-
-/// Names a part of the step for profilers.
-class ProfilerRange {
- public:
-  explicit ProfilerRange(const char* name) { cuda::push_range(name); }
-  ~ProfilerRange() { cuda::pop_range(); }
-  ProfilerRange(const ProfilerRange&) = delete;
-  ProfilerRange& operator=(const ProfilerRange&) = delete;
-};
 
 }  // namespace
 
@@ -131,7 +110,7 @@ struct Trainer::Flight {
 
   /// Crosses between host and device.
   struct Staged {
-    uint64_t step;                // to the device
+    uint64_t step;               // to the device
     Optimizer::Outcome outcome;  // from it
   };
   Staged& host() const { return *reinterpret_cast<Staged*>(staged.data()); }
@@ -159,15 +138,14 @@ Trainer::Trainer(const Config& config, comm::Communicator& communicator)
       task_(data::make_task(config.data, static_cast<uint64_t>(config.run.seed))),
       train_set_(open_on_all_ranks(communicator, *task_, data::Split::kTrain)),
       validation_set_(open_on_all_ranks(communicator, *task_, data::Split::kValidation)),
-      batches_(*train_set_, task_->info(), batch_options(config)),
+      batches_(*train_set_, task_->info(), batch_options(config, config.step.graph)),
       my_leaves_(
           comm::leaves_of_rank(batches_.num_leaves(), communicator.rank(), communicator.size())),
       leaves_(static_cast<size_t>(my_leaves_.size())),
       device_(choose_device(config, communicator)),
       plan_(plan_and_tell(config, task_->info(),
                           threads_per_rank(config, communicator.local_size()), communicator)),
-      replica_(config, task_->info(), device_,
-               threads_per_rank(config, communicator.local_size()),
+      replica_(config, task_->info(), device_, threads_per_rank(config, communicator.local_size()),
                leaves_per_rank(config, communicator.size()),
                (require_memory(plan_, device_, communicator), plan_)),
       data_plane_(make_data_plane(config, communicator, replica_.stream())),
@@ -181,7 +159,7 @@ Trainer::Trainer(const Config& config, comm::Communicator& communicator)
       device_step_(device_, sizeof(uint64_t)),
       mirror_(kCpuDevice, device_.type == DeviceType::kCpu ? 0 : plan_.parameters + plan_.moments),
       sums_(static_cast<size_t>(2 * batches_.num_leaves()) + 1),
-      counts_(3) {
+      counts_(4) {
   for (int i = 0; i < (host_decides_ ? 1 : 2); ++i) {
     flights_.push_back(std::make_unique<Flight>(replica_, device_, my_leaves_.size()));
   }
@@ -205,8 +183,9 @@ Trainer::~Trainer() = default;
 void Trainer::require_equal_ranks() {
   const std::vector<std::string> data = communicator_.all_gather(
       fmt::format("{:016x} {:016x}", train_set_->fingerprint(), validation_set_->fingerprint()));
-  const std::vector<std::string> isas =
-      communicator_.all_gather(std::string(cpu::isa_name(cpu::isa())));
+  const std::vector<std::string> isas = communicator_.all_gather(
+      device_.type == DeviceType::kCuda ? cuda::device_info(device_.index).name
+                                        : std::string(cpu::isa_name(cpu::isa())));
   comm::agree(communicator_, [&] {
     for (size_t rank = 1; rank < data.size(); ++rank) {
       STIPPLE_CHECK_AS(ConfigError, data[rank] == data[0], "rank ", rank,
@@ -217,13 +196,16 @@ void Trainer::require_equal_ranks() {
   for (size_t rank = 1; rank < isas.size(); ++rank) {
     if (isas[rank] == isas[0] || communicator_.rank() != 0) continue;
     log::warn(fmt::format(
-        "rank {} computes with {}, rank 0 with {}: set STIPPLE_ISA={} for results that do not "
-        "depend on the machine",
-        rank, isas[rank], isas[0], std::min(isas[rank], isas[0])));
+        "rank {} computes with {}, rank 0 with {}: results depend on which rank runs where{}", rank,
+        isas[rank], isas[0],
+        device_.type == DeviceType::kCuda
+            ? ""
+            : fmt::format("; set STIPPLE_ISA={}", std::min(isas[rank], isas[0]))));
   }
 }
 
-/// Parameters, first and second moments as the host sees them: the arenas themselves, or their mirror.
+/// Parameters, first and second moments as the host sees them: the arenas themselves, or their
+/// mirror.
 std::array<View<float>, 3> Trainer::flat_state() const {
   const View<float> arenas[] = {replica_.parameters().values(), optimizer_.first_moment(),
                                 optimizer_.second_moment()};
@@ -351,11 +333,12 @@ void Trainer::compute(Flight& flight) {
   compute_leaves(flight);
   flight.sampling_s = observer_.sampling_s();
   const View<const float> gradients = reducer_->finish();
-  if (flight.has_marks) replica_.stream().record(flight.reduced);
   const ProfilerRange range("optimizer");
+  if (!host_decides_ && flight.has_marks) replica_.stream().record(flight.reduced);
   optimizer_.measure(replica_.stream(), gradients, replica_.scratch());
   if (host_decides_) {
     gather_facts(flight);
+    if (flight.has_marks) replica_.stream().record(flight.reduced);
     optimizer_.set_rates(replica_.stream(), flight.rates, !flight.is_skipped);
   }
   optimizer_.apply(replica_.stream(), gradients);
@@ -383,7 +366,6 @@ void Trainer::enqueue_step() {
   copy_bytes(stream, device_step_.data(), &flight.host().step, sizeof(uint64_t));
   if (!host_decides_) optimizer_.set_rates(stream, flight.rates);
   compute_or_replay(flight);
-  replica_.feed().release();
   replica_.fetch_records(my_leaves_.size(), flight.records.data());
   copy_bytes(stream, &flight.host().outcome, optimizer_.outcome(), sizeof(Optimizer::Outcome));
   stream.record(flight.done);
@@ -411,14 +393,17 @@ void Trainer::gather_facts(Flight& flight) {
     }
     counts_[0] += record.correct()[0];
     counts_[1] += record.count()[0];
-    observer_.add(record);
+    counts_[3] += observer_.add(record);
   }
   counts_[2] = flight.tokens;
   sum_over_ranks(flight);
   StepResult& result = flight.result;
   result.grad_norm = flight.host().outcome.norm();
+  // What was applied on the device, by the norm alone, is not called skipped here.
+  const bool was_applied = !host_decides_ && flight.host().outcome.is_applied();
+  const double judged_loss = was_applied && !std::isfinite(result.loss) ? 0.0 : result.loss;
   flight.is_skipped =
-      guard_.check(flight.step, result.loss, result.grad_norm) == SpikeGuard::Verdict::kSkip;
+      guard_.check(flight.step, judged_loss, result.grad_norm) == SpikeGuard::Verdict::kSkip;
   flight.is_gathered = true;
 }
 
@@ -438,12 +423,20 @@ void Trainer::sum_over_ranks(Flight& flight) {
   result.labels = counts_[1];
   result.tokens = counts_[2];
   result.stop = sums_.back() > 0;
+  require_no_overflow(counts_[3]);
 }
 
 StepSeconds Trainer::seconds_of(const Flight& flight) const {
   const auto between = [](const Event& from, const Event& to) { return to.ms_since(from) / 1e3; };
-  StepSeconds seconds{.step = between(flight.begin, flight.done), .data = flight.data_s};
+  StepSeconds seconds{.step = between(flight.begin, flight.done),
+                      .data = host_decides_ ? flight.data_s : kNone,
+                      .forward = kNone,
+                      .sampling = kNone,
+                      .backward = kNone,
+                      .reduce = kNone,
+                      .optimizer = kNone};
   if (!flight.has_marks) return seconds;
+  seconds.forward = seconds.backward = 0;
   const Event* last = &flight.begin;
   for (size_t i = 0; i + 2 < flight.leaf_marks.size(); i += 3) {
     seconds.forward += between(flight.leaf_marks[i], flight.leaf_marks[i + 1]);
@@ -451,8 +444,10 @@ StepSeconds Trainer::seconds_of(const Flight& flight) const {
     last = &flight.leaf_marks[i + 2];
   }
   const double waited = reducer_->times().waited_in_backward_s;
-  seconds.sampling = flight.sampling_s;
-  seconds.forward -= seconds.sampling;
+  if (device_.type == DeviceType::kCpu) {
+    seconds.sampling = flight.sampling_s;
+    seconds.forward -= seconds.sampling;
+  }
   seconds.reduce = between(*last, flight.reduced) + waited;
   seconds.backward -= waited;
   seconds.optimizer = between(flight.reduced, flight.done);
@@ -462,6 +457,8 @@ StepSeconds Trainer::seconds_of(const Flight& flight) const {
 Trainer::StepResult Trainer::collect_step() {
   Flight& flight = *flights_[static_cast<size_t>(step_) % flights_.size()];
   flight.done.synchronize();
+  if (data_plane_)
+    data_plane_->progress();  // throws where an exchange was given up: the sums are not to be used
   if (!flight.is_gathered) gather_facts(flight);
   StepResult result = flight.result;
   result.skipped = flight.is_skipped;
@@ -528,8 +525,8 @@ void Trainer::log_step(const StepResult& result) {
     log::progress(fmt::format(
         "step {}/{}  loss {:.4f}  accuracy {:.1f} %{}  {:.0f} examples/s  {:.0f} tokens/s  ETA {}",
         step_, config_.train.steps, loss, 100 * accuracy,
-        observer_.has_graphs() ? fmt::format("  density {:.2f} %", 100 * density) : "", examples_per_s,
-        tokens_per_s, duration_text(left_s)));
+        observer_.has_graphs() ? fmt::format("  density {:.2f} %", 100 * density) : "",
+        examples_per_s, tokens_per_s, duration_text(left_s)));
     metrics_->write(TrainRecord{.step = step_,
                                 .loss = loss,
                                 .accuracy = accuracy,

@@ -67,8 +67,8 @@ class Trainer {
   CheckpointMeta meta();
   void log_step(const StepResult&);
 
-  // A step is enqueued on the device, and its result collected when the device has come to its end. On CUDA the next step is
-  // enqueued before that, so the device never waits for the host.
+  // A step is enqueued on the device, and its result collected when the device has come to its end.
+  // On CUDA the next step is enqueued before that, so the device never waits for the host.
   struct Flight;
   void enqueue_step();
   void load_leaves(Flight&);

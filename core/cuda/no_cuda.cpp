@@ -41,6 +41,7 @@ void fill_zero(void*, size_t, void*) { refuse(); }
 void begin_capture(void*) { refuse(); }
 void* end_capture(void*) { refuse(); }
 bool is_capturing(void*) { refuse(); }
+void cancel_capture(void*) noexcept {}
 void launch_graph(void*, void*) { refuse(); }
 void destroy_graph(void*) noexcept {}
 void push_range(const char*) {}

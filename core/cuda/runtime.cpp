@@ -4,6 +4,8 @@
 #include <cuda_runtime_api.h>
 #include <nvtx3/nvToolsExt.h>
 
+#include <atomic>
+
 #include "core/cuda/check.h"
 #include "core/log.h"
 
@@ -13,11 +15,39 @@ namespace {
 cudaStream_t as_stream(void* stream) { return static_cast<cudaStream_t>(stream); }
 cudaEvent_t as_event(void* event) { return static_cast<cudaEvent_t>(event); }
 
-/// For destructors: they cannot throw.
+/// For destructors: they cannot throw. Once only: after a fault every call fails alike, and the
+/// fault itself is on its way to the user.
 void log_failure(cudaError_t status, const char* what) noexcept {
+  static std::atomic_flag was_told;
   if (status == cudaSuccess) return;
+  cudaGetLastError();
+  if (was_told.test_and_set()) return;
   log::warn(std::string(what) + ": " + cudaGetErrorString(status));
 }
+
+/// Where the host waits, it learns of faults of kernels started long before.
+void check_wait(cudaError_t status) {
+  if (status == cudaSuccess) return;
+  cudaGetLastError();
+  throw CudaError(detail::concat("a kernel or copy failed: ", cudaGetErrorName(status), ", ",
+                                 cudaGetErrorString(status),
+                                 "; STIPPLE_SYNC_LAUNCH=1 in the environment tells which kernel"));
+}
+
+/// Makes a device current for a scope.
+class DeviceScope {
+ public:
+  explicit DeviceScope(int device) {
+    CUDA_CHECK(cudaGetDevice(&before_));
+    CUDA_CHECK(cudaSetDevice(device));
+  }
+  ~DeviceScope() { log_failure(cudaSetDevice(before_), "cudaSetDevice"); }
+  DeviceScope(const DeviceScope&) = delete;
+  DeviceScope& operator=(const DeviceScope&) = delete;
+
+ private:
+  int before_ = 0;
+};
 
 }  // namespace
 
@@ -62,7 +92,7 @@ int runtime_version() {
 }
 
 DeviceInfo device_info(int device) {
-  use_device(device);
+  const DeviceScope scope(device);
   cudaDeviceProp properties{};
   CUDA_CHECK(cudaGetDeviceProperties(&properties, device));
   DeviceInfo info;
@@ -124,7 +154,7 @@ void destroy_stream(void* stream) noexcept {
   log_failure(cudaStreamDestroy(as_stream(stream)), "cudaStreamDestroy");
 }
 
-void synchronize(void* stream) { CUDA_CHECK(cudaStreamSynchronize(as_stream(stream))); }
+void synchronize(void* stream) { check_wait(cudaStreamSynchronize(as_stream(stream))); }
 
 void* create_event(bool timed) {
   cudaEvent_t event = nullptr;
@@ -146,12 +176,15 @@ void wait(void* stream, void* event) {
 
 bool has_passed(void* event) {
   const cudaError_t status = cudaEventQuery(as_event(event));
-  if (status == cudaErrorNotReady) return false;
+  if (status == cudaErrorNotReady) {
+    cudaGetLastError();  // it would be blamed on the next launch
+    return false;
+  }
   CUDA_CHECK(status);
   return true;
 }
 
-void synchronize_event(void* event) { CUDA_CHECK(cudaEventSynchronize(as_event(event))); }
+void synchronize_event(void* event) { check_wait(cudaEventSynchronize(as_event(event))); }
 
 double elapsed_ms(void* begin, void* end) {
   float ms = 0;
@@ -175,8 +208,9 @@ void* end_capture(void* stream) {
   cudaGraph_t graph = nullptr;
   CUDA_CHECK(cudaStreamEndCapture(as_stream(stream), &graph));
   cudaGraphExec_t executable = nullptr;
-  CUDA_CHECK(cudaGraphInstantiate(&executable, graph, 0));
-  CUDA_CHECK(cudaGraphDestroy(graph));
+  const cudaError_t status = cudaGraphInstantiate(&executable, graph, 0);
+  log_failure(cudaGraphDestroy(graph), "cudaGraphDestroy");
+  CUDA_CHECK(status);
   return executable;
 }
 
@@ -184,6 +218,13 @@ bool is_capturing(void* stream) {
   cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
   CUDA_CHECK(cudaStreamIsCapturing(as_stream(stream), &status));
   return status != cudaStreamCaptureStatusNone;
+}
+
+void cancel_capture(void* stream) noexcept {
+  cudaGraph_t graph = nullptr;
+  cudaStreamEndCapture(as_stream(stream), &graph);
+  if (graph != nullptr) cudaGraphDestroy(graph);
+  cudaGetLastError();
 }
 
 void launch_graph(void* graph, void* stream) {

@@ -60,6 +60,7 @@ void fill_zero(void* to, size_t bytes, void* stream);
 void begin_capture(void* stream);
 void* end_capture(void* stream);  ///< an executable graph
 bool is_capturing(void* stream);
+void cancel_capture(void* stream) noexcept;  ///< drops what was captured, and its errors
 void launch_graph(void* graph, void* stream);
 void destroy_graph(void* graph) noexcept;
 

@@ -35,7 +35,8 @@ __global__ void sum_squares_kernel(double* partials, const float* x, int64_t cou
   if (threadIdx.x == 0) partials[blockIdx.x] = sum;
 }
 
-__global__ void add_up_kernel(double* result, const double* partials, int64_t count) {
+__global__ void __launch_bounds__(kSumThreads)
+    add_up_kernel(double* result, const double* partials, int64_t count) {
   double sum = 0;
   for (int64_t i = threadIdx.x; i < count; i += kSumThreads) sum += partials[i];
   sum = block_sum<kSumThreads>(sum, reinterpret_cast<double*>(shared_memory()));

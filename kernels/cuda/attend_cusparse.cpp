@@ -7,12 +7,17 @@
 // All problems are one block-diagonal CSR matrix with 32-bit indices (attend_cusparse.h), so there
 // must be room for fewer than 2^31 edges in all. cuSPARSE wants the number of entries on the host,
 // where nobody knows it; so each problem has the most entries it may have, and those that are not
-// edges are zeros in its last row. They cost what edges cost.
+// edges are zeros spread over its rows. They cost what edges cost.
 // Scratch: forward 8 bytes an entry, backward 12, with a straight-through gradient 16; an entry is
 // a pair of the graph where bits are possible, else a word of its storage.
 //
-// cuSPARSE alone knows how large its own workspace must be; it belongs to the device and grows, so
-// the first call of each size must not be captured into a graph.
+// As a baseline it is fair only where little is padded. Build the graph as CSR with tight room:
+// EdgeCapacity with tile_density above max_density, so that no bits are possible, and max_density
+// just above the true density. Where bits are possible, entries are all N M pairs, and the time is
+// that of a dense product by sparse means.
+//
+// cuSPARSE alone knows how large its own workspace must be; it belongs to the stream and grows, so
+// the first call of each size on a stream must not be captured into a graph.
 #include "kernels/cuda/attend_cusparse.h"
 
 #include <cusparse.h>
@@ -64,7 +69,8 @@ Dense dense(int64_t rows, int64_t width, const float* values) {
   return Dense(created);
 }
 
-/// cuSPARSE on one device.
+/// cuSPARSE on one device. Results are zeroed first: that beta = 0 keeps old values from being read
+/// is not documented.
 class Library {
  public:
   explicit Library(Device device) : device_(device) {
@@ -76,7 +82,6 @@ class Library {
   /// values = alpha own . other of every entry, rows of `width`.
   void sample_products(const Stream& stream, const BlockDiagonal& m, float alpha, const float* own,
                        const float* other, int64_t width, float* values) {
-    // Whether beta = 0 keeps old values from being read is not documented.
     fill_zero_bytes(stream, values, static_cast<size_t>(m.all_entries()) * sizeof(float));
     const Dense a = dense(m.all_rows(), width, own);
     const Dense b = dense(m.all_columns(), width, other);
@@ -90,12 +95,13 @@ class Library {
         b.get(), &beta, c.get(), CUDA_R_32F, CUSPARSE_SDDMM_ALG_DEFAULT, &bytes));
     STIPPLE_CUSPARSE_CHECK(cusparseSDDMM(
         handle_, CUSPARSE_OPERATION_NON_TRANSPOSE, CUSPARSE_OPERATION_TRANSPOSE, &alpha, a.get(),
-        b.get(), &beta, c.get(), CUDA_R_32F, CUSPARSE_SDDMM_ALG_DEFAULT, workspace(bytes)));
+        b.get(), &beta, c.get(), CUDA_R_32F, CUSPARSE_SDDMM_ALG_DEFAULT, workspace(stream, bytes)));
   }
 
   /// sums = matrix * others, rows of `width`. CSR_ALG3 is the deterministic algorithm.
   void sum_rows(const Stream& stream, const BlockDiagonal& m, float* values, const float* others,
                 int64_t width, float* sums) {
+    fill_zero_bytes(stream, sums, static_cast<size_t>(m.all_rows() * width) * sizeof(float));
     const Sparse a = sparse(m, values);
     const Dense b = dense(m.all_columns(), width, others);
     const Dense c = dense(m.all_rows(), width, sums);
@@ -107,9 +113,10 @@ class Library {
     STIPPLE_CUSPARSE_CHECK(cusparseSpMM_bufferSize(
         handle_, CUSPARSE_OPERATION_NON_TRANSPOSE, CUSPARSE_OPERATION_NON_TRANSPOSE, &alpha,
         a.get(), b.get(), &beta, c.get(), CUDA_R_32F, CUSPARSE_SPMM_CSR_ALG3, &bytes));
-    STIPPLE_CUSPARSE_CHECK(cusparseSpMM(
-        handle_, CUSPARSE_OPERATION_NON_TRANSPOSE, CUSPARSE_OPERATION_NON_TRANSPOSE, &alpha,
-        a.get(), b.get(), &beta, c.get(), CUDA_R_32F, CUSPARSE_SPMM_CSR_ALG3, workspace(bytes)));
+    STIPPLE_CUSPARSE_CHECK(cusparseSpMM(handle_, CUSPARSE_OPERATION_NON_TRANSPOSE,
+                                        CUSPARSE_OPERATION_NON_TRANSPOSE, &alpha, a.get(), b.get(),
+                                        &beta, c.get(), CUDA_R_32F, CUSPARSE_SPMM_CSR_ALG3,
+                                        workspace(stream, bytes)));
   }
 
  private:
@@ -117,16 +124,18 @@ class Library {
     STIPPLE_CUSPARSE_CHECK(cusparseSetStream(handle_, static_cast<cudaStream_t>(stream.native())));
   }
 
-  /// Releasing the smaller one waits for the work that uses it.
-  void* workspace(size_t bytes) {
-    if (bytes > workspace_.bytes()) workspace_ = Buffer(device_, bytes);
-    return workspace_.data();
+  /// Streams run side by side, so each has its own. Releasing the smaller one waits for the work
+  /// that uses it.
+  void* workspace(const Stream& stream, size_t bytes) {
+    Buffer& buffer = workspaces_[stream.native()];
+    if (bytes > buffer.bytes()) buffer = Buffer(device_, bytes);
+    return buffer.data();
   }
 
   Device device_;
   std::mutex mutex_;
   cusparseHandle_t handle_ = nullptr;
-  Buffer workspace_;
+  std::map<void*, Buffer> workspaces_;
 };
 
 /// Never destroyed: at the end of the program the driver may be gone before us.

@@ -2,8 +2,7 @@
 // The kernels around cuSPARSE's products: the block-diagonal CSR from bits or CSR, the softmax of
 // its rows, and what backward makes of each edge.
 //
-// Threads: one warp a row, four rows a block; offsets are summed by one warp a problem; padding is
-// written by one thread an entry.
+// Threads: one warp a row, four rows a block; offsets are summed by one warp a problem.
 // No shared memory. Bound by HBM: each pass reads and writes a few arrays of 4 bytes an edge.
 #include "kernels/cuda/attend_cusparse.h"
 #include "kernels/cuda/attend_edge.cuh"
@@ -13,7 +12,6 @@ namespace stipple::kernels::cuda {
 namespace {
 
 constexpr int kWarps = 4;
-constexpr int kPadThreads = 256;
 
 /// The graph as stored, seen from the rows that own its edges.
 struct StoredSide {
@@ -46,10 +44,25 @@ __device__ RowPlace row_of_warp(const BlockDiagonal& m) {
   return {row, row / m.rows, row % m.rows};
 }
 
-/// Where the edges of a row end; padding may follow.
-__device__ int64_t end_of_edges(const BlockDiagonal& m, const RowPlace& place) {
-  if (place.own + 1 < m.rows) return m.offsets[place.row + 1];
-  return place.problem * m.capacity + m.counts[place.problem];
+/// How much of a problem's padding comes before row `own`.
+__device__ int64_t padding_before(const BlockDiagonal& m, int64_t edges, int64_t own) {
+  return (m.capacity - edges) * own / m.rows;
+}
+
+/// Entries [begin, end) of a row are edges, [end, padded_end) are padding. Entry e is edge e -
+/// stored of the problem.
+struct RowEntries {
+  int64_t begin;
+  int64_t end;
+  int64_t padded_end;
+  int64_t stored;
+};
+__device__ RowEntries entries_of(const BlockDiagonal& m, const RowPlace& place) {
+  const int64_t edges = m.counts[place.problem];
+  const int64_t before = padding_before(m, edges, place.own);
+  const int64_t own = padding_before(m, edges, place.own + 1) - before;
+  const int64_t padded_end = m.offsets[place.row + 1];
+  return {m.offsets[place.row], padded_end - own, padded_end, place.problem * m.capacity + before};
 }
 
 __device__ float warp_sum(float x) {
@@ -105,6 +118,9 @@ __global__ void sum_offsets_kernel(BlockDiagonal m) {
     if (row < m.rows) offsets[row] = first + before + sum - count;
     before += shuffle(sum, kWarpSize - 1);
   }
+  for (int64_t row = lane; row < m.rows; row += kWarpSize) {
+    offsets[row] += static_cast<int32_t>(padding_before(m, before, row));
+  }
   if (lane != 0) return;
   m.counts[problem] = before;
   if (problem + 1 == m.problems) {
@@ -132,26 +148,26 @@ __global__ void fill_indices_kernel(BlockDiagonal m, StoredSide side) {
   if (place.row >= m.problems * m.rows) return;
   const auto first_column = static_cast<int32_t>(place.problem * m.columns);
   const uint32_t* words = side.words + place.problem * side.stride;
-  const int64_t begin = m.offsets[place.row];
+  const RowEntries entries = entries_of(m, place);
   if (side.has_bits(place.problem)) {
     fill_from_bits(words + place.own * side.words_per_row, m.columns, first_column,
-                   m.indices + begin);
+                   m.indices + entries.begin);
     return;
   }
-  const int64_t first = place.problem * m.capacity;
-  const int64_t end = end_of_edges(m, place);
-  for (int64_t e = begin + lane_index(); e < end; e += kWarpSize) {
-    m.indices[e] = first_column + static_cast<int32_t>(words[e - first]);
+  for (int64_t e = entries.begin + lane_index(); e < entries.end; e += kWarpSize) {
+    m.indices[e] = first_column + static_cast<int32_t>(words[e - entries.stored]);
   }
 }
 
-/// `what` of every entry of every problem that is not an edge.
+/// `what` of every entry that is not an edge.
 template <class T, class Value>
 __global__ void pad_kernel(BlockDiagonal m, T* entries, Value what) {
-  const int64_t e = int64_t{blockIdx.x} * kPadThreads + threadIdx.x;
-  if (e >= m.problems * m.capacity) return;
-  const int64_t problem = e / m.capacity;
-  if (e % m.capacity >= m.counts[problem]) entries[e] = what(m, problem);
+  const RowPlace place = row_of_warp(m);
+  if (place.row >= m.problems * m.rows) return;
+  const RowEntries row = entries_of(m, place);
+  for (int64_t e = row.end + lane_index(); e < row.padded_end; e += kWarpSize) {
+    entries[e] = what(m, place.problem);
+  }
 }
 
 struct LastColumn {
@@ -172,8 +188,9 @@ struct WeighedEdge {
   float drawn;
 };
 __device__ WeighedEdge read_edge(const AttendArrays& a, const BlockDiagonal& m,
-                                 const StoredSide& side, int64_t problem, int64_t e) {
-  const int64_t local = e - problem * m.capacity;
+                                 const StoredSide& side, int64_t problem, const RowEntries& entries,
+                                 int64_t e) {
+  const int64_t local = e - entries.stored;
   const int64_t key = m.indices[e] - problem * m.columns;
   const uint8_t* mask = mask_of(a, problem);
   return {
@@ -186,16 +203,17 @@ __global__ void weigh_edges_kernel(AttendArrays a, BlockDiagonal m, StoredSide s
   const RowPlace place = row_of_warp(m);
   if (place.row >= m.problems * m.rows) return;
   const auto [row, problem, i] = place;
-  const int64_t begin = m.offsets[row] + lane_index();
-  const int64_t end = end_of_edges(m, place);
+  const RowEntries entries = entries_of(m, place);
+  const int64_t begin = entries.begin + lane_index();
+  const int64_t end = entries.end;
   float highest = -kInfinity;
   for (int64_t e = begin; e < end; e += kWarpSize) {
-    if (read_edge(a, m, side, problem, e).counts) highest = fmaxf(highest, scores[e]);
+    if (read_edge(a, m, side, problem, entries, e).counts) highest = fmaxf(highest, scores[e]);
   }
   highest = warp_max(highest);
   float sum = 0.0f;
   for (int64_t e = begin; e < end; e += kWarpSize) {
-    const WeighedEdge edge = read_edge(a, m, side, problem, e);
+    const WeighedEdge edge = read_edge(a, m, side, problem, entries, e);
     const float weight =
         edge.counts ? edge.drawn * exp2_fast((scores[e] - highest) * kLog2E) : 0.0f;
     scores[e] = weight;
@@ -218,9 +236,8 @@ __global__ void differentiate_edges_kernel(AttendArrays a, BlockDiagonal m, Stor
   const bool by_key = m.owner == EdgeOwner::kKeys;
   const ProblemDropout dropout = dropout_of(a, problem);
   const uint8_t* mask = mask_of(a, problem);
-  const int64_t first = problem * m.capacity;
-  const int64_t end = end_of_edges(m, place);
-  for (int64_t e = m.offsets[row] + lane_index(); e < end; e += kWarpSize) {
+  const RowEntries entries = entries_of(m, place);
+  for (int64_t e = entries.begin + lane_index(); e < entries.end; e += kWarpSize) {
     const int64_t other = m.indices[e] - problem * m.columns;
     const int64_t query = by_key ? other : own;
     const int64_t key = by_key ? own : other;
@@ -231,8 +248,9 @@ __global__ void differentiate_edges_kernel(AttendArrays a, BlockDiagonal m, Stor
         {.query = query,
          .key = key,
          .counts = mask == nullptr || mask[key] != 0,
-         .drawn =
-             drawn == nullptr ? 1.0f : static_cast<float>(drawn[problem * side.stride + e - first]),
+         .drawn = drawn == nullptr
+                      ? 1.0f
+                      : static_cast<float>(drawn[problem * side.stride + e - entries.stored]),
          .score = edges.scores[e],
          .value = edges.values[e],
          .lse = a.lse[query_row],
@@ -251,8 +269,7 @@ LaunchShape warp_per_row(const BlockDiagonal& m) {
 
 template <class T, class Value>
 void pad(const Stream& stream, const BlockDiagonal& m, T* entries, Value what) {
-  launch(stream, {.grid = blocks_for(m.all_entries(), kPadThreads), .block = dim3(kPadThreads)},
-         pad_kernel<T, Value>, m, entries, what);
+  launch(stream, warp_per_row(m), pad_kernel<T, Value>, m, entries, what);
 }
 
 }  // namespace

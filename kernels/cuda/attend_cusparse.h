@@ -4,8 +4,9 @@
 //
 // Row p * rows + i of the matrix is row i of problem p, its columns are p * columns + j. Each
 // problem has the same room for entries, `capacity`, because the host must name their number and
-// does not know it. What a problem leaves unused belongs to its last row, at the end: entries that
-// repeat the last column, and are 0 in every factor of a product.
+// does not know it. What a problem leaves unused its rows share evenly, each at its end: entries
+// that repeat the last column, and are 0 in every factor of a product. They cost what edges cost:
+// to compare with the library itself, give graphs as CSR with a max_density just above the density.
 #pragma once
 
 #include "core/arena.h"

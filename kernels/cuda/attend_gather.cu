@@ -7,10 +7,14 @@
 // Threads: a row of D floats lies over D / 4 lanes, so a warp reads 128 / D rows with one 16-byte
 // load a lane; eight such loads are a chunk. Their dot products go through a transposed butterfly,
 // after which each edge of the chunk has lanes of its own for softmax, dropout and gradients.
-// Blocks of one problem follow one another, so that the rows of the heads at work stay in L2.
+// Where there are many rows a warp takes up to eight, one after the other. Blocks of one problem
+// follow one another, so that the rows of the heads at work stay in L2; those of a problem in bits
+// leave at once: 32,768 of them (2^20 rows) should take 25 to 50 us.
 //
 // No shared memory. What bounds it is L2, not arithmetic: 8 D bytes an edge forward, 16 D + 8 K
 // backward (both passes). Rows stay fp32 under every Precision.
+#include <algorithm>
+
 #include "kernels/cuda/attend_edge.cuh"
 #include "kernels/cuda/attend_parts.h"
 #include "kernels/cuda/device.cuh"
@@ -18,7 +22,7 @@
 namespace stipple::kernels::cuda {
 namespace {
 
-constexpr int kWarps = 4;  // of a block; each has a row of its own
+constexpr int kWarps = 4;  // of a block; each works on rows of its own
 
 /// How a warp reads rows of up to kWidth floats. Lane l holds floats 4 (l % kLanes)..+3 of the row
 /// that its group of kLanes lanes reads.
@@ -157,16 +161,23 @@ __device__ void add_rows(float4& sum, const float4 (&rows)[R::kLoads], float fac
 
 // --- what a warp works on ------------------------------------------------------------------------
 
-/// The row that this warp owns.
+/// A row and its problem.
 struct Place {
   int64_t problem;
   int64_t row;
 };
 
-__device__ Place place_of_warp(unsigned blocks_per_problem) {
-  return {int64_t{blockIdx.x / blocks_per_problem},
-          int64_t{blockIdx.x % blocks_per_problem} * kWarps + warp_index()};
-}
+/// How a launch shares its rows: warp w of a problem's W takes rows w, w + W, ... Where problems
+/// are stored as bits, all that a block does is leave; so there are no more blocks than keep a GPU
+/// busy.
+struct RowGrid {
+  unsigned blocks = 0;  ///< of a problem
+
+  __device__ Place first_place() const {
+    return {int64_t{blockIdx.x / blocks}, int64_t{blockIdx.x % blocks} * kWarps + warp_index()};
+  }
+  __device__ int64_t step() const { return int64_t{blocks} * kWarps; }
+};
 
 // --- forward -------------------------------------------------------------------------------------
 
@@ -204,10 +215,7 @@ __device__ void write_row(const AttendArrays& a, int64_t row, const OnlineSoftma
 }
 
 template <class R>
-__global__ void __launch_bounds__(kWarps* kWarpSize)
-    gather_forward_kernel(AttendArrays a, unsigned blocks_per_problem) {
-  const auto [p, i] = place_of_warp(blocks_per_problem);
-  if (a.graph.form[p] != EdgeForm::kCsr || i >= a.num_queries) return;
+__device__ void forward_row(const AttendArrays& a, int64_t p, int64_t i) {
   const int64_t row = p * a.num_queries + i;
   const uint8_t* mask = mask_of(a, p);
   const ProblemDropout dropout = dropout_of(a, p);
@@ -234,6 +242,16 @@ __global__ void __launch_bounds__(kWarps* kWarpSize)
     add_rows<R>(softmax.rows, v, counts ? weight * dropout.factor(i, edge.other) : 0.0f);
   }
   write_row<R>(a, row, softmax);
+}
+
+template <class R>
+__global__ void __launch_bounds__(kWarps* kWarpSize)
+    gather_forward_kernel(AttendArrays a, RowGrid grid) {
+  const Place first = grid.first_place();
+  if (a.graph.form[first.problem] != EdgeForm::kCsr) return;
+  for (int64_t i = first.row; i < a.num_queries; i += grid.step()) {
+    forward_row<R>(a, first.problem, i);
+  }
 }
 
 // --- backward ------------------------------------------------------------------------------------
@@ -264,25 +282,26 @@ constexpr int kBackwardBlocks = 3;  // at least, on a multiprocessor: at most 16
 /// of the lanes, and the warp reads several edges at a time.
 template <class R, int kSlices>
 struct ClusterSum {
-  int64_t clusters;  ///< of a row
-  int64_t first;
+  int clusters;  ///< of a row
+  int first;
   int lanes;  ///< for one edge
   float4 sums[kSlices];
 
-  __device__ ClusterSum(int64_t all, int64_t from) : clusters(all), first(from), lanes(4) {
+  __device__ ClusterSum(int64_t all, int64_t from)
+      : clusters(static_cast<int>(all)), first(static_cast<int>(from)), lanes(4) {
     while (lanes < kWarpSize && 4 * lanes < clusters - first) lanes *= 2;
 #pragma unroll
     for (float4& sum : sums) sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
   }
 
-  __device__ int64_t cluster(int slice) const {
+  __device__ int cluster(int slice) const {
     return first + lane_index() % lanes * 4 + slice * kSliceClusters;
   }
 
   template <bool kAligned>
   __device__ void add(const float* matrix, int other, float dp, int edges) {
     const int groups = kWarpSize / lanes;  // divides kEdges
-#pragma unroll 4
+#pragma unroll(4 / kSlices)
     for (int e = 0; e < edges; e += groups) {
       const int holder = lane_of_edge<R>(e + lane_index() / lanes);
       const int row = shuffle(other, holder);
@@ -291,7 +310,7 @@ struct ClusterSum {
 #pragma unroll
       for (int s = 0; s < kSlices; ++s) {
         add_scaled(sums[s], factor,
-                   load_four<kAligned>(matrix + row * clusters, cluster(s), clusters));
+                   load_four<kAligned>(matrix + int64_t{row} * clusters, cluster(s), clusters));
       }
     }
   }
@@ -376,15 +395,17 @@ __device__ void backward_row(const AttendArrays& a, const Side& side, const Plac
 
 template <class R, bool kByKey, int kSlices>
 __global__ void __launch_bounds__(kWarps* kWarpSize, kBackwardBlocks)
-    gather_backward_kernel(AttendArrays a, Side side, unsigned blocks_per_problem) {
-  const Place place = place_of_warp(blocks_per_problem);
-  if (a.graph.form[place.problem] != EdgeForm::kCsr || place.row >= side.own_count) return;
-  // Clusters beyond the registers: the row's edges are walked once more.
-  int64_t first = 0;
-  do {
-    backward_row<R, kByKey, kSlices>(a, side, place, first);
-    first += int64_t{kSlices} * kSliceClusters;
-  } while (kSlices > 0 && first < a.ste.clusters);
+    gather_backward_kernel(AttendArrays a, Side side, RowGrid grid) {
+  Place place = grid.first_place();
+  if (a.graph.form[place.problem] != EdgeForm::kCsr) return;
+  for (; place.row < side.own_count; place.row += grid.step()) {
+    // Clusters beyond the registers: the row's edges are walked once more.
+    int64_t first = 0;
+    do {
+      backward_row<R, kByKey, kSlices>(a, side, place, first);
+      first += int64_t{kSlices} * kSliceClusters;
+    } while (kSlices > 0 && first < a.ste.clusters);
+  }
 }
 
 // --- host ----------------------------------------------------------------------------------------
@@ -408,7 +429,19 @@ void with_rows(const AttendArrays& a, const Run& run) {
   run(Rows<128, true>{});
 }
 
-unsigned blocks_for_rows(int64_t rows) { return blocks_for(rows, kWarps).x; }
+/// One row a warp, unless there are many: then up to eight.
+RowGrid row_grid(const AttendArrays& a, int64_t rows) {
+  constexpr int64_t kEnoughBlocks = 4096;
+  constexpr int64_t kMostRows = 8;
+  const int64_t blocks = a.problems() * ((rows + kWarps - 1) / kWarps);
+  const int64_t rows_per_warp = std::clamp<int64_t>(blocks / kEnoughBlocks, 1, kMostRows);
+  return {blocks_for(rows, kWarps * rows_per_warp).x};
+}
+
+LaunchShape launch_shape(const AttendArrays& a, const RowGrid& grid) {
+  return {.grid = dim3(static_cast<unsigned>(a.problems()) * grid.blocks),
+          .block = dim3(kWarps * kWarpSize)};
+}
 
 Side side_by_query(const AttendArrays& a) {
   const GraphArrays& g = a.graph;
@@ -450,27 +483,23 @@ Side side_by_key(const AttendArrays& a) {
 
 template <class R, bool kByKey>
 void launch_backward(const Stream& stream, const AttendArrays& a, const Side& side) {
-  const unsigned blocks = blocks_for_rows(side.own_count);
-  const LaunchShape shape = {.grid = dim3(static_cast<unsigned>(a.problems()) * blocks),
-                             .block = dim3(kWarps * kWarpSize)};
+  const RowGrid grid = row_grid(a, side.own_count);
+  const LaunchShape shape = launch_shape(a, grid);
   if (a.ste.clusters == 0) {
-    launch(stream, shape, gather_backward_kernel<R, kByKey, 0>, a, side, blocks);
+    launch(stream, shape, gather_backward_kernel<R, kByKey, 0>, a, side, grid);
   } else if (a.ste.clusters <= kSliceClusters) {
-    launch(stream, shape, gather_backward_kernel<R, kByKey, 1>, a, side, blocks);
+    launch(stream, shape, gather_backward_kernel<R, kByKey, 1>, a, side, grid);
   } else {
-    launch(stream, shape, gather_backward_kernel<R, kByKey, 2>, a, side, blocks);
+    launch(stream, shape, gather_backward_kernel<R, kByKey, 2>, a, side, grid);
   }
 }
 
 }  // namespace
 
 void attend_gather(const Stream& stream, const AttendArrays& a) {
-  const unsigned blocks = blocks_for_rows(a.num_queries);
+  const RowGrid grid = row_grid(a, a.num_queries);
   with_rows(a, [&]<class R>(R) {
-    launch(stream,
-           {.grid = dim3(static_cast<unsigned>(a.problems()) * blocks),
-            .block = dim3(kWarps * kWarpSize)},
-           gather_forward_kernel<R>, a, blocks);
+    launch(stream, launch_shape(a, grid), gather_forward_kernel<R>, a, grid);
   });
 }
 

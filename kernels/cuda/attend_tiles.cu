@@ -15,8 +15,8 @@
 //   HBM: bits 0.54 GB, operands and outputs 1.1 GB of fp32, 0.8 GB for the bf16 copies: 0.6 ms, of
 //   which 0.3 ms before the kernel starts.
 // Registers (most of sm_80, 90, 100), shared memory and resident blocks of 4 warps:
-//   bf16  D = 16: 155, 8 KB, 3    32: 168, 16 KB, 3   64: 246, 32 KB, 2   128: 242, 64 KB, 2
-//   fp32  D = 16: 163, 20 KB, 3   32: 204, 40 KB, 2   64: 229, 80 KB, 2   128: 255, 160 KB, 1
+//   bf16  D = 16: 155, 8 KB, 3    32: 168, 16 KB, 3   64: 246, 32 KB, 2   128: 245, 64 KB, 2
+//   fp32  D = 16: 173, 20 KB, 2   32: 222, 40 KB, 2   64: 241, 80 KB, 2   128: 255, 160 KB, 1
 // Nothing is spilled but 12 bytes of one instance (bf16, D = 32) on sm_100.
 #include <algorithm>
 #include <limits>
@@ -154,6 +154,8 @@ template <class T, int kTiles>
 __device__ inline void write_rows(const ForwardArrays<T>& x, int64_t problem, int64_t first_row,
                                   const float (&o)[kTiles][4], const RunningRows& rows,
                                   float rescale) {
+  const bool is_paired =
+      x.dim == 8 * kTiles && reinterpret_cast<uintptr_t>(x.o) % sizeof(float2) == 0;
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     const float sum = sum_of_quad(rows.sum[r]);
@@ -170,7 +172,7 @@ __device__ inline void write_rows(const ForwardArrays<T>& x, int64_t problem, in
     for (int v = 0; v < kTiles; ++v) {
       const int column = 8 * v + 2 * (lane_index() % 4);
       const float2 pair = make_float2(o[v][2 * r] * factor, o[v][2 * r + 1] * factor);
-      if (x.dim == 8 * kTiles) {
+      if (is_paired) {
         *reinterpret_cast<float2*>(to + column) = pair;
       } else {
         if (column < x.dim) to[column] = pair.x;
@@ -197,7 +199,6 @@ struct Stages {
   __device__ void start_copy(int stage, int64_t tile) const {
     copy_tile_async(keys(stage), k, tile * kTileColumns, num_keys);
     copy_tile_async(values(stage), v, tile * kTileColumns, num_keys);
-    commit_copies();
   }
 };
 
@@ -214,6 +215,7 @@ struct WarpQueries {
   Sums<kGroups, kDim> o;
   RunningRows rows[kGroups];
   uint32_t masks[kGroups];
+  KeptPairs kept;  // with dropout
 
   __device__ void load_masks(const ForwardArrays<T>& x, int tile) {
     const uint32_t valid = column_mask(x.pairs.valid(sample), tile);
@@ -237,7 +239,6 @@ struct WarpQueries {
       to_weights<T>(s.c[g], masks[g], x.scale, rows[g], factor);
       rescale(o.c[g], factor);
       if constexpr (kDrops) {
-        const KeptPairs kept(x.dropout, sample, problem % static_cast<int>(x.heads));
         drop(s.c[g], kept.by_query(first_row + 16 * g, tile));
       }
     }
@@ -258,9 +259,13 @@ __device__ inline void begin(WarpQueries<T, kDim, kDrops>& own, const ForwardArr
   own.problem = item.problem;
   own.sample = item.problem / static_cast<int>(x.heads);
   own.first_row = block_row + warp_row;
+  if constexpr (kDrops) {
+    own.kept = KeptPairs(x.dropout, own.sample, own.problem % static_cast<int>(x.heads));
+  }
   const typename Sizes::Queries queries(shared_memory() + Sizes::kQueriesAt);
   copy_tile_async(queries, x.q + item.problem * x.num_queries * kDim, block_row, x.num_queries);
   if (item.count > 0) stages.start_copy(0, item.tiles[0]);
+  commit_copies();
   wait_for_copies<0>();
   sync_threads();
   if constexpr (Sizes::kHoldsQueries) {
@@ -287,6 +292,7 @@ __global__ void __launch_bounds__(kTileThreads, (Shape<T, kDim>::kBlocksPerSm))
     sync_threads();  // this stage is there, and all warps have left the other
     const int next = i + 1 < item.count ? item.tiles[i + 1] : -1;
     if (next >= 0) stages.start_copy((i + 1) % 2, next);
+    commit_copies();
     own.add_tile(x, item.tiles[i], next, stages.keys(i % 2), stages.values(i % 2));
   }
 #pragma unroll

@@ -9,8 +9,8 @@
 // turns them in registers into ds, weights and dp, and multiplies these, as left operands, with
 // the same rows of the tile: one barrier a tile, the next tile arrives meanwhile (bf16).
 //
-// Registers (bf16, sm_90, nvcc 13; D = 32, 64 do not spill up to K = 128), shared memory and warps
-// of an SM, for K = 128:
+// Registers (bf16, sm_90, nvcc 13), shared memory and warps of an SM, for K = 128 (D = 32, 64 do
+// not spill up to there; D = 16 and further passes, up to 20 bytes on sm_80 and sm_90):
 //   D = 64: by query 254, 68 KiB, 8; by key 255, 69 KiB, 8
 //   D = 32: by query 230, 52 KiB, 8; by key 255, 53 KiB, 8
 // Per pair: by query 6 D + 2 K flops, by key 8 D + 2 K, one exp each; from shared memory a fragment
@@ -176,6 +176,7 @@ struct WarpRows {
   int first;
   uint32_t counted[kGroups];  ///< masks of the rows that do
   float2 terms[kGroups][2];   ///< of queries g and g + 8
+  KeptPairs kept;             ///< with dropout
 };
 
 __device__ inline uint32_t row_mask(bool low, bool high) {
@@ -221,8 +222,7 @@ __device__ inline TileMasks<C::kGroups> tile_masks(const Side<typename C::Elemen
     masks.edges[g] = common.self_loop ? edges & ~diagonal(first, tile) : edges;
     masks.kept[g] = ~0u;
     if (common.dropout.is_on) {
-      const KeptPairs kept(common.dropout, rows.sample, rows.problem % common.heads);
-      masks.kept[g] = C::kByKey ? kept.by_key(first, tile) : kept.by_query(first, tile);
+      masks.kept[g] = C::kByKey ? rows.kept.by_key(first, tile) : rows.kept.by_query(first, tile);
     }
   }
   return masks;
@@ -353,6 +353,9 @@ __device__ inline WarpRows<C::kGroups> warp_rows(const Side<typename C::Element>
   rows.problem = static_cast<int>(item.problem);
   rows.sample = rows.problem / common.heads;
   rows.first = static_cast<int>(item.block) * C::kRows + C::kWarpRows * warp_index();
+  if (common.dropout.is_on) {
+    rows.kept = KeptPairs(common.dropout, rows.sample, rows.problem % common.heads);
+  }
   const float2* terms = common.query_terms + int64_t{rows.problem} * common.padded_queries;
 #pragma unroll
   for (int g = 0; g < C::kGroups; ++g) {
@@ -397,6 +400,7 @@ template <int kGroups, int kColumns>
 __device__ inline void store_rows(float* to, int64_t pitch, int64_t first_column, int64_t first_row,
                                   int64_t num_rows, float factor,
                                   const Sums<kGroups, kColumns>& sums) {
+  const bool is_paired = pitch % 2 == 0 && reinterpret_cast<uintptr_t>(to) % sizeof(float2) == 0;
 #pragma unroll
   for (int half = 0; half < 2 * kGroups; ++half) {
     const int64_t row = first_row + lane_index() / 4 + 8 * half;
@@ -407,7 +411,7 @@ __device__ inline void store_rows(float* to, int64_t pitch, int64_t first_column
       float* at = to + row * pitch + column;
       const float x = factor * sums.c[half / 2][v][half % 2 * 2];
       const float y = factor * sums.c[half / 2][v][half % 2 * 2 + 1];
-      if (column + 1 < pitch && pitch % 2 == 0) {
+      if (is_paired && column + 1 < pitch) {
         *reinterpret_cast<float2*>(at) = {x, y};
       } else {
         if (column < pitch) at[0] = x;

@@ -146,7 +146,8 @@ __device__ void scan_in_place(int32_t* counts, int32_t* totals) {
   sync_threads();
 }
 
-__global__ void order_kernel(int32_t* order, const int32_t* counts, int64_t items, int64_t most) {
+__global__ void __launch_bounds__(kOrderThreads)
+    order_kernel(int32_t* order, const int32_t* counts, int64_t items, int64_t most) {
   auto* places = reinterpret_cast<int32_t*>(shared_memory());
   int32_t* totals = places + kClasses * kOrderThreads;
   const int thread = static_cast<int>(threadIdx.x);

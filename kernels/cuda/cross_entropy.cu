@@ -50,7 +50,7 @@ __device__ Largest find_largest(const float* logits, int64_t classes) {
 }
 
 /// By the whole warp. dlogits may be logits itself: each lane reads its elements before it writes
-/// them, and the label's is read before the sum that all lanes wait for.
+/// them, and the label's is read before the warp comes together.
 __device__ LossPartial row_loss(const Loss& f, int64_t row) {
   const float* logits = f.logits + row * f.classes;
   float* dlogits = f.dlogits == nullptr ? nullptr : f.dlogits + row * f.classes;
@@ -64,6 +64,7 @@ __device__ LossPartial row_loss(const Loss& f, int64_t row) {
     sum += static_cast<double>(math::exponential(logits[c] - best.value));
   }
   sum = lanes_sum(sum);
+  sync_warp();  // exchanges do not order memory
   const float factor = is_counted ? static_cast<float>(f.scale / sum) : 0.0f;
   for (int64_t c = lane_index(); dlogits != nullptr && c < f.classes; c += kWarpSize) {
     const float softmax = is_counted ? math::exponential(logits[c] - best.value) * factor : 0.0f;
@@ -91,8 +92,9 @@ __global__ void losses_kernel(LossPartial* partials, Loss f) {
   partials[blockIdx.x] = sum;
 }
 
-__global__ void add_losses_kernel(double* loss_sum, int64_t* correct, int64_t* count,
-                                  const LossPartial* partials, int64_t runs) {
+__global__ void __launch_bounds__(kSumThreads)
+    add_losses_kernel(double* loss_sum, int64_t* correct, int64_t* count,
+                      const LossPartial* partials, int64_t runs) {
   LossPartial sum;
   for (int64_t i = threadIdx.x; i < runs; i += kSumThreads) {
     sum.loss += partials[i].loss;

@@ -11,6 +11,7 @@
 
 #include <bit>
 #include <cstdint>
+#include <memory>
 #include <source_location>
 #include <string>
 #include <utility>
@@ -66,8 +67,8 @@ __device__ inline uint32_t atomic_or(uint32_t* p, uint32_t bits) { return atomic
 __device__ inline int32_t atomic_add(int32_t* p, int32_t value) { return atomicAdd(p, value); }
 __device__ inline uint32_t atomic_add(uint32_t* p, uint32_t value) { return atomicAdd(p, value); }
 __device__ inline int64_t atomic_add(int64_t* p, int64_t value) {
-  return static_cast<int64_t>(atomicAdd(reinterpret_cast<unsigned long long*>(p),
-                                        static_cast<unsigned long long>(value)));
+  return static_cast<int64_t>(
+      atomicAdd(reinterpret_cast<unsigned long long*>(p), static_cast<unsigned long long>(value)));
 }
 __device__ inline uint64_t atomic_add(uint64_t* p, uint64_t value) {
   static_assert(sizeof(unsigned long long) == sizeof(uint64_t));
@@ -105,15 +106,16 @@ __device__ inline uint32_t pack_bf16(float low, float high) {
 __device__ inline void copy_async_16(void* shared, const void* global, bool is_valid) {
   const auto to = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
   const int bytes = is_valid ? 16 : 0;
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(global), "r"(bytes));
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(global), "r"(bytes)
+               : "memory");
 }
 /// Closes the group of this thread's copies since the last call.
-__device__ inline void commit_copies() { asm volatile("cp.async.commit_group;"); }
+__device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 /// All but the newest `kLeft` groups of this thread have arrived. Others' copies: sync_threads()
 /// after it.
 template <int kLeft>
 __device__ inline void wait_for_copies() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(kLeft));
+  asm volatile("cp.async.wait_group %0;" ::"n"(kLeft) : "memory");
 }
 
 // --- tensor cores: fragments of 16 x 8 x 16 products in bf16 (PTX ISA, mma.m16n8k16). g = lane /
@@ -140,7 +142,8 @@ __device__ inline void load_matrices_transposed(uint32_t (&r)[4], const void* sh
 }
 /// c += a b, summed in fp32.
 __device__ inline void multiply_add(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
-  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
       "{%8, %9}, {%0, %1, %2, %3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
@@ -157,11 +160,28 @@ struct LaunchShape {
 };
 
 namespace detail {
-/// Throws CudaError naming kernel and place; with STIPPLE_SYNC_LAUNCH=1 in the environment waits
-/// for the kernel first.
-void check_launch(const Stream&, const void* kernel, const std::source_location& where);
-/// Lets the kernel use more than the default 48 KiB of shared memory.
-void allow_shared_memory(const void* kernel, size_t bytes);
+/// Throws CudaError naming kernel and place, of a launch with that `status`; with
+/// STIPPLE_SYNC_LAUNCH=1 in the environment waits for the kernel first, unless it is captured.
+void check_launch(const Stream&, const void* kernel, cudaError_t status,
+                  const std::source_location& where);
+/// Lets the kernel use more than the default 48 KiB of shared memory on the stream's device.
+void allow_shared_memory(const Stream&, const void* kernel, size_t bytes);
+
+/// The launch's own status, not what the thread's last error happens to be. The arguments are of
+/// the kernel's types and live until it has them.
+template <class... Parameters>
+cudaError_t enqueue_kernel(const Stream& stream, const LaunchShape& shape,
+                           void (*kernel)(Parameters...), Parameters... arguments) {
+  const auto* function = reinterpret_cast<const void*>(kernel);
+  const auto on = static_cast<cudaStream_t>(stream.native());
+#if defined(__CUDACC__)
+  void* pointers[] = {static_cast<void*>(std::addressof(arguments))..., nullptr};
+  return cudaLaunchKernel(function, shape.grid, shape.block, pointers, shape.shared_bytes, on);
+#else
+  return cuda_on_cpu::launch({shape.grid, shape.block, shape.shared_bytes, function, shape.where},
+                             on, [kernel, arguments...] { kernel(arguments...); });
+#endif
+}
 }  // namespace detail
 
 /// Enqueues kernel(args...). A grid without blocks does nothing. CudaError.
@@ -172,20 +192,11 @@ void launch(const Stream& stream, const LaunchShape& shape, void (*kernel)(Param
   const auto* function = reinterpret_cast<const void*>(kernel);
   constexpr size_t kDefaultSharedBytes = 48 << 10;
   if (shape.shared_bytes > kDefaultSharedBytes) {
-    detail::allow_shared_memory(function, shape.shared_bytes);
+    detail::allow_shared_memory(stream, function, shape.shared_bytes);
   }
-#if defined(__CUDACC__)
-  kernel<<<shape.grid, shape.block, shape.shared_bytes,
-           static_cast<cudaStream_t>(stream.native())>>>(
-      static_cast<Parameters>(std::forward<Args>(args))...);
-#else
-  cuda_on_cpu::launch({shape.grid, shape.block, shape.shared_bytes, function, shape.where},
-                      static_cast<cudaStream_t>(stream.native()),
-                      [kernel, ... values = static_cast<Parameters>(std::forward<Args>(args))] {
-                        kernel(values...);
-                      });
-#endif
-  detail::check_launch(stream, function, shape.where);
+  const cudaError_t status = detail::enqueue_kernel<Parameters...>(
+      stream, shape, kernel, static_cast<Parameters>(std::forward<Args>(args))...);
+  detail::check_launch(stream, function, status, shape.where);
 }
 
 /// Blocks of `block` threads that cover `count` elements.

@@ -106,7 +106,7 @@ __device__ ScanStep scan_block(int32_t value, int32_t* shared) {
 
 /// first goes from the tokens of an id to those of lower ids; first_run counts the runs of ids that
 /// have more than one.
-__global__ void scan_ids_kernel(Sort f) {
+__global__ void __launch_bounds__(kScanThreads) scan_ids_kernel(Sort f) {
   auto* shared = reinterpret_cast<int32_t*>(shared_memory());
   constexpr auto kRun = static_cast<int32_t>(kTokenRun);
   int32_t tokens = 0, runs = 0;

@@ -153,8 +153,9 @@ Plan make_plan(const Stream& stream, cublasLtHandle_t handle, const Gemm& gemm) 
                                      plan.second.get(), plan.result.get(), plan.result.get(),
                                      preference.get(), 1, &best, &found),
       gemm);
-  STIPPLE_CHECK_AS(CudaError, found == 1, "matmul: cuBLASLt knows no algorithm for ", gemm.batch,
-                   " products of ", gemm.m, " x ", gemm.n, " x ", gemm.k);
+  STIPPLE_CHECK_AS(CudaError, found == 1 && best.state == CUBLAS_STATUS_SUCCESS,
+                   "matmul: cuBLASLt knows no algorithm for ", gemm.batch, " products of ", gemm.m,
+                   " x ", gemm.n, " x ", gemm.k);
   plan.algorithm = best.algo;
   return plan;
 }
@@ -162,7 +163,7 @@ Plan make_plan(const Stream& stream, cublasLtHandle_t handle, const Gemm& gemm) 
 /// cuBLASLt on one device.
 class Products {
  public:
-  explicit Products(Device device) : workspace_(device, kWorkspaceBytes) {
+  explicit Products(Device device) : device_(device) {
     const cublasStatus_t status = cublasLtCreate(&handle_);
     STIPPLE_CHECK_AS(CudaError, status == CUBLAS_STATUS_SUCCESS,
                      "cublasLtCreate: ", cublasLtGetStatusString(status));
@@ -181,6 +182,12 @@ class Products {
   }
 
  private:
+  // Kept when the stream goes: a graph captured from it may live on, and the next stream with its
+  // handle takes it over.
+  const Buffer& workspace_of(const Stream& stream) {
+    return workspaces_.try_emplace(stream.native(), device_, kWorkspaceBytes).first->second;
+  }
+
   void enqueue(const Stream& stream, const Plan& plan, const Gemm& gemm) {
     if (gemm.bias != nullptr) {
       STIPPLE_CUBLAS_CHECK(
@@ -188,16 +195,18 @@ class Products {
                                          &gemm.bias, sizeof(gemm.bias)),
           gemm);
     }
+    const Buffer& workspace = workspace_of(stream);
     STIPPLE_CUBLAS_CHECK(
         cublasLtMatmul(handle_, plan.descriptor.get(), &gemm.alpha, gemm.b, plan.first.get(),
                        gemm.a, plan.second.get(), &gemm.beta, gemm.c, plan.result.get(), gemm.c,
-                       plan.result.get(), &plan.algorithm, workspace_.data(), workspace_.bytes(),
+                       plan.result.get(), &plan.algorithm, workspace.data(), workspace.bytes(),
                        static_cast<cudaStream_t>(stream.native())),
         gemm);
   }
 
   std::mutex mutex_;
-  Buffer workspace_;
+  Device device_;
+  std::map<void*, Buffer> workspaces_;  // by stream: products of two streams may run at once
   cublasLtHandle_t handle_ = nullptr;
   std::map<PlanKey, Plan> plans_;
 };

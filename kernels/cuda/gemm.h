@@ -2,9 +2,9 @@
 // One dense product, or an evenly spaced batch of them, through cuBLASLt.
 //
 // Descriptors and the chosen algorithm are kept per device, shape, precision and alignment: a
-// repeated call neither allocates nor searches. Handle and workspace belong to the device, are
-// created by its first product (which must therefore not be captured into a graph) and stay until
-// the program ends. The workspace is one: the products of a device run on one stream at a time.
+// repeated call neither allocates nor searches. Every stream has a workspace of 32 MiB, created by
+// its first product (which must therefore not be captured into a graph) and kept until the program
+// ends.
 #pragma once
 
 #include <cstdint>

@@ -3,7 +3,8 @@
 //   forward: a team of up to 32 lanes per row, 8 to 256 rows per block of 256 threads.
 //   backward: a block of 256 threads per run of 64 rows. First teams as above find the two means of
 //   each row; then thread (channel, row) writes dx and sums the parameters' gradients over its
-//   rows; then one kernel adds the runs' partial sums, a block of 1024 threads per 32 channels.
+//   rows; then the runs' partial sums are added, a block of 1024 threads per 32 channels, in two
+//   stages where they are many.
 // Shared memory of backward: 512 bytes of means and 8 KiB of sums.
 #include <cmath>
 
@@ -197,22 +198,33 @@ __global__ void backward_kernel(Backward f, RowLanes teams, RowLanes columns) {
 constexpr int kColumns = kWarpSize;
 constexpr int kColumnRows = 32;
 
+/// Partial sums that a block adds in the first of two stages.
+constexpr int64_t kPartialsRun = 128;
+
+/// Of the weight, and of the bias: sums[i] = the sum of partials [i * run, (i + 1) * run), which
+/// stand `pitch` apart; with one run it is added to the gradients. Partial sums may be replaced by
+/// the sum of their run in place of the first.
 struct ColumnSums {
-  float *dweight, *dbias;
-  const float *dweight_partials, *dbias_partials;
-  int64_t runs, channels;
+  float* sums[2];
+  const float* partials[2];
+  int64_t count, channels;
+  int64_t pitch, sums_pitch;
+  int64_t run;
+  bool adds;
 };
 
-__global__ void add_columns_kernel(ColumnSums f) {
+__global__ void __launch_bounds__(kColumns* kColumnRows) add_columns_kernel(ColumnSums f) {
   auto* shared = reinterpret_cast<float*>(shared_memory());
-  const int64_t c = int64_t{blockIdx.x} * kColumns + lane_index();
-  const float* partials = blockIdx.y == 0 ? f.dweight_partials : f.dbias_partials;
-  float* to = blockIdx.y == 0 ? f.dweight : f.dbias;
+  const int64_t tiles = num_runs(f.channels, kColumns);
+  const int64_t c = blockIdx.x % tiles * kColumns + lane_index();
+  const int64_t part = blockIdx.x / tiles;
+  const Range run = nth_run(part, f.count, f.run);
+  const float* partials = f.partials[blockIdx.y];
   float sum = 0;
   if (c < f.channels) {
 #pragma unroll 4
-    for (int64_t run = warp_index(); run < f.runs; run += kColumnRows) {
-      sum += partials[run * f.channels + c];
+    for (int64_t i = run.begin + warp_index(); i < run.end; i += kColumnRows) {
+      sum += partials[i * f.pitch + c];
     }
   }
   shared[threadIdx.x] = sum;
@@ -221,7 +233,45 @@ __global__ void add_columns_kernel(ColumnSums f) {
     if (warp_index() < half) shared[threadIdx.x] += shared[threadIdx.x + half * kColumns];
     sync_threads();
   }
-  if (warp_index() == 0 && c < f.channels) to[c] += shared[threadIdx.x];
+  if (warp_index() != 0 || c >= f.channels) return;
+  float& to = f.sums[blockIdx.y][part * f.sums_pitch + c];
+  to = f.adds ? to + shared[threadIdx.x] : shared[threadIdx.x];
+}
+
+void add_columns(const Stream& stream, const ColumnSums& sums) {
+  constexpr int kThreads = kColumns * kColumnRows;
+  const int64_t blocks = num_runs(sums.count, sums.run) * num_runs(sums.channels, kColumns);
+  launch(stream,
+         {.grid = dim3(static_cast<unsigned>(blocks), 2),
+          .block = kThreads,
+          .shared_bytes = kThreads * sizeof(float)},
+         add_columns_kernel, sums);
+}
+
+/// dweight and dbias += the sums of all runs, which are lost.
+void add_partials(const Stream& stream, const LayerNormBackward& args, View<float> dweight,
+                  View<float> dbias) {
+  const int64_t runs = dweight.shape[1], channels = dweight.shape[2];
+  ColumnSums last{.sums = {args.dweight.data, args.dbias.data},
+                  .partials = {dweight.data, dbias.data},
+                  .count = runs,
+                  .channels = channels,
+                  .pitch = channels,
+                  .sums_pitch = channels,
+                  .run = runs,
+                  .adds = true};
+  if (runs > kPartialsRun) {
+    ColumnSums first = last;
+    first.sums[0] = dweight.data;
+    first.sums[1] = dbias.data;
+    first.run = kPartialsRun;
+    first.sums_pitch = kPartialsRun * channels;
+    first.adds = false;
+    add_columns(stream, first);
+    last.count = last.run = num_runs(runs, kPartialsRun);
+    last.pitch = first.sums_pitch;
+  }
+  add_columns(stream, last);
 }
 
 template <int kWidth>
@@ -275,18 +325,7 @@ void layernorm_backward(const Stream& stream, const LayerNormBackward& args, Vie
   const bool is_vector = backward.channels % kPackWidth == 0 &&
                          are_aligned(backward.dx, backward.dy, backward.x, backward.weight);
   is_vector ? launch_backward<kPackWidth>(stream, backward) : launch_backward<1>(stream, backward);
-  const ColumnSums sums{.dweight = args.dweight.data,
-                        .dbias = args.dbias.data,
-                        .dweight_partials = dweight.data,
-                        .dbias_partials = dbias.data,
-                        .runs = dweight.shape[1],
-                        .channels = backward.channels};
-  constexpr int kThreads = kColumns * kColumnRows;
-  launch(stream,
-         {.grid = dim3(blocks_for(sums.channels, kColumns).x, 2),
-          .block = kThreads,
-          .shared_bytes = kThreads * sizeof(float)},
-         add_columns_kernel, sums);
+  add_partials(stream, args, dweight, dbias);
 }
 
 }  // namespace stipple::kernels::cuda

@@ -124,20 +124,13 @@ void linear_backward(const Stream& stream, const LinearBackward& args, View<floa
                     .b = args.x.data,
                     .transpose_a = true,
                     .beta = 1.0f});
-  const int64_t runs = dbias.shape[1];
   column_sums<float, float>(stream, 1,
                             {.sums = dbias.data,
                              .x = args.dy.data,
                              .rows = rows,
                              .cols = outputs,
                              .run = kMatmulInnerRun});
-  column_sums<float, float>(stream, 1,
-                            {.sums = args.dbias.data,
-                             .x = dbias.data,
-                             .rows = runs,
-                             .cols = outputs,
-                             .run = runs,
-                             .adds = true});
+  add_partial_sums(stream, args.dbias.data, dbias.data, dbias.shape[1], outputs);
   if (args.dx.empty()) return;
   multiply(stream, {.m = rows,
                     .n = inputs,

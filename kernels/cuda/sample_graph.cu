@@ -4,9 +4,16 @@
 //   choose_forms: a block a problem. count_bits: a warp a row. sum_counts: a block a problem, in
 //   steps of its threads. transpose_bits: a warp a tile of 128 queries and 128 keys, as sixteen
 //   32 x 32 transposes by shuffles; reads and writes N M / 8 bytes once.
-//   CSR by key: rows are cut into 32 chunks. count_columns: a chunk a block, counts its edges of
-//   every key; add_chunks: a key a thread, turns them into offsets; fill_columns: a chunk a warp,
-//   row after row, so that indices ascend without sorting. Reads the edges twice, writes them once.
+//   CSR by key: rows are cut into chunks of 64 or more, 128 at most, keys into slices of at most
+//   2,048. count_columns: a warp a chunk and slice, with a count a key in shared memory;
+//   add_chunks: a key a thread, turns counts into offsets; fill_columns: the same warps write row
+//   after row, so that indices ascend without sorting. In a row a warp finds where its keys begin
+//   by bisection, 32 rows at a time, a lane a row; lanes then take edges, whose keys differ, so
+//   there are no atomics. Moves 12 bytes an edge and 16 a chunk and key. Shared memory 8 KiB a
+//   warp.
+// Expected on an H200 with 32 problems, N = M = 16,384, 1 % (88 M edges): count 0.2 ms, add 0.2 ms,
+// fill 0.6 ms (scattered words that merge in L2).
+#include <algorithm>
 #include <climits>
 
 #include "core/copy.h"
@@ -17,6 +24,7 @@ namespace stipple::kernels::cuda {
 namespace {
 
 constexpr int kThreads = 256;
+constexpr int kScanThreads = 1024;  // at most
 
 template <class T>
 __device__ T warp_sum(T x) {
@@ -83,7 +91,8 @@ void choose_forms(const SampleCall& call, int64_t problems, double tile_density)
 
 // --- degrees and offsets
 
-__global__ void count_bits_kernel(SampledGraph graph, Wave wave, int64_t n) {
+__global__ void __launch_bounds__(kThreads)
+    count_bits_kernel(SampledGraph graph, Wave wave, int64_t n) {
   const int64_t row = (int64_t{blockIdx.x} * blockDim.x + threadIdx.x) / kWarpSize;
   if (row >= wave.count * n) return;
   const int64_t p = wave.first + row / n;
@@ -125,7 +134,8 @@ __device__ int64_t sum_counts(int32_t* ptr, int64_t n, int64_t room) {
 }
 
 // A graph that is too large loses its last edges, and says how many.
-__global__ void sum_degrees_kernel(SampledGraph graph, Wave wave, int64_t n, int64_t most_lost) {
+__global__ void __launch_bounds__(kScanThreads)
+    sum_degrees_kernel(SampledGraph graph, Wave wave, int64_t n, int64_t most_lost) {
   const int64_t p = wave.first + blockIdx.x;
   const bool is_csr = graph.form[p] == EdgeForm::kCsr;
   const int64_t lost =
@@ -134,16 +144,16 @@ __global__ void sum_degrees_kernel(SampledGraph graph, Wave wave, int64_t n, int
   atomic_add(graph.overflow, static_cast<int32_t>(lost < most_lost ? lost : most_lost));
 }
 
-__global__ void sum_columns_kernel(SampledGraph graph, Wave wave, int64_t m) {
+__global__ void __launch_bounds__(kScanThreads)
+    sum_columns_kernel(SampledGraph graph, Wave wave, int64_t m) {
   const int64_t p = wave.first + blockIdx.x;
   if (graph.form[p] != EdgeForm::kCsr) return;
   sum_counts(graph.column_ptr + p * (m + 1), m, graph.room());
 }
 
 LaunchShape scan_launch(const Wave& wave, int64_t n) {
-  constexpr int64_t kMostThreads = 1024;
   const int64_t threads =
-      std::clamp<int64_t>((n + kWarpSize - 1) / kWarpSize * kWarpSize, kWarpSize, kMostThreads);
+      std::clamp<int64_t>((n + kWarpSize - 1) / kWarpSize * kWarpSize, kWarpSize, kScanThreads);
   return {.grid = dim3(static_cast<unsigned>(wave.count)),
           .block = dim3(static_cast<unsigned>(threads)),
           .shared_bytes = static_cast<size_t>(threads / kWarpSize + 1) * sizeof(int64_t)};
@@ -220,90 +230,197 @@ void transpose_bits(const SampleCall& call, const Wave& wave) {
 
 // --- CSR by key
 
-/// Rows [begin, end) of one problem and the counts or cursors of its keys.
-struct Chunk {
-  int64_t p;
-  int64_t begin;
-  int64_t end;
-  int32_t* cursors;  // [M]
+constexpr int kSliceWarps = 4;  // of a block, each on its own
+constexpr int64_t kMostSliceKeys = 2048;
+
+/// How the warps of a launch share a wave.
+struct SliceGrid {
+  int64_t chunks = 0;  ///< of the rows of a problem
+  int64_t chunk_rows = 0;
+  int64_t slices = 0;  ///< of its keys
+  int64_t slice_keys = 0;
 };
 
-__device__ Chunk nth_chunk(int64_t chunk, const Wave& wave, int32_t* cursors, int64_t n,
-                           int64_t m) {
-  const int64_t rows = (n + kTransposeChunks - 1) / kTransposeChunks;
-  const int64_t begin = chunk % kTransposeChunks * rows;
-  const int64_t end = begin + rows;
-  return {.p = wave.first + chunk / kTransposeChunks,
-          .begin = begin < n ? begin : n,
-          .end = end < n ? end : n,
-          .cursors = cursors + chunk * m};
+/// What a warp works on: rows [begin_row, end_row), keys [first_key, end_key).
+struct Slice {
+  int64_t w;  ///< the problem within the wave
+  int64_t begin_row;
+  int64_t end_row;
+  int64_t first_key;
+  int64_t end_key;
+  int32_t* cursors;  ///< of key 0 in this chunk
+  int32_t* shared;   ///< a number a key of the slice
+
+  __device__ int64_t num_keys() const { return end_key - first_key; }
+};
+
+__device__ Slice slice_of_warp(const SliceGrid& grid, int32_t* cursors, int64_t n, int64_t m) {
+  const int64_t warp = int64_t{blockIdx.x} * kSliceWarps + warp_index();
+  const int64_t chunk = warp / grid.slices;  // of the wave
+  const int64_t begin_row = chunk % grid.chunks * grid.chunk_rows;
+  const int64_t end_row = begin_row + grid.chunk_rows;
+  const int64_t first_key = warp % grid.slices * grid.slice_keys;
+  const int64_t end_key = first_key + grid.slice_keys;
+  return {.w = chunk / grid.chunks,
+          .begin_row = begin_row,
+          .end_row = end_row < n ? end_row : n,
+          .first_key = first_key,
+          .end_key = end_key < m ? end_key : m,
+          .cursors = cursors + chunk * m,
+          .shared = reinterpret_cast<int32_t*>(shared_memory()) + warp_index() * grid.slice_keys};
 }
 
-__global__ void __launch_bounds__(kThreads)
-    count_columns_kernel(SampledGraph graph, Wave wave, int32_t* cursors, int64_t n, int64_t m) {
-  const Chunk chunk = nth_chunk(blockIdx.x, wave, cursors, n, m);
-  if (graph.form[chunk.p] != EdgeForm::kCsr) return;
-  for (int64_t j = threadIdx.x; j < m; j += blockDim.x) chunk.cursors[j] = 0;
-  sync_threads();
-  const uint32_t* columns = graph.by_query + chunk.p * graph.query_stride;
-  const int32_t* row_ptr = graph.row_ptr + chunk.p * (n + 1);
-  for (int64_t e = row_ptr[chunk.begin] + int64_t{threadIdx.x}; e < row_ptr[chunk.end];
-       e += blockDim.x) {
-    atomic_add(chunk.cursors + columns[e], 1);
+/// The first of edges [begin, end) of a row with a key not below `key`.
+__device__ int64_t first_edge(const uint32_t* columns, int64_t begin, int64_t end, int64_t key) {
+  if (key == 0) return begin;
+  while (begin < end) {
+    const int64_t middle = begin + (end - begin) / 2;
+    if (columns[middle] < key) {
+      begin = middle + 1;
+    } else {
+      end = middle;
+    }
+  }
+  return begin;
+}
+
+/// This lane's next edge in a row.
+struct RowCursor {
+  int64_t edge;
+  int64_t end;
+  uint32_t key;
+
+  __device__ void read(const uint32_t* columns) { key = edge < end ? columns[edge] : ~uint32_t{0}; }
+};
+
+/// Calls visit(row, edge, key) for the edges of the slice, row after row. Within a row all keys
+/// differ, so lanes never meet. Warp-wide.
+template <class Visit>
+__device__ void visit_rows(const Slice& slice, const uint32_t* columns, const int32_t* row_ptr,
+                           const Visit& visit) {
+  for (int64_t first = slice.begin_row; first < slice.end_row; first += kWarpSize) {
+    const int64_t own = first + lane_index();
+    int64_t begin = 0;
+    int64_t end = 0;
+    if (own < slice.end_row) {
+      end = row_ptr[own + 1];
+      begin = first_edge(columns, row_ptr[own], end, slice.first_key);
+    }
+    const auto start = [&](int r) {
+      RowCursor cursor{shuffle(begin, r) + lane_index(), shuffle(end, r), 0};
+      cursor.read(columns);
+      return cursor;
+    };
+    const int64_t left = slice.end_row - first;
+    const int rows = left < kWarpSize ? static_cast<int>(left) : kWarpSize;
+    RowCursor cursor = start(0);
+    for (int r = 0; r < rows; ++r) {
+      // Keys of the next row are on their way while this one is visited.
+      const RowCursor next = start((r + 1) % kWarpSize);
+      for (;;) {
+        const bool is_mine = cursor.key < slice.end_key;
+        if (is_mine) visit(first + r, cursor.edge, cursor.key);
+        if (ballot(!is_mine) != 0) break;
+        cursor.edge += kWarpSize;
+        cursor.read(columns);
+      }
+      cursor = next;
+      sync_warp();  // what lanes wrote for a key, another lane reads for the next row
+    }
+  }
+}
+
+// cursors[j] = the chunk's edges of key j.
+__global__ void __launch_bounds__(kSliceWarps* kWarpSize)
+    count_columns_kernel(SampledGraph graph, Wave wave, SliceGrid grid, int32_t* cursors, int64_t n,
+                         int64_t m) {
+  const Slice slice = slice_of_warp(grid, cursors, n, m);
+  const int64_t p = wave.first + slice.w;
+  if (slice.w >= wave.count || graph.form[p] != EdgeForm::kCsr) return;
+  int32_t* counts = slice.shared;
+  for (int64_t x = lane_index(); x < slice.num_keys(); x += kWarpSize) counts[x] = 0;
+  sync_warp();
+  visit_rows(slice, graph.by_query + p * graph.query_stride, graph.row_ptr + p * (n + 1),
+             [&](int64_t, int64_t, uint32_t j) { ++counts[j - slice.first_key]; });
+  for (int64_t x = lane_index(); x < slice.num_keys(); x += kWarpSize) {
+    slice.cursors[slice.first_key + x] = counts[x];
   }
 }
 
 // A key's counts in all chunks become where each chunk begins within the key.
-__global__ void add_chunks_kernel(SampledGraph graph, Wave wave, int32_t* cursors, int64_t m) {
+__global__ void __launch_bounds__(kThreads)
+    add_chunks_kernel(SampledGraph graph, Wave wave, int64_t chunks, int32_t* cursors, int64_t m) {
+  constexpr int kAtOnce = 16;  // loads on their way
   const int64_t key = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   if (key >= wave.count * m) return;
   const int64_t w = key / m;
   const int64_t j = key % m;
   const int64_t p = wave.first + w;
   if (graph.form[p] != EdgeForm::kCsr) return;
+  int32_t* of_key = cursors + w * chunks * m + j;
   int32_t before = 0;
-  for (int64_t chunk = 0; chunk < kTransposeChunks; ++chunk) {
-    int32_t& cursor = cursors[(w * kTransposeChunks + chunk) * m + j];
-    const int32_t count = cursor;
-    cursor = before;
-    before += count;
+  for (int64_t first = 0; first < chunks; first += kAtOnce) {
+    int32_t counts[kAtOnce];
+#pragma unroll
+    for (int c = 0; c < kAtOnce; ++c) {
+      counts[c] = first + c < chunks ? of_key[(first + c) * m] : 0;
+    }
+#pragma unroll
+    for (int c = 0; c < kAtOnce; ++c) {
+      if (first + c < chunks) of_key[(first + c) * m] = before;
+      before += counts[c];
+    }
   }
   graph.column_ptr[p * (m + 1) + j + 1] = before;
 }
 
-// Within a row all keys differ, so lanes never meet.
-__global__ void fill_columns_kernel(SampledGraph graph, Wave wave, int32_t* cursors, int64_t n,
-                                    int64_t m) {
-  const Chunk chunk = nth_chunk(blockIdx.x, wave, cursors, n, m);
-  if (graph.form[chunk.p] != EdgeForm::kCsr) return;
-  const uint32_t* columns = graph.by_query + chunk.p * graph.query_stride;
-  const uint16_t* counts = graph.query_multiplicity;
-  if (counts != nullptr) counts += chunk.p * graph.query_stride;
-  const int32_t* row_ptr = graph.row_ptr + chunk.p * (n + 1);
-  const int32_t* column_ptr = graph.column_ptr + chunk.p * (m + 1);
-  for (int64_t i = chunk.begin; i < chunk.end; ++i) {
-    for (int64_t e = row_ptr[i] + int64_t{lane_index()}; e < row_ptr[i + 1]; e += kWarpSize) {
-      const uint32_t j = columns[e];
-      const int64_t at = chunk.p * graph.key_stride + column_ptr[j] + chunk.cursors[j]++;
-      graph.by_key[at] = static_cast<uint32_t>(i);
-      if (counts != nullptr) graph.key_multiplicity[at] = counts[e];
-    }
-    sync_warp();
+__global__ void __launch_bounds__(kSliceWarps* kWarpSize)
+    fill_columns_kernel(SampledGraph graph, Wave wave, SliceGrid grid, int32_t* cursors, int64_t n,
+                        int64_t m) {
+  const Slice slice = slice_of_warp(grid, cursors, n, m);
+  const int64_t p = wave.first + slice.w;
+  if (slice.w >= wave.count || graph.form[p] != EdgeForm::kCsr) return;
+  int32_t* places = slice.shared;
+  const int32_t* column_ptr = graph.column_ptr + p * (m + 1);
+#pragma unroll 4
+  for (int64_t x = lane_index(); x < slice.num_keys(); x += kWarpSize) {
+    const int64_t j = slice.first_key + x;
+    places[x] = column_ptr[j] + slice.cursors[j];
   }
+  sync_warp();
+  const uint16_t* counts = graph.query_multiplicity;
+  if (counts != nullptr) counts += p * graph.query_stride;
+  visit_rows(slice, graph.by_query + p * graph.query_stride, graph.row_ptr + p * (n + 1),
+             [&](int64_t i, int64_t edge, uint32_t j) {
+               const int64_t at = p * graph.key_stride + places[j - slice.first_key]++;
+               graph.by_key[at] = static_cast<uint32_t>(i);
+               if (counts != nullptr) graph.key_multiplicity[at] = counts[edge];
+             });
+}
+
+SliceGrid slice_grid(int64_t n, int64_t m) {
+  const int64_t chunks = transpose_chunks(n);
+  const int64_t slices = (m + kMostSliceKeys - 1) / kMostSliceKeys;
+  return {.chunks = chunks,
+          .chunk_rows = (n + chunks - 1) / chunks,
+          .slices = slices,
+          .slice_keys = (m + slices - 1) / slices};
 }
 
 void build_columns(const SampleCall& call, const Wave& wave) {
   const int64_t n = call.inputs.num_queries;
   const int64_t m = call.inputs.num_keys;
   int32_t* cursors = call.scratch.cursors.data;
-  const dim3 chunks(static_cast<unsigned>(wave.count * kTransposeChunks));
-  launch(call.stream, {.grid = chunks, .block = kThreads}, count_columns_kernel, call.graph, wave,
-         cursors, n, m);
+  const SliceGrid grid = slice_grid(n, m);
+  const LaunchShape slices = {
+      .grid = blocks_for(wave.count * grid.chunks * grid.slices, kSliceWarps),
+      .block = kSliceWarps * kWarpSize,
+      .shared_bytes = kSliceWarps * static_cast<size_t>(grid.slice_keys) * sizeof(int32_t)};
+  launch(call.stream, slices, count_columns_kernel, call.graph, wave, grid, cursors, n, m);
   launch(call.stream, {.grid = blocks_for(wave.count * m, kThreads), .block = kThreads},
-         add_chunks_kernel, call.graph, wave, cursors, m);
+         add_chunks_kernel, call.graph, wave, grid.chunks, cursors, m);
   launch(call.stream, scan_launch(wave, m), sum_columns_kernel, call.graph, wave, m);
-  launch(call.stream, {.grid = chunks, .block = kWarpSize}, fill_columns_kernel, call.graph, wave,
-         cursors, n, m);
+  launch(call.stream, slices, fill_columns_kernel, call.graph, wave, grid, cursors, n, m);
 }
 
 // --- host

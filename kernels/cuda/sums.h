@@ -21,12 +21,15 @@ __device__ T block_sum(T value, T* shared) {
   return sum;
 }
 
-/// sums[p, i, col] = (or +=, where it adds) the sum of rows [i * run, (i + 1) * run) of x[p].
+/// sums[p, i, col] = (or +=, where it adds) the sum of rows [i * run, (i + 1) * run) of x[p]. Rows
+/// stand `pitch` apart, at least cols. `sums` may be x itself with sums_pitch = run * x_pitch: each
+/// run's sum then stands in its first row.
 template <class In, class Out>
 struct ColumnSums {
   Out* sums;    // [P, runs, cols]
   const In* x;  // [P, rows, cols]
   int64_t rows, cols;
+  int64_t x_pitch = cols, sums_pitch = cols;
   int64_t run;
   bool adds = false;
 };
@@ -42,12 +45,12 @@ __global__ void column_sums_kernel(ColumnSums<In, Out> args) {
   const int64_t part = blockIdx.x / tiles;
   const int64_t col = tile * kWarpSize + lane_index();
   const Range rows = nth_run(part % runs, args.rows, args.run);
-  const In* x = args.x + part / runs * args.rows * args.cols + col;
+  const In* x = args.x + part / runs * args.rows * args.x_pitch + col;
   double sum = 0.0;
   if (col < args.cols) {
 #pragma unroll 4
     for (int64_t row = rows.begin + warp_index(); row < rows.end; row += kColumnSumWarps) {
-      sum += static_cast<double>(x[row * args.cols]);
+      sum += static_cast<double>(x[row * args.x_pitch]);
     }
   }
   auto* shared = reinterpret_cast<double*>(shared_memory());
@@ -57,7 +60,7 @@ __global__ void column_sums_kernel(ColumnSums<In, Out> args) {
   for (int warp = 1; warp < kColumnSumWarps; ++warp) {
     sum += shared[warp * kWarpSize + lane_index()];
   }
-  Out* to = args.sums + part * args.cols + col;
+  Out* to = args.sums + part * args.sums_pitch + col;
   *to = static_cast<Out>(args.adds ? static_cast<double>(*to) + sum : sum);
 }
 
@@ -70,6 +73,28 @@ void column_sums(const Stream& stream, int64_t problems, const ColumnSums<In, Ou
           .block = kThreads,
           .shared_bytes = kThreads * sizeof(double)},
          column_sums_kernel<In, Out>, args);
+}
+
+/// Rows that a block adds where many partial sums meet: one block alone would wait for memory.
+inline constexpr int64_t kPartialsRun = 64;
+
+/// sums[col] += all rows of `partials` [rows, cols], which are lost.
+inline void add_partial_sums(const Stream& stream, float* sums, float* partials, int64_t rows,
+                             int64_t cols) {
+  ColumnSums<float, float> last{
+      .sums = sums, .x = partials, .rows = rows, .cols = cols, .run = rows, .adds = true};
+  if (rows > kPartialsRun) {
+    last.rows = last.run = num_runs(rows, kPartialsRun);
+    last.x_pitch = kPartialsRun * cols;
+    column_sums<float, float>(stream, 1,
+                              {.sums = partials,
+                               .x = partials,
+                               .rows = rows,
+                               .cols = cols,
+                               .sums_pitch = last.x_pitch,
+                               .run = kPartialsRun});
+  }
+  column_sums(stream, 1, last);
 }
 
 }  // namespace stipple::kernels::cuda

@@ -439,9 +439,11 @@ struct PairBits {
   }
 };
 
-/// Which pairs dropout keeps, as masks. Made once per kernel and problem, where dropout is on.
+/// Which pairs dropout keeps, as masks. Made once by every thread of a block, where dropout is on:
+/// it reads the step and the sample's number.
 class KeptPairs {
  public:
+  KeptPairs() = default;
   __device__ KeptPairs(const WeightDropout& d, int64_t sample, int head)
       : drop_below_(d.drop_below),
         key_(d.rng.philox()),
@@ -468,10 +470,10 @@ class KeptPairs {
     return kept;
   }
 
-  uint32_t drop_below_;
+  uint32_t drop_below_ = 0;
   PhiloxKey key_;
-  uint32_t sample_;
-  uint32_t stream_;
+  uint32_t sample_ = 0;
+  uint32_t stream_ = 0;
 };
 
 // Lanes t and t ^ 1 need the same four keys of rows g and g + 8: the even lane draws for row g, the

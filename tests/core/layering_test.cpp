@@ -147,7 +147,7 @@ std::string read_file(const fs::path& path) {
   return {std::istreambuf_iterator<char>(in), {}};
 }
 
-TEST(Catalogue, EveryOperationHasAFrontAndACpuBody) {
+TEST(Catalogue, EveryOperationHasAFrontAndTwoBodies) {
   size_t operations = 0;
   for (const auto& entry : fs::directory_iterator(kRoot / "kernels")) {
     if (entry.path().extension() != ".h") continue;
@@ -156,6 +156,7 @@ TEST(Catalogue, EveryOperationHasAFrontAndACpuBody) {
     const std::string stem = entry.path().stem().string();
     EXPECT_TRUE(fs::exists(kRoot / "kernels" / (stem + ".cpp"))) << stem;
     EXPECT_TRUE(fs::exists(kRoot / "kernels/cpu" / (stem + ".cpp"))) << stem;
+    EXPECT_TRUE(fs::exists(kRoot / "kernels/cuda" / (stem + ".cu"))) << stem;
     EXPECT_TRUE(fs::exists(kRoot / "tests/kernels" / (stem + "_test.cpp"))) << stem;
     ++operations;
   }

@@ -56,12 +56,16 @@ class OnDevice {
     if (!options.dense) put_edges(options.forms);
   }
 
-  Gradients<float> backward(const Attended& forward) {
-    const View<float> dq = memory_.fresh<float>(s_.q.shape());
-    const View<float> dk = memory_.fresh<float>(s_.k.shape());
-    const View<float> dv = memory_.fresh<float>(s_.k.shape());
-    const View<float> row_grad = memory_.fresh<float>({s_.batch, s_.heads, s_.n, s_.clusters});
-    const View<float> column_grad = memory_.fresh<float>({s_.batch, s_.heads, s_.m, s_.clusters});
+  /// Outputs start `shift` floats behind an aligned address.
+  Gradients<float> backward(const Attended& forward, int64_t shift = 0) {
+    const auto output = [&](Shape shape) {
+      return View<float>{memory_.fresh<float>({shape.numel() + shift}).data + shift, shape};
+    };
+    const View<float> dq = output(s_.q.shape());
+    const View<float> dk = output(s_.k.shape());
+    const View<float> dv = output(s_.k.shape());
+    const View<float> row_grad = output({s_.batch, s_.heads, s_.n, s_.clusters});
+    const View<float> column_grad = output({s_.batch, s_.heads, s_.m, s_.clusters});
     a_.lse = memory_.put(forward.lse).data;
     a_.dout = memory_.put(s_.dout).data;
     a_.delta = memory_.put(delta(forward)).data;
@@ -309,6 +313,19 @@ TEST_F(AttendTilesBackward, GivesTheSameBitsEveryTime) {
       EXPECT_TRUE(same_bits(g.column_grad, first.column_grad));
     }
   }
+}
+
+TEST_F(AttendTilesBackward, WritesGradientsThatStartAnywhere) {
+  const AttendSetup s =
+      test::make_setup({.n = 20, .m = 70, .d = 16, .clusters = 4, .density = 0.3}, 21);
+  const Attended forward = test::attend(s, EdgeForm::kBits);
+  const Gradients<float> aligned = OnDevice(s).backward(forward);
+  const Gradients<float> shifted = OnDevice(s).backward(forward, 1);
+  EXPECT_EQ(shifted.dq.values(), aligned.dq.values());
+  EXPECT_EQ(shifted.dk.values(), aligned.dk.values());
+  EXPECT_EQ(shifted.dv.values(), aligned.dv.values());
+  EXPECT_EQ(shifted.row_grad.values(), aligned.row_grad.values());
+  EXPECT_EQ(shifted.column_grad.values(), aligned.column_grad.values());
 }
 
 TEST_F(AttendTilesBackward, PlansTheScratchThatItTakes) {

@@ -86,10 +86,11 @@ Attended attend_bits(const Call& call) {
   return {memory.get(o), memory.get(lse)};
 }
 
-Attended attend_all(const Call& call) {
+/// The output starts `shift` floats behind an aligned address.
+Attended attend_all(const Call& call, int64_t shift = 0) {
   const AttendSetup& s = call.s;
   DeviceMemory memory(cuda_device(0), {.precision = call.precision});
-  const View<float> o = memory.fresh<float>(s.q.shape());
+  const View<float> o{memory.fresh<float>({s.q.numel() + shift}).data + shift, s.q.shape()};
   const View<float> lse = memory.fresh<float>({s.batch, s.heads, s.n});
   kernels::attend_dense(memory.stream(), {.o = o,
                                           .lse = lse,
@@ -295,6 +296,14 @@ TEST_F(AttendTiles, LeaveOtherProblemsToTheGatherKernel) {
   for (Precision precision : kPrecisions) {
     const Call call = {s, precision, {EdgeForm::kCsr, EdgeForm::kBits, EdgeForm::kCsr}};
     expect_exact(attend_bits(call), call);
+  }
+}
+
+TEST_F(AttendTiles, WriteOutputsThatStartAnywhere) {
+  const AttendSetup s = make_setup({.n = 37, .m = 70, .d = 16}, 22);
+  for (Precision precision : kPrecisions) {
+    const Call call = {s, precision};
+    EXPECT_EQ(attend_all(call, 1).o.values(), attend_all(call).o.values());
   }
 }
 

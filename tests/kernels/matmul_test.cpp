@@ -415,15 +415,16 @@ TEST(Linear, BackwardIsTheDerivativeAndAddsToParameterGradients) {
   }
 }
 
-TEST(Linear, BackwardSumsManyRows) {
-  LinearOperands t(2000, 3, 2);
+void expect_sums_of_rows(int64_t rows) {
+  SCOPED_TRACE(rows);
+  LinearOperands t(rows, 3, 2);
   Array<double> dweight(t.dweight.shape()), dbias(t.dbias.shape());
   for (int64_t out = 0; out < 2; ++out) {
     dbias[out] = t.dbias[out];
-    for (int64_t row = 0; row < 2000; ++row) dbias[out] += t.dy[row * 2 + out];
+    for (int64_t row = 0; row < rows; ++row) dbias[out] += t.dy[row * 2 + out];
     for (int64_t in = 0; in < 3; ++in) {
       double& sum = dweight[out * 3 + in] = t.dweight[out * 3 + in];
-      for (int64_t row = 0; row < 2000; ++row) {
+      for (int64_t row = 0; row < rows; ++row) {
         sum += double{t.dy[row * 2 + out]} * t.x[row * 3 + in];
       }
     }
@@ -436,6 +437,11 @@ TEST(Linear, BackwardSumsManyRows) {
     expect_close(memory.get(args.dweight), dweight, 5e-6);
     expect_close(memory.get(args.dbias), dbias, 2e-6);
   }
+}
+
+TEST(Linear, BackwardSumsManyRows) {
+  expect_sums_of_rows(2000);
+  expect_sums_of_rows(33000);  // partial sums in two stages
 }
 
 TEST(Linear, BackwardSumsTheBiasOfManyColumns) {

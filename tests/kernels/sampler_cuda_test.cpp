@@ -162,6 +162,23 @@ TEST_F(SamplerOnCuda, DrawsRowsOfMoreKeysThanSharedMemoryHolds) {
   expect_same_graph(actual, expected);
 }
 
+// Many chunks of rows; rows whose keys several warps share, with an empty row, a row of all keys
+// and one in between.
+TEST_F(SamplerOnCuda, BringsEdgesByKeyHoweverTheyAreCut) {
+  for (const auto& [n, m] : {std::pair{1100, 5}, {70, 4300}}) {
+    SbmCase c{.n = n, .m = m, .k = 1};
+    for (int64_t i = 0; i < n; ++i) {
+      c.mu.push_back(i % 35 == 3 ? 0.0f : i % 35 == 4 ? 2.0f : i % 35 == 5 ? 0.5f : 0.003f);
+    }
+    c.z.assign(static_cast<size_t>(m), 1.0f);
+    for (MaskLaw law : {MaskLaw::kBernoulli, MaskLaw::kPoissonMulti}) {
+      c.law = law;
+      SCOPED_TRACE(name_of(c, SamplerKind::kRows));
+      expect_the_cpus_graph(c, {.step = 2}, draw_options(SamplerKind::kRows, law));
+    }
+  }
+}
+
 TEST_F(SamplerOnCuda, GivesNoEdgesWhereProbabilitiesAreNan) {
   for (MaskLaw law : kAllLaws) {
     for (SamplerKind sampler : kAllSamplers) {

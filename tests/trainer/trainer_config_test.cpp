@@ -70,8 +70,8 @@ TEST(TrainerConfig, SectionsComeInTheOrderOfTheStruct) {
     if (order.empty() || order.back() != top) order.push_back(top);
   }
   EXPECT_EQ(order, (std::vector<std::string>{"run", "device", "precision", "reduction", "threads",
-                                             "train", "step", "comm", "eval", "checkpoint", "log", "data", "model",
-                                             "attention", "optimizer", "guard"}));
+                                             "train", "step", "comm", "eval", "checkpoint", "log",
+                                             "data", "model", "attention", "optimizer", "guard"}));
 }
 
 TEST(TrainerConfig, EveryRecipeLoadsAndIsValidByItself) {
@@ -123,8 +123,9 @@ TEST(TrainerConfig, WhatThisBuildCannotDoIsRefused) {
             "precision: bf16 is for GPUs; use device=cuda or precision=fp32");
   EXPECT_EQ(mistake({"step.graph=true"}),
             "step.graph: is for GPUs; use device=cuda or graph=false");
-  EXPECT_EQ(mistake({"attention.implementation=cusparse"}),
-            "attention.implementation: cusparse is for GPUs; use device=cuda or implementation=own");
+  EXPECT_EQ(
+      mistake({"attention.implementation=cusparse"}),
+      "attention.implementation: cusparse is for GPUs; use device=cuda or implementation=own");
   if (cuda::is_built()) {
     EXPECT_EQ(mistake({"device=cuda", "step.graph=true", "guard.spike_factor=2"}),
               "step.graph: a captured step cannot ask the host whether it is a spike; use "

@@ -47,6 +47,19 @@ std::string version_text(int version) {
   return fmt::format("{}.{}", version / 1000, version % 1000 / 10);
 }
 
+void print_gpu(int device, int count) {
+  const cuda::DeviceInfo info = cuda::device_info(device);
+  fmt::print("  {:<3} {}, compute {}.{}, {} multiprocessors, {:.1f} of {:.1f} GB free, {}\n",
+             device, info.name, info.compute_major, info.compute_minor, info.multiprocessors,
+             static_cast<double>(info.free_bytes) / 1e9,
+             static_cast<double>(info.total_bytes) / 1e9, info.bus_id);
+  for (int peer = 0; peer < count; ++peer) {
+    if (peer != device && !cuda::can_access_peer(device, peer)) {
+      fmt::print("      no direct access to the memory of GPU {}\n", peer);
+    }
+  }
+}
+
 /// The devices of rank 0's machine, and which pairs can read each other's memory.
 void print_cuda() {
   if (!cuda::is_built()) {
@@ -60,15 +73,10 @@ void print_cuda() {
   const int count = cuda::device_count();
   if (count == 0) fmt::print("gpus         none: {}\n", cuda::why_no_device());
   for (int device = 0; device < count; ++device) {
-    const cuda::DeviceInfo info = cuda::device_info(device);
-    fmt::print("  {:<3} {}, compute {}.{}, {} multiprocessors, {:.1f} of {:.1f} GB free, {}\n",
-               device, info.name, info.compute_major, info.compute_minor, info.multiprocessors,
-               static_cast<double>(info.free_bytes) / 1e9,
-               static_cast<double>(info.total_bytes) / 1e9, info.bus_id);
-    for (int peer = 0; peer < count; ++peer) {
-      if (peer != device && !cuda::can_access_peer(device, peer)) {
-        fmt::print("      no direct access to the memory of GPU {}\n", peer);
-      }
+    try {
+      print_gpu(device, count);
+    } catch (const CudaError& e) {
+      fmt::print("  {:<3} {}\n", device, e.what());
     }
   }
 }
@@ -77,8 +85,8 @@ void print_cuda() {
 std::string cuda_choice(comm::Communicator& communicator) {
   try {
     return fmt::format(", would use GPU {}", comm::choose_cuda_device(communicator));
-  } catch (const ConfigError&) {
-    return "";
+  } catch (const ConfigError& e) {
+    return cuda::is_built() ? fmt::format("; device=cuda: {}", e.what()) : "";
   }
 }
 

@@ -62,6 +62,10 @@ int dry_run(const ConfigArguments& arguments, int ranks, int ranks_per_node) {
              bytes_text(largest.saved));
   fmt::print("  scratch    {:>12}\n", bytes_text(largest.scratch));
   if (largest.inputs > 0) fmt::print("  inputs     {:>12}\n", bytes_text(largest.inputs));
+  if (largest.libraries > 0) {
+    fmt::print("  libraries  {:>12}   of cuBLASLt and NCCL, estimated\n",
+               bytes_text(largest.libraries));
+  }
   fmt::print("  total      {:>12}\n", bytes_text(largest.total()));
   return kDone;
 }

@@ -75,8 +75,9 @@ int eval(comm::Communicator& communicator, const std::string& run_dir,
   });
   const int threads = threads_per_rank(config, communicator.local_size());
   const Device device = choose_device(config, communicator);
-  const MemoryPlan plan =
-      plan_memory(config, task->info(), threads, communicator.rank(), communicator.size());
+  const MemoryPlan plan = plan_memory(config, task->info(), threads, communicator.rank(),
+                                      communicator.size(), PlanFor::kEvaluation);
+  require_memory(plan, device, communicator);
   Replica replica(config, task->info(), device, threads, 1, plan);
   const int64_t step = load_parameters(run_dir, communicator, replica);
   const auto never = [] { return false; };

@@ -86,8 +86,61 @@ TEST(EmulatedEvents, KeepTime) {
   stream.record(begin);
   std::this_thread::sleep_for(std::chrono::milliseconds(2));
   stream.record(end);
+  end.synchronize();
   EXPECT_GE(end.ms_since(begin), 1.9);
   EXPECT_TRUE(end.has_passed());
+}
+
+TEST(EmulatedEvents, AreNotReadyWhenFirstAskedFor) {
+  const Stream stream(cuda_device(0));
+  cudaEvent_t event = nullptr;
+  ASSERT_EQ(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), cudaSuccess);
+  const auto record = [&] { cudaEventRecord(event, static_cast<cudaStream_t>(stream.native())); };
+  EXPECT_EQ(cudaEventQuery(event), cudaSuccess);  // never recorded
+  record();
+  EXPECT_EQ(cudaEventQuery(event), cudaErrorNotReady);
+  EXPECT_EQ(cudaGetLastError(), cudaErrorNotReady);
+  EXPECT_EQ(cudaEventQuery(event), cudaSuccess);
+  record();
+  stream.synchronize();
+  EXPECT_EQ(cudaEventQuery(event), cudaSuccess);
+  record();
+  EXPECT_EQ(cudaDeviceSynchronize(), cudaSuccess);
+  EXPECT_EQ(cudaEventQuery(event), cudaSuccess);
+  record();
+  EXPECT_EQ(cudaEventSynchronize(event), cudaSuccess);
+  EXPECT_EQ(cudaEventQuery(event), cudaSuccess);
+  EXPECT_EQ(cudaEventDestroy(event), cudaSuccess);
+}
+
+// --- errors
+
+__global__ void nothing_kernel() {}
+
+TEST(EmulatedErrors, BelongToTheCallThatFailed) {
+  const Stream stream(cuda_device(0));
+  EXPECT_THROW(stipple::cuda::use_device(1), CudaError);
+  EXPECT_EQ(cudaPeekAtLastError(), cudaSuccess);
+  EXPECT_EQ(cudaSetDevice(1), cudaErrorInvalidDevice);
+  EXPECT_NO_THROW(launch(stream, {.grid = 1, .block = 1}, nothing_kernel));
+  EXPECT_EQ(cudaGetLastError(), cudaErrorInvalidDevice);
+  EXPECT_THROW(launch(stream, {.grid = 1, .block = 1025}, nothing_kernel), CudaError);
+  EXPECT_EQ(cudaPeekAtLastError(), cudaSuccess);
+}
+
+TEST(EmulatedErrors, AllowedSharedMemoryNeverShrinks) {
+  const Stream stream(cuda_device(0));
+  const auto with_shared = [&](size_t bytes) {
+    launch(stream, {.grid = 1, .block = 1, .shared_bytes = bytes}, nothing_kernel);
+  };
+  with_shared(100 << 10);
+  with_shared(50 << 10);
+  EXPECT_EQ(cuda_on_cpu::launch({.grid = 1,
+                                 .block = 1,
+                                 .shared_bytes = 100 << 10,
+                                 .kernel = reinterpret_cast<const void*>(nothing_kernel)},
+                                nullptr, [] {}),
+            cudaSuccess);
 }
 
 // --- graphs
@@ -148,7 +201,6 @@ std::string capture_error(const Stream& stream, Work work) {
   try {
     stipple::cuda::destroy_graph(stipple::cuda::end_capture(stream.native()));
   } catch (const CudaError& error) {
-    cudaGetLastError();
     return error.what();
   }
   return "no error";

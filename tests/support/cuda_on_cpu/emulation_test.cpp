@@ -218,6 +218,42 @@ TEST(EmulatedWarp, MultipliesAsThePtxManualSays) {
   for (size_t i = 0; i < got.size(); ++i) EXPECT_NEAR(got[i], wanted[i], 1e-5f) << i;
 }
 
+/// Every element of one product with `summand` before; all of a are `of_a`, and b has `first` and
+/// then `others` along the inner dimension.
+float multiply_add_once(float summand, float of_a, float first, float others) {
+  const OnDevice<bf16> a(std::vector<bf16>(16 * 16, to_bf16(of_a)));
+  std::vector<bf16> b_matrix(16 * 8, to_bf16(others));
+  std::fill_n(b_matrix.begin(), 8, to_bf16(first));
+  const OnDevice<bf16> b(spread(b_matrix, 8, 4, b_position));
+  const OnDevice<float> c(std::vector<float>(16 * 8, summand));
+  const OnDevice<float> d(16 * 8);
+  launch(Stream(cuda_device(0)), {.grid = 1, .block = 32}, multiply_add_kernel,
+         reinterpret_cast<const uint32_t*>(a.data()), reinterpret_cast<const uint32_t*>(b.data()),
+         c.data(), d.data());
+  const std::vector<float> got = d.get();
+  for (float x : got) EXPECT_TRUE(x == got[0] || std::isnan(got[0]));
+  return got[0];
+}
+
+TEST(EmulatedWarp, ProductsAreCutOffBelowTheLargestSummand) {
+  EXPECT_EQ(multiply_add_once(1, 0x1p-12f, 0, 0x1p-12f),
+            1 + 7 * 0x1p-23f);                                   // the 8th is half there
+  EXPECT_EQ(multiply_add_once(1, 0x1p-12f, 0, 0x1p-13f), 1.0f);  // each is less than is kept
+  EXPECT_EQ(multiply_add_once(1, -0x1p-12f, 0, 0x1p-13f), 1.0f);
+  EXPECT_EQ(multiply_add_once(0x1p-12f, 1, 1, 0x1p-25f), 1 + 0x1p-12f);
+  EXPECT_EQ(multiply_add_once(0, 1, 0x1.8p0f, 0x1p-24f), 1.5f + 7 * 0x1p-23f);
+  EXPECT_EQ(multiply_add_once(-1, 1, 1, 0x1p-24f), 15 * 0x1p-24f);
+  EXPECT_EQ(multiply_add_once(0x1p-100f, 0x1p-50f, 0, 0x1p-50f), 16 * 0x1p-100f);
+  EXPECT_EQ(multiply_add_once(0x1p120f, 1, -1, 0), 0x1p120f);
+}
+
+TEST(EmulatedWarp, ProductsKeepInfinityAndNan) {
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  EXPECT_EQ(multiply_add_once(-kInfinity, 1, 1, 1), -kInfinity);
+  EXPECT_EQ(multiply_add_once(0, 1, kInfinity, 1), kInfinity);
+  EXPECT_TRUE(std::isnan(multiply_add_once(-kInfinity, 1, kInfinity, 1)));
+}
+
 // --- asynchronous copies
 
 /// Two groups of 16 bytes a thread; reads them when all but `left` have arrived, or at once.
@@ -342,7 +378,8 @@ TEST(EmulatedLaunch, NeedsPermissionForMoreSharedMemoryThanTheDefault) {
                                          .shared_bytes = 49 << 10,
                                          .kernel = reinterpret_cast<const void*>(scalar_kernel)};
   bool has_run = false;
-  cuda_on_cpu::launch(config, nullptr, [&has_run] { has_run = true; });
+  EXPECT_EQ(cuda_on_cpu::launch(config, nullptr, [&has_run] { has_run = true; }),
+            cudaErrorInvalidValue);
   EXPECT_EQ(cudaGetLastError(), cudaErrorInvalidValue);
   EXPECT_FALSE(has_run);
 }

@@ -76,7 +76,7 @@ cudaError_t note(cudaError_t error) {
 
 int current_device() { return chosen_device; }
 
-bool detail::is_launchable(const LaunchConfig& config) {
+cudaError_t detail::launch_error(const LaunchConfig& config) {
   const uint64_t threads = uint64_t{config.block.x} * config.block.y * config.block.z;
   const uint64_t blocks = uint64_t{config.grid.x} * config.grid.y * config.grid.z;
   constexpr unsigned kMaxGridYZ = 65535;
@@ -88,7 +88,7 @@ bool detail::is_launchable(const LaunchConfig& config) {
   } else if (config.shared_bytes > shared_limits().get(config.kernel)) {
     error = cudaErrorInvalidValue;
   }
-  return note(error) == cudaSuccess;
+  return note(error);
 }
 
 }  // namespace cuda_on_cpu

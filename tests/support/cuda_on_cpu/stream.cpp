@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdint>
 #include <functional>
 #include <map>
 #include <memory>
@@ -27,6 +28,7 @@ using Passed = std::map<const CUstream_st*, size_t>;
 struct CUstream_st {
   std::shared_ptr<Capture> capture;
   Passed passed;
+  std::shared_ptr<uint64_t> waits = std::make_shared<uint64_t>(0);  ///< of the host for it
 };
 
 struct CUevent_st {
@@ -35,6 +37,9 @@ struct CUevent_st {
   bool is_recorded = false;
   std::shared_ptr<Capture> capture;  ///< it was last recorded in
   Passed passed;
+  bool is_news = false;  ///< nobody has asked for it yet, or waited
+  std::shared_ptr<uint64_t> waits;
+  uint64_t waits_before = 0;
 };
 
 struct CUgraph_st {
@@ -64,6 +69,19 @@ std::mutex& mutex() {  // of all streams, events and captures
 std::vector<std::shared_ptr<Capture>>& captures() {
   static std::vector<std::shared_ptr<Capture>> under_way;
   return under_way;
+}
+
+/// The host's waits for the stream, with those for the device for the null stream.
+std::shared_ptr<uint64_t>& waits_of(CUstream_st* stream) {
+  static auto device_waits = std::make_shared<uint64_t>(0);
+  return stream == nullptr ? device_waits : stream->waits;
+}
+
+/// Destroyed streams, to be created again: addresses of streams repeat soon on a GPU, too.
+std::vector<CUstream_st*>& unused_streams() {
+  static auto& streams =
+      *new std::vector<CUstream_st*>;  // reachable until the end: streams may outlive statics
+  return streams;
 }
 
 /// All its streams are free again.
@@ -135,25 +153,36 @@ using cuda_on_cpu::note;
 // --- streams
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
-  *stream = new CUstream_st;
+  const std::lock_guard lock(mutex());
+  std::vector<CUstream_st*>& unused = unused_streams();
+  if (unused.empty()) {
+    *stream = new CUstream_st;
+  } else {
+    *stream = unused.back();
+    unused.pop_back();
+  }
   return cudaSuccess;
 }
 
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   if (stream == nullptr) return note(cudaErrorInvalidResourceHandle);
-  {
-    const std::lock_guard lock(mutex());
-    if (const std::shared_ptr<Capture> capture = stream->capture) {
-      if (capture->origin == stream) end(capture);
-      std::erase(capture->streams, stream);
-      capture->is_valid = false;
-    }
+  const std::lock_guard lock(mutex());
+  if (const std::shared_ptr<Capture> capture = stream->capture) {
+    if (capture->origin == stream) end(capture);
+    std::erase(capture->streams, stream);
+    capture->is_valid = false;
   }
-  delete stream;
+  *stream = {};
+  unused_streams().push_back(stream);
   return cudaSuccess;
 }
 
-cudaError_t cudaStreamSynchronize(cudaStream_t stream) { return cudaStreamQuery(stream); }
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  if (const cudaError_t error = cudaStreamQuery(stream)) return error;
+  const std::lock_guard lock(mutex());
+  ++*waits_of(stream);
+  return cudaSuccess;
+}
 
 cudaError_t cudaStreamQuery(cudaStream_t stream) {
   const std::lock_guard lock(mutex());
@@ -164,8 +193,10 @@ cudaError_t cudaStreamQuery(cudaStream_t stream) {
 }
 
 cudaError_t cudaDeviceSynchronize() {
-  return note(cuda_on_cpu::is_forbidden_by_capture() ? cudaErrorStreamCaptureUnsupported
-                                                     : cudaSuccess);
+  if (cuda_on_cpu::is_forbidden_by_capture()) return note(cudaErrorStreamCaptureUnsupported);
+  const std::lock_guard lock(mutex());
+  ++*waits_of(nullptr);
+  return cudaSuccess;
 }
 
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
@@ -213,18 +244,33 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
     return cudaSuccess;
   }
   event->is_recorded = true;
+  event->is_news = true;
+  event->waits = waits_of(stream);
+  event->waits_before = *event->waits + *waits_of(nullptr);
   event->time = std::chrono::steady_clock::now();
+  return cudaSuccess;
+}
+
+cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+  if (event == nullptr) return note(cudaErrorInvalidResourceHandle);
+  const std::lock_guard lock(mutex());
+  if (event->capture != nullptr) return invalidate(*event->capture, cudaErrorCapturedEvent);
+  event->is_news = false;
   return cudaSuccess;
 }
 
 cudaError_t cudaEventQuery(cudaEvent_t event) {
   if (event == nullptr) return note(cudaErrorInvalidResourceHandle);
-  const std::lock_guard lock(mutex());
-  if (event->capture == nullptr) return cudaSuccess;
-  return invalidate(*event->capture, cudaErrorCapturedEvent);
+  bool is_under_way = false;
+  {
+    const std::lock_guard lock(mutex());
+    is_under_way = event->capture == nullptr && event->is_news &&
+                   *event->waits + *waits_of(nullptr) == event->waits_before;
+    if (is_under_way) ++*event->waits;  // by the next question the whole stream has come so far
+  }
+  if (const cudaError_t error = cudaEventSynchronize(event)) return error;
+  return note(is_under_way ? cudaErrorNotReady : cudaSuccess);
 }
-
-cudaError_t cudaEventSynchronize(cudaEvent_t event) { return cudaEventQuery(event); }
 
 cudaError_t cudaEventElapsedTime(float* ms, cudaEvent_t begin, cudaEvent_t end) {
   if (begin == nullptr || end == nullptr) return note(cudaErrorInvalidResourceHandle);

@@ -34,24 +34,70 @@ const void* row_of(void* const* operands, int matrix, int row) {
 float low(uint32_t pair) { return from_bf16_bits(pair & 0xFFFFu); }
 float high(uint32_t pair) { return from_bf16_bits(pair >> 16); }
 
-/// Products of bf16 are exact in float; sums run in order of the inner index.
+/// Bits of a summand that count, from the highest bit of the largest one on.
+constexpr int kSummandBits = 25;
+
+/// Four columns at once: the compiler does not find them by itself.
+constexpr int kTogether = 4;
+using Floats [[gnu::vector_size(kTogether * sizeof(float))]] = float;
+using Ints [[gnu::vector_size(kTogether * sizeof(int32_t))]] = int32_t;
+
+Ints to_ints(Floats x) { return __builtin_convertvector(x, Ints); }
+Floats size_of(Floats x) { return std::bit_cast<Floats>(std::bit_cast<Ints>(x) & 0x7FFFFFFF); }
+/// 2^exponent, of normal numbers.
+Floats power_of_two(Ints exponent) { return std::bit_cast<Floats>((exponent + 127) << 23); }
+
+/// The nearest floats towards zero.
+Floats truncate(Ints x) {
+  const Floats nearest = __builtin_convertvector(x, Floats);
+  const Ints back = to_ints(nearest);
+  const Ints is_beyond = (back < 0 ? -back : back) > (x < 0 ? -x : x);  // -1: it is
+  return std::bit_cast<Floats>(std::bit_cast<Ints>(nearest) + is_beyond);
+}
+
+/// The sum of `value` and the terms as tensor cores form it: every summand is cut off, towards
+/// zero, at the same place below the largest one, and so is the sum at the precision of float.
+Floats add_terms(Floats value, const Floats (&terms)[kInner]) {
+  Floats plain = value;
+  Floats largest = size_of(value);
+  for (const Floats& term : terms) {
+    const Floats size = size_of(term);
+    plain += term;
+    largest = size > largest ? size : largest;
+  }
+  const Floats zeros = plain - plain;  // NaN of what is not finite
+  if (!(zeros[0] + zeros[1] + zeros[2] + zeros[3] == 0.0f)) return plain;
+  constexpr int kSmallestExponent = -126;
+  const Ints lowest = (std::bit_cast<Ints>(largest) >> 23) - 127 - (kSummandBits - 1);
+  const Ints last = lowest > kSmallestExponent ? lowest : Ints{} + kSmallestExponent;
+  const Floats units = power_of_two(-last);
+  Ints sum = to_ints(value * units);
+  for (const Floats& term : terms) sum += to_ints(term * units);
+  return truncate(sum) * power_of_two(last);
+}
+
 void add_products(float (&c)[kRows][kColumns], const uint32_t (&a_pairs)[kRows][kInner / 2],
                   const uint32_t (&b_pairs)[kColumns][kInner / 2]) {
-  float b[kInner][kColumns];
-  for (int pair = 0; pair < kInner / 2; ++pair) {
-    for (int column = 0; column < kColumns; ++column) {
-      b[2 * pair][column] = low(b_pairs[column][pair]);
-      b[2 * pair + 1][column] = high(b_pairs[column][pair]);
+  constexpr int kVectors = kColumns / kTogether;
+  Floats b[kVectors][kInner];
+  for (int column = 0; column < kColumns; ++column) {
+    for (int pair = 0; pair < kInner / 2; ++pair) {
+      Floats* to = &b[column / kTogether][2 * pair];
+      to[0][column % kTogether] = low(b_pairs[column][pair]);
+      to[1][column % kTogether] = high(b_pairs[column][pair]);
     }
   }
   for (int row = 0; row < kRows; ++row) {
-    for (int pair = 0; pair < kInner / 2; ++pair) {
-      const float even = low(a_pairs[row][pair]);
-      const float odd = high(a_pairs[row][pair]);
-      for (int column = 0; column < kColumns; ++column) {
-        c[row][column] += even * b[2 * pair][column];
-        c[row][column] += odd * b[2 * pair + 1][column];
+    for (int v = 0; v < kVectors; ++v) {
+      Floats terms[kInner];  // exact: a product of two bf16 has 16 bits
+      for (int pair = 0; pair < kInner / 2; ++pair) {
+        terms[2 * pair] = low(a_pairs[row][pair]) * b[v][2 * pair];
+        terms[2 * pair + 1] = high(a_pairs[row][pair]) * b[v][2 * pair + 1];
       }
+      Floats value;
+      std::memcpy(&value, &c[row][v * kTogether], sizeof(value));
+      value = add_terms(value, terms);
+      std::memcpy(&c[row][v * kTogether], &value, sizeof(value));
     }
   }
 }

@@ -22,22 +22,22 @@ struct LaunchConfig {
 };
 
 namespace detail {
-/// False, and a launch error for cudaGetLastError, where a GPU would refuse.
-bool is_launchable(const LaunchConfig&);
+/// What a GPU would refuse a launch with; cudaGetLastError has it too.
+cudaError_t launch_error(const LaunchConfig&);
 bool is_capturing(cudaStream_t);
 void run_kernel(const LaunchConfig&, void (*call)(const void* body), const void* body);
 }  // namespace detail
 
 /// `body` calls the kernel with arguments that it keeps, once for every thread.
 template <class Body>
-void launch(const LaunchConfig& config, cudaStream_t stream, const Body& body) {
-  if (!detail::is_launchable(config)) return;
+cudaError_t launch(const LaunchConfig& config, cudaStream_t stream, const Body& body) {
+  if (const cudaError_t error = detail::launch_error(config)) return error;
   constexpr auto kCall = [](const void* p) { (*static_cast<const Body*>(p))(); };
   if (detail::is_capturing(stream)) {
-    enqueue(stream, [config, body, kCall] { detail::run_kernel(config, kCall, &body); });
-  } else {
-    detail::run_kernel(config, kCall, &body);
+    return enqueue(stream, [config, body, kCall] { detail::run_kernel(config, kCall, &body); });
   }
+  detail::run_kernel(config, kCall, &body);
+  return cudaSuccess;
 }
 
 extern int current_lane;  ///< of the running thread in its warp
