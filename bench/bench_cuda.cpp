@@ -133,15 +133,16 @@ Cost cost(const Case& c, Pass pass, double edges) {
   const double terms = by_pair ? c.pairs() : edges;
   const double rows = static_cast<double>(c.problems) * static_cast<double>(c.n);
   const double graph = c.way == Way::kDense ? 0 : by_pair ? c.pairs() / 8 : 4 * edges;
+  const double bytes = static_cast<double>(bytes_of(c.precision));
   switch (pass) {
     case Pass::kForward:
-      return {4 * d * terms, rows * (16 * d + 4) + graph};
+      return {4 * d * terms, rows * (4 * bytes * d + 4) + graph};
     case Pass::kBackward:
-      return {10 * d * terms, rows * (32 * d + 4) + 2 * graph};
+      return {10 * d * terms, rows * (8 * bytes * d + 4) + 2 * graph};
     case Pass::kBackwardSte:
-      return {(10 * d + 4 * k) * terms, rows * (32 * d + 16 * k + 4) + 2 * graph};
+      return {(10 * d + 4 * k) * terms, rows * (8 * bytes * d + 4 * bytes * k + 4) + 2 * graph};
     case Pass::kSample:
-      return {2 * k * terms, rows * 8 * k + 2 * graph};
+      return {2 * k * terms, rows * 2 * bytes * k + 2 * graph};
   }
   return {};
 }
@@ -163,7 +164,7 @@ class Problem {
     const int64_t p = c.problems;
     const Shape rows = {1, p, c.n, c.d};
     for (auto* view : {&q_, &k_, &v_, &dout_}) *view = random(rows);
-    for (auto* view : {&o_, &dq_, &dk_, &dv_}) *view = arrays_.alloc<float>(rows);
+    for (auto* view : {&o_, &dq_, &dk_, &dv_}) *view = arrays_.alloc(c.precision, rows);
     lse_ = arrays_.alloc<float>({1, p, c.n});
     if (c.way != Way::kDense) make_graph();
     run(Pass::kForward);
@@ -216,18 +217,25 @@ class Problem {
   }
 
   /// Copies of one block of numbers one after another.
-  View<float> filled(Shape shape, const std::vector<float>& block) {
-    const View<float> view = arrays_.alloc<float>(shape);
-    if (is_plan()) return view;
+  RealView filled(const Shape& shape, const std::vector<float>& block) {
+    const RealView view = arrays_.alloc(case_.precision, shape);
+    if (!is_plan()) {
+      with_real_type(view.precision, [&](auto zero) { fill(view.as<decltype(zero)>(), block); });
+    }
+    return view;
+  }
+  template <class T>
+  void fill(View<T> view, const std::vector<float>& block) {
+    std::vector<T> stored(block.size());
+    std::transform(block.begin(), block.end(), stored.begin(), from_float<T>);
     const int64_t length = static_cast<int64_t>(block.size());
     for (int64_t at = 0; at < view.numel(); at += length) {
       const int64_t count = std::min(length, view.numel() - at);
-      copy_bytes(stream_, view.data + at, block.data(), static_cast<size_t>(count) * sizeof(float));
+      copy_bytes(stream_, view.data + at, stored.data(), static_cast<size_t>(count) * sizeof(T));
     }
     stream_.synchronize();
-    return view;
   }
-  View<float> random(Shape shape) {
+  RealView random(const Shape& shape) {
     std::vector<float> block(is_plan() ? 1 : size_t{1} << 18);
     std::normal_distribution<float> normal;
     for (float& x : block) x = normal(generator_);
@@ -241,7 +249,8 @@ class Problem {
     const double mu = 2 * case_.density() / static_cast<double>(case_.clusters);
     mu_ = filled(memberships, std::vector<float>(4096, static_cast<float>(mu)));
     z_ = filled(memberships, std::vector<float>(4096, 0.5f));
-    for (auto* view : {&row_grad_, &column_grad_}) *view = arrays_.alloc<float>(memberships);
+    for (auto* view : {&row_grad_, &column_grad_})
+      *view = arrays_.alloc(case_.precision, memberships);
     expected_ = arrays_.alloc<double>({p});
     samples_ = arrays_.alloc<uint32_t>({1});
     const bool bits = case_.way == Way::kTiles;
@@ -324,7 +333,8 @@ class Problem {
   Arena arrays_;
   Arena scratch_;
   std::mt19937 generator_{7};
-  View<float> q_, k_, v_, dout_, o_, dq_, dk_, dv_, lse_, mu_, z_, row_grad_, column_grad_;
+  RealView q_, k_, v_, dout_, o_, dq_, dk_, dv_, mu_, z_, row_grad_, column_grad_;
+  View<float> lse_;
   View<double> expected_;
   View<uint32_t> samples_;
   EdgeSet edges_;
@@ -355,7 +365,7 @@ std::string describe(const Case& c, Pass pass) {
   text << name(pass) << '/' << name(c.way) << "/BH:" << c.problems << "/N:" << c.n << "/d:" << c.d;
   if (pass == Pass::kBackwardSte || pass == Pass::kSample) text << "/k:" << c.clusters;
   if (c.way != Way::kDense) text << "/percent:" << c.percent;
-  text << '/' << precision_name(c.precision);
+  text << '/' << name_of(c.precision);
   return text.str();
 }
 
@@ -364,7 +374,7 @@ JsonLine line_of(const Case& c, Pass pass) {
   line.add("name", describe(c, pass)).add("implementation", name(c.way)).add("op", name(pass));
   line.add("bh", static_cast<double>(c.problems)).add("n", static_cast<double>(c.n));
   line.add("d", static_cast<double>(c.d)).add("k", static_cast<double>(c.clusters));
-  line.add("percent", 100 * c.density()).add("precision", precision_name(c.precision));
+  line.add("percent", 100 * c.density()).add("precision", name_of(c.precision));
   return line;
 }
 

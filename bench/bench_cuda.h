@@ -7,8 +7,8 @@
 #include <sstream>
 #include <string>
 
-#include "core/device.h"
 #include "core/error.h"
+#include "core/real_view.h"
 
 namespace stipple::bench {
 
@@ -30,10 +30,6 @@ class JsonLine {
  private:
   std::ostringstream text_;
 };
-
-constexpr const char* precision_name(Precision precision) {
-  return precision == Precision::kBf16 ? "bf16" : "fp32";
-}
 
 /// A number for the table and for the line.
 inline void tell(benchmark::State& state, JsonLine& line, const char* key, double value) {

@@ -109,7 +109,7 @@ void measure_step(benchmark::State& state, const Step& step) {
     }
     const double ms = seconds * 1e3 / static_cast<double>(state.iterations());
     const double bytes = static_cast<double>(trainer.plan().total());
-    line.add("precision", precision_name(config.precision));
+    line.add("precision", name_of(config.precision));
     tell(state, line, "batch", static_cast<double>(config.train.batch));
     tell(state, line, "ms", ms);
     tell(state, line, "plan_mb", bytes * 1e-6);

@@ -94,7 +94,8 @@ class ExactReducer final : public GradientReducer {
   void ready(Range range) override;
   void end_leaf() override;
   View<const float> finish() override;
-  ReducerTimes times() const override { return clock_.times(); }
+  void choose_flight(int64_t flight) override { clock_.choose(flight); }
+  ReducerTimes times(int64_t flight) const override { return clock_.times(flight); }
   size_t bytes() const override;
 
  private:
@@ -154,7 +155,8 @@ ExactReducer::ExactReducer(Communicator& communicator, const ReducerOptions& opt
       send_(static_cast<size_t>(communicator.size())),
       recv_(static_cast<size_t>(communicator.size())),
       values_(plan_.num_items()),
-      clock_(memory_, is_alone() ? 0 : 2 * static_cast<size_t>(plan_.buckets.count())) {
+      clock_(memory_, options.flights,
+             is_alone() ? 0 : 2 * static_cast<size_t>(plan_.buckets.count())) {
   for (size_t i = 0; i < plan_.num_partials; ++i) {
     partials_.emplace_back(memory_.device(), plan_.partial_bytes());
   }

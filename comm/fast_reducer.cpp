@@ -18,7 +18,7 @@ class FastReducer final : public GradientReducer {
         buckets_(options),
         sum_(memory_.device(), fast_reducer_bytes(options)),
         pending_(static_cast<size_t>(buckets_.count())),
-        clock_(memory_, 0) {}
+        clock_(memory_, options.flights, 0) {}
 
   View<float> grads() const override { return {data(), {buckets_.numel}}; }
 
@@ -47,7 +47,8 @@ class FastReducer final : public GradientReducer {
     return grads();
   }
 
-  ReducerTimes times() const override { return clock_.times(); }
+  void choose_flight(int64_t flight) override { clock_.choose(flight); }
+  ReducerTimes times(int64_t flight) const override { return clock_.times(flight); }
   size_t bytes() const override { return sum_.bytes(); }
 
  private:

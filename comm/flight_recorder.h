@@ -52,7 +52,8 @@ class FlightRecorder {
 
  private:
   struct Slot {
-    explicit Slot(Device device) : reached(device), finished(device) {}
+    explicit Slot(Device device)
+        : reached(device, /*is_timed=*/false), finished(device, /*is_timed=*/false) {}
     int64_t sequence = 0;
     const char* kind = "";
     int64_t bytes = 0;

@@ -15,6 +15,8 @@ void check(const ReducerOptions& options) {
                 ", there is nothing to sum");
   STIPPLE_CHECK(options.num_leaves > 0, "gradient reducer: num_leaves is ", options.num_leaves,
                 ", a global batch has at least one");
+  STIPPLE_CHECK(options.flights > 0, "gradient reducer: flights is ", options.flights,
+                ", a step needs one");
   STIPPLE_CHECK(options.bucket_bytes > 0, "gradient reducer: bucket_bytes is ",
                 options.bucket_bytes, ", it must be positive");
 }

@@ -48,9 +48,8 @@ enum class ReductionPolicy : uint8_t { kExact, kFast };
 /// empty range.
 Range leaves_of_rank(int64_t num_leaves, int rank, int num_ranks);
 
-/// On CUDA measured by events, of the last step whose events have passed when times() is called.
 struct ReducerTimes {
-  /// What the last step's backward could not hide: all of finish(), and the time that ready()
+  /// What the step's backward could not hide: all of finish(), and the time that ready()
   /// waited for other ranks.
   double exposed_s = 0;
   double waited_in_backward_s = 0;  ///< the second part of it
@@ -68,7 +67,12 @@ class GradientReducer {
   virtual void end_leaf() = 0;
   virtual View<const float>
   finish() = 0;  ///< the sum over all leaves of all ranks; valid until the next begin_leaf
-  virtual ReducerTimes times() const = 0;
+  /// Where several steps are on their way at one time: which of ReducerOptions::flights the next
+  /// one is. Its times stand there until another step goes the same way.
+  virtual void choose_flight(int64_t flight) = 0;
+  /// Of the flight's last step. On CUDA measured by events, captured or not: zero before the first
+  /// step, and to be asked for only when the host has waited for the step's end.
+  virtual ReducerTimes times(int64_t flight = 0) const = 0;
   virtual size_t bytes() const = 0;  ///< memory held: what `dry-run` prints
 };
 
@@ -81,6 +85,7 @@ struct ReducerOptions {
   int64_t numel = 0;
   int64_t num_leaves = 0;          ///< of the whole global batch
   int64_t bucket_bytes = 1 << 20;  ///< size of one collective
+  int64_t flights = 1;             ///< steps whose times are kept apart
   const Stream* stream = nullptr;  ///< of the computation; null: host memory
   DeviceAddition add = {};         ///< CUDA only: the kernel that adds
 };

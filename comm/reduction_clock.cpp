@@ -1,81 +1,84 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "comm/reduction_clock.h"
 
-#include "core/cuda/runtime.h"
+#include "core/error.h"
 
 namespace stipple::comm {
 
-ReductionClock::ReductionClock(const ReductionMemory& memory, size_t max_waits) : memory_(memory) {
-  if (!memory.is_cuda()) return;
-  cuda::use_device(memory.device().index);
-  for (Step& step : steps_) {
-    for (size_t i = 0; i < 2 * max_waits; ++i) step.waits.emplace_back(memory.device());
-    for (size_t i = 0; i < 2; ++i) step.finish.emplace_back(memory.device());
+ReductionClock::ReductionClock(const ReductionMemory& memory, int64_t flights, size_t max_waits)
+    : memory_(memory) {
+  const size_t waits = memory.is_cuda() ? max_waits : 0;
+  const size_t finishes = memory.is_cuda() ? 1 : 0;
+  for (int64_t i = 0; i < flights; ++i) {
+    flights_.push_back({.waits = {memory.device(), waits}, .finish = {memory.device(), finishes}});
   }
 }
 
-bool ReductionClock::is_capturing() const { return cuda::is_capturing(memory_.stream().native()); }
+void ReductionClock::choose(int64_t flight) {
+  STIPPLE_CHECK(flight >= 0 && flight < std::ssize(flights_), "gradient reducer: flight ", flight,
+                " of ", flights_.size());
+  present_ = static_cast<size_t>(flight);
+}
+
+ReductionClock::Flight& ReductionClock::open() {
+  Flight& flight = flights_[present_];
+  if (flight.has_ended) {
+    flight.waits.restart();
+    flight.finish.restart();
+    flight.waited_s = 0;
+    flight.has_ended = false;
+  }
+  return flight;
+}
+
+double ReductionClock::since_begin() const {
+  return std::chrono::duration<double>(Clock::now() - begin_).count();
+}
 
 void ReductionClock::begin_wait() {
   if (finishing_) return;
-  if (!memory_.is_cuda()) {
+  if (memory_.is_cuda()) {
+    open().waits.begin(memory_.stream());
+  } else {
     begin_ = Clock::now();
-  } else if (!is_capturing()) {
-    memory_.stream().record(step().waits[step().used++]);
   }
 }
 
 void ReductionClock::end_wait() {
   if (finishing_) return;
-  if (!memory_.is_cuda()) {
-    waited_s_ += std::chrono::duration<double>(Clock::now() - begin_).count();
-  } else if (!is_capturing()) {
-    memory_.stream().record(step().waits[step().used++]);
+  if (memory_.is_cuda()) {
+    open().waits.end(memory_.stream());
+  } else {
+    open().waited_s += since_begin();
   }
 }
 
 void ReductionClock::begin_finish() {
   finishing_ = true;
-  if (!memory_.is_cuda()) {
+  if (memory_.is_cuda()) {
+    open().finish.begin(memory_.stream());
+  } else {
+    open();
     begin_ = Clock::now();
-  } else if (!is_capturing()) {
-    memory_.stream().record(step().finish[0]);
   }
 }
 
 void ReductionClock::end_finish() {
   finishing_ = false;
-  if (!memory_.is_cuda()) {
-    const double finish_s = std::chrono::duration<double>(Clock::now() - begin_).count();
-    times_ = {waited_s_ + finish_s, waited_s_};
-    waited_s_ = 0;
-  } else if (!is_capturing()) {
-    memory_.stream().record(step().finish[1]);
-    step().ended = true;
-    times();
-    // Its events are of three steps ago: a trainer that is one step ahead has waited for their end.
-    present_ = (present_ + 1) % steps_.size();
-    step().used = 0;
-    step().ended = false;
+  Flight& flight = open();
+  if (memory_.is_cuda()) {
+    flight.finish.end(memory_.stream());
+  } else {
+    flight.times = {flight.waited_s + since_begin(), flight.waited_s};
   }
+  flight.has_ended = true;
 }
 
-ReducerTimes ReductionClock::times() const {
-  if (!memory_.is_cuda() || is_capturing()) return times_;
-  for (size_t age = steps_.size(); age-- > 0;) {
-    const Step& step = steps_[(present_ + steps_.size() - age) % steps_.size()];
-    if (step.ended && step.finish[1].has_passed()) times_ = times_of(step);
-  }
-  return times_;
-}
-
-ReducerTimes ReductionClock::times_of(const Step& step) {
-  double waited_ms = 0;
-  for (size_t i = 0; i + 1 < step.used; i += 2) {
-    waited_ms += step.waits[i + 1].ms_since(step.waits[i]);
-  }
-  const double finish_ms = step.finish[1].ms_since(step.finish[0]);
-  return {(waited_ms + finish_ms) * 1e-3, waited_ms * 1e-3};
+ReducerTimes ReductionClock::times(int64_t flight) const {
+  const Flight& f = flights_[static_cast<size_t>(flight)];
+  if (!memory_.is_cuda()) return f.times;
+  const double waited_s = f.waits.seconds();
+  return {waited_s + f.finish.seconds(), waited_s};
 }
 
 }  // namespace stipple::comm

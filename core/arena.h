@@ -12,6 +12,7 @@
 #include <string>
 
 #include "core/buffer.h"
+#include "core/real_view.h"
 #include "core/view.h"
 
 namespace stipple {
@@ -33,6 +34,11 @@ class Arena {
   View<T> alloc(Shape shape) {
     void* p = take(static_cast<size_t>(shape.numel()) * sizeof(T));
     return {static_cast<T*>(p), shape};
+  }
+
+  /// The same, stored as fp32 or bf16.
+  RealView alloc(Precision storage, const Shape& shape) {
+    return {take(static_cast<size_t>(shape.numel()) * bytes_of(storage)), shape, storage};
   }
 
   Mark mark() const { return used_; }

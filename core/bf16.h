@@ -4,6 +4,7 @@
 
 #include <bit>
 #include <cstdint>
+#include <type_traits>
 
 #include "core/host_device.h"
 
@@ -21,5 +22,16 @@ STIPPLE_HD inline bf16 to_bf16(float x) {
   return {static_cast<uint16_t>((u + 0x7FFFu + (u >> 16 & 1u)) >> 16)};
 }
 STIPPLE_HD inline float to_float(bf16 x) { return std::bit_cast<float>(uint32_t{x.bits} << 16); }
+
+// For code that is written for both storages.
+STIPPLE_HD inline float to_float(float x) { return x; }
+template <class T>
+STIPPLE_HD inline T from_float(float x) {
+  if constexpr (std::is_same_v<T, bf16>) {
+    return to_bf16(x);
+  } else {
+    return x;
+  }
+}
 
 }  // namespace stipple

@@ -26,10 +26,12 @@ inline constexpr Device kMetaDevice{DeviceType::kMeta, 0};
 constexpr Device cuda_device(int index) { return {DeviceType::kCuda, index}; }
 constexpr Device meta_device(DeviceType planned) { return {DeviceType::kMeta, 0, planned}; }
 
-/// How the factors of large products may be rounded. Sums are always formed in fp32.
+/// How activations are stored, and how the factors of large products may be rounded. Sums are
+/// always formed in fp32; parameters, their gradients and moments, and the residual stream are
+/// fp32.
 enum class Precision : uint8_t {
-  kFp32,  ///< not at all
-  kBf16,  ///< to bfloat16, for tensor cores
+  kFp32,  ///< as fp32, not at all
+  kBf16,  ///< both to bfloat16, for half the memory and for tensor cores
 };
 
 }  // namespace stipple

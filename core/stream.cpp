@@ -17,7 +17,7 @@ double host_ms() {
 
 }  // namespace
 
-Event::Event(Device device, bool is_timed) {
+Event::Event(Device device, bool is_timed) : is_timed_(is_timed) {
   if (device.type != DeviceType::kCuda) return;
   cuda::use_device(device.index);
   event_.reset(cuda::create_event(is_timed));
@@ -55,7 +55,7 @@ void Stream::parallel_for(int64_t count, FunctionRef<void(int64_t, int)> body) c
 
 void Stream::record(Event& event) const {
   if (native_ != nullptr) {
-    cuda::record(event.event_.get(), native());
+    cuda::record(event.event_.get(), native(), event.is_timed_);
   } else {
     event.host_ms_ = host_ms();
   }

@@ -19,19 +19,25 @@ class ThreadPool;
 
 /// A point in a stream's work. On the CPU, where work is done when its call returns, it only keeps
 /// the time.
+///
+/// Two kinds, which differ where a stream is captured: one that is timed becomes part of the graph,
+/// so that every replay records it anew, and nothing captured can wait for it; one that is not
+/// orders captured work, and says nothing outside the capture.
 class Event {
  public:
-  /// One that only orders work need not be timed.
   explicit Event(Device, bool is_timed = true);
   bool has_passed() const;
-  void synchronize() const;                   ///< the host waits
-  double ms_since(const Event& begin) const;  ///< both have passed
+  void synchronize() const;  ///< the host waits
+  /// Both are timed and have passed, as the host knows from a synchronize() of this or a later
+  /// point of the stream.
+  double ms_since(const Event& begin) const;
 
  private:
   friend class Stream;
   struct Destroy {
     void operator()(void* event) const;
   };
+  bool is_timed_;
   std::unique_ptr<void, Destroy> event_;
   double host_ms_ = 0;
 };
@@ -41,7 +47,7 @@ class Stream {
   struct Options {
     int threads = 1;  ///< How many CPU threads share the work, the caller's included (on meta:
                       ///< would share it).
-    Precision precision = Precision::kFp32;  ///< of the products of kernels on this stream
+    Precision precision = Precision::kFp32;  ///< of products and activations on this stream
   };
 
   explicit Stream(Device device) : Stream(device, Options{}) {}

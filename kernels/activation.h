@@ -3,6 +3,7 @@
 // inputs.
 #pragma once
 
+#include "core/real_view.h"
 #include "core/stream.h"
 #include "core/view.h"
 
@@ -12,8 +13,8 @@ enum class ActivationKind : uint8_t { kGelu, kRelu, kSigmoid, kTanh };
 
 /// y = f(x). kGelu is the exact form x Phi(x) (Hendrycks, Gimpel, arXiv 1606.08415).
 struct Activation {
-  View<float> y;  // written
-  View<const float> x;
+  RealView y;       // written
+  ConstRealView x;  // stored as y
   ActivationKind kind = ActivationKind::kGelu;
 };
 void activation(const Stream&, const Activation&);
@@ -26,8 +27,9 @@ void activation(const Stream&, const Activation&);
 
 /// dx = dy f'. `saved` is x for kGelu and y for kRelu, kSigmoid, kTanh.
 struct ActivationBackward {
-  View<float> dx;  // written
-  View<const float> dy, saved;
+  RealView dx;          // written; may be dy where they are stored alike
+  ConstRealView dy;     // of either storage
+  ConstRealView saved;  // stored as dx
   ActivationKind kind = ActivationKind::kGelu;
 };
 void activation_backward(const Stream&, const ActivationBackward&);
@@ -40,8 +42,9 @@ void activation_backward(const Stream&, const ActivationBackward&);
 
 /// y = a + b: where branches, or their gradients, meet.
 struct Add {
-  View<float> y;  // written
-  View<const float> a, b;
+  RealView y;       // written
+  ConstRealView a;  // stored as y
+  ConstRealView b;  // of either storage, bf16 where y is
 };
 void add(const Stream&, const Add&);
 namespace cpu {

@@ -32,6 +32,7 @@ void check_inputs(const char* op, const Args& a) {
   expect_shape(op, "v", a.v.shape, keys);
   expect_shape(op, "o", a.o.shape, q);
   expect_shape(op, "lse", a.lse.shape, {q[0], q[1], q[2]});
+  check_same_storage(op, {a.q, a.k, a.v, a.o});
   if (!a.key_mask.empty()) expect_shape(op, "key_mask", a.key_mask.shape, {q[0], keys[2]});
   check_dropout(op, a.dropout, q[0]);
   STIPPLE_CHECK(a.scratch != nullptr, op, ": needs a scratch arena");
@@ -43,6 +44,7 @@ void check_gradients(const char* op, const Args& a) {
   expect_shape(op, "dq", a.dq.shape, a.q.shape);
   expect_shape(op, "dk", a.dk.shape, a.k.shape);
   expect_shape(op, "dv", a.dv.shape, a.k.shape);
+  check_same_storage(op, {a.q, a.dout, a.dq, a.dk, a.dv});
 }
 
 void check_edges(const char* op, const EdgeSet& edges, const Shape& q, const Shape& k) {
@@ -57,6 +59,7 @@ void check_edges(const char* op, const EdgeSet& edges, const Shape& q, const Sha
 void check_straight_through(const char* op, const StraightThrough& ste, const Shape& q,
                             const Shape& k) {
   if (ste.row_grad.empty()) return;
+  check_same_storage(op, {ste.row_grad, ste.column_grad, ste.y, ste.z});
   STIPPLE_CHECK_AS(ShapeError, ste.row_grad.shape.rank() == 4, op, ": ste.row_grad has shape ",
                    ste.row_grad.shape.str(), ", expected [B, H, N, K]");
   const int64_t clusters = ste.row_grad.shape[3];
@@ -117,6 +120,7 @@ void attend_edges_backward(const Stream& stream, const AttendEdgesBackward& args
   check_edges("attend_edges_backward", args.edges, args.q.shape, args.k.shape);
   check_implementation("attend_edges_backward", stream, args.implementation);
   check_straight_through("attend_edges_backward", args.ste, args.q.shape, args.k.shape);
+  check_same_storage("attend_edges_backward", {args.q, args.ste.row_grad});
   if (is_for_cuda(stream)) STIPPLE_CUDA_CALL(stream, attend_edges_backward, args);
   plan_scratch(stream, *args.scratch, cpu::attend_backward_scratch(cpu::scratch_shape(args)));
   STIPPLE_DISPATCH(stream, attend_edges_backward, args);

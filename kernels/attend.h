@@ -1,15 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
-// Attention as one pair of kernels for every pattern. A part of the keys gives (o, lse); backward of a part needs only its q, k, v,
-// the lse and delta = do . o. Dense keys: `attend_dense` (flash-style, O(N) memory, exact). Sampled or predicted edges:
-// `attend_edges`, whose backward also yields the straight-through gradient of the edge probabilities.
+// Attention as one pair of kernels for every pattern. A part of the keys gives (o, lse); backward
+// of a part needs only its q, k, v, the lse and delta = do . o. Dense keys: `attend_dense`
+// (flash-style, O(N) memory, exact). Sampled or predicted edges: `attend_edges`, whose backward
+// also yields the straight-through gradient of the edge probabilities.
 //
-// Rows are [B, H, N, D]; problem p = b * H + h. Everything is fp32; sums and exponentials see fp32 only.
-// Deterministic: yes, for any number of threads (each output row or problem has one owner, in a fixed order).
+// Rows are [B, H, N, D]; problem p = b * H + h. q, k, v, o, their gradients and the arrays of the
+// straight-through gradient are stored alike, as fp32 or, on CUDA, as bf16; sums and exponentials
+// see fp32 only, a bf16 result is rounded once. Deterministic: yes, for any number of threads (each
+// output row or problem has one owner, in a fixed order).
 #pragma once
 
 #include <limits>
 
 #include "core/arena.h"
+#include "core/real_view.h"
 #include "core/rng.h"
 #include "core/stream.h"
 #include "core/view.h"
@@ -18,8 +22,8 @@
 namespace stipple::kernels {
 
 /// Inverted dropout of normalised weights. Pair (i, j) uses word j % 4 of Philox counter
-/// {j / 4, i, samples[b], stream_word(layer, h, kAttentionDropout)} and is kept iff that word >= rate * 2^32: the bit does not depend
-/// on how the graph is stored.
+/// {j / 4, i, samples[b], stream_word(layer, h, kAttentionDropout)} and is kept iff that word >=
+/// rate * 2^32: the bit does not depend on how the graph is stored.
 struct AttentionDropout {
   float rate = 0.0f;
   RngKey rng;
@@ -27,12 +31,13 @@ struct AttentionDropout {
   View<const uint32_t> samples{};  // [B]; needed when rate > 0
 };
 
-/// o_i = sum_j drop(softmax_j(scale q_i . k_j)) v_j over the keys with key_mask 1. A row without keys gives o = 0, lse = -inf.
+/// o_i = sum_j drop(softmax_j(scale q_i . k_j)) v_j over the keys with key_mask 1. A row without
+/// keys gives o = 0, lse = -inf.
 struct AttendDense {
-  View<float> o;                 // [B, H, N, D]  written
-  View<float> lse;               // [B, H, N]     written: log sum_j exp(scale q_i . k_j)
-  View<const float> q;           // [B, H, N, D]
-  View<const float> k, v;        // [B, H, M, D]
+  RealView o;                      // [B, H, N, D]  written
+  View<float> lse;                 // [B, H, N]     written: log sum_j exp(scale q_i . k_j)
+  ConstRealView q;                 // [B, H, N, D]
+  ConstRealView k, v;              // [B, H, M, D]
   View<const uint8_t> key_mask{};  // [B, M]; empty: all keys
   float scale = 1.0f;
   AttentionDropout dropout{};
@@ -47,10 +52,10 @@ void attend_dense(const Stream&, const AttendDense&);
 }
 
 struct AttendDenseBackward {
-  View<float> dq;                // [B, H, N, D]  written
-  View<float> dk, dv;            // [B, H, M, D]  written
-  View<const float> q, k, v, o, dout;
-  View<const float> lse;         // [B, H, N]
+  RealView dq;      // [B, H, N, D]  written
+  RealView dk, dv;  // [B, H, M, D]  written
+  ConstRealView q, k, v, o, dout;
+  View<const float> lse;           // [B, H, N]
   View<const uint8_t> key_mask{};  // as in forward
   float scale = 1.0f;
   AttentionDropout dropout{};
@@ -70,14 +75,15 @@ enum class EdgesImplementation : uint8_t {
   kCusparse,  ///< CUDA only: library calls, to compare with; memory for all edges at once
 };
 
-/// The same over the edges of a graph; an edge drawn c times weighs c e^s. Edges to keys with key_mask 0 weigh nothing.
-/// Cost: bits: O(N M D) multiply-adds, exponentials per edge; CSR: O(E D).
+/// The same over the edges of a graph; an edge drawn c times weighs c e^s. Edges to keys with
+/// key_mask 0 weigh nothing. Cost: bits: O(N M D) multiply-adds, exponentials per edge; CSR: O(E
+/// D).
 struct AttendEdges {
-  View<float> o;                 // [B, H, N, D]  written
-  View<float> lse;               // [B, H, N]     written
-  View<const float> q;           // [B, H, N, D]
-  View<const float> k, v;        // [B, H, M, D]
-  EdgeSet edges;                 // B * H problems
+  RealView o;                      // [B, H, N, D]  written
+  View<float> lse;                 // [B, H, N]     written
+  ConstRealView q;                 // [B, H, N, D]
+  ConstRealView k, v;              // [B, H, M, D]
+  EdgeSet edges;                   // B * H problems
   View<const uint8_t> key_mask{};  // [B, M]; empty: all keys
   float scale = 1.0f;
   AttentionDropout dropout{};
@@ -98,28 +104,29 @@ enum class SteRule : uint8_t {
   kPaper,          ///< dp = ds * s, s = scale q . k: the mask multiplies the score
 };
 
-/// Straight-through gradient of edge probabilities: dp_ij = clamp(f_ij + regularizer, -clip, clip) on edges, 0 elsewhere.
+/// Straight-through gradient of edge probabilities: dp_ij = clamp(f_ij + regularizer, -clip, clip)
+/// on edges, 0 elsewhere.
 struct StraightThrough {
-  View<float> row_grad{};        // [B, H, N, K]  written: sum_j dp_ij z_j
-  View<float> column_grad{};     // [B, H, M, K]  written: sum_i dp_ij y_i
-  View<const float> y{};         // [B, H, N, K]
-  View<const float> z{};         // [B, H, M, K]
+  RealView row_grad{};     // [B, H, N, K]  written: sum_j dp_ij z_j
+  RealView column_grad{};  // [B, H, M, K]  written: sum_i dp_ij y_i
+  ConstRealView y{};       // [B, H, N, K]
+  ConstRealView z{};       // [B, H, M, K]
   SteRule rule = SteRule::kScoreGradient;
   float regularizer = 0.0f;
   float clip = std::numeric_limits<float>::infinity();
-  bool self_loop = false;        ///< pairs (i, i) were forced and get no gradient
+  bool self_loop = false;  ///< pairs (i, i) were forced and get no gradient
 };
 
 struct AttendEdgesBackward {
-  View<float> dq;                // [B, H, N, D]  written
-  View<float> dk, dv;            // [B, H, M, D]  written
-  View<const float> q, k, v, o, dout;
-  View<const float> lse;         // [B, H, N]
+  RealView dq;      // [B, H, N, D]  written
+  RealView dk, dv;  // [B, H, M, D]  written
+  ConstRealView q, k, v, o, dout;
+  View<const float> lse;  // [B, H, N]
   EdgeSet edges;
   View<const uint8_t> key_mask{};
   float scale = 1.0f;
   AttentionDropout dropout{};
-  StraightThrough ste{};         ///< row_grad empty: no straight-through gradient
+  StraightThrough ste{};  ///< row_grad empty: no straight-through gradient
   Arena* scratch = nullptr;
   EdgesImplementation implementation = EdgesImplementation::kOurs;
 };

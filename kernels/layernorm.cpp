@@ -29,6 +29,7 @@ void layernorm_backward(const Stream& stream, const LayerNormBackward& args) {
   STIPPLE_CHECK_SHAPE("layernorm_backward", args.weight, {channels});
   STIPPLE_CHECK_SHAPE("layernorm_backward", args.mean, {rows});
   STIPPLE_CHECK_SHAPE("layernorm_backward", args.rstd, {rows});
+  check_same_storage("layernorm_backward", {args.dx, args.dy});
   STIPPLE_CHECK(args.scratch != nullptr, "layernorm_backward: needs scratch");
   if (rows == 0) return;
   const Arena::Scope scope(*args.scratch);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "core/arena.h"
+#include "core/real_view.h"
 #include "core/stream.h"
 #include "core/view.h"
 
@@ -12,7 +13,7 @@ namespace stipple::kernels {
 /// Source: Ba, Kiros, Hinton 2016 (arXiv 1607.06450). y may not alias x. Deterministic: yes. Cost:
 /// 2 passes over x.
 struct LayerNorm {
-  View<float> y;                   // [N, C]  written
+  RealView y;                      // [N, C]  written, rounded to its storage
   View<float> mean, rstd;          // [N]     written, for backward
   View<const float> x;             // [N, C]
   View<const float> weight, bias;  // [C]
@@ -29,9 +30,10 @@ void layernorm(const Stream&, const LayerNorm&);
 /// dx = rstd (g - mean(g) - xhat mean(g xhat)), g = dy weight;  dweight += sum dy xhat;  dbias +=
 /// sum dy.
 struct LayerNormBackward {
-  View<float> dx;                // [N, C]  written; may alias dy
+  RealView dx;                   // [N, C]  written; may alias dy
   View<float> dweight, dbias;    // [C]     +=
-  View<const float> dy, x;       // [N, C]
+  ConstRealView dy;              // [N, C]  stored as dx
+  View<const float> x;           // [N, C]
   View<const float> weight;      // [C]
   View<const float> mean, rstd;  // [N]
   Arena* scratch = nullptr;      ///< partial sums over fixed runs of rows

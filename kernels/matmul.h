@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// Dense matrix products: projections, cluster memberships, and their gradients.
+// Dense matrix products: projections, cluster memberships, and their gradients. On CUDA, factors
+// and results are stored as fp32 or bf16, in any mixture: sums are fp32, and a bf16 result is
+// rounded once. Factors of fp32 are rounded, in scratch, beside a factor that is bf16 and for a
+// result that is bf16; so is the bias of the latter.
 #pragma once
 
 #include "core/arena.h"
+#include "core/real_view.h"
 #include "core/stream.h"
 #include "core/view.h"
 
@@ -17,14 +21,14 @@ namespace stipple::kernels {
 /// threads (work is cut by shape alone). Cost: 2 M N K P flop. Throws Error when partial sums are
 /// needed and there is no scratch.
 struct Matmul {
-  View<float> c;        // [Pc, M, N]  = or +=
-  View<const float> a;  // [Pa, M, K], transposed: [Pa, K, M]
-  View<const float> b;  // [Pb, K, N], transposed: [Pb, N, K]
+  RealView c;       // [Pc, M, N]  = or +=
+  ConstRealView a;  // [Pa, M, K], transposed: [Pa, K, M]
+  ConstRealView b;  // [Pb, K, N], transposed: [Pb, N, K]
   bool transpose_a = false;
   bool transpose_b = false;
   float alpha = 1.0f;
   float beta = 0.0f;
-  Arena* scratch = nullptr;  ///< partial sums of long inner dimensions
+  Arena* scratch = nullptr;  ///< partial sums of long inner dimensions; factors to be rounded
 };
 void matmul(const Stream&, const Matmul&);
 struct MatmulPlan;
@@ -39,10 +43,11 @@ void matmul(const Stream&, const Matmul&, const MatmulPlan&, View<float> partial
 
 /// y = x wᵀ + b, the affine map of every projection; weight layout as in PyTorch.
 struct Linear {
-  View<float> y;             // [N, O]  written
-  View<const float> x;       // [N, I]
-  View<const float> weight;  // [O, I]
-  View<const float> bias;    // [O]
+  RealView y;                // [N, O]  written
+  ConstRealView x;           // [N, I]
+  ConstRealView weight;      // [O, I]
+  ConstRealView bias;        // [O]
+  Arena* scratch = nullptr;  ///< what is to be rounded
 };
 void linear(const Stream&, const Linear&);
 namespace cpu {
@@ -54,12 +59,12 @@ void linear(const Stream&, const Linear&);
 
 /// dx = dy w;  dweight += dyᵀ x;  dbias += column sums of dy.
 struct LinearBackward {
-  View<float> dx{};          // [N, I]  written; empty: not wanted
-  View<float> dweight;       // [O, I]  +=
-  View<float> dbias;         // [O]     +=
-  View<const float> dy;      // [N, O]
-  View<const float> x;       // [N, I]
-  View<const float> weight;  // [O, I]
+  RealView dx{};         // [N, I]  written; empty: not wanted
+  View<float> dweight;   // [O, I]  +=
+  View<float> dbias;     // [O]     +=
+  ConstRealView dy;      // [N, O]
+  ConstRealView x;       // [N, I]
+  ConstRealView weight;  // [O, I]
   Arena* scratch = nullptr;
 };
 void linear_backward(const Stream&, const LinearBackward&);

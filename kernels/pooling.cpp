@@ -42,11 +42,13 @@ void pooling_backward(const Stream& stream, const PoolingBackward& args) {
 
 void split_heads(const Stream& stream, const SplitHeads& args) {
   check_heads("split_heads", args.x.shape, args.y.shape);
+  check_same_storage("split_heads", {args.x, args.y});
   STIPPLE_DISPATCH(stream, split_heads, args);
 }
 
 void merge_heads(const Stream& stream, const MergeHeads& args) {
   check_heads("merge_heads", args.y.shape, args.x.shape);
+  check_same_storage("merge_heads", {args.x, args.y});
   STIPPLE_DISPATCH(stream, merge_heads, args);
 }
 

@@ -3,6 +3,7 @@
 // attention.
 #pragma once
 
+#include "core/real_view.h"
 #include "core/stream.h"
 #include "core/view.h"
 
@@ -50,8 +51,8 @@ void pooling_backward(const Stream&, const PoolingBackward&);
 
 /// y[b, h, n, d] = x[b, n, h * D + d]: the columns of a projection, one matrix per head.
 struct SplitHeads {
-  View<float> y;        // [B, H, N, D]  written
-  View<const float> x;  // [B, N, H * D]
+  RealView y;       // [B, H, N, D]  written
+  ConstRealView x;  // [B, N, H * D]
 };
 void split_heads(const Stream&, const SplitHeads&);
 namespace cpu {
@@ -63,8 +64,8 @@ void split_heads(const Stream&, const SplitHeads&);
 
 /// The inverse of split_heads.
 struct MergeHeads {
-  View<float> y;        // [B, N, H * D]  written
-  View<const float> x;  // [B, H, N, D]
+  RealView y;       // [B, N, H * D]  written
+  ConstRealView x;  // [B, H, N, D]
 };
 void merge_heads(const Stream&, const MergeHeads&);
 namespace cpu {

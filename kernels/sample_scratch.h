@@ -9,6 +9,7 @@
 #include "core/bf16.h"
 #include "core/stream.h"
 #include "core/view.h"
+#include "kernels/math/alias_table.h"
 #include "kernels/sbm.h"
 
 namespace stipple::kernels {
@@ -38,6 +39,20 @@ struct RowWorkspace {
   bool has_long_string = false;  ///< the string of drawn keys lies in global memory
 };
 
+/// The lists of a block that makes an alias table on CUDA: a running sum and a key for each key.
+struct AliasWorkspace {
+  static constexpr int64_t kMostThreads = 1024;
+  static constexpr int64_t kMostSharedBytes = 96 << 10;
+  static constexpr int64_t kLongBlocks = 128;  ///< that have their lists in global memory
+
+  explicit AliasWorkspace(int64_t num_keys)
+      : bytes(num_keys * static_cast<int64_t>(sizeof(uint64_t) + sizeof(uint32_t))),
+        is_long(bytes > kMostSharedBytes) {}
+
+  int64_t bytes;
+  bool is_long;
+};
+
 /// Into how many chunks of rows CUDA cuts a problem, to count their edges and bring them by key
 /// side by side. Each has a count a key, so chunks of few rows would cost more than their edges.
 inline int64_t transpose_chunks(int64_t num_queries) {
@@ -50,18 +65,20 @@ inline int64_t transpose_chunks(int64_t num_queries) {
 /// First dimension, unless said otherwise: the problem within the wave.
 struct CudaSampleScratch {
   int64_t wave = 1;  ///< W
-  // Tiles, precision bf16: factors rounded, K padded to whole products of 16.
+  // Tiles, precision bf16: factors rounded, K padded to whole products of 16. Empty where they are
+  // stored like that.
   View<bf16> mu;  // [W, N, Kp]
   View<bf16> z;   // [W, M, Kp]
-  // Rows: tables of the keys, see math::KeyTables.
-  View<int32_t> within;
-  View<uint64_t> blocks;
-  View<float> zmax;          // [W, K]
-  View<double> zeta;         // [W, K]
-  View<uint32_t> real_keys;  // [W, M]
-  View<int32_t> num_real;    // [W]
-  View<uint32_t>
-      long_string;  // [warps, words]  drawn keys of a row where they exceed shared memory
+  // Rows.
+  View<math::AliasEntry> entries;  // [W, K + 1, M]  see math::KeyTables
+  View<float> zmax;                // [W, K]
+  View<double> zeta;               // [W, K]
+  View<int32_t> num_real;          // [W]
+  View<int32_t> num_items;         // [W]            keys up to the last real one
+  // First dimension: the block or warp. Only where shared memory does not suffice.
+  View<uint64_t> long_sums;    // [blocks, M]     lists of an alias table
+  View<uint32_t> long_items;   // [blocks, M]
+  View<uint32_t> long_string;  // [warps, words]  drawn keys of a row
   // CSR.
   View<uint64_t> drawn;      // [W]            words of by_key that hold drawn rows
   View<uint32_t> row_begin;  // [W, N]         where a drawn row lies there
@@ -74,16 +91,16 @@ struct SampleScratch {
   View<uint32_t>
       bits;  // [T, 64, ceil(M / 32)]   tile rows on their way to CSR; law poisson_multi only
   // Rows.
-  View<int32_t> within;       // [T, blocks, K, 16]  see KeyTables
-  View<uint64_t> blocks;      // [T, K, SumTree size]
-  View<double> zeta;          // [T, K]              column sums of z
-  View<float> zmax;           // [T, K]              column maxima of z
-  View<float> scale;          // [T, K]              of the quantised weights
-  View<uint32_t> real_keys;   // [T, M]
-  View<uint64_t> rates;       // [T, SumTree size]
-  View<uint64_t> drawn;       // [T, words]          the set of drawn keys and its summaries
-  View<uint16_t> counts;      // [T, M]              law poisson_multi only
-  View<uint32_t> candidates;  // [T, M]
+  View<math::AliasEntry> entries;  // [T, K + 1, M]           see KeyTables
+  View<uint32_t> weights;          // [T, columns, stride]    see AliasBuild
+  View<uint64_t> items;            // [T, columns, 2, stride]
+  View<double> zeta;               // [T, K]                  column sums of z
+  View<float> zmax;                // [T, K]                  column maxima of z
+  View<uint32_t> real_keys;        // [T, M]
+  View<uint64_t> rates;            // [T, SumTree size]
+  View<uint64_t> drawn;            // [T, words]          the set of drawn keys and its summaries
+  View<uint16_t> counts;           // [T, M]              law poisson_multi only
+  View<uint32_t> candidates;       // [T, M]
 
   CudaSampleScratch cuda;
 };

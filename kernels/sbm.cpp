@@ -75,6 +75,7 @@ void check_sample_edges(const SampleEdges& args) {
                 ") as queries (", mu.n, ")");
   STIPPLE_CHECK(args.edges.capacity.multiplicity == (args.law == MaskLaw::kPoissonMulti),
                 "sample_edges: law poisson_multi and a graph with multiplicities need each other");
+  check_same_storage("sample_edges", {args.mu, args.z});
   STIPPLE_CHECK(args.scratch != nullptr, "sample_edges: scratch is missing");
 }
 
@@ -94,12 +95,13 @@ SampleScratch alloc_cpu_scratch(Arena& arena, const SampleEdges& args, int threa
     }
   }
   if (may_use_rows(args)) {
-    const int64_t blocks = cpu::num_key_blocks(m);
-    scratch.within = arena.alloc<int32_t>({threads, blocks, k, cpu::kKeyBlock});
-    scratch.blocks = arena.alloc<uint64_t>({threads, k, cpu::SumTree(blocks).size});
+    const int64_t columns = std::min(k, cpu::kAliasColumns);
+    const int64_t stride = cpu::AliasBuild::stride_of(m);
+    scratch.entries = arena.alloc<cpu::AliasEntry>({threads, k + 1, m});
+    scratch.weights = arena.alloc<uint32_t>({threads, columns, stride});
+    scratch.items = arena.alloc<uint64_t>({threads, columns, 2, stride});
     scratch.zeta = arena.alloc<double>({threads, k});
     scratch.zmax = arena.alloc<float>({threads, k});
-    scratch.scale = arena.alloc<float>({threads, k});
     scratch.real_keys = arena.alloc<uint32_t>({threads, m + 1});
     scratch.rates = arena.alloc<uint64_t>({threads, cpu::SumTree(k + 1).size});
     scratch.drawn = arena.alloc<uint64_t>({threads, cpu::KeySet::num_words(m)});
@@ -121,20 +123,21 @@ CudaSampleScratch alloc_wave(Arena& arena, const SampleEdges& args, Precision pr
   const int64_t k = args.mu.shape[3];
   CudaSampleScratch scratch;
   scratch.wave = wave;
-  if (may_use_tiles(args) && !draws_counted_tiles(args) && precision == Precision::kBf16) {
-    constexpr int64_t kProduct = 16;
-    const int64_t padded = (k + kProduct - 1) / kProduct * kProduct;
+  constexpr int64_t kProduct = 16;
+  const int64_t padded = (k + kProduct - 1) / kProduct * kProduct;
+  const bool is_stored_rounded = args.mu.precision == Precision::kBf16;
+  const bool is_rounded = is_stored_rounded || precision == Precision::kBf16;
+  const bool is_ready = is_stored_rounded && padded == k;
+  if (may_use_tiles(args) && !draws_counted_tiles(args) && is_rounded && !is_ready) {
     scratch.mu = arena.alloc<bf16>({wave, n, padded});
     scratch.z = arena.alloc<bf16>({wave, m, padded});
   }
   if (may_use_rows(args)) {
-    const int64_t blocks = math::num_key_blocks(m);
-    scratch.within = arena.alloc<int32_t>({wave, blocks, k, math::kKeyBlock});
-    scratch.blocks = arena.alloc<uint64_t>({wave, k, math::SumTree(blocks).size});
+    scratch.entries = arena.alloc<math::AliasEntry>({wave, k + 1, m});
     scratch.zmax = arena.alloc<float>({wave, k});
     scratch.zeta = arena.alloc<double>({wave, k});
-    scratch.real_keys = arena.alloc<uint32_t>({wave, m});
     scratch.num_real = arena.alloc<int32_t>({wave});
+    scratch.num_items = arena.alloc<int32_t>({wave});
   }
   if (may_use_rows(args) || draws_counted_tiles(args)) {
     scratch.drawn = arena.alloc<uint64_t>({wave});
@@ -153,7 +156,14 @@ CudaSampleScratch alloc_cuda_scratch(Arena& arena, const SampleEdges& args, Prec
   // Waves of nearly equal size.
   const int64_t waves = (problems + most - 1) / most;
   CudaSampleScratch scratch = alloc_wave(arena, args, precision, (problems + waves - 1) / waves);
-  const RowWorkspace workspace(args.edges.num_keys, math::SumTree(args.mu.shape[3] + 1).size);
+  const int64_t k = args.mu.shape[3];
+  const int64_t m = args.edges.num_keys;
+  if (may_use_rows(args) && AliasWorkspace(m).is_long) {
+    const int64_t blocks = std::min(AliasWorkspace::kLongBlocks, scratch.wave * (k + 1));
+    scratch.long_sums = arena.alloc<uint64_t>({blocks, m});
+    scratch.long_items = arena.alloc<uint32_t>({blocks, m});
+  }
+  const RowWorkspace workspace(m, math::SumTree(k + 1).size);
   if (!scratch.drawn.empty() && workspace.has_long_string) {
     scratch.long_string =
         arena.alloc<uint32_t>({RowWorkspace::kLongWarps, workspace.string_words()});
@@ -208,6 +218,7 @@ void memberships(const Stream& stream, const Memberships& args) {
   const Sizes y = token_sizes("memberships", "y", args.y.shape);
   STIPPLE_CHECK_SHAPE("memberships", args.logits, ({y.b, y.h, y.n, y.k}));
   check_mask("memberships", "mask", args.mask, y.b, y.n);
+  check_same_storage("memberships", {args.y, args.logits});
   STIPPLE_DISPATCH(stream, memberships, args);
 }
 
@@ -219,6 +230,7 @@ void expected_edges(const Stream& stream, const ExpectedEdges& args) {
   STIPPLE_CHECK_SHAPE("expected_edges", args.expected, ({y.b * y.h}));
   STIPPLE_CHECK_SHAPE("expected_edges", args.y_sum, ({y.b * y.h, y.k}));
   STIPPLE_CHECK_SHAPE("expected_edges", args.z_sum, ({y.b * y.h, y.k}));
+  check_same_storage("expected_edges", {args.y, args.z});
   if (stream.device().backend() == DeviceType::kCpu) {
     STIPPLE_DISPATCH(stream, expected_edges, args, {}, {});
     return;

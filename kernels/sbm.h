@@ -5,6 +5,7 @@
 #pragma once
 
 #include "core/arena.h"
+#include "core/real_view.h"
 #include "core/rng.h"
 #include "core/stream.h"
 #include "core/view.h"
@@ -50,8 +51,8 @@ void block_matrix_backward(const Stream&, const BlockMatrixBackward&, View<doubl
 
 /// y = sigmoid(logits) on real tokens, exactly 0 on padding, so that no edge can touch padding.
 struct Memberships {
-  View<float> y;               // [B, H, N, K]  written; may alias logits
-  View<const float> logits;    // [B, H, N, K]
+  RealView y;                  // [B, H, N, K]  written; may be logits
+  ConstRealView logits;        // [B, H, N, K]  stored as y
   View<const uint8_t> mask{};  // [B, N]; empty: all real
 };
 void memberships(const Stream&, const Memberships&);
@@ -68,8 +69,8 @@ void memberships(const Stream&, const Memberships&);
 struct ExpectedEdges {
   View<double> expected;      // [B * H]     written
   View<double> y_sum, z_sum;  // [B * H, K]  written
-  View<const float> y;        // [B, H, N, K]
-  View<const float> z;        // [B, H, M, K]
+  ConstRealView y;            // [B, H, N, K]
+  ConstRealView z;            // [B, H, M, K]  stored as y
   View<const float> s;        // [H, K, K]
   Arena* scratch = nullptr;   ///< CUDA only
 };
@@ -120,7 +121,7 @@ enum class MaskLaw : uint8_t {
 enum class SamplerKind : uint8_t {
   kAuto,  ///< by expected density, per problem: tiles at or above capacity.tile_density, rows below
   kTiles,  ///< every pair looks at its own uniform: O(N M K), one bit out per pair
-  kRows,   ///< each row draws its edges by Poisson splitting: O(E log) + O((N + M) K)
+  kRows,   ///< each row draws its edges by Poisson splitting: O(E log K) + O((N + M) K)
 };
 
 /// Draws the graph of every problem. A pure function of its arguments: any thread count, batch
@@ -142,8 +143,8 @@ enum class SamplerKind : uint8_t {
 /// Cost: see SamplerKind. No floating-point memory of size N x M.
 struct SampleEdges {
   EdgeSet edges;                                 // B * H problems  written
-  View<const float> mu;                          // [B, H, N, K] = y S
-  View<const float> z;                           // [B, H, M, K]
+  ConstRealView mu;                              // [B, H, N, K] = y S
+  ConstRealView z;                               // [B, H, M, K]  stored as mu
   View<const double> expected;                   // [B * H]  sum of p_ij, from expected_edges
   View<const uint8_t> query_mask{}, key_mask{};  // [B, N], [B, M]; empty: all real
   View<const uint32_t> samples;                  // [B]  global sample ids

@@ -8,8 +8,15 @@ cd "$(dirname "$0")/.."
 preset=${1:?usage: launch/build.sh PRESET [TARGET...]}
 shift
 
+# What two presets compile alike, and what was compiled before, is compiled once where ccache is installed.
+launchers=()
+if command -v ccache >/dev/null; then
+  export CCACHE_NOHASHDIR=1  # build folders share
+  for language in C CXX CUDA; do launchers+=("-DCMAKE_${language}_COMPILER_LAUNCHER=ccache"); done
+fi
+
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 fail() { cat "$log" >&2; echo "The build of preset '$preset' failed" >&2; exit 1; }
-cmake --preset "$preset" -DSTIPPLE_WERROR="${STIPPLE_WERROR:-OFF}" >"$log" 2>&1 || fail
+cmake --preset "$preset" "${launchers[@]}" -DSTIPPLE_WERROR="${STIPPLE_WERROR:-OFF}" >"$log" 2>&1 || fail
 cmake --build --preset "$preset" ${1:+--target "$@"} >"$log" 2>&1 || fail

@@ -12,8 +12,8 @@
 
 namespace stipple::model {
 
-/// Sections of a step whose time is reported.
-enum class Phase : uint8_t { kForward, kSampling, kBackward };
+/// Sections of forward and backward whose time is told apart.
+enum class Phase : uint8_t { kSampling };
 
 /// Receives what modules measure. Called on the training thread, outside kernels.
 class Observer {
@@ -21,9 +21,9 @@ class Observer {
   virtual ~Observer() = default;
   /// Gradients in this range of the flat arena are final. Fired in the same order every time.
   virtual void grads_ready(Range) {}
-  /// Seconds spent in sampling, to be told apart from the rest of forward. CPU only: elsewhere the
-  /// host does not know.
-  virtual void time(Phase, double /*seconds*/) {}
+  /// Where in the stream's work a section begins and ends. Not nested.
+  virtual void begin(Phase, const Stream&) {}
+  virtual void end(Phase, const Stream&) {}
 };
 
 struct Context {
@@ -34,6 +34,9 @@ struct Context {
   bool training = true;
   Observer& observer;
   LeafRecord record;  ///< where facts about this leaf go
+
+  /// Storage of activations that branch off the residual stream, and of their gradients.
+  Precision precision() const { return stream.precision(); }
 };
 
 }  // namespace stipple::model

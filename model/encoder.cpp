@@ -53,12 +53,12 @@ AttentionInputs EncoderBlock::attention_inputs(const Input& input, const Saved& 
           .batch_share = input.batch_share};
 }
 
-View<float> EncoderBlock::project_to_heads(Context& ctx, const Linear& linear, View<const float> x,
-                                           Linear::Saved& saved) const {
-  const View<float> split =
-      ctx.saved.alloc<float>({x.shape[0], heads_, x.shape[1], x.shape[2] / heads_});
+RealView EncoderBlock::project_to_heads(Context& ctx, const Linear& linear, ConstRealView x,
+                                        Linear::Saved& saved) const {
+  const RealView split =
+      ctx.saved.alloc(ctx.precision(), {x.shape[0], heads_, x.shape[1], x.shape[2] / heads_});
   Arena::Scope scope(ctx.scratch);
-  const View<float> merged = ctx.scratch.alloc<float>(x.shape);
+  const RealView merged = ctx.scratch.alloc(ctx.precision(), x.shape);
   linear.forward(ctx, x, merged, saved);
   kernels::split_heads(ctx.stream, {.y = split, .x = merged});
   return split;
@@ -66,15 +66,15 @@ View<float> EncoderBlock::project_to_heads(Context& ctx, const Linear& linear, V
 
 void EncoderBlock::attend(Context& ctx, const Input& input, View<const float> x, View<float> y,
                           Saved& saved) const {
-  const View<float> normed = ctx.saved.alloc<float>(x.shape);
+  const RealView normed = ctx.saved.alloc(ctx.precision(), x.shape);
   attention_norm_.forward(ctx, x, normed, saved.attention_norm);
   saved.q = project_to_heads(ctx, query_, normed, saved.query);
   saved.k = project_to_heads(ctx, key_, normed, saved.key);
   saved.v = project_to_heads(ctx, value_, normed, saved.value);
-  saved.o = ctx.saved.alloc<float>(saved.q.shape);
+  saved.o = ctx.saved.alloc(ctx.precision(), saved.q.shape);
   attention_->forward(ctx, attention_inputs(input, saved), saved.o, *saved.attention);
 
-  const View<float> merged = ctx.saved.alloc<float>(x.shape);
+  const RealView merged = ctx.saved.alloc(ctx.precision(), x.shape);
   kernels::merge_heads(ctx.stream, {.y = merged, .x = saved.o});
   out_.forward(ctx, merged, y, saved.out);
   attention_dropout_.apply(ctx, input.samples, y);
@@ -84,7 +84,7 @@ void EncoderBlock::forward(Context& ctx, const Input& input, View<const float> x
                            Saved& saved) const {
   const ProfilerRange range(forward_name_.c_str());
   const View<float> middle = ctx.saved.alloc<float>(x.shape);
-  const View<float> normed = ctx.saved.alloc<float>(x.shape);
+  const RealView normed = ctx.saved.alloc(ctx.precision(), x.shape);
   attend(ctx, input, x, middle, saved);
   kernels::add(ctx.stream, {.y = middle, .a = middle, .b = x});
 
@@ -94,10 +94,10 @@ void EncoderBlock::forward(Context& ctx, const Input& input, View<const float> x
 }
 
 void EncoderBlock::project_backward(Context& ctx, const Saved& saved, const AttentionGrads& grads,
-                                    View<float> dx) const {
+                                    RealView dx) const {
   Arena::Scope scope(ctx.scratch);
-  const View<float> merged = ctx.scratch.alloc<float>(dx.shape);
-  const View<float> branch = ctx.scratch.alloc<float>(dx.shape);
+  const RealView merged = ctx.scratch.alloc(ctx.precision(), dx.shape);
+  const RealView branch = ctx.scratch.alloc(ctx.precision(), dx.shape);
   kernels::merge_heads(ctx.stream, {.y = merged, .x = grads.dv});
   value_.backward(ctx, saved.value, merged, dx);
   kernels::merge_heads(ctx.stream, {.y = merged, .x = grads.dk});
@@ -109,16 +109,16 @@ void EncoderBlock::project_backward(Context& ctx, const Saved& saved, const Atte
 }
 
 void EncoderBlock::attend_backward(Context& ctx, const Input& input, const Saved& saved,
-                                   View<const float> dy, View<float> dx) const {
+                                   View<const float> dy, RealView dx) const {
   Arena::Scope scope(ctx.scratch);
-  const AttentionGrads grads{.dq = ctx.scratch.alloc<float>(saved.q.shape),
-                             .dk = ctx.scratch.alloc<float>(saved.k.shape),
-                             .dv = ctx.scratch.alloc<float>(saved.v.shape)};
-  const View<float> dattended = ctx.scratch.alloc<float>(saved.o.shape);
+  const AttentionGrads grads{.dq = ctx.scratch.alloc(ctx.precision(), saved.q.shape),
+                             .dk = ctx.scratch.alloc(ctx.precision(), saved.k.shape),
+                             .dv = ctx.scratch.alloc(ctx.precision(), saved.v.shape)};
+  const RealView dattended = ctx.scratch.alloc(ctx.precision(), saved.o.shape);
   {
     Arena::Scope inner(ctx.scratch);
-    const View<float> dmerged = ctx.scratch.alloc<float>(dy.shape);
-    const View<const float> dout = attention_dropout_.gradient(ctx, input.samples, dy);
+    const RealView dmerged = ctx.scratch.alloc(ctx.precision(), dy.shape);
+    const ConstRealView dout = attention_dropout_.gradient(ctx, input.samples, dy);
     out_.backward(ctx, saved.out, dout, dmerged);
     kernels::split_heads(ctx.stream, {.y = dattended, .x = dmerged});
   }
@@ -132,7 +132,7 @@ void EncoderBlock::backward(Context& ctx, const Input& input, const Saved& saved
                             View<float> dx) const {
   const ProfilerRange range(backward_name_.c_str());
   Arena::Scope scope(ctx.scratch);
-  const View<float> branch = ctx.scratch.alloc<float>(dx.shape);
+  const RealView branch = ctx.scratch.alloc(ctx.precision(), dx.shape);
   feedforward_.backward(ctx, saved.feedforward, dx, branch);
   feedforward_norm_.backward(ctx, saved.feedforward_norm, branch, branch);
   kernels::add(ctx.stream, {.y = dx, .a = dx, .b = branch});

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Pre-LN encoder: blocks of { x += attention(LN(x)); x += feedforward(LN(x)) }, then a last LN and
-// zeros on padding. A block saves, in floats per token: 9 width + 2 feedforward + 4, and what its
-// attention saves.
+// zeros on padding. A block saves, per token, 7 width + 2 feedforward activations of the precision
+// in force, 2 width + 4 floats, and what its attention saves: the residual stream x stays fp32.
 #pragma once
 
 #include <memory>
@@ -33,7 +33,7 @@ class EncoderBlock {
   struct Saved {
     LayerNorm::Saved attention_norm, feedforward_norm;
     Linear::Saved query, key, value, out;
-    View<float> q, k, v, o;  // [B, H, N, D]
+    RealView q, k, v, o;  // [B, H, N, D]
     std::unique_ptr<Attention::Saved> attention;
     FeedForward::Saved feedforward;
   };
@@ -48,11 +48,11 @@ class EncoderBlock {
 
  private:
   AttentionInputs attention_inputs(const Input&, const Saved&) const;
-  View<float> project_to_heads(Context&, const Linear&, View<const float> x, Linear::Saved&) const;
+  RealView project_to_heads(Context&, const Linear&, ConstRealView x, Linear::Saved&) const;
   void attend(Context&, const Input&, View<const float> x, View<float> y, Saved&) const;
   void attend_backward(Context&, const Input&, const Saved&, View<const float> dy,
-                       View<float> dx) const;
-  void project_backward(Context&, const Saved&, const AttentionGrads&, View<float> dx) const;
+                       RealView dx) const;
+  void project_backward(Context&, const Saved&, const AttentionGrads&, RealView dx) const;
 
   const ParameterStore& store_;
   std::string forward_name_, backward_name_;  ///< for profilers

@@ -96,7 +96,7 @@ void StepConfig::describe(ConfigVisitor& v) {
   v.field("graph", graph,
           {.doc = "GPUs: capture the step once as a CUDA graph and replay it: less work for the "
                   "host. Leaves of training are padded to data.max_length; the same bits as an "
-                  "eager step with that padding. Only whole steps are timed."});
+                  "eager step with that padding."});
 }
 
 void CommConfig::describe(ConfigVisitor& v) {
@@ -153,7 +153,8 @@ void Config::describe(ConfigVisitor& v) {
   v.section("run", run, "Identity of the run.");
   v.choice("device", device, {"cpu", "cuda"}, {.doc = "Where the arithmetic runs."});
   v.choice("precision", precision, {"fp32", "bf16"},
-           {.doc = "Of the factors of large products (GPUs only); sums, parameters and moments are "
+           {.doc = "How activations of branches are stored and the factors of products rounded "
+                   "(bf16: GPUs only); sums, the residual stream, parameters and moments are "
                    "always fp32."});
   v.choice("reduction", reduction, {"exact", "fast"},
            {.doc = "How gradients are summed: exact, in one order that does not depend on the "

@@ -21,16 +21,15 @@
 namespace stipple::trainer {
 
 /// Where the time of a step went. The parts need not add up to the whole: the rest is everything
-/// else. NaN: not measured. On GPUs the times are the device's; `data`, which the host spends while
-/// the device computes, and `sampling`, which is part of forward there, are not measured, and of a
-/// captured step only the whole is.
+/// else. NaN: not measured. On GPUs the times are the device's, by events, whether the step is
+/// captured or not; `data`, which the host spends while the device computes, is not measured.
 struct StepSeconds {
   double step = 0;
   double data = 0;      ///< waiting for a batch
   double forward = 0;   ///< sampling excluded
   double sampling = 0;  ///< drawing attention graphs
   double backward = 0;
-  double reduce = 0;  ///< waiting for gradients of other ranks
+  double reduce = 0;  ///< exposed communication: waiting for gradients of other ranks
   double optimizer = 0;
 };
 

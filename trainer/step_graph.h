@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// The device work of a step as one CUDA graph: captured once, then replayed. What differs between
+// The device work of a step as a CUDA graph: captured once, then replayed. What differs between
 // steps (step number, rates, inputs) stands in device memory at fixed addresses; what is baked in
-// must be told as the key.
+// must be told as the key. Timed events are baked in, too, and a step may be enqueued before those
+// of the step before are read: so there is one graph a flight, each recording events of its own.
 #pragma once
 
 #include <memory>
+#include <optional>
+#include <vector>
 
 #include "core/function_ref.h"
 #include "core/stream.h"
@@ -19,17 +22,24 @@ class StepGraph {
     bool operator==(const Key&) const = default;
   };
 
+  /// flights: how many steps are on their way at one time. They take turns.
+  explicit StepGraph(size_t flights) : graphs_(flights) {}
+
   /// Runs `work`: as it is the first time, when libraries may still set themselves up; captured and
-  /// replayed from then on, as long as the key stays; as it is when it differs.
-  void run(const Stream&, const Key&, FunctionRef<void()> work);
-  bool is_captured() const { return graph_ != nullptr; }
+  /// replayed from then on, as long as the key stays; as it is when it differs. Whether a graph
+  /// ran.
+  bool run(const Stream&, const Key&, size_t flight, FunctionRef<void()> work);
 
  private:
   struct Destroy {
     void operator()(void* graph) const;
   };
-  std::unique_ptr<void, Destroy> graph_;
-  Key key_;
+  using Graph = std::unique_ptr<void, Destroy>;
+  static Graph capture(const Stream&, FunctionRef<void()> work);
+  bool is_unlike(const Key&);
+
+  std::vector<Graph> graphs_;  ///< by flight; null: not captured yet
+  std::optional<Key> key_;     ///< of all of them
   bool is_warm_ = false;
   bool was_told_ = false;
 };

@@ -7,10 +7,7 @@
 
 namespace stipple::trainer {
 
-void StepObserver::clear() {
-  std::fill(graphs_.begin(), graphs_.end(), HeadGraph{});
-  sampling_s_ = 0;
-}
+void StepObserver::clear() { std::fill(graphs_.begin(), graphs_.end(), HeadGraph{}); }
 
 void StepObserver::all_reduce(comm::Communicator& communicator) {
   counts_.clear();
@@ -75,8 +72,12 @@ void require_no_overflow(int64_t edges) {
   throw error;
 }
 
-void StepObserver::time(model::Phase phase, double seconds) {
-  if (phase == model::Phase::kSampling) sampling_s_ += seconds;
+void StepObserver::begin(model::Phase phase, const Stream& stream) {
+  if (phase == model::Phase::kSampling && sampling_ != nullptr) sampling_->begin(stream);
+}
+
+void StepObserver::end(model::Phase phase, const Stream& stream) {
+  if (phase == model::Phase::kSampling && sampling_ != nullptr) sampling_->end(stream);
 }
 
 }  // namespace stipple::trainer

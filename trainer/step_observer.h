@@ -10,6 +10,7 @@
 
 #include "comm/communicator.h"
 #include "comm/gradient_reducer.h"
+#include "core/section_timer.h"
 #include "model/context.h"
 
 namespace stipple::trainer {
@@ -39,6 +40,8 @@ class StepObserver final : public model::Observer {
     reducer_ = reducer;
     communicator_ = communicator;
   }
+  /// Sampling is measured here; nullptr: nowhere (evaluation).
+  void measure_into(SectionTimer* sampling) { sampling_ = sampling; }
   void clear();
   /// Adds what one leaf found out; host memory. Returns how many edges had no room.
   int64_t add(const model::LeafRecord&);
@@ -48,9 +51,9 @@ class StepObserver final : public model::Observer {
   const std::vector<HeadGraph>& graphs() const { return graphs_; }  ///< [layer * heads + head]
   bool has_graphs() const;
   double density() const;  ///< over all layers and heads
-  double sampling_s() const { return sampling_s_; }
   void grads_ready(Range range) override;
-  void time(model::Phase, double seconds) override;
+  void begin(model::Phase, const Stream&) override;
+  void end(model::Phase, const Stream&) override;
 
  private:
   int64_t heads_;
@@ -59,7 +62,7 @@ class StepObserver final : public model::Observer {
   std::vector<double> cells_;
   comm::GradientReducer* reducer_ = nullptr;
   comm::Communicator* communicator_ = nullptr;
-  double sampling_s_ = 0;
+  SectionTimer* sampling_ = nullptr;
 };
 
 /// Graphs that did not fit are a promise of the configuration that was broken: the sum over all

@@ -14,6 +14,7 @@
 #include "core/cuda/runtime.h"
 #include "core/log.h"
 #include "core/profiler_range.h"
+#include "core/section_timer.h"
 #include "kernels/activation.h"
 #include "trainer/commands/commands.h"
 #include "trainer/report.h"
@@ -21,6 +22,9 @@
 
 namespace stipple::trainer {
 namespace {
+
+/// Steps on their way at one time: the one that the device computes, and the next.
+constexpr int64_t kFlights = 2;
 
 /// A number that does not exist: null in metrics.jsonl.
 constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
@@ -88,6 +92,7 @@ comm::ReducerOptions reducer_options_on(const Config& config, const Replica& rep
   comm::ReducerOptions options = reducer_options(config, numel);
   const Stream& stream = replica.stream();
   if (stream.device().type != DeviceType::kCuda) return options;
+  options.flights = kFlights;
   options.stream = &stream;
   options.add = [&stream](float* out, const float* left, const float* right, int64_t count) {
     kernels::add(stream, {.y = {out, {count}}, .a = {left, {count}}, .b = {right, {count}}});
@@ -99,14 +104,15 @@ comm::ReducerOptions reducer_options_on(const Config& config, const Replica& rep
 
 /// One step on its way through the device.
 struct Trainer::Flight {
-  Flight(const Replica& replica, Device device, int64_t leaves)
+  Flight(const Replica& replica, Device device, int64_t leaves, int64_t layers)
       : records(Buffer::staging(device, static_cast<size_t>(leaves) * replica.record_bytes())),
         staged(Buffer::staging(device, sizeof(Staged))),
         begin(device),
         reduced(device),
-        done(device) {
-    for (int64_t mark = 0; mark < 3 * leaves; ++mark) leaf_marks.emplace_back(device);
-  }
+        done(device),
+        forward(device, static_cast<size_t>(leaves)),
+        sampling(device, static_cast<size_t>(leaves * layers)),
+        backward(device, static_cast<size_t>(leaves)) {}
 
   /// Crosses between host and device.
   struct Staged {
@@ -121,12 +127,10 @@ struct Trainer::Flight {
   Buffer records;
   Buffer staged;
   Event begin, reduced, done;
-  std::vector<Event> leaf_marks;  ///< three a leaf: begun, forward done, backward done
-  bool has_marks = false;         ///< not when the step was replayed
-  bool is_gathered = false;       ///< facts summed over ranks
+  SectionTimer forward, sampling, backward;
+  bool is_gathered = false;  ///< facts summed over ranks
   bool is_skipped = false;
   double data_s = 0;
-  double sampling_s = 0;
   int64_t tokens = 0;
   StepResult result{};
 };
@@ -160,10 +164,11 @@ Trainer::Trainer(const Config& config, comm::Communicator& communicator)
       mirror_(kCpuDevice, device_.type == DeviceType::kCpu ? 0 : plan_.parameters + plan_.moments),
       sums_(static_cast<size_t>(2 * batches_.num_leaves()) + 1),
       counts_(4) {
-  for (int i = 0; i < (host_decides_ ? 1 : 2); ++i) {
-    flights_.push_back(std::make_unique<Flight>(replica_, device_, my_leaves_.size()));
+  for (int64_t i = 0; i < (host_decides_ ? 1 : kFlights); ++i) {
+    flights_.push_back(
+        std::make_unique<Flight>(replica_, device_, my_leaves_.size(), config.model.layers));
   }
-  if (config.step.graph) graph_ = std::make_unique<StepGraph>();
+  if (config.step.graph) graph_ = std::make_unique<StepGraph>(flights_.size());
   observer_.attach(reducer_.get(), data_plane_ ? data_plane_.get() : &communicator_);
   require_equal_ranks();
   restore();
@@ -305,40 +310,42 @@ void Trainer::load_leaves(Flight& flight) {
 
 void Trainer::compute_leaves(Flight& flight) {
   const Stream& stream = replica_.stream();
-  const auto mark = [&](int64_t leaf, int64_t nth) {
-    if (flight.has_marks) stream.record(flight.leaf_marks[static_cast<size_t>(3 * leaf + nth)]);
-  };
   RngKey rng{static_cast<uint64_t>(config_.run.seed), static_cast<uint64_t>(flight.step)};
   if (graph_ != nullptr) rng.device_step = reinterpret_cast<const uint64_t*>(device_step_.data());
   for (int64_t i = 0; i < my_leaves_.size(); ++i) {
     reducer_->begin_leaf(my_leaves_.begin + i);
     replica_.parameters().bind_grads(reducer_->grads());
-    mark(i, 0);
     {
       const ProfilerRange range("forward");
+      flight.forward.begin(stream);
       replica_.forward(i, rng, true, observer_);
+      flight.forward.end(stream);
     }
-    mark(i, 1);
     {
       const ProfilerRange range("backward");
+      flight.backward.begin(stream);
       replica_.backward(observer_);
       reducer_->end_leaf();
+      flight.backward.end(stream);
     }
-    mark(i, 2);
   }
 }
 
-/// All of the step that runs on the device. Enqueues the same work every time.
+/// All of the step that runs on the device. Enqueues the same work every time, but for the events
+/// that it records: they are the flight's.
 void Trainer::compute(Flight& flight) {
+  for (SectionTimer* timer : {&flight.forward, &flight.sampling, &flight.backward})
+    timer->restart();
+  observer_.measure_into(&flight.sampling);
+  reducer_->choose_flight(static_cast<int64_t>(flight_number(flight.step)));
   compute_leaves(flight);
-  flight.sampling_s = observer_.sampling_s();
   const View<const float> gradients = reducer_->finish();
   const ProfilerRange range("optimizer");
-  if (!host_decides_ && flight.has_marks) replica_.stream().record(flight.reduced);
+  if (!host_decides_) replica_.stream().record(flight.reduced);
   optimizer_.measure(replica_.stream(), gradients, replica_.scratch());
   if (host_decides_) {
     gather_facts(flight);
-    if (flight.has_marks) replica_.stream().record(flight.reduced);
+    replica_.stream().record(flight.reduced);
     optimizer_.set_rates(replica_.stream(), flight.rates, !flight.is_skipped);
   }
   optimizer_.apply(replica_.stream(), gradients);
@@ -346,17 +353,17 @@ void Trainer::compute(Flight& flight) {
 
 void Trainer::compute_or_replay(Flight& flight) {
   if (graph_ == nullptr) return compute(flight);
-  graph_->run(replica_.stream(), {.loss_scale = flight.loss_scale}, [&] { compute(flight); });
-  if (graph_->is_captured()) data_plane_->launched("train step");
+  const bool was_replayed = graph_->run(replica_.stream(), {.loss_scale = flight.loss_scale},
+                                        flight_number(flight.step), [&] { compute(flight); });
+  if (was_replayed) data_plane_->launched("train step");
 }
 
 void Trainer::enqueue_step() {
   const Stream& stream = replica_.stream();
-  Flight& flight = *flights_[static_cast<size_t>(enqueued_) % flights_.size()];
+  Flight& flight = *flights_[flight_number(enqueued_)];
   flight.step = enqueued_;
   flight.is_gathered = false;
   flight.is_skipped = false;
-  flight.has_marks = graph_ == nullptr;
   flight.rates = rates_at(config_.optimizer.schedule, config_.optimizer.learning_rate, flight.step,
                           config_.train.steps);
   stream.record(flight.begin);
@@ -428,34 +435,21 @@ void Trainer::sum_over_ranks(Flight& flight) {
 
 StepSeconds Trainer::seconds_of(const Flight& flight) const {
   const auto between = [](const Event& from, const Event& to) { return to.ms_since(from) / 1e3; };
-  StepSeconds seconds{.step = between(flight.begin, flight.done),
-                      .data = host_decides_ ? flight.data_s : kNone,
-                      .forward = kNone,
-                      .sampling = kNone,
-                      .backward = kNone,
-                      .reduce = kNone,
-                      .optimizer = kNone};
-  if (!flight.has_marks) return seconds;
-  seconds.forward = seconds.backward = 0;
-  const Event* last = &flight.begin;
-  for (size_t i = 0; i + 2 < flight.leaf_marks.size(); i += 3) {
-    seconds.forward += between(flight.leaf_marks[i], flight.leaf_marks[i + 1]);
-    seconds.backward += between(flight.leaf_marks[i + 1], flight.leaf_marks[i + 2]);
-    last = &flight.leaf_marks[i + 2];
-  }
-  const double waited = reducer_->times().waited_in_backward_s;
-  if (device_.type == DeviceType::kCpu) {
-    seconds.sampling = flight.sampling_s;
-    seconds.forward -= seconds.sampling;
-  }
-  seconds.reduce = between(*last, flight.reduced) + waited;
-  seconds.backward -= waited;
-  seconds.optimizer = between(flight.reduced, flight.done);
-  return seconds;
+  const double waited =
+      reducer_->times(static_cast<int64_t>(flight_number(flight.step))).waited_in_backward_s;
+  const double sampling = flight.sampling.seconds();
+  const Event& computed = my_leaves_.size() > 0 ? flight.backward.last_end() : flight.begin;
+  return {.step = between(flight.begin, flight.done),
+          .data = host_decides_ ? flight.data_s : kNone,
+          .forward = flight.forward.seconds() - sampling,
+          .sampling = sampling,
+          .backward = flight.backward.seconds() - waited,
+          .reduce = between(computed, flight.reduced) + waited,
+          .optimizer = between(flight.reduced, flight.done)};
 }
 
 Trainer::StepResult Trainer::collect_step() {
-  Flight& flight = *flights_[static_cast<size_t>(step_) % flights_.size()];
+  Flight& flight = *flights_[flight_number(step_)];
   flight.done.synchronize();
   if (data_plane_)
     data_plane_->progress();  // throws where an exchange was given up: the sums are not to be used

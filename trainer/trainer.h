@@ -75,6 +75,7 @@ class Trainer {
   void compute(Flight&);
   void compute_leaves(Flight&);
   void compute_or_replay(Flight&);
+  size_t flight_number(int64_t step) const { return static_cast<size_t>(step) % flights_.size(); }
   bool may_enqueue() const;
   bool is_boundary(int64_t step) const;
   StepResult collect_step();
@@ -113,7 +114,7 @@ class Trainer {
   bool host_decides_;  ///< every step is judged by the host before it is applied
   std::vector<std::unique_ptr<Flight>> flights_;  ///< by step, modulo their number
   Buffer device_step_;  ///< the number of the step that is computed, for captured random numbers
-  std::unique_ptr<StepGraph> graph_;
+  std::unique_ptr<StepGraph> graph_;  ///< none: every step is enqueued kernel by kernel
   Buffer mirror_;  ///< parameters and moments in host memory, for checkpoints; none on the CPU
   std::vector<double> sums_;                  ///< loss and auxiliary loss of each leaf, stop votes
   std::vector<int64_t> counts_;               ///< hits, labels, tokens

@@ -180,7 +180,7 @@ NcclCommunicator::NcclCommunicator(Communicator& control, const Stream& compute,
     : control_(control),
       compute_(compute),
       stream_(compute.device()),
-      data_ready_(compute.device()),
+      data_ready_(compute.device(), /*is_timed=*/false),
       who_(describe(control, compute.device().index)),
       recorder_(stream_, kOperations) {
   if (is_alone()) return;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Ranks as threads of one process: the transport of fast tests. Same interface, same semantics as MPI.
+// Ranks as threads of one process: the transport of fast tests. Same interface, same semantics as
+// MPI.
 #pragma once
 
 #include <functional>
@@ -8,8 +9,9 @@
 
 namespace stipple::comm {
 
-/// Runs body once per rank, each in its own thread with its own communicator, and waits for all. The first exception of any rank
-/// makes the others' pending calls throw CommError; it is rethrown here.
+/// Runs body once per rank, each in its own thread with its own communicator, and waits for all.
+/// The first exception of any rank makes the others' pending calls throw CommError; it is rethrown
+/// here.
 void run_ranks(int size, const std::function<void(Communicator&)>& body);
 
 }  // namespace stipple::comm

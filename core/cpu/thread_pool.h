@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Worker threads of one CPU stream. Not OpenMP: its runtime hides the synchronisation from the thread sanitizer, and a
-// library called from inside a worker (oneDNN) must not start threads of its own.
+// Worker threads of one CPU stream. Not OpenMP: its runtime hides the synchronisation from the
+// thread sanitizer, and a library called from inside a worker (oneDNN) must not start threads of
+// its own.
 #pragma once
 
 #include <atomic>

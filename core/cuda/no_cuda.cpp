@@ -20,6 +20,7 @@ std::string why_no_device() {
 int driver_version() { return 0; }
 int runtime_version() { return 0; }
 DeviceInfo device_info(int) { refuse(); }
+int multiprocessors(int) { refuse(); }
 bool can_access_peer(int, int) { refuse(); }
 void use_device(int) { refuse(); }
 void* allocate(int, size_t) { refuse(); }
@@ -31,7 +32,7 @@ void destroy_stream(void*) noexcept {}
 void synchronize(void*) { refuse(); }
 void* create_event(bool) { refuse(); }
 void destroy_event(void*) noexcept {}
-void record(void*, void*) { refuse(); }
+void record(void*, void*, bool) { refuse(); }
 void wait(void*, void*) { refuse(); }
 bool has_passed(void*) { refuse(); }
 void synchronize_event(void*) { refuse(); }

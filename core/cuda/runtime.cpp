@@ -108,6 +108,12 @@ DeviceInfo device_info(int device) {
   return info;
 }
 
+int multiprocessors(int device) {
+  int count = 0;
+  CUDA_CHECK(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device));
+  return count;
+}
+
 bool can_access_peer(int device, int peer) {
   int can = 0;
   CUDA_CHECK(cudaDeviceCanAccessPeer(&can, device, peer));
@@ -166,8 +172,12 @@ void destroy_event(void* event) noexcept {
   log_failure(cudaEventDestroy(as_event(event)), "cudaEventDestroy");
 }
 
-void record(void* event, void* stream) {
-  CUDA_CHECK(cudaEventRecord(as_event(event), as_stream(stream)));
+void record(void* event, void* stream, bool is_timed) {
+  // Captured without the flag, an event is an edge between nodes and never gets a time; outside of
+  // a capture the flag is an error.
+  const unsigned flags =
+      is_timed && is_capturing(stream) ? cudaEventRecordExternal : cudaEventRecordDefault;
+  CUDA_CHECK(cudaEventRecordWithFlags(as_event(event), as_stream(stream), flags));
 }
 
 void wait(void* stream, void* event) {

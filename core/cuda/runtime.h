@@ -29,6 +29,7 @@ std::string why_no_device();
 int driver_version();  ///< 13000 is 13.0; 0: no driver
 int runtime_version();
 DeviceInfo device_info(int device);
+int multiprocessors(int device);  ///< as in DeviceInfo, but cheap enough to ask at every launch
 bool can_access_peer(int device, int peer);
 
 /// Makes `device` the calling thread's. Called by everything below that takes a device.
@@ -45,11 +46,13 @@ void synchronize(void* stream);
 
 void* create_event(bool timed);
 void destroy_event(void* event) noexcept;
-void record(void* event, void* stream);
+/// In a capture, an event that is timed is recorded by every replay of the graph; another one
+/// orders what is captured.
+void record(void* event, void* stream, bool is_timed);
 void wait(void* stream, void* event);  ///< later work of the stream waits; the host does not
 bool has_passed(void* event);
 void synchronize_event(void* event);
-double elapsed_ms(void* begin, void* end);
+double elapsed_ms(void* begin, void* end);  ///< both have passed
 
 /// In stream order, between host and device memory in any direction. From pageable host memory the
 /// copy is staged at once.

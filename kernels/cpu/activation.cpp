@@ -13,17 +13,17 @@ namespace {
 // Outputs may be the inputs themselves, never a shifted part of them: no element depends on another
 // (ivdep).
 
-template <float (*f)(float)>
+template <class Formula>
 STIPPLE_VECTOR_BODY void map_run(float* y, const float* x, int64_t n) {
 #pragma GCC ivdep
-  for (int64_t i = 0; i < n; ++i) y[i] = f(x[i]);
+  for (int64_t i = 0; i < n; ++i) y[i] = Formula::value(x[i]);
 }
 
-template <float (*derivative)(float)>
+template <class Formula>
 STIPPLE_VECTOR_BODY void map_gradient_run(float* dx, const float* dy, const float* saved,
                                           int64_t n) {
 #pragma GCC ivdep
-  for (int64_t i = 0; i < n; ++i) dx[i] = dy[i] * derivative(saved[i]);
+  for (int64_t i = 0; i < n; ++i) dx[i] = dy[i] * Formula::derivative(saved[i]);
 }
 
 STIPPLE_VECTOR_BODY void add_run(float* y, const float* a, const float* b, int64_t n) {
@@ -39,52 +39,33 @@ void for_runs(const Stream& stream, int64_t count, const Body& body) {
   });
 }
 
-template <float (*f)(float)>
-void map(const Stream& stream, const Activation& args) {
-  for_runs(stream, args.x.numel(), [&](int64_t begin, int64_t n) {
-    vectorized<map_run<f>>(args.y.data + begin, args.x.data + begin, n);
-  });
-}
-
-template <float (*derivative)(float)>
-void map_gradient(const Stream& stream, const ActivationBackward& args) {
-  for_runs(stream, args.dx.numel(), [&](int64_t begin, int64_t n) {
-    vectorized<map_gradient_run<derivative>>(args.dx.data + begin, args.dy.data + begin,
-                                             args.saved.data + begin, n);
-  });
-}
-
 }  // namespace
 
 void activation(const Stream& stream, const Activation& args) {
-  switch (args.kind) {
-    case ActivationKind::kGelu:
-      return map<math::gelu>(stream, args);
-    case ActivationKind::kRelu:
-      return map<math::relu>(stream, args);
-    case ActivationKind::kSigmoid:
-      return map<math::sigmoid>(stream, args);
-    case ActivationKind::kTanh:
-      return map<math::hyperbolic_tangent>(stream, args);
-  }
+  float* y = args.y.floats().data;
+  const float* x = args.x.floats().data;
+  math::with_activation(args.kind, [&](auto formula) {
+    for_runs(stream, args.x.numel(), [&](int64_t begin, int64_t n) {
+      vectorized<map_run<decltype(formula)>>(y + begin, x + begin, n);
+    });
+  });
 }
 
 void activation_backward(const Stream& stream, const ActivationBackward& args) {
-  switch (args.kind) {
-    case ActivationKind::kGelu:
-      return map_gradient<math::gelu_derivative>(stream, args);
-    case ActivationKind::kRelu:
-      return map_gradient<math::relu_derivative_from_output>(stream, args);
-    case ActivationKind::kSigmoid:
-      return map_gradient<math::sigmoid_derivative_from_output>(stream, args);
-    case ActivationKind::kTanh:
-      return map_gradient<math::hyperbolic_tangent_derivative_from_output>(stream, args);
-  }
+  float* dx = args.dx.floats().data;
+  const float *dy = args.dy.floats().data, *saved = args.saved.floats().data;
+  math::with_activation(args.kind, [&](auto formula) {
+    for_runs(stream, args.dx.numel(), [&](int64_t begin, int64_t n) {
+      vectorized<map_gradient_run<decltype(formula)>>(dx + begin, dy + begin, saved + begin, n);
+    });
+  });
 }
 
 void add(const Stream& stream, const Add& args) {
+  float* y = args.y.floats().data;
+  const float *a = args.a.floats().data, *b = args.b.floats().data;
   for_runs(stream, args.y.numel(), [&](int64_t begin, int64_t n) {
-    vectorized<add_run>(args.y.data + begin, args.a.data + begin, args.b.data + begin, n);
+    vectorized<add_run>(y + begin, a + begin, b + begin, n);
   });
 }
 

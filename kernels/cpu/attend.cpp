@@ -114,17 +114,17 @@ AttendProblem problem(const Args& a, int64_t p) {
   x.num_queries = a.q.shape[2];
   x.num_keys = a.k.shape[2];
   x.dim = a.q.shape[3];
-  x.q = a.q.data + p * x.num_queries * x.dim;
-  x.k = a.k.data + p * x.num_keys * x.dim;
-  x.v = a.v.data + p * x.num_keys * x.dim;
+  x.q = a.q.floats().data + p * x.num_queries * x.dim;
+  x.k = a.k.floats().data + p * x.num_keys * x.dim;
+  x.v = a.v.floats().data + p * x.num_keys * x.dim;
   if (!a.key_mask.empty()) x.key_mask = a.key_mask.at(sample).data;
   x.scale = a.scale;
   x.dropout = dropout_stream(a.dropout, sample, p % heads);
   return x;
 }
 
-void add_outputs(AttendProblem& x, View<float> o, View<float> lse, int64_t p) {
-  x.o = o.data + p * x.num_queries * x.dim;
+void add_outputs(AttendProblem& x, RealView o, View<float> lse, int64_t p) {
+  x.o = o.floats().data + p * x.num_queries * x.dim;
   x.lse = lse.data + p * x.num_queries;
 }
 
@@ -132,12 +132,12 @@ template <class Args>
 void add_gradients(AttendProblem& x, const Args& a, int64_t p) {
   const int64_t queries = p * x.num_queries * x.dim;
   const int64_t keys = p * x.num_keys * x.dim;
-  x.final_o = a.o.data + queries;
+  x.final_o = a.o.floats().data + queries;
   x.final_lse = a.lse.data + p * x.num_queries;
-  x.dout = a.dout.data + queries;
-  x.dq = a.dq.data + queries;
-  x.dk = a.dk.data + keys;
-  x.dv = a.dv.data + keys;
+  x.dout = a.dout.floats().data + queries;
+  x.dq = a.dq.floats().data + queries;
+  x.dk = a.dk.floats().data + keys;
+  x.dv = a.dv.floats().data + keys;
 }
 
 void add_edges(AttendProblem& x, const EdgeSet& edges, int64_t p) {
@@ -156,10 +156,10 @@ void add_straight_through(AttendProblem& x, const StraightThrough& ste, int64_t 
   x.clusters = ste.row_grad.shape[3];
   const int64_t rows = p * x.num_queries * x.clusters;
   const int64_t columns = p * x.num_keys * x.clusters;
-  x.row_grad = ste.row_grad.data + rows;
-  x.column_grad = ste.column_grad.data + columns;
-  x.y = ste.y.data + rows;
-  x.z = ste.z.data + columns;
+  x.row_grad = ste.row_grad.floats().data + rows;
+  x.column_grad = ste.column_grad.floats().data + columns;
+  x.y = ste.y.floats().data + rows;
+  x.z = ste.z.floats().data + columns;
   x.rule = ste.rule;
   x.regularizer = ste.regularizer;
   x.clip = ste.clip;

@@ -71,8 +71,8 @@ STIPPLE_VECTOR_BODY void drop_span(const Dropout* args, int64_t row, int64_t n) 
   const float factor = 1.0f / (1.0f - args->rate);
   // to_unit_float(word) >= rate, compared as integers.
   const auto first_kept = static_cast<uint32_t>(std::ceil(std::ldexp(args->rate, kUnitBits)));
-  const float* x = args->x.data + row * args->x.shape[2];
-  float* y = args->y.data + row * args->x.shape[2];
+  const float* x = args->x.floats().data + row * args->x.shape[2];
+  float* y = args->y.floats().data + row * args->x.shape[2];
   CounterWalk walk(*args, row);
   uint32_t words[kLanes * kWords];
   for (int64_t begin = 0; begin < n; begin += kLanes * kWords) {
@@ -101,8 +101,8 @@ void dropout(const Stream& stream, const Dropout& args) {
   stream.parallel_for(num_runs(rows, kCopyRowRun), [&](int64_t i, int) {
     const Range run = nth_run(i, rows, kCopyRowRun);
     if (args.rate == 0.0f) {
-      std::copy_n(args.x.data + run.begin * channels, run.size() * channels,
-                  args.y.data + run.begin * channels);
+      std::copy_n(args.x.floats().data + run.begin * channels, run.size() * channels,
+                  args.y.floats().data + run.begin * channels);
     } else {
       vectorized<drop_rows>(&args, run);
     }

@@ -15,7 +15,7 @@ STIPPLE_VECTOR_BODY void normalize_rows(const LayerNorm* args, Range rows) {
   const float* __restrict bias = args->bias.data;
   for (int64_t row = rows.begin; row < rows.end; ++row) {
     const float* __restrict x = args->x.data + row * channels;
-    float* __restrict y = args->y.data + row * channels;
+    float* __restrict y = args->y.floats().data + row * channels;
     const float count = static_cast<float>(channels);
     const float mean = lane_sum<float>(channels, [x](int64_t c) { return x[c]; }) / count;
     // Squares of differences, not mean(x^2) - mean^2, which cancels when the mean is large.
@@ -36,8 +36,8 @@ STIPPLE_VECTOR_BODY void backward_rows(const LayerNormBackward* args, Range rows
   for (int64_t c = 0; c < channels; ++c) dweight[c] = dbias[c] = 0.0f;
   for (int64_t row = rows.begin; row < rows.end; ++row) {
     const float* __restrict x = args->x.data + row * channels;
-    const float* dy = args->dy.data + row * channels;
-    float* dx = args->dx.data + row * channels;
+    const float* dy = args->dy.floats().data + row * channels;
+    float* dx = args->dx.floats().data + row * channels;
     const float mean = args->mean[row];
     const float rstd = args->rstd[row];
     const float count = static_cast<float>(channels);

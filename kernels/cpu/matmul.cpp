@@ -47,9 +47,9 @@ void multiply_part(const Matmul& args, const MatmulPlan& plan, int64_t result, R
   const Range terms = nth_run(part / plan.inner_runs, plan.terms, plan.group);
   for (int64_t j = terms.begin; j < terms.end; ++j) {
     const int64_t p = result + j * plan.results;
-    const Factor a{args.a.data + p % plan.a_count * plan.m * plan.k,
+    const Factor a{args.a.floats().data + p % plan.a_count * plan.m * plan.k,
                    args.transpose_a ? plan.m : plan.k, args.transpose_a};
-    const Factor b{args.b.data + p % plan.b_count * plan.k * plan.n,
+    const Factor b{args.b.floats().data + p % plan.b_count * plan.k * plan.n,
                    args.transpose_b ? plan.k : plan.n, args.transpose_b};
     multiply(rows.size(), plan.n, inner.size(), args.alpha, a.from(rows.begin, inner.begin),
              b.from(inner.begin, 0), j == terms.begin ? beta : 1.0f, to + rows.begin * plan.n);
@@ -77,25 +77,27 @@ void matmul(const Stream& stream, const Matmul& args, const MatmulPlan& plan,
     const int64_t result = i / tiles / parts;
     const int64_t size = plan.m * plan.n;
     if (parts == 1) {
-      multiply_part(args, plan, result, rows, part, args.beta, args.c.data + result * size);
+      multiply_part(args, plan, result, rows, part, args.beta,
+                    args.c.floats().data + result * size);
     } else {
       float* partial = partials.data + (result * parts + part) * size;
       multiply_part(args, plan, result, rows, part, 0.0f, partial);
     }
   });
-  if (parts > 1) add_partials(stream, args.c, partials, args.beta);
+  if (parts > 1) add_partials(stream, args.c.floats(), partials, args.beta);
 }
 
 void linear(const Stream& stream, const Linear& args) {
   const int64_t rows = args.x.shape[0], inputs = args.x.shape[1], outputs = args.weight.shape[0];
   stream.parallel_for(num_runs(rows, kMatmulRowRun), [&](int64_t i, int) {
     const Range run = nth_run(i, rows, kMatmulRowRun);
-    float* y = args.y.data + run.begin * outputs;
+    float* y = args.y.floats().data + run.begin * outputs;
     for (int64_t row = 0; row < run.size(); ++row) {
-      std::copy_n(args.bias.data, outputs, y + row * outputs);
+      std::copy_n(args.bias.floats().data, outputs, y + row * outputs);
     }
-    multiply(run.size(), outputs, inputs, 1.0f, {args.x.data + run.begin * inputs, inputs, false},
-             {args.weight.data, inputs, true}, 1.0f, y);
+    multiply(run.size(), outputs, inputs, 1.0f,
+             {args.x.floats().data + run.begin * inputs, inputs, false},
+             {args.weight.floats().data, inputs, true}, 1.0f, y);
   });
 }
 
@@ -105,14 +107,15 @@ void linear_backward(const Stream& stream, const LinearBackward& args, View<floa
   // One pass: the rows of dy serve dx, dweight and dbias while they are in the cache.
   stream.parallel_for(dweight.shape[1], [&](int64_t i, int) {
     const Range run = nth_run(i, rows, kMatmulInnerRun);
-    const float* dy = args.dy.data + run.begin * outputs;
-    const float* x = args.x.data + run.begin * inputs;
+    const float* dy = args.dy.floats().data + run.begin * outputs;
+    const float* x = args.x.floats().data + run.begin * inputs;
     multiply(outputs, inputs, run.size(), 1.0f, {dy, outputs, true}, {x, inputs, false}, 0.0f,
              dweight.data + i * outputs * inputs);
     vectorized<add_column_sums>(dbias.data + i * outputs, dy, run.size(), outputs);
     if (args.dx.empty()) return;
     multiply(run.size(), inputs, outputs, 1.0f, {dy, outputs, false},
-             {args.weight.data, inputs, false}, 0.0f, args.dx.data + run.begin * inputs);
+             {args.weight.floats().data, inputs, false}, 0.0f,
+             args.dx.floats().data + run.begin * inputs);
   });
   add_partials(stream, args.dweight, dweight, 1.0f);
   add_partials(stream, args.dbias, dbias, 1.0f);

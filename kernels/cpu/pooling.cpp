@@ -89,13 +89,13 @@ void pooling_backward(const Stream& stream, const PoolingBackward& args) {
 
 void split_heads(const Stream& stream, const SplitHeads& args) {
   for_each_head_row(stream, args.y.shape, [&](int64_t joined, int64_t split, int64_t n) {
-    std::copy_n(args.x.data + joined, n, args.y.data + split);
+    std::copy_n(args.x.floats().data + joined, n, args.y.floats().data + split);
   });
 }
 
 void merge_heads(const Stream& stream, const MergeHeads& args) {
   for_each_head_row(stream, args.x.shape, [&](int64_t joined, int64_t split, int64_t n) {
-    std::copy_n(args.x.data + split, n, args.y.data + joined);
+    std::copy_n(args.x.floats().data + split, n, args.y.floats().data + joined);
   });
 }
 

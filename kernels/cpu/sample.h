@@ -15,10 +15,8 @@
 
 namespace stipple::kernels::cpu {
 
-using math::BlockDraw;
+using math::AliasEntry;
 using math::KeyTables;
-using math::kKeyBlock;
-using math::num_key_blocks;
 using math::SumTree;
 
 /// One (sample, head).
@@ -50,6 +48,23 @@ inline constexpr int64_t kMaxPanel = 64;
 /// Tile rows that wait as bits for their counts (law poisson_multi).
 inline constexpr int64_t kCountedRowRun = 64;
 
+/// Alias tables that are made side by side, at most.
+inline constexpr int64_t kAliasColumns = 16;
+
+/// Alias tables to be made of the keys' weights in some clusters.
+struct AliasBuild {
+  const uint32_t* weights = nullptr;  // [columns, stride]
+  const uint64_t* totals = nullptr;   // [columns]  their sums
+  uint64_t* items = nullptr;          // [kAliasColumns, 2, stride]  to work in
+  AliasEntry* entries = nullptr;      // [columns, M]  written
+  int64_t num_columns = 0;
+  int64_t num_keys = 0;  ///< M, at least 1
+
+  /// Whole vectors, and one more that is written past the end.
+  static constexpr int64_t stride_of(int64_t num_keys) { return (num_keys + 31) / 16 * 16; }
+  int64_t stride() const { return stride_of(num_keys); }
+};
+
 /// What row i's draws need: the clusters' rates as running sums; entry K is exploration.
 struct RowDraws {
   const KeyTables* tables = nullptr;
@@ -79,6 +94,7 @@ struct SampleKernels {
   /// One bit per pair of rows [begin, end): row-major, ceil(M / 32) words a row. `panel` has room
   /// for kMaxPanel x K floats.
   void (*tile_rows)(const SampleProblem&, Range rows, float* panel, uint32_t* bits);
+  void (*build_alias_tables)(const AliasBuild&);
   /// keys[e] = key of draw counter[0] + e.
   void (*draw_keys)(const RowDraws&, int64_t count, uint32_t* keys);
   /// Moves the accepted keys to the front, order kept; returns how many.

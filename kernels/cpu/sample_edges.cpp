@@ -25,8 +25,8 @@ SampleProblem problem_at(const SampleEdges& args, int64_t p) {
   const int64_t n = args.edges.num_queries;
   const int64_t m = args.edges.num_keys;
   const int64_t k = args.mu.shape[3];
-  return {.mu = args.mu.data + p * n * k,
-          .z = args.z.data + p * m * k,
+  return {.mu = args.mu.floats().data + p * n * k,
+          .z = args.z.floats().data + p * m * k,
           .query_mask = args.query_mask.empty() ? nullptr : args.query_mask.at(b).data,
           .key_mask = args.key_mask.empty() ? nullptr : args.key_mask.at(b).data,
           .num_queries = n,

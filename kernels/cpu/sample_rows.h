@@ -6,8 +6,7 @@
 
 #include <cstdint>
 
-#include "kernels/cpu/sample.h"
-#include "kernels/sample_scratch.h"
+#include "kernels/cpu/key_tables.h"
 
 namespace stipple::kernels::cpu {
 
@@ -63,7 +62,6 @@ class RowSampler {
   const RowSamplerWork& work() const { return work_; }
 
  private:
-  void prepare_keys(const SampleScratch& scratch, int worker);
   void prefetch_row(int64_t i) const;
   uint64_t sum_rates(const float* mu);
   int64_t draw(int64_t i, uint64_t rate);
@@ -73,9 +71,7 @@ class RowSampler {
 
   const SampleProblem& problem_;
   const SampleKernels& kernels_;
-  KeyTables tables_;
-  double* zeta_;
-  float* zmax_;
+  PreparedKeys prepared_;
   SumTree rate_tree_;
   uint64_t* rates_;
   uint16_t* counts_;

@@ -43,6 +43,55 @@ void tile_rows(const SampleProblem& problem, Range rows, float*, uint32_t* bits)
   }
 }
 
+uint64_t packed_item(uint32_t weight, int64_t item) {
+  return uint64_t{weight} << 32 | static_cast<uint64_t>(item);
+}
+
+// Light and heavy items are in order; every entry is full.
+void sweep(uint64_t total, uint64_t size, const uint64_t* light, const uint64_t* heavy,
+           int64_t steps, AliasEntry* entries) {
+  const double scale = math::threshold_scale(total);
+  const auto filled = [scale](uint64_t part, uint32_t alias) -> AliasEntry {
+    return {alias, math::alias_threshold(static_cast<double>(part), scale)};
+  };
+  auto current = static_cast<uint32_t>(*heavy);
+  uint64_t left = (*heavy >> 32) * size;
+  for (int64_t step = 0; step < steps; ++step) {
+    const bool fills = left > total;
+    const uint64_t packed = fills ? *light++ : *++heavy;
+    const auto item = static_cast<uint32_t>(packed);
+    const uint64_t weight = (packed >> 32) * size;
+    if (fills) {
+      entries[item] = filled(weight, current);
+    } else {
+      if (left < total) entries[current] = filled(left, item);
+      current = item;
+    }
+    left += weight - total;
+  }
+}
+
+void build_alias_table(const AliasBuild& build, int64_t column) {
+  const auto size = static_cast<uint64_t>(build.num_keys);
+  const uint64_t total = build.totals[column];
+  const uint32_t* weights = build.weights + column * build.stride();
+  AliasEntry* entries = build.entries + column * build.num_keys;
+  uint64_t* light = build.items;
+  uint64_t* heavy = build.items + build.stride();
+  int64_t num_light = 0;
+  int64_t num_heavy = 0;
+  for (int64_t j = 0; j < build.num_keys; ++j) {
+    entries[j] = math::full_entry(j);
+    if (weights[j] * size < total) light[num_light++] = packed_item(weights[j], j);
+    if (weights[j] * size > total) heavy[num_heavy++] = packed_item(weights[j], j);
+  }
+  if (num_heavy > 0) sweep(total, size, light, heavy, num_light + num_heavy - 1, entries);
+}
+
+void build_alias_tables(const AliasBuild& build) {
+  for (int64_t column = 0; column < build.num_columns; ++column) build_alias_table(build, column);
+}
+
 void draw_keys(const RowDraws& row, int64_t count, uint32_t* keys) {
   PhiloxCounter counter = row.counter;
   for (int64_t e = 0; e < count; ++e, ++counter[0]) {
@@ -68,6 +117,6 @@ int64_t thin(const RowThinning& row, uint32_t* keys, int64_t count) {
 
 }  // namespace
 
-const SampleKernels kSampleScalar{dot, tile_rows, draw_keys, thin};
+const SampleKernels kSampleScalar{dot, tile_rows, build_alias_tables, draw_keys, thin};
 
 }  // namespace stipple::kernels::cpu

@@ -3,8 +3,9 @@
 // Must give the bits of sample_scalar.cpp.
 #pragma once
 
+#include "kernels/cpu/alias_vector.h"
 #include "kernels/cpu/sample.h"
-#include "kernels/cpu/simd.h"
+#include "kernels/cpu/simd_longs.h"
 #include "kernels/math/poisson.h"
 #include "kernels/math/thinning.h"
 
@@ -191,29 +192,13 @@ inline int64_t find_cluster(const RowDraws& row, uint64_t x) {
   return entry;
 }
 
-inline uint32_t find_key_in_block(const BlockDraw& draw) {
-  uint32_t above = 0;
-  for (int64_t t = 0; t < kKeyBlock; t += kWidth) {
-    const Words sums = load(reinterpret_cast<const uint32_t*>(draw.within) + t);
-    const Mask greater = less(splat_words(static_cast<uint32_t>(draw.rest)), sums);
-    above += static_cast<uint32_t>(__builtin_popcount(mask_bits(greater)));
-  }
-  return draw.first_key + static_cast<uint32_t>(kKeyBlock) - above;
-}
-
 // Draws that take every step together, so that they wait for memory side by side.
 inline constexpr int64_t kDrawStage = 128;
 
 struct DrawStage {
   alignas(64) uint32_t words[4][kDrawStage];
-  int64_t cluster[kDrawStage];
-  const uint64_t* blocks[kDrawStage];  // the cluster's sums
-  uint64_t x[kDrawStage];              // what to search them for
-  int64_t entry[kDrawStage];
-
-  uint64_t uniform(int pair, int64_t e) const {
-    return uint64_t{words[2 * pair][e]} << 32 | words[2 * pair + 1][e];
-  }
+  alignas(64) uint64_t table[kDrawStage];  // first entry of the cluster's alias table
+  alignas(64) uint32_t keys[kDrawStage];
 };
 
 inline void draw_words(const RowDraws& row, int64_t first, int64_t count, DrawStage& stage) {
@@ -227,46 +212,26 @@ inline void draw_words(const RowDraws& row, int64_t first, int64_t count, DrawSt
 inline void choose_clusters(const RowDraws& row, int64_t count, DrawStage& stage) {
   const KeyTables& tables = *row.tables;
   const uint64_t total = row.rates[tables.num_clusters];
-  const int64_t top = tables.tree.first[tables.tree.num_levels - 1];
   for (int64_t e = 0; e < count; ++e) {
-    const int64_t cluster = find_cluster(row, math::multiply_high(stage.uniform(0, e), total));
-    // Exploration goes along with cluster 0 and is put right at the end.
-    const int64_t table = cluster == tables.num_clusters ? 0 : cluster;
-    stage.cluster[e] = cluster;
-    stage.blocks[e] = tables.blocks + table * tables.tree.size;
-    stage.x[e] = math::multiply_high(stage.uniform(1, e), tables.total(table));
-    stage.entry[e] = 0;
-    __builtin_prefetch(stage.blocks[e] + top);
+    const uint64_t uniform = uint64_t{stage.words[0][e]} << 32 | stage.words[1][e];
+    const int64_t cluster = find_cluster(row, math::multiply_high(uniform, total));
+    stage.table[e] = static_cast<uint64_t>(cluster * tables.num_keys);
   }
+  for (int64_t e = count; e % kLongWidth != 0; ++e) stage.table[e] = 0;
 }
 
-inline void find_blocks(const KeyTables& tables, int64_t count, DrawStage& stage) {
-  for (int64_t level = tables.tree.num_levels - 1; level > 0; --level) {
-    const int64_t first = tables.tree.first[level];
-    const int64_t below = tables.tree.first[level - 1];
-    for (int64_t e = 0; e < count; ++e) {
-      stage.entry[e] = descend(stage.blocks[e] + first, stage.entry[e], stage.x[e]);
-      __builtin_prefetch(stage.blocks[e] + below + stage.entry[e] * SumTree::kFan);
-    }
-  }
-}
-
-// As find_block and find_key do for one draw at a time.
-inline void draw_stage(const RowDraws& row, int64_t count, DrawStage& stage, uint32_t* keys) {
-  const KeyTables& tables = *row.tables;
-  BlockDraw draw[kDrawStage];
-  choose_clusters(row, count, stage);
-  find_blocks(tables, count, stage);
-  for (int64_t e = 0; e < count; ++e) {
-    const int64_t table = stage.cluster[e] == tables.num_clusters ? 0 : stage.cluster[e];
-    const int64_t block = descend(stage.blocks[e], stage.entry[e], stage.x[e]);
-    draw[e] = math::enter_block(tables, table, block, stage.x[e]);
-    __builtin_prefetch(draw[e].within);
-  }
-  for (int64_t e = 0; e < count; ++e) {
-    keys[e] = stage.cluster[e] == tables.num_clusters
-                  ? math::explore(tables, stage.uniform(1, e)).first_key
-                  : find_key_in_block(draw[e]);
+// As draw_item does for one draw at a time.
+inline void draw_items(const KeyTables& tables, int64_t count, DrawStage& stage) {
+  const Longs size = splat_longs(tables.num_keys);
+  const Longs low_half = splat_longs(0xFFFFFFFF);
+  for (int64_t e = 0; e < count; e += kLongWidth) {
+    // Upper words first: bits 32 to 95 of the product of 96.
+    const Longs product = multiply_low(widen(stage.words[2] + e), size) +
+                          (multiply_low(widen(stage.words[3] + e), size) >> 32);
+    const Longs bucket = product >> 32;
+    const Longs entry = gather(tables.entries, load(stage.table + e) + bucket);
+    const LongMask is_own = less(product & low_half, entry >> 32);
+    store_narrow(stage.keys + e, select(is_own, bucket, entry));
   }
 }
 
@@ -275,7 +240,9 @@ inline void draw_keys(const RowDraws& row, int64_t count, uint32_t* keys) {
   for (int64_t first = 0; first < count; first += kDrawStage) {
     const int64_t n = count - first < kDrawStage ? count - first : kDrawStage;
     draw_words(row, first, n, stage);
-    draw_stage(row, n, stage, keys + first);
+    choose_clusters(row, n, stage);
+    draw_items(*row.tables, n, stage);
+    memcpy(keys + first, stage.keys, static_cast<size_t>(n) * sizeof(uint32_t));
   }
 }
 
@@ -310,6 +277,7 @@ inline int64_t thin(const RowThinning& row, uint32_t* keys, int64_t count) {
   return kept;
 }
 
-inline constexpr SampleKernels kSampleKernels{lane_dot, tile_rows, draw_keys, thin};
+inline constexpr SampleKernels kSampleKernels{lane_dot, tile_rows, build_alias_tables, draw_keys,
+                                              thin};
 
 }  // namespace stipple::kernels::cpu::STIPPLE_SIMD

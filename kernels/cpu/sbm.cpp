@@ -191,9 +191,9 @@ void memberships(const Stream& stream, const Memberships& args) {
     const Range rows = nth_run(task % runs, n, kCopyRowRun);
     const uint8_t* mask = mask_row(args.mask, p / heads);
     const int64_t first = (p * n + rows.begin) * k;
-    vectorized<membership_rows>(MembershipRows{args.y.data + first, args.logits.data + first,
-                                               mask == nullptr ? nullptr : mask + rows.begin,
-                                               rows.size(), k});
+    vectorized<membership_rows>(
+        MembershipRows{args.y.floats().data + first, args.logits.floats().data + first,
+                       mask == nullptr ? nullptr : mask + rows.begin, rows.size(), k});
   });
 }
 
@@ -205,8 +205,8 @@ void expected_edges(const Stream& stream, const ExpectedEdges& args, View<double
   stream.parallel_for(args.expected.shape[0], [&](int64_t p, int) {
     double* y_sum = args.y_sum.at(p).data;
     double* z_sum = args.z_sum.at(p).data;
-    vectorized<sum_columns>(args.y.data + p * n * k, n, k, y_sum);
-    vectorized<sum_columns>(args.z.data + p * m * k, m, k, z_sum);
+    vectorized<sum_columns>(args.y.floats().data + p * n * k, n, k, y_sum);
+    vectorized<sum_columns>(args.z.floats().data + p * m * k, m, k, z_sum);
     args.expected[p] = bilinear(y_sum, args.s.at(p % heads).data, z_sum, k);
   });
 }

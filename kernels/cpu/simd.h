@@ -363,7 +363,8 @@ inline Floats exp(Floats x) {
 struct PhiloxWords {
   Words w[4];
 };
-// On the even lanes alone a round is six instructions: products stay 64 bits wide, the odd lanes hold left-overs.
+// On the even lanes alone a round is six instructions: products stay 64 bits wide, the odd lanes
+// hold left-overs.
 inline PhiloxWords philox_even_lanes(PhiloxWords c, PhiloxKey key) {
   const Words m0 = splat_words(philox::kMultiplier0);
   const Words m1 = splat_words(philox::kMultiplier1);

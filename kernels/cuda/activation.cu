@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Elementwise operations, bound by memory.
-//   activation, add and their backward: a thread per 4 elements.
+//   activation, add and their backward: a thread per 16 bytes of each array, half of them for bf16
+//   beside fp32.
 //   mask_rows: a warp per row; rows of real tokens are not touched.
 #include "kernels/activation.h"
 #include "kernels/cuda/elements.cuh"
@@ -9,36 +10,40 @@
 namespace stipple::kernels::cuda {
 namespace {
 
-template <float (*f)(float)>
+template <class Formula, class T>
 struct Map {
-  float* y;
-  const float* x;
+  T* y;
+  const T* x;
 
   template <int kWidth>
   __device__ void run(int64_t i) const {
     Pack<kWidth> values = load<kWidth>(x + i);
-    for (float& value : values.at) value = f(value);
+    for (float& value : values.at) value = Formula::value(value);
     store(y + i, values);
   }
 };
 
-template <float (*derivative)(float)>
+/// T and Dy are storages.
+template <class Formula, class T, class Dy>
 struct MapGradient {
-  float* dx;
-  const float *dy, *saved;
+  T* dx;
+  const Dy* dy;
+  const T* saved;
 
   template <int kWidth>
   __device__ void run(int64_t i) const {
     Pack<kWidth> d = load<kWidth>(dy + i);
     const Pack<kWidth> s = load<kWidth>(saved + i);
-    for (int j = 0; j < kWidth; ++j) d.at[j] *= derivative(s.at[j]);
+    for (int j = 0; j < kWidth; ++j) d.at[j] *= Formula::derivative(s.at[j]);
     store(dx + i, d);
   }
 };
 
+template <class T, class B>
 struct Sum {
-  float* y;
-  const float *a, *b;
+  T* y;
+  const T* a;
+  const B* b;
 
   template <int kWidth>
   __device__ void run(int64_t i) const {
@@ -56,50 +61,39 @@ __global__ void mask_rows_kernel(float* x, const uint8_t* mask, int64_t rows, in
   for (int64_t c = lane_index(); c < channels; c += kWarpSize) x[row * channels + c] = 0.0f;
 }
 
-template <float (*f)(float)>
-void map(const Stream& stream, const Activation& args) {
-  for_each_element(stream, args.x.numel(), are_aligned(args.y.data, args.x.data),
-                   Map<f>{args.y.data, args.x.data});
-}
-
-template <float (*derivative)(float)>
-void map_gradient(const Stream& stream, const ActivationBackward& args) {
-  for_each_element(stream, args.dx.numel(),
-                   are_aligned(args.dx.data, args.dy.data, args.saved.data),
-                   MapGradient<derivative>{args.dx.data, args.dy.data, args.saved.data});
-}
-
 }  // namespace
 
 void activation(const Stream& stream, const Activation& args) {
-  switch (args.kind) {
-    case ActivationKind::kGelu:
-      return map<math::gelu>(stream, args);
-    case ActivationKind::kRelu:
-      return map<math::relu>(stream, args);
-    case ActivationKind::kSigmoid:
-      return map<math::sigmoid>(stream, args);
-    case ActivationKind::kTanh:
-      return map<math::hyperbolic_tangent>(stream, args);
-  }
+  with_real_type(args.y.precision, [&](auto zero) {
+    using T = decltype(zero);
+    math::with_activation(args.kind, [&](auto formula) {
+      const Map<decltype(formula), T> map{args.y.as<T>().data, args.x.as<T>().data};
+      for_each_element<kPackWidthOf<T>>(stream, args.x.numel(), are_aligned(map.y, map.x), map);
+    });
+  });
 }
 
 void activation_backward(const Stream& stream, const ActivationBackward& args) {
-  switch (args.kind) {
-    case ActivationKind::kGelu:
-      return map_gradient<math::gelu_derivative>(stream, args);
-    case ActivationKind::kRelu:
-      return map_gradient<math::relu_derivative_from_output>(stream, args);
-    case ActivationKind::kSigmoid:
-      return map_gradient<math::sigmoid_derivative_from_output>(stream, args);
-    case ActivationKind::kTanh:
-      return map_gradient<math::hyperbolic_tangent_derivative_from_output>(stream, args);
-  }
+  with_real_types(args.dx.precision, args.dy.precision, [&](auto zero, auto dy) {
+    using T = decltype(zero);
+    using Dy = decltype(dy);
+    math::with_activation(args.kind, [&](auto formula) {
+      const MapGradient<decltype(formula), T, Dy> map{args.dx.as<T>().data, args.dy.as<Dy>().data,
+                                                      args.saved.as<T>().data};
+      for_each_element<kPackWidthOf<T, Dy>>(stream, args.dx.numel(),
+                                            are_aligned(map.dx, map.dy, map.saved), map);
+    });
+  });
 }
 
 void add(const Stream& stream, const Add& args) {
-  for_each_element(stream, args.y.numel(), are_aligned(args.y.data, args.a.data, args.b.data),
-                   Sum{args.y.data, args.a.data, args.b.data});
+  with_real_types(args.y.precision, args.b.precision, [&](auto zero, auto b) {
+    using T = decltype(zero);
+    using B = decltype(b);
+    const Sum<T, B> sum{args.y.as<T>().data, args.a.as<T>().data, args.b.as<B>().data};
+    for_each_element<kPackWidthOf<T, B>>(stream, args.y.numel(), are_aligned(sum.y, sum.a, sum.b),
+                                         sum);
+  });
 }
 
 void mask_rows(const Stream& stream, const MaskRows& args) {

@@ -3,7 +3,9 @@
 // share the problems of a graph among them (attend_parts.h). On meta they take scratch and compute
 // nothing.
 //
-// delta: one warp a row, 8 rows a block, lanes stride over the row: 8 D bytes read a row.
+// delta: a row lies over a power of two of lanes, 16 bytes each, or one element where rows do not
+// start on 16 bytes; a block of 256 threads takes as many rows as fit. Bound by memory: two rows of
+// D elements read, 4 bytes written.
 #include "kernels/attend.h"
 #include "kernels/cuda/attend_parts.h"
 #include "kernels/cuda/elements.cuh"
@@ -11,34 +13,47 @@
 namespace stipple::kernels::cuda {
 namespace {
 
-constexpr int kDeltaThreads = 256;
-
-__global__ void delta_kernel(float* delta, const float* dout, const float* o, int64_t rows,
-                             int64_t dim) {
-  constexpr int kWarps = kDeltaThreads / kWarpSize;
-  const int64_t row = int64_t{blockIdx.x} * kWarps + warp_index();
+template <class T, int kWidth>
+__global__ void delta_kernel(float* delta, const T* dout, const T* o, int64_t rows, RowLanes map) {
+  const int64_t row = int64_t{blockIdx.x} * (kBlockThreads >> map.lane_bits) + map.row();
+  const int64_t first = row * map.units;
   float sum = 0.0f;
   if (row < rows) {
-    for (int64_t c = lane_index(); c < dim; c += kWarpSize) {
-      sum += dout[row * dim + c] * o[row * dim + c];
+    for (int64_t unit = map.lane(); unit < map.units; unit += map.lanes()) {
+      const Pack<kWidth> a = load<kWidth>(dout + (first + unit) * kWidth);
+      const Pack<kWidth> b = load<kWidth>(o + (first + unit) * kWidth);
+#pragma unroll
+      for (int c = 0; c < kWidth; ++c) sum += a.at[c] * b.at[c];
     }
   }
-  sum = lanes_sum(sum);
-  if (row < rows && lane_index() == 0) delta[row] = sum;
+  sum = lanes_sum(sum, map.lanes());
+  if (row < rows && map.lane() == 0) delta[row] = sum;
+}
+
+template <class T, int kWidth>
+void launch_delta(const Stream& stream, float* delta, View<const T> dout, View<const T> o) {
+  const RowLanes map = row_lanes(dout.shape[3] / kWidth, kWarpSize);
+  const int64_t rows = dout.shape[0] * dout.shape[1] * dout.shape[2];
+  launch(stream, {.grid = blocks_for(rows, kBlockThreads >> map.lane_bits), .block = kBlockThreads},
+         delta_kernel<T, kWidth>, delta, dout.data, o.data, rows, map);
 }
 
 bool plans_only(const Stream& stream) { return stream.device().type == DeviceType::kMeta; }
 
 /// Taken from scratch.
-const float* make_delta(const Stream& stream, Arena& scratch, View<const float> dout,
-                        View<const float> o) {
-  const int64_t dim = dout.shape[3];
-  const int64_t rows = dout.shape[0] * dout.shape[1] * dout.shape[2];
-  float* delta = scratch.alloc<float>({rows}).data;
+const float* make_delta(const Stream& stream, Arena& scratch, ConstRealView dout, ConstRealView o) {
+  const Shape& shape = dout.shape;
+  float* delta = scratch.alloc<float>({shape[0] * shape[1] * shape[2]}).data;
   if (plans_only(stream)) return delta;
-  launch(stream,
-         {.grid = blocks_for(rows, kDeltaThreads / kWarpSize), .block = dim3(kDeltaThreads)},
-         delta_kernel, delta, dout.data, o.data, rows, dim);
+  with_real_type(dout.precision, [&](auto zero) {
+    using T = decltype(zero);
+    constexpr int kWidth = kPackWidthOf<T>;
+    if (shape[3] % kWidth == 0 && are_aligned(dout.as<T>().data, o.as<T>().data)) {
+      launch_delta<T, kWidth>(stream, delta, dout.as<T>(), o.as<T>());
+    } else {
+      launch_delta<T, 1>(stream, delta, dout.as<T>(), o.as<T>());
+    }
+  });
   return delta;
 }
 
@@ -63,8 +78,7 @@ GraphArrays graph_arrays(const EdgeSet& e) {
           .key_multiplicity = has_counts ? e.transposed_multiplicity.data : nullptr,
           .query_stride = e.storage.shape[1],
           .key_stride = e.transposed.shape[1],
-          .may_have_bits = has_room_for_bits(e),
-          .may_have_csr = true};
+          .may_have_bits = has_room_for_bits(e)};
 }
 
 /// What all four operations have in common.
@@ -75,6 +89,7 @@ AttendArrays arrays(const Args& a) {
           .num_queries = a.q.shape[2],
           .num_keys = a.k.shape[2],
           .dim = a.q.shape[3],
+          .storage = a.q.precision,
           .q = a.q.data,
           .k = a.k.data,
           .v = a.v.data,

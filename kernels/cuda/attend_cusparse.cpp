@@ -9,7 +9,8 @@
 // where nobody knows it; so each problem has the most entries it may have, and those that are not
 // edges are zeros spread over its rows. They cost what edges cost.
 // Scratch: forward 8 bytes an entry, backward 12, with a straight-through gradient 16; an entry is
-// a pair of the graph where bits are possible, else a word of its storage.
+// a pair of the graph where bits are possible, else a word of its storage. SDDMM knows no bf16:
+// arrays stored so are computed on as fp32 copies, 4 bytes an element more.
 //
 // As a baseline it is fair only where little is padded. Build the graph as CSR with tight room:
 // EdgeCapacity with tile_density above max_density, so that no bits are possible, and max_density
@@ -26,11 +27,14 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <vector>
 
 #include "core/buffer.h"
 #include "core/copy.h"
 #include "core/cuda/check.h"
 #include "core/cuda/runtime.h"
+#include "core/real_view.h"
+#include "kernels/convert.h"
 
 namespace stipple::kernels::cuda {
 namespace {
@@ -172,10 +176,88 @@ BlockDiagonal block_diagonal(const AttendArrays& a, EdgeOwner owner, Arena& scra
 
 bool plans_only(const Stream& stream) { return stream.device().type == DeviceType::kMeta; }
 
+/// Turns a call on arrays of `storage` into one on fp32: those of bf16 give way to copies in
+/// scratch.
+class InFloats {
+ public:
+  InFloats(const Stream& stream, Precision storage, Arena& scratch)
+      : stream_(stream), storage_(storage), scratch_(scratch) {}
+
+  void read(const void*& array, int64_t count) {
+    if (storage_ == Precision::kFp32) return;
+    const View<float> copy = scratch_.alloc<float>({count});
+    kernels::convert(stream_, {.y = copy, .x = ConstRealView(array, {count}, storage_)});
+    array = copy.data;
+  }
+  void write(void*& array, int64_t count) {
+    if (storage_ == Precision::kFp32) return;
+    const View<float> copy = scratch_.alloc<float>({count});
+    results_.push_back({.y = RealView(array, {count}, storage_), .x = copy});
+    array = copy.data;
+  }
+  /// Call it when all is computed.
+  void round_results() const {
+    for (const Convert& result : results_) kernels::convert(stream_, result);
+  }
+
+ private:
+  const Stream& stream_;
+  Precision storage_;
+  Arena& scratch_;
+  std::vector<Convert> results_;
+};
+
+void read_inputs(InFloats& floats, AttendArrays& a) {
+  const int64_t keys = a.problems() * a.num_keys * a.dim;
+  floats.read(a.q, a.problems() * a.num_queries * a.dim);
+  floats.read(a.k, keys);
+  floats.read(a.v, keys);
+}
+
+const float* floats(const void* array) { return static_cast<const float*>(array); }
+float* floats(void* array) { return static_cast<float*>(array); }
+
+/// What one owner of edges reads and writes, all fp32.
+struct Side {
+  EdgeOwner owner;
+  const float* own_score;    ///< q; k
+  const float* own_value;    ///< dout; v
+  const float* other_score;  ///< k; q
+  const float* other_value;  ///< v; dout
+  const float* other_clusters;
+  float* score_grad;    ///< dq; dk
+  float* value_grad;    ///< none; dv
+  float* cluster_grad;  ///< row_grad; column_grad
+};
+
+Side side_by_query(const AttendArrays& a) {
+  return {.owner = EdgeOwner::kQueries,
+          .own_score = floats(a.q),
+          .own_value = floats(a.dout),
+          .other_score = floats(a.k),
+          .other_value = floats(a.v),
+          .other_clusters = floats(a.ste.z),
+          .score_grad = floats(a.dq),
+          .value_grad = nullptr,
+          .cluster_grad = floats(a.ste.row_grad)};
+}
+
+Side side_by_key(const AttendArrays& a) {
+  return {.owner = EdgeOwner::kKeys,
+          .own_score = floats(a.k),
+          .own_value = floats(a.v),
+          .other_score = floats(a.q),
+          .other_value = floats(a.dout),
+          .other_clusters = floats(a.ste.y),
+          .score_grad = floats(a.dk),
+          .value_grad = floats(a.dv),
+          .cluster_grad = floats(a.ste.column_grad)};
+}
+
 /// The gradients of the rows that own the edges of the matrix.
-void backward_of(const Stream& stream, const AttendArrays& a, EdgeOwner owner, Arena& scratch) {
+void backward_of(const Stream& stream, const AttendArrays& a, const Side& side, Arena& scratch) {
   const Arena::Scope scope(scratch);
-  const BlockDiagonal m = block_diagonal(a, owner, scratch);
+  const BlockDiagonal m = block_diagonal(a, side.owner, scratch);
   EdgeValues edges = {.scores = scratch.alloc<float>({m.all_entries()}).data,
                       .values = scratch.alloc<float>({m.all_entries()}).data};
   const bool has_clusters = a.ste.clusters > 0;
@@ -183,36 +265,65 @@ void backward_of(const Stream& stream, const AttendArrays& a, EdgeOwner owner, A
   if (plans_only(stream)) return;
   Library& library = library_of(stream.device());
   fill_block_diagonal(stream, a, m);
-  const bool by_key = owner == EdgeOwner::kKeys;
-  const float* other_score = by_key ? a.q : a.k;
-  const float* other_value = by_key ? a.dout : a.v;
-  library.sample_products(stream, m, a.scale, by_key ? a.k : a.q, other_score, a.dim, edges.scores);
-  library.sample_products(stream, m, 1.0f, by_key ? a.v : a.dout, other_value, a.dim, edges.values);
+  library.sample_products(stream, m, a.scale, side.own_score, side.other_score, a.dim,
+                          edges.scores);
+  library.sample_products(stream, m, 1.0f, side.own_value, side.other_value, a.dim, edges.values);
   differentiate_edges(stream, a, m, edges);
-  library.sum_rows(stream, m, edges.scores, other_score, a.dim, by_key ? a.dk : a.dq);
-  if (by_key) library.sum_rows(stream, m, edges.values, other_value, a.dim, a.dv);
+  library.sum_rows(stream, m, edges.scores, side.other_score, a.dim, side.score_grad);
+  if (side.value_grad != nullptr) {
+    library.sum_rows(stream, m, edges.values, side.other_value, a.dim, side.value_grad);
+  }
   if (!has_clusters) return;
-  library.sum_rows(stream, m, edges.probabilities, by_key ? a.ste.y : a.ste.z, a.ste.clusters,
-                   by_key ? a.ste.column_grad : a.ste.row_grad);
+  library.sum_rows(stream, m, edges.probabilities, side.other_clusters, a.ste.clusters,
+                   side.cluster_grad);
 }
 
-}  // namespace
-
-void attend_cusparse(const Stream& stream, const AttendArrays& a, Arena& scratch) {
+void forward(const Stream& stream, const AttendArrays& a, Arena& scratch) {
   const Arena::Scope scope(scratch);
   const BlockDiagonal m = block_diagonal(a, EdgeOwner::kQueries, scratch);
   float* scores = scratch.alloc<float>({m.all_entries()}).data;
   if (plans_only(stream)) return;
   Library& library = library_of(stream.device());
   fill_block_diagonal(stream, a, m);
-  library.sample_products(stream, m, a.scale, a.q, a.k, a.dim, scores);
+  library.sample_products(stream, m, a.scale, floats(a.q), floats(a.k), a.dim, scores);
   weigh_edges(stream, a, m, scores);
-  library.sum_rows(stream, m, scores, a.v, a.dim, a.o);
+  library.sum_rows(stream, m, scores, floats(a.v), a.dim, floats(a.o));
 }
 
-void attend_cusparse_backward(const Stream& stream, const AttendArrays& a, Arena& scratch) {
-  backward_of(stream, a, EdgeOwner::kQueries, scratch);
-  backward_of(stream, a, EdgeOwner::kKeys, scratch);
+}  // namespace
+
+void attend_cusparse(const Stream& stream, const AttendArrays& args, Arena& scratch) {
+  const Arena::Scope scope(scratch);
+  AttendArrays a = args;
+  InFloats in_floats(stream, args.storage, scratch);
+  read_inputs(in_floats, a);
+  in_floats.write(a.o, a.problems() * a.num_queries * a.dim);
+  a.storage = Precision::kFp32;
+  forward(stream, a, scratch);
+  in_floats.round_results();
+}
+
+void attend_cusparse_backward(const Stream& stream, const AttendArrays& args, Arena& scratch) {
+  const Arena::Scope scope(scratch);
+  AttendArrays a = args;
+  InFloats in_floats(stream, args.storage, scratch);
+  const int64_t queries = a.problems() * a.num_queries;
+  const int64_t keys = a.problems() * a.num_keys;
+  read_inputs(in_floats, a);
+  in_floats.read(a.dout, queries * a.dim);
+  in_floats.write(a.dq, queries * a.dim);
+  in_floats.write(a.dk, keys * a.dim);
+  in_floats.write(a.dv, keys * a.dim);
+  if (a.ste.clusters > 0) {
+    in_floats.read(a.ste.y, queries * a.ste.clusters);
+    in_floats.read(a.ste.z, keys * a.ste.clusters);
+    in_floats.write(a.ste.row_grad, queries * a.ste.clusters);
+    in_floats.write(a.ste.column_grad, keys * a.ste.clusters);
+  }
+  a.storage = Precision::kFp32;
+  backward_of(stream, a, side_by_query(a), scratch);
+  backward_of(stream, a, side_by_key(a), scratch);
+  in_floats.round_results();
 }
 
 }  // namespace stipple::kernels::cuda

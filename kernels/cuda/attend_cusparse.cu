@@ -7,6 +7,7 @@
 #include "kernels/cuda/attend_cusparse.h"
 #include "kernels/cuda/attend_edge.cuh"
 #include "kernels/cuda/device.cuh"
+#include "kernels/cuda/elements.cuh"
 
 namespace stipple::kernels::cuda {
 namespace {
@@ -65,12 +66,6 @@ __device__ RowEntries entries_of(const BlockDiagonal& m, const RowPlace& place) 
   return {m.offsets[place.row], padded_end - own, padded_end, place.problem * m.capacity + before};
 }
 
-__device__ float warp_sum(float x) {
-#pragma unroll
-  for (int mask = kWarpSize / 2; mask >= 1; mask /= 2) x += shuffle_xor(x, mask);
-  return x;
-}
-
 __device__ float warp_max(float x) {
 #pragma unroll
   for (int mask = kWarpSize / 2; mask >= 1; mask /= 2) x = fmaxf(x, shuffle_xor(x, mask));
@@ -90,8 +85,7 @@ __global__ void count_edges_kernel(BlockDiagonal m, StoredSide side) {
     for (int64_t w = lane_index(); w < side.words_per_row; w += kWarpSize) {
       count += popcount(words[w]);
     }
-#pragma unroll
-    for (int mask = kWarpSize / 2; mask >= 1; mask /= 2) count += shuffle_xor(count, mask);
+    count = lanes_sum(count);
   } else {
     const int32_t* ptr = side.ptr + place.problem * (m.rows + 1) + place.own;
     count = ptr[1] - ptr[0];
@@ -181,9 +175,14 @@ struct Zero {
 
 // --- values --------------------------------------------------------------------------------------
 
+/// Column, in its problem, of entry e.
+__device__ int column_of(const BlockDiagonal& m, int64_t problem, int64_t e) {
+  return m.indices[e] - static_cast<int>(problem * m.columns);
+}
+
 /// One edge as the softmax sees it.
 struct WeighedEdge {
-  int64_t key;
+  int key;
   bool counts;
   float drawn;
 };
@@ -191,7 +190,7 @@ __device__ WeighedEdge read_edge(const AttendArrays& a, const BlockDiagonal& m,
                                  const StoredSide& side, int64_t problem, const RowEntries& entries,
                                  int64_t e) {
   const int64_t local = e - entries.stored;
-  const int64_t key = m.indices[e] - problem * m.columns;
+  const int key = column_of(m, problem, e);
   const uint8_t* mask = mask_of(a, problem);
   return {
       key, mask == nullptr || mask[key] != 0,
@@ -219,11 +218,11 @@ __global__ void weigh_edges_kernel(AttendArrays a, BlockDiagonal m, StoredSide s
     scores[e] = weight;
     sum += weight;
   }
-  sum = warp_sum(sum);
+  sum = lanes_sum(sum);
   const ProblemDropout dropout = dropout_of(a, problem);
   for (int64_t e = begin; e < end; e += kWarpSize) {
-    const int64_t key = m.indices[e] - problem * m.columns;
-    scores[e] = sum == 0.0f ? 0.0f : scores[e] / sum * dropout.factor(i, key);
+    const int key = column_of(m, problem, e);
+    scores[e] = sum == 0.0f ? 0.0f : scores[e] / sum * dropout.factor(static_cast<int>(i), key);
   }
   if (lane_index() == 0) a.lse[row] = highest + logf(sum);
 }
@@ -238,9 +237,9 @@ __global__ void differentiate_edges_kernel(AttendArrays a, BlockDiagonal m, Stor
   const uint8_t* mask = mask_of(a, problem);
   const RowEntries entries = entries_of(m, place);
   for (int64_t e = entries.begin + lane_index(); e < entries.end; e += kWarpSize) {
-    const int64_t other = m.indices[e] - problem * m.columns;
-    const int64_t query = by_key ? other : own;
-    const int64_t key = by_key ? own : other;
+    const int other = column_of(m, problem, e);
+    const int query = by_key ? other : static_cast<int>(own);
+    const int key = by_key ? static_cast<int>(own) : other;
     const int64_t query_row = problem * a.num_queries + query;
     const uint16_t* drawn = side.drawn;
     const EdgeGradient gradient = gradient_of(

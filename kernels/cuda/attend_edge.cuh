@@ -22,7 +22,7 @@ struct ProblemDropout {
   uint32_t sample = 0;
   uint32_t stream = 0;
 
-  __device__ float factor(int64_t query, int64_t key_index) const {
+  __device__ float factor(int query, int key_index) const {
     if (!is_on) return 1.0f;
     const PhiloxCounter words =
         philox4x32(rng_counter(static_cast<uint32_t>(key_index / 4), static_cast<uint32_t>(query),
@@ -59,8 +59,8 @@ struct EdgeGradient {
 };
 
 struct EdgeFactors {
-  int64_t query;
-  int64_t key;
+  int query;
+  int key;
   bool counts;  ///< its key is not masked
   float drawn;
   float score;

@@ -35,16 +35,15 @@ struct GraphArrays {
   int64_t query_stride = 0;
   int64_t key_stride = 0;
   bool may_have_bits = false;
-  bool may_have_csr = false;
 };
 
 /// Straight-through gradient, see StraightThrough.
 struct StraightThroughArrays {
   int64_t clusters = 0;  ///< 0: none wanted
-  float* row_grad = nullptr;
-  float* column_grad = nullptr;
-  const float* y = nullptr;
-  const float* z = nullptr;
+  void* row_grad = nullptr;
+  void* column_grad = nullptr;
+  const void* y = nullptr;
+  const void* z = nullptr;
   SteRule rule = SteRule::kScoreGradient;
   float regularizer = 0.0f;
   float clip = 0.0f;
@@ -54,24 +53,25 @@ struct StraightThroughArrays {
 struct AttendArrays {
   int64_t batch = 0;
   int64_t heads = 0;
-  int64_t num_queries = 0;  ///< N
-  int64_t num_keys = 0;     ///< M
-  int64_t dim = 0;          ///< D
-  const float* q = nullptr;
-  const float* k = nullptr;
-  const float* v = nullptr;
+  int64_t num_queries = 0;               ///< N
+  int64_t num_keys = 0;                  ///< M
+  int64_t dim = 0;                       ///< D
+  Precision storage = Precision::kFp32;  ///< of every array given as void here and in ste
+  const void* q = nullptr;
+  const void* k = nullptr;
+  const void* v = nullptr;
   const uint8_t* key_mask = nullptr;  ///< [B, M]; null: all keys
   float scale = 1.0f;
   WeightDropout dropout;
   GraphArrays graph{};
-  float* o = nullptr;    ///< written in forward
+  void* o = nullptr;     ///< written in forward
   float* lse = nullptr;  ///< written in forward, read in backward; -inf: a row without keys
   // Backward only.
-  const float* dout = nullptr;
+  const void* dout = nullptr;
   const float* delta = nullptr;  ///< [B, H, N]  do . o
-  float* dq = nullptr;
-  float* dk = nullptr;
-  float* dv = nullptr;
+  void* dq = nullptr;
+  void* dk = nullptr;
+  void* dv = nullptr;
   StraightThroughArrays ste{};
 
   int64_t problems() const { return batch * heads; }

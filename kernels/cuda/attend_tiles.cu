@@ -6,18 +6,28 @@
 // A block of 4 warps owns 128 queries (64 of fp32, or of 128 columns), a warp 32 (16) of them, and
 // walks over the tiles of 64 keys in its list; keys and values come by cp.async into two stages.
 // Scores stay in registers and become, there, the left operand of the product with the values.
+// The storage of the arrays, fp32 or bf16, is also that of the operands: nothing is copied before
+// the kernel, except to pad other head dimensions than 16, 32, 64, 128.
+//
+// The grid is as large as the device can hold, and its blocks take row blocks, longest lists first,
+// from a counter (TileQueue). Fixed shares would be as even only if equal lists took equal time,
+// which they do not where a multiprocessor waits for memory or for its other blocks. The next row
+// block is asked for while the copies of this one are under way, and its queries and first tile
+// are copied while these results are written. Results do not depend on who takes what: a row has
+// one owner, which goes through its tiles in ascending order.
 //
 // Predicted for 256 problems, N = M = 4096, D = 64, bf16, on an H200 (nothing measured yet):
 //   4 D = 256 flop a pair, 1.1 Tflop: 1.8 ms at the 62 % that mma.sync reaches of 990 Tflop/s;
 //   11 warp instructions for 32 pairs (bit test, select, max, fma, exp2, sum, half a conversion; 2
 //   products, half a load, 2 of other kinds): 1.6 ms; exp2 alone 1.0 ms; shared memory, 8 bytes a
-//   pair, 1.0 ms; L2, 2 bytes a pair, 0.9 ms. Half of it hidden: 3.2 to 3.9 ms.
-//   HBM: bits 0.54 GB, operands and outputs 1.1 GB of fp32, 0.8 GB for the bf16 copies: 0.6 ms, of
-//   which 0.3 ms before the kernel starts.
+//   pair, 1.0 ms; L2, 2 bytes a pair, 0.9 ms. Half of it hidden: 2.9 to 3.6 ms.
+//   HBM: bits 0.54 GB, operands and outputs 0.54 GB: 0.26 ms beside the rest, and 0.03 ms for the
+//   lists before.
+//   8192 row blocks for 264 blocks: the last ones end within one row block, 0.1 ms, of each other.
 // Registers (most of sm_80, 90, 100), shared memory and resident blocks of 4 warps:
-//   bf16  D = 16: 155, 8 KB, 3    32: 168, 16 KB, 3   64: 246, 32 KB, 2   128: 245, 64 KB, 2
-//   fp32  D = 16: 173, 20 KB, 2   32: 222, 40 KB, 2   64: 241, 80 KB, 2   128: 255, 160 KB, 1
-// Nothing is spilled but 12 bytes of one instance (bf16, D = 32) on sm_100.
+//   bf16  D = 16: 162, 8 KB, 3    32: 168, 16 KB, 3   64: 255, 32 KB, 2   128: 246, 64 KB, 2
+//   fp32  D = 16: 157, 20 KB, 3   32: 216, 40 KB, 2   64: 255, 80 KB, 2   128: 255, 160 KB, 1
+// Nothing is spilled.
 #include <algorithm>
 #include <limits>
 
@@ -40,15 +50,19 @@ struct Shape {
   static constexpr int kRows = 16 * kGroups * kTileWarps;
   /// Parts of fp32 queries would take three times the registers: they stay in shared memory.
   static constexpr bool kHoldsQueries = kIsBf16;
-  static constexpr int kBlocksPerSm = kIsBf16 ? (kDim >= 64 ? 2 : 3) : (kDim == 128 ? 1 : 2);
+  /// What the grid counts on, so the compiler must keep to it.
+  static constexpr int kBlocksPerSm = kDim <= (kIsBf16 ? 32 : 16)    ? 3
+                                      : kDim <= (kIsBf16 ? 128 : 64) ? 2
+                                                                     : 1;
 
   using Queries = SharedTile<T, kRows, kDim>;
   using Columns = SharedTile<T, kTileColumns, kDim>;
   static constexpr int kStageBytes = 2 * Columns::kBytes;  // keys, then values
   /// Held queries pass through the second stage.
   static_assert(!kHoldsQueries || Queries::kBytes <= kStageBytes);
-  static constexpr int kSharedBytes = 2 * kStageBytes + (kHoldsQueries ? 0 : Queries::kBytes);
   static constexpr int kQueriesAt = kHoldsQueries ? kStageBytes : 2 * kStageBytes;
+  static constexpr int kQueueAt = 2 * kStageBytes + (kHoldsQueries ? 0 : Queries::kBytes);
+  static constexpr int kSharedBytes = kQueueAt + TileQueue::kSharedBytes;
   using QueryRows =
       std::conditional_t<kHoldsQueries, HeldRows<T, kGroups, kDim>, RowsInShared<T, kRows, kDim>>;
 };
@@ -58,15 +72,13 @@ struct ForwardArrays {
   const T* q;  // [P, N, kDim]
   const T* k;  // [P, M, kDim]
   const T* v;
-  float* o;    // [P, N, dim]
+  T* o;        // [P, N, dim]
   float* lse;  // [P, N]
   int64_t num_queries;
   int64_t num_keys;
-  int64_t heads;
   int64_t dim;
   float scale;       ///< of scores in powers of two; positive
   bool is_negative;  ///< -scale is meant
-  const EdgeForm* form;
   PairBits pairs;
   TileLists lists;
   WeightDropout dropout;
@@ -155,7 +167,7 @@ __device__ inline void write_rows(const ForwardArrays<T>& x, int64_t problem, in
                                   const float (&o)[kTiles][4], const RunningRows& rows,
                                   float rescale) {
   const bool is_paired =
-      x.dim == 8 * kTiles && reinterpret_cast<uintptr_t>(x.o) % sizeof(float2) == 0;
+      x.dim == 8 * kTiles && reinterpret_cast<uintptr_t>(x.o) % (2 * sizeof(T)) == 0;
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     const float sum = sum_of_quad(rows.sum[r]);
@@ -167,16 +179,17 @@ __device__ inline void write_rows(const ForwardArrays<T>& x, int64_t problem, in
     if (lane_index() % 4 == 0) {
       x.lse[i] = is_empty ? -kInfinity : (rows.highest[r] * x.scale + std::log2(sum)) * kLn2;
     }
-    float* to = x.o + i * x.dim;
+    T* to = x.o + i * x.dim;
 #pragma unroll
     for (int v = 0; v < kTiles; ++v) {
       const int column = 8 * v + 2 * (lane_index() % 4);
-      const float2 pair = make_float2(o[v][2 * r] * factor, o[v][2 * r + 1] * factor);
+      const float low = o[v][2 * r] * factor;
+      const float high = o[v][2 * r + 1] * factor;
       if (is_paired) {
-        *reinterpret_cast<float2*>(to + column) = pair;
+        store_pair(to + column, low, high);
       } else {
-        if (column < x.dim) to[column] = pair.x;
-        if (column + 1 < x.dim) to[column + 1] = pair.y;
+        if (column < x.dim) to[column] = from_float<T>(low);
+        if (column + 1 < x.dim) to[column + 1] = from_float<T>(high);
       }
     }
   }
@@ -208,20 +221,24 @@ struct WarpQueries {
   using Sizes = Shape<T, kDim>;
   static constexpr int kGroups = Sizes::kGroups;
 
-  int problem;
-  int sample;
-  int first_row;
+  const TileItem* item;  // in shared memory
   typename Sizes::QueryRows q;
   Sums<kGroups, kDim> o;
   RunningRows rows[kGroups];
   uint32_t masks[kGroups];
   KeptPairs kept;  // with dropout
 
+  __device__ int first_row() const {
+    return item->block * Sizes::kRows + warp_index() * 16 * kGroups;
+  }
+
   __device__ void load_masks(const ForwardArrays<T>& x, int tile) {
-    const uint32_t valid = column_mask(x.pairs.valid(sample), tile);
+    const int problem = item->problem;
+    const int row = first_row();
+    const uint32_t valid = column_mask(x.pairs.valid(item->sample), tile);
 #pragma unroll
     for (int g = 0; g < kGroups; ++g) {
-      masks[g] = x.pairs.mask(problem, first_row + 16 * g, tile) & valid;
+      masks[g] = x.pairs.mask(problem, row + 16 * g, tile) & valid;
     }
   }
 
@@ -239,7 +256,7 @@ struct WarpQueries {
       to_weights<T>(s.c[g], masks[g], x.scale, rows[g], factor);
       rescale(o.c[g], factor);
       if constexpr (kDrops) {
-        drop(s.c[g], kept.by_query(first_row + 16 * g, tile));
+        drop(s.c[g], kept.by_query(first_row() + 16 * g, tile));
       }
     }
     if (next >= 0) load_masks(x, next);
@@ -249,25 +266,36 @@ struct WarpQueries {
   }
 };
 
-/// Starts the first copies, and takes the warp's queries from shared memory.
+template <class T, int kDim>
+__device__ inline Stages<T, kDim> stages_of(const ForwardArrays<T>& x, const TileItem& item) {
+  const int64_t keys_at = item.problem * x.num_keys * kDim;
+  return {shared_memory(), x.k + keys_at, x.v + keys_at, x.num_keys};
+}
+
+/// Starts the copies of an item's queries and first tile, over whatever is in shared memory.
+template <class T, int kDim>
+__device__ inline void start_copies(const ForwardArrays<T>& x, const TileItem& item) {
+  using Sizes = Shape<T, kDim>;
+  if (item.count < 0) return;
+  copy_tile_async(typename Sizes::Queries(shared_memory() + Sizes::kQueriesAt),
+                  x.q + item.problem * x.num_queries * kDim, item.block * Sizes::kRows,
+                  x.num_queries);
+  if (item.count > 0) stages_of<T, kDim>(x, item).start_copy(0, item.tiles[0]);
+  commit_copies();
+}
+
+/// With the queries in shared memory.
 template <class T, int kDim, bool kDrops>
 __device__ inline void begin(WarpQueries<T, kDim, kDrops>& own, const ForwardArrays<T>& x,
-                             const TileItem& item, const Stages<T, kDim>& stages) {
+                             const TileItem& item) {
   using Sizes = Shape<T, kDim>;
-  const int block_row = item.block * Sizes::kRows;
-  const int warp_row = warp_index() * 16 * Sizes::kGroups;
-  own.problem = item.problem;
-  own.sample = item.problem / static_cast<int>(x.heads);
-  own.first_row = block_row + warp_row;
+  own.item = &item;
   if constexpr (kDrops) {
-    own.kept = KeptPairs(x.dropout, own.sample, own.problem % static_cast<int>(x.heads));
+    const int head = item.problem % static_cast<int>(x.lists.heads);
+    own.kept = KeptPairs(x.dropout, item.sample, head);
   }
   const typename Sizes::Queries queries(shared_memory() + Sizes::kQueriesAt);
-  copy_tile_async(queries, x.q + item.problem * x.num_queries * kDim, block_row, x.num_queries);
-  if (item.count > 0) stages.start_copy(0, item.tiles[0]);
-  commit_copies();
-  wait_for_copies<0>();
-  sync_threads();
+  const int warp_row = warp_index() * 16 * Sizes::kGroups;
   if constexpr (Sizes::kHoldsQueries) {
     own.q.load(queries, warp_row);
   } else {
@@ -278,27 +306,41 @@ __device__ inline void begin(WarpQueries<T, kDim, kDrops>& own, const ForwardArr
 }
 
 template <class T, int kDim, bool kDrops>
-__global__ void __launch_bounds__(kTileThreads, (Shape<T, kDim>::kBlocksPerSm))
-    attend_tiles_kernel(ForwardArrays<T> x) {
-  constexpr int kGroups = Shape<T, kDim>::kGroups;
-  const TileItem item = tile_item(x.lists);
-  if (x.form != nullptr && x.form[item.problem] != EdgeForm::kBits) return;
-  const int64_t keys_at = item.problem * x.num_keys * kDim;
-  const Stages<T, kDim> stages{shared_memory(), x.k + keys_at, x.v + keys_at, x.num_keys};
-  WarpQueries<T, kDim, kDrops> own;
-  begin(own, x, item, stages);
+__device__ inline void add_tiles(WarpQueries<T, kDim, kDrops>& own, const ForwardArrays<T>& x,
+                                 const TileItem& item) {
   for (int i = 0; i < item.count; ++i) {
     wait_for_copies<0>();
     sync_threads();  // this stage is there, and all warps have left the other
+    const Stages<T, kDim> stages = stages_of<T, kDim>(x, item);
     const int next = i + 1 < item.count ? item.tiles[i + 1] : -1;
     if (next >= 0) stages.start_copy((i + 1) % 2, next);
     commit_copies();
     own.add_tile(x, item.tiles[i], next, stages.keys(i % 2), stages.values(i % 2));
   }
+}
+
+template <class T, int kDim, bool kDrops>
+__global__ void __launch_bounds__(kTileThreads, (Shape<T, kDim>::kBlocksPerSm))
+    attend_tiles_kernel(ForwardArrays<T> x) {
+  using Sizes = Shape<T, kDim>;
+  TileQueue queue(x.lists, shared_memory() + Sizes::kQueueAt);
+  start_copies<T, kDim>(x, queue.item());
+  for (; queue.item().count >= 0; queue.advance()) {
+    queue.take();
+    wait_for_copies<0>();
+    sync_threads();
+    WarpQueries<T, kDim, kDrops> own;
+    begin(own, x, queue.item());
+    add_tiles(own, x, queue.item());
+    const int problem = queue.item().problem;
+    const int first_row = own.first_row();
+    sync_threads();  // all warps have left this item's part of shared memory to the next one
+    start_copies<T, kDim>(x, queue.next());
 #pragma unroll
-  for (int g = 0; g < kGroups; ++g) {
-    write_rows(x, own.problem, own.first_row + 16 * g, own.o.c[g], own.rows[g],
-               kDrops ? x.dropout.rescale : 1.0f);
+    for (int g = 0; g < Sizes::kGroups; ++g) {
+      write_rows(x, problem, first_row + 16 * g, own.o.c[g], own.rows[g],
+                 kDrops ? x.dropout.rescale : 1.0f);
+    }
   }
 }
 
@@ -312,21 +354,19 @@ void run(const Stream& stream, const AttendArrays& a, Arena& scratch) {
       .q = make_rows<T>(stream, scratch, a.q, queries, a.dim, kDim),
       .k = make_rows<T>(stream, scratch, a.k, keys, a.dim, kDim),
       .v = make_rows<T>(stream, scratch, a.v, keys, a.dim, kDim),
-      .o = a.o,
+      .o = static_cast<T*>(a.o),
       .lse = a.lse,
       .num_queries = a.num_queries,
       .num_keys = a.num_keys,
-      .heads = a.heads,
       .dim = a.dim,
       .scale = std::max(std::abs(a.scale) * kLog2E, std::numeric_limits<float>::min()),
       .is_negative = a.scale < 0.0f,
-      .form = a.graph.form,
       .pairs = pairs,
       .lists =
           make_tile_lists(stream, scratch, pairs, a.graph.form, a.batch, a.heads, Sizes::kRows),
       .dropout = a.dropout};
   if (stream.device().type == DeviceType::kMeta) return;
-  const LaunchShape shape = {.grid = blocks_for(a.problems() * x.lists.blocks, 1),
+  const LaunchShape shape = {.grid = persistent_grid(stream, x.lists, Sizes::kBlocksPerSm),
                              .block = kTileThreads,
                              .shared_bytes = Sizes::kSharedBytes};
   if (a.dropout.is_on) {
@@ -341,11 +381,7 @@ void run(const Stream& stream, const AttendArrays& a, Arena& scratch) {
 void attend_tiles(const Stream& stream, const AttendArrays& a, Arena& scratch) {
   const Arena::Scope scope(scratch);
   with_padded_dim(a.dim, [&](auto dim) {
-    if (stream.precision() == Precision::kBf16) {
-      run<bf16, dim()>(stream, a, scratch);
-    } else {
-      run<float, dim()>(stream, a, scratch);
-    }
+    with_real_type(a.storage, [&](auto zero) { run<decltype(zero), dim()>(stream, a, scratch); });
   });
 }
 

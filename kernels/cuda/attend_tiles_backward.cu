@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// Backward of attention over bits or all pairs: prepares operands, masks and lists of tiles, then
-// launches two kernels, each of which owns what it writes (attend_tiles_backward_pass.cuh): one by
-// query, one by key. More clusters than registers hold take further passes.
+// Backward of attention over bits or all pairs: prepares masks and lists of tiles, then launches
+// two kernels, each of which owns what it writes (attend_tiles_backward_pass.cuh): one by query,
+// one by key. Arrays are read and written as they are stored, fp32 or bf16; only rows whose length
+// is not native are padded in scratch. More clusters than registers hold take further passes.
+//
+// query_terms_kernel: a thread a query, 256 a block; 16 bytes of HBM a query.
 #include "kernels/cuda/attend_parts.h"
 #include "kernels/cuda/attend_tiles_backward.cuh"
 #include "kernels/cuda/device.cuh"
@@ -44,32 +47,53 @@ const float2* make_query_terms(const Stream& stream, const AttendArrays& a, int6
   return terms;
 }
 
+/// With rows that start on 16 bytes.
 template <class T>
 struct Operands {
   const T* q;
   const T* k;
   const T* v;
   const T* dout;
-  const T* y;
-  const T* z;
+  const T* y = nullptr;
+  const T* z = nullptr;
+  int64_t membership_pitch = 0;
 };
 
-template <Owner owner, class T>
-OwnedSide<T> make_side(const Stream& stream, const AttendArrays& a, const Operands<T>& x,
-                       int64_t membership_pitch, Arena& scratch) {
-  constexpr bool kByKey = owner == Owner::kKey;
+template <class T>
+Operands<T> make_operands(const Stream& stream, const AttendArrays& a, Arena& scratch) {
+  const int64_t n = a.problems() * a.num_queries;
+  const int64_t m = a.problems() * a.num_keys;
+  int64_t dim = 0;
+  with_padded_dim(a.dim, [&](auto padded) { dim = padded; });
+  const auto rows = [&](const void* from, int64_t count) {
+    return make_rows<T>(stream, scratch, from, count, a.dim, dim);
+  };
+  Operands<T> x = {
+      .q = rows(a.q, n), .k = rows(a.k, m), .v = rows(a.v, m), .dout = rows(a.dout, n)};
+  const int64_t clusters = a.ste.clusters;
+  if (clusters == 0) return x;
+  x.membership_pitch = round_up(clusters, 16 / static_cast<int64_t>(sizeof(T)));
+  x.y = make_rows<T>(stream, scratch, a.ste.y, n, clusters, x.membership_pitch);
+  x.z = make_rows<T>(stream, scratch, a.ste.z, m, clusters, x.membership_pitch);
+  return x;
+}
+
+template <class T>
+OwnedSide<T> make_side(const Stream& stream, Owner owner, const AttendArrays& a,
+                       const Operands<T>& x, Arena& scratch) {
+  const bool by_key = owner == Owner::kKey;
   OwnedSide<T> result;
   Side<T>& s = result.side;
-  s.rows[0] = kByKey ? x.k : x.q;
-  s.rows[1] = kByKey ? x.v : x.dout;
-  s.columns[0] = kByKey ? x.q : x.k;
-  s.columns[1] = kByKey ? x.dout : x.v;
-  s.memberships = kByKey ? x.y : x.z;
-  s.membership_pitch = membership_pitch;
-  s.gradients[0] = kByKey ? a.dk : a.dq;
-  s.gradients[1] = kByKey ? a.dv : nullptr;
-  s.membership_gradient = kByKey ? a.ste.column_grad : a.ste.row_grad;
-  s.pairs = kByKey ? bits_by_key(stream, a, scratch) : bits_by_query(stream, a, scratch);
+  s.rows[0] = by_key ? x.k : x.q;
+  s.rows[1] = by_key ? x.v : x.dout;
+  s.columns[0] = by_key ? x.q : x.k;
+  s.columns[1] = by_key ? x.dout : x.v;
+  s.memberships = by_key ? x.y : x.z;
+  s.membership_pitch = x.membership_pitch;
+  s.gradients[0] = static_cast<T*>(by_key ? a.dk : a.dq);
+  s.gradients[1] = static_cast<T*>(by_key ? a.dv : nullptr);
+  s.membership_gradient = static_cast<T*>(by_key ? a.ste.column_grad : a.ste.row_grad);
+  s.pairs = by_key ? bits_by_key(stream, a, scratch) : bits_by_query(stream, a, scratch);
   PairBits edges = s.pairs;
   edges.row_mask = nullptr;
   edges.valid_stride = 0;
@@ -80,43 +104,26 @@ OwnedSide<T> make_side(const Stream& stream, const AttendArrays& a, const Operan
   return result;
 }
 
-template <class T, int kDim>
+template <class T>
 void differentiate(const Stream& stream, const AttendArrays& a, Arena& scratch) {
-  const int64_t n = a.problems() * a.num_queries;
-  const int64_t m = a.problems() * a.num_keys;
-  const int64_t clusters = a.ste.clusters;
   const bool is_paper = a.ste.rule == SteRule::kPaper;
-  int64_t pitch = 0;
-  tiles_backward::with_chunk<tiles_backward::kMostClusters<T, kDim>>(clusters, [&](auto chunk) {
-    if constexpr (chunk() > 0) pitch = round_up(clusters, chunk());
-  });
-  const auto rows = [&](const float* from, int64_t count) {
-    return make_rows<T>(stream, scratch, from, count, a.dim, kDim);
-  };
-  const auto memberships = [&](const float* from, int64_t count) -> const T* {
-    return clusters == 0 ? nullptr : make_rows<T>(stream, scratch, from, count, clusters, pitch);
-  };
-  const Operands<T> x = {
-      rows(a.q, n),           rows(a.k, m), rows(a.v, m), rows(a.dout, n), memberships(a.ste.y, n),
-      memberships(a.ste.z, m)};
-  Common common{.form = a.graph.form,
-                .padded_queries = round_up(a.num_queries, kQueryPadding),
+  const Operands<T> x = make_operands<T>(stream, a, scratch);
+  Common common{.padded_queries = round_up(a.num_queries, kQueryPadding),
                 .heads = static_cast<int>(a.heads),
                 .dim = a.dim,
                 .scale = a.scale,
                 .score_to_log2 = a.scale * kLog2E,
                 .dropout = a.dropout,
-                .clusters = clusters,
+                .clusters = a.ste.clusters,
                 .rule_slope = is_paper ? a.scale : 0.0f,
                 .rule_offset = is_paper ? 0.0f : 1.0f,
                 .self_loop = a.ste.self_loop,
                 .regularizer = a.ste.regularizer,
                 .clip = a.ste.clip};
   common.query_terms = make_query_terms(stream, a, common.padded_queries, scratch);
-  tiles_backward::launch_passes<T, Owner::kQuery, kDim>(
-      stream, make_side<Owner::kQuery>(stream, a, x, pitch, scratch), common, a.problems());
-  tiles_backward::launch_passes<T, Owner::kKey, kDim>(
-      stream, make_side<Owner::kKey>(stream, a, x, pitch, scratch), common, a.problems());
+  for (Owner owner : {Owner::kQuery, Owner::kKey}) {
+    tiles_backward::launch_passes(stream, owner, make_side(stream, owner, a, x, scratch), common);
+  }
 }
 
 }  // namespace
@@ -124,13 +131,7 @@ void differentiate(const Stream& stream, const AttendArrays& a, Arena& scratch) 
 void attend_tiles_backward(const Stream& stream, const AttendArrays& a, Arena& scratch) {
   if (a.graph.form != nullptr && !a.graph.may_have_bits) return;
   const Arena::Scope scope(scratch);
-  with_padded_dim(a.dim, [&](auto dim) {
-    if (stream.precision() == Precision::kBf16) {
-      differentiate<bf16, dim>(stream, a, scratch);
-    } else {
-      differentiate<float, dim>(stream, a, scratch);
-    }
-  });
+  with_real_type(a.storage, [&](auto zero) { differentiate<decltype(zero)>(stream, a, scratch); });
 }
 
 }  // namespace stipple::kernels::cuda

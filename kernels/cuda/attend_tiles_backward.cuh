@@ -3,8 +3,6 @@
 // storage of operands (attend_tiles_backward_bf16.cu, attend_tiles_backward_fp32.cu).
 #pragma once
 
-#include <type_traits>
-
 #include "kernels/cuda/attend_parts.h"
 #include "kernels/cuda/tiles.cuh"
 
@@ -17,36 +15,22 @@ enum class Owner { kQuery, kKey };
 /// bf16: as many as registers allow, because every block reads the whole other side.
 template <class T>
 constexpr int kRowsPerBlock = sizeof(T) == 2 ? 128 : 64;
-/// Most clusters of one pass; further ones take a pass of their own, which computes the weights
-/// again. Wide gradients and fp32 leave fewer registers to them.
-template <class T, int kDim>
-constexpr int kMostClusters = sizeof(T) == 2 && kDim <= 64 ? 128 : 64;
-
-/// Calls body(std::integral_constant<int, K>), K: how many clusters the first pass takes on.
-template <int kMost, class Body>
-void with_chunk(int64_t clusters, const Body& body) {
-  if (clusters == 0) return body(std::integral_constant<int, 0>{});
-  if (clusters <= 32) return body(std::integral_constant<int, 32>{});
-  if (kMost == 64 || clusters <= 64) return body(std::integral_constant<int, 64>{});
-  return body(std::integral_constant<int, kMost>{});
-}
 
 /// What is the same for all instances. Rows belong to the owner, columns to the other side.
 template <class T>
 struct Side {
   const T* rows[2] = {};           ///< q and dout, or k and v: [P * num_rows, D padded]
   const T* columns[2] = {};        ///< the other two
-  const T* memberships = nullptr;  ///< z, or y: [P * num_columns, clusters padded]
-  int64_t membership_pitch = 0;
-  int64_t first_cluster = 0;  ///< of this pass
+  const T* memberships = nullptr;  ///< z, or y: [P * num_columns, membership_pitch]
+  int64_t membership_pitch = 0;    ///< clusters padded to 16 bytes
+  int64_t first_cluster = 0;       ///< of this pass
   PairBits pairs;
-  float* gradients[2] = {};
-  float* membership_gradient = nullptr;
+  T* gradients[2] = {};
+  T* membership_gradient = nullptr;
 };
 
 /// Scalars and what belongs to queries.
 struct Common {
-  const EdgeForm* form = nullptr;
   const float2* query_terms = nullptr;  ///< [P, padded_queries]: lse * log2 e, delta
   int64_t padded_queries = 0;
   int heads = 0;
@@ -69,8 +53,8 @@ struct OwnedSide {
   TileLists lists;
 };
 
-/// Writes all gradients of one owner.
-template <class T, Owner owner, int kDim>
-void launch_passes(const Stream&, OwnedSide<T>, const Common&, int64_t problems);
+/// Writes all gradients of one owner. Rows are padded as with_padded_dim(common.dim) says.
+template <class T>
+void launch_passes(const Stream&, Owner, OwnedSide<T>, const Common&);
 
 }  // namespace stipple::kernels::cuda::tiles_backward

@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the tile kernels of attention need before they start: key masks as bits in lane order, for
 // each row block the ascending list of tiles that hold any pair, the row blocks ordered by length
-// of their lists, and operands rounded to bf16 or padded to a native head dimension.
+// of their lists, and operands padded to a native head dimension.
 //
 // Lists: one block of 4 warps for each (problem, row block); a warp looks at 128 columns at a time,
 // 8 rows in one load, and stops as soon as both tiles are known to hold a pair: at densities above
 // 1 % it reads a sixteenth of the bits or less. Order: one block of 1024 threads, a stable counting
-// sort by length in kClasses steps, so that neighbours mostly stay neighbours and share keys in L2.
-// Shared memory: 128 bytes (lists), 32 KB (order).
+// sort by length in kClasses steps with CUB's scan, so that neighbours mostly stay neighbours and
+// share keys in L2. Shared memory: 128 bytes (lists), 33 KB (order).
+#include <cub/block/block_scan.cuh>
+
 #include "kernels/cuda/tiles.cuh"
 
 namespace stipple::kernels::cuda {
@@ -110,47 +112,39 @@ __global__ void tile_lists_kernel(PairBits pairs, const EdgeForm* form, int64_t 
     sync_threads();
     count += append_tiles(live, tile, lists.tiles + item * lists.tiles_per_block + count);
   }
-  if (threadIdx.x == 0) lists.counts[item] = count;
+  if (threadIdx.x == 0) lists.counts[item] = is_ours ? count : -1;
 }
 
 // --- order of the row blocks ---------------------------------------------------------------------
 
 constexpr int kOrderThreads = 1024;
-constexpr int kClasses = 8;  // 0: the longest lists; the last: empty ones
+constexpr int kClasses = 8;  // 0: the longest lists; the last two: empty ones, CSR
 
 __device__ int class_of(int32_t count, int64_t most) {
-  if (count == 0) return kClasses - 1;
-  return static_cast<int>((most - count) * (kClasses - 1) / most);
+  if (count <= 0) return kClasses - 2 - count;
+  return static_cast<int>((most - count) * (kClasses - 2) / most);
 }
 
 /// Turns counts[class][thread] into where the thread's first item of the class goes.
-__device__ void scan_in_place(int32_t* counts, int32_t* totals) {
-  const int thread = static_cast<int>(threadIdx.x);
-  int32_t* own = counts + thread * kClasses;
-  int32_t sum = 0;
-  for (int x = 0; x < kClasses; ++x) {
-    const int32_t count = own[x];
-    own[x] = sum;
-    sum += count;
-  }
-  const int32_t of_thread = sum;
-  for (int delta = 1; delta < kWarpSize; delta *= 2) {
-    const int32_t below = shuffle_up(sum, delta);
-    if (lane_index() >= delta) sum += below;
-  }
-  if (lane_index() == kWarpSize - 1) totals[warp_index()] = sum;
-  sync_threads();
-  int32_t before = sum - of_thread;
-  for (int w = 0; w < warp_index(); ++w) before += totals[w];
-  for (int x = 0; x < kClasses; ++x) own[x] += before;
+__device__ void scan_in_place(int32_t* counts) {
+  using BlockScan = cub::BlockScan<int32_t, kOrderThreads, cub::BLOCK_SCAN_WARP_SCANS>;
+  __shared__ BlockScan::TempStorage shared;
+  int32_t* own = counts + threadIdx.x * kClasses;
+  int32_t sums[kClasses];
+#pragma unroll
+  for (int x = 0; x < kClasses; ++x) sums[x] = own[x];
+  BlockScan(shared).ExclusiveSum(sums, sums);
+#pragma unroll
+  for (int x = 0; x < kClasses; ++x) own[x] = sums[x];
   sync_threads();
 }
 
 __global__ void __launch_bounds__(kOrderThreads)
-    order_kernel(int32_t* order, const int32_t* counts, int64_t items, int64_t most) {
+    order_kernel(int32_t* order, uint32_t* taken, const int32_t* counts, int64_t items,
+                 int64_t most) {
   auto* places = reinterpret_cast<int32_t*>(shared_memory());
-  int32_t* totals = places + kClasses * kOrderThreads;
   const int thread = static_cast<int>(threadIdx.x);
+  if (thread == 0) *taken = 0;  // here, so that every call and every replay starts with it
   const int64_t share = (items + kOrderThreads - 1) / kOrderThreads;
   const int64_t first = thread * share;
   const int64_t last = first + share < items ? first + share : items;
@@ -159,7 +153,7 @@ __global__ void __launch_bounds__(kOrderThreads)
     ++places[class_of(counts[i], most) * kOrderThreads + thread];
   }
   sync_threads();
-  scan_in_place(places, totals);
+  scan_in_place(places);
   for (int64_t i = first; i < last; ++i) {
     order[places[class_of(counts[i], most) * kOrderThreads + thread]++] = static_cast<int32_t>(i);
   }
@@ -168,38 +162,26 @@ __global__ void __launch_bounds__(kOrderThreads)
 // --- operands ------------------------------------------------------------------------------------
 
 constexpr int kRowThreads = 256;
-constexpr int kPerThread = 8;
+template <class T>
+constexpr int kPerThread = sizeof(uint4) / sizeof(T);
 
-__device__ void store_eight(bf16* to, const float (&x)[kPerThread]) {
-  *reinterpret_cast<uint4*>(to) = make_uint4(pack_bf16(x[0], x[1]), pack_bf16(x[2], x[3]),
-                                             pack_bf16(x[4], x[5]), pack_bf16(x[6], x[7]));
-}
-__device__ void store_eight(float* to, const float (&x)[kPerThread]) {
-  reinterpret_cast<float4*>(to)[0] = make_float4(x[0], x[1], x[2], x[3]);
-  reinterpret_cast<float4*>(to)[1] = make_float4(x[4], x[5], x[6], x[7]);
-}
-
-/// kWhole: rows of `from` start on 16 bytes and hold a multiple of 8 elements.
+/// kWhole: rows of `from` start on 16 bytes and hold a multiple of 16 bytes.
 template <class T, bool kWhole>
-__global__ void rows_kernel(T* to, const float* from, int64_t rows, int64_t dim, int64_t padded) {
-  const int64_t eight = int64_t{blockIdx.x} * kRowThreads + threadIdx.x;
-  const int64_t row = eight * kPerThread / padded;
-  const int64_t column = eight * kPerThread % padded;
+__global__ void rows_kernel(T* to, const T* from, int64_t rows, int64_t dim, int64_t padded) {
+  const int64_t first = (int64_t{blockIdx.x} * kRowThreads + threadIdx.x) * kPerThread<T>;
+  const int64_t row = first / padded;
+  const int64_t column = first % padded;
   if (row >= rows) return;
-  const float* source = from + row * dim + column;
-  float x[kPerThread] = {};
+  const T* source = from + row * dim + column;
   if (kWhole) {
-    if (column < dim) {
-      const float4 low = reinterpret_cast<const float4*>(source)[0];
-      const float4 high = reinterpret_cast<const float4*>(source)[1];
-      x[0] = low.x, x[1] = low.y, x[2] = low.z, x[3] = low.w;
-      x[4] = high.x, x[5] = high.y, x[6] = high.z, x[7] = high.w;
-    }
+    *reinterpret_cast<uint4*>(to + first) =
+        column < dim ? *reinterpret_cast<const uint4*>(source) : uint4{};
   } else {
 #pragma unroll
-    for (int e = 0; e < kPerThread; ++e) x[e] = column + e < dim ? source[e] : 0.0f;
+    for (int e = 0; e < kPerThread<T>; ++e) {
+      to[first + e] = column + e < dim ? source[e] : T{};
+    }
   }
-  store_eight(to + row * padded + column, x);
 }
 
 bool plans_only(const Stream& stream) { return stream.device().type == DeviceType::kMeta; }
@@ -261,6 +243,7 @@ TileLists make_tile_lists(const Stream& stream, Arena& scratch, const PairBits& 
                             .blocks = blocks,
                             .tiles_per_block = tiles};
   int32_t* order = scratch.alloc<int32_t>({items}).data;
+  uint32_t* taken = scratch.alloc<uint32_t>({1}).data;
   if (!plans_only(stream)) {
     launch(stream,
            {.grid = blocks_for(items, 1),
@@ -270,39 +253,39 @@ TileLists make_tile_lists(const Stream& stream, Arena& scratch, const PairBits& 
     launch(stream,
            {.grid = 1,
             .block = kOrderThreads,
-            .shared_bytes = (kClasses * kOrderThreads + kWarpSize) * sizeof(int32_t)},
-           order_kernel, order, lists.counts, items, tiles);
+            .shared_bytes = kClasses * kOrderThreads * sizeof(int32_t)},
+           order_kernel, order, taken, lists.counts, items, tiles);
   }
   return {.counts = lists.counts,
           .tiles = lists.tiles,
           .order = order,
+          .taken = taken,
+          .items = items,
           .blocks = blocks,
-          .tiles_per_block = tiles};
+          .tiles_per_block = tiles,
+          .heads = heads};
 }
 
 template <class T>
-const T* make_rows(const Stream& stream, Arena& scratch, const float* from, int64_t rows,
+const T* make_rows(const Stream& stream, Arena& scratch, const void* memory, int64_t rows,
                    int64_t dim, int64_t padded) {
-  const bool is_aligned = reinterpret_cast<uintptr_t>(from) % sizeof(float4) == 0;
-  if constexpr (std::is_same_v<T, float>) {
-    STIPPLE_CHECK(is_aligned || dim != padded,
-                  "attention on CUDA: operands must start on 16 bytes");
-    if (dim == padded) return from;
-  }
+  const auto* from = static_cast<const T*>(memory);
+  const bool is_aligned = reinterpret_cast<uintptr_t>(from) % sizeof(uint4) == 0;
+  STIPPLE_CHECK(is_aligned || dim != padded, "attention on CUDA: operands must start on 16 bytes");
+  if (dim == padded) return from;
   const View<T> to = scratch.alloc<T>({rows, padded});
   if (plans_only(stream)) return to.data;
-  const LaunchShape shape = {.grid = blocks_for(to.numel() / kPerThread, kRowThreads),
+  const LaunchShape shape = {.grid = blocks_for(to.numel() / kPerThread<T>, kRowThreads),
                              .block = kRowThreads};
-  if (dim % kPerThread == 0 && is_aligned) {
+  if (dim % kPerThread<T> == 0 && is_aligned) {
     launch(stream, shape, rows_kernel<T, true>, to.data, from, rows, dim, padded);
   } else {
     launch(stream, shape, rows_kernel<T, false>, to.data, from, rows, dim, padded);
   }
   return to.data;
 }
-template const float* make_rows<float>(const Stream&, Arena&, const float*, int64_t, int64_t,
+template const float* make_rows<float>(const Stream&, Arena&, const void*, int64_t, int64_t,
                                        int64_t);
-template const bf16* make_rows<bf16>(const Stream&, Arena&, const float*, int64_t, int64_t,
-                                     int64_t);
+template const bf16* make_rows<bf16>(const Stream&, Arena&, const void*, int64_t, int64_t, int64_t);
 
 }  // namespace stipple::kernels::cuda

@@ -5,6 +5,7 @@
 //   counters (at most 256), the rest over further rows; 4 such groups of rows, one after another.
 #include <cmath>
 
+#include "kernels/convert.h"
 #include "kernels/cuda/elements.cuh"
 #include "kernels/dropout.h"
 
@@ -13,9 +14,11 @@ namespace {
 
 constexpr int kUnitBits = 24;  // of to_unit_float
 
+/// Y and X are storages.
+template <class Y, class X>
 struct Drop {
-  float* y;
-  const float* x;
+  Y* y;
+  const X* x;
   const uint32_t* samples;
   int64_t tokens, channels;
   RngKey rng;
@@ -37,7 +40,7 @@ struct Drop {
       store(y + at, values);
     } else {
       for (int w = 0; w < kPackWidth && c + w < channels; ++w) {
-        y[at + w] = dropped(words, w, x[at + w]);
+        y[at + w] = from_float<Y>(dropped(words, w, to_float(x[at + w])));
       }
     }
   }
@@ -51,7 +54,8 @@ struct Drop {
 /// Deriving the key costs about as much as a counter's words: a thread uses it for several rows.
 constexpr int kRowsOfThread = 4;
 
-__global__ void drop_kernel(Drop drop, int64_t rows, RowLanes map) {
+template <class Y, class X>
+__global__ void drop_kernel(Drop<Y, X> drop, int64_t rows, RowLanes map) {
   const PhiloxKey key = drop.rng.philox();
   const int stride = kBlockThreads >> map.lane_bits;
   const int64_t first = int64_t{blockIdx.x} * stride * kRowsOfThread + map.row();
@@ -64,41 +68,40 @@ __global__ void drop_kernel(Drop drop, int64_t rows, RowLanes map) {
   }
 }
 
-struct Copy {
-  float* y;
-  const float* x;
-
-  template <int kWidth>
-  __device__ void run(int64_t i) const {
-    store(y + i, load<kWidth>(x + i));
-  }
-};
-
-}  // namespace
-
-void dropout(const Stream& stream, const Dropout& args) {
-  const bool is_aligned = are_aligned(args.y.data, args.x.data);
-  if (args.rate == 0.0f) {
-    if (args.y.data == args.x.data) return;
-    return for_each_element(stream, args.x.numel(), is_aligned, Copy{args.y.data, args.x.data});
-  }
+template <class Y, class X>
+void drop(const Stream& stream, const Dropout& args) {
   const int64_t tokens = args.x.shape[1], channels = args.x.shape[2];
-  const Drop drop{.y = args.y.data,
-                  .x = args.x.data,
-                  .samples = args.samples.data,
-                  .tokens = tokens,
-                  .channels = channels,
-                  .rng = args.rng,
-                  .stream = stream_word(args.layer, args.site, Purpose::kDropout),
-                  .first_kept = static_cast<uint32_t>(std::ceil(std::ldexp(args.rate, kUnitBits))),
-                  .factor = 1.0f / (1.0f - args.rate),
-                  .is_aligned = is_aligned && channels % kPackWidth == 0};
+  const View<Y> y = args.y.as<Y>();
+  const View<const X> x = args.x.as<X>();
+  const Drop<Y, X> drop{
+      .y = y.data,
+      .x = x.data,
+      .samples = args.samples.data,
+      .tokens = tokens,
+      .channels = channels,
+      .rng = args.rng,
+      .stream = stream_word(args.layer, args.site, Purpose::kDropout),
+      .first_kept = static_cast<uint32_t>(std::ceil(std::ldexp(args.rate, kUnitBits))),
+      .factor = 1.0f / (1.0f - args.rate),
+      .is_aligned = are_aligned(y.data, x.data) && channels % kPackWidth == 0};
   const int64_t rows = args.x.shape[0] * tokens;
   const RowLanes map = row_lanes((channels + kPackWidth - 1) / kPackWidth, kBlockThreads);
   launch(stream,
          {.grid = blocks_for(rows, (kBlockThreads >> map.lane_bits) * kRowsOfThread),
           .block = kBlockThreads},
-         drop_kernel, drop, rows, map);
+         drop_kernel<Y, X>, drop, rows, map);
+}
+
+}  // namespace
+
+void dropout(const Stream& stream, const Dropout& args) {
+  if (args.rate == 0.0f) {
+    if (args.y.data != args.x.data) convert(stream, {.y = args.y, .x = args.x});
+    return;
+  }
+  with_real_types(args.y.precision, args.x.precision, [&](auto written, auto read) {
+    drop<decltype(written), decltype(read)>(stream, args);
+  });
 }
 
 }  // namespace stipple::kernels::cuda

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// What simple operations share: work over elements and over rows of channels, 16 bytes a thread
-// where addresses and widths allow it, and sums over lanes, warps and blocks in a fixed order.
+// What simple operations share: arrays of either storage, work over elements and over rows of
+// channels, 16 bytes a thread where addresses and widths allow it, and sums over lanes, warps and
+// blocks in a fixed order.
 #pragma once
 
 #include <algorithm>
 #include <bit>
 #include <cstdint>
 
+#include "core/real_view.h"
 #include "kernels/cuda/device.cuh"
 
 namespace stipple::kernels::cuda {
@@ -14,25 +16,68 @@ namespace stipple::kernels::cuda {
 inline constexpr int kBlockThreads = 256;
 inline constexpr int kPackWidth = 4;  ///< floats in 16 bytes
 
-/// Floats that one instruction moves.
-template <int kWidth>
-struct alignas(kWidth * sizeof(float)) Pack {
-  float at[kWidth];
+/// Elements that a thread moves at once, where arrays are stored as T...: 16 bytes of each, or 8 of
+/// bf16 beside 16 of fp32.
+template <class... T>
+inline constexpr int kPackWidthOf = ((sizeof(T) == sizeof(bf16)) && ...) ? 8 : kPackWidth;
+
+/// Calls body(a, b) with a float{} or bf16{} for each of two storages.
+template <class Body>
+void with_real_types(Precision first, Precision second, const Body& body) {
+  with_real_type(first, [&](auto a) { with_real_type(second, [&](auto b) { body(a, b); }); });
+}
+
+/// What one instruction moves.
+template <class Word, int kWords>
+struct alignas(kWords * sizeof(Word)) Words {
+  Word at[kWords];
 };
+
+/// Numbers to compute with, loaded from either storage and stored to either.
+template <int kWidth>
+using Pack = Words<float, kWidth>;
 
 template <int kWidth>
 __device__ inline Pack<kWidth> load(const float* p) {
   return *reinterpret_cast<const Pack<kWidth>*>(p);
 }
 template <int kWidth>
+__device__ inline Pack<kWidth> load(const bf16* p) {
+  if constexpr (kWidth == 1) {
+    return {to_float(*p)};
+  } else {
+    const auto pairs = *reinterpret_cast<const Words<uint32_t, kWidth / 2>*>(p);
+    Pack<kWidth> values;
+    for (int i = 0; i < kWidth / 2; ++i) {
+      values.at[2 * i] = std::bit_cast<float>(pairs.at[i] << 16);
+      values.at[2 * i + 1] = std::bit_cast<float>(pairs.at[i] & 0xFFFF0000u);
+    }
+    return values;
+  }
+}
+template <int kWidth>
 __device__ inline void store(float* p, const Pack<kWidth>& values) {
   *reinterpret_cast<Pack<kWidth>*>(p) = values;
+}
+/// Rounded to nearest, ties to even.
+template <int kWidth>
+__device__ inline void store(bf16* p, const Pack<kWidth>& values) {
+  if constexpr (kWidth == 1) {
+    *p = to_bf16(values.at[0]);
+  } else {
+    Words<uint32_t, kWidth / 2> pairs;
+    for (int i = 0; i < kWidth / 2; ++i) {
+      pairs.at[i] = pack_bf16(values.at[2 * i], values.at[2 * i + 1]);
+    }
+    *reinterpret_cast<Words<uint32_t, kWidth / 2>*>(p) = pairs;
+  }
 }
 
 /// All addresses are multiples of 16 bytes.
 template <class... Pointers>
 bool are_aligned(const Pointers*... pointers) {
-  return ((reinterpret_cast<uintptr_t>(pointers) % (kPackWidth * sizeof(float)) == 0) && ...);
+  constexpr uintptr_t kBytes = 16;
+  return ((reinterpret_cast<uintptr_t>(pointers) % kBytes == 0) && ...);
 }
 
 /// The sum over `lanes` neighbouring lanes, a power of two that is the same in the whole warp;
@@ -55,23 +100,23 @@ __device__ inline T block_sum(T value, T* shared) {
   return lanes_sum(of_warp);
 }
 
-template <class Operation>
+template <int kWidth, class Operation>
 __global__ void elements_kernel(Operation operation, int64_t packs, int64_t count) {
   const int64_t i = int64_t{blockIdx.x} * kBlockThreads + threadIdx.x;
-  if (i < packs) operation.template run<kPackWidth>(i * kPackWidth);
-  const int64_t behind = packs * kPackWidth + i;
+  if (i < packs) operation.template run<kWidth>(i * kWidth);
+  const int64_t behind = packs * kWidth + i;
   if (behind < count) operation.template run<1>(behind);
 }
 
-/// Calls operation.run<width>(first) so that every element of [0, count) is in one [first, first +
-/// width).
-template <class Operation>
+/// Calls operation.run<kWidth>(first), or run<1>, so that every element of [0, count) is in one
+/// [first, first + width).
+template <int kWidth = kPackWidth, class Operation>
 void for_each_element(const Stream& stream, int64_t count, bool is_aligned,
                       const Operation& operation) {
-  const int64_t packs = is_aligned ? count / kPackWidth : 0;
-  const int64_t threads = std::max(packs, count - packs * kPackWidth);
+  const int64_t packs = is_aligned ? count / kWidth : 0;
+  const int64_t threads = std::max(packs, count - packs * kWidth);
   launch(stream, {.grid = blocks_for(threads, kBlockThreads), .block = kBlockThreads},
-         elements_kernel<Operation>, operation, packs, count);
+         elements_kernel<kWidth, Operation>, operation, packs, count);
 }
 
 /// How the threads of a block stand over rows: 2^lane_bits side by side in each row.
@@ -108,12 +153,13 @@ void launch_rows(const Stream& stream, int64_t rows, int64_t channels, const Ope
          rows_kernel<kWidth, Operation>, operation, rows, map);
 }
 
-/// Calls operation.run<width>(row, first) for every row and all of its channels.
-template <class Operation>
+/// Calls operation.run<width>(row, first), with width kWidth or 1, for every row and all of its
+/// channels.
+template <int kWidth = kPackWidth, class Operation>
 void for_each_row(const Stream& stream, int64_t rows, int64_t channels, bool is_aligned,
                   const Operation& operation) {
-  if (is_aligned && channels % kPackWidth == 0) {
-    launch_rows<kPackWidth>(stream, rows, channels, operation);
+  if (is_aligned && channels % kWidth == 0) {
+    launch_rows<kWidth>(stream, rows, channels, operation);
   } else {
     launch_rows<1>(stream, rows, channels, operation);
   }

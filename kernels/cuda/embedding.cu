@@ -1,21 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
-// Table lookup, and its gradient without atomics on floats: a stable counting sort puts the tokens
-// of an id side by side, then they are added in fixed runs.
-//   count: a thread per token; scan_chunks: a warp per id; scan_ids: one block of 1024 threads;
-//   place: a warp per chunk of tokens; add_runs: as many threads side by side as channels need, per
-//   run of 32 tokens of an id that has more; add_ids: a block of 256 threads per id, over the runs
-//   or the few tokens of it.
+// Table lookup, and its gradient without atomics on floats: a stable sort puts the tokens of an id
+// side by side, then they are added in fixed runs.
+//   find_ids: a thread per id; add_runs: as many threads side by side as channels need, per run of
+//   32 tokens of an id that has more; add_ids: a block of 256 threads per id, over the runs or the
+//   few tokens of it.
 // Shared memory of add_ids: 4 KiB.
-#include "core/copy.h"
+//
+// CUB sorts by the bits that ids have, 8 at a time, so in two passes for 257 to 65,536 ids. Up to
+// 4,864 tokens that is one launch of one block; above, four kernels and four memsets that move 36
+// bytes a token: 36 MB for a million. The scan of the runs is two small launches more. A sort of
+// our own that counts ids in chunks of tokens would need four launches fewer, but a count for each
+// id and chunk: 200 MB moved for a million tokens of 30,000 ids.
+#include <cub/device/device_radix_sort.cuh>
+#include <cub/device/device_scan.cuh>
+
 #include "kernels/cuda/elements.cuh"
 #include "kernels/embedding.h"
 #include "kernels/runs.h"
 
 namespace stipple::kernels::cuda {
 namespace {
-
-constexpr int kScanThreads = 1024;
-constexpr int kScanWarps = kScanThreads / kWarpSize;
 
 struct LookUp {
   float* y;
@@ -52,108 +56,43 @@ struct AddPositions {
 
 // --- the sort
 
-struct Sort {
-  int32_t *counts, *first, *first_run, *order;
-  const int32_t* ids;
-  int64_t tokens, chunk, chunks, vocabulary;
+struct NumberTokens {
+  int32_t* numbers;
+
+  template <int kWidth>
+  __device__ void run(int64_t first) const {
+    for (int64_t i = first; i < first + kWidth; ++i) numbers[i] = static_cast<int32_t>(i);
+  }
 };
 
-/// The sum over the lower lanes and this one.
-__device__ int32_t scan_lanes(int32_t value) {
-  for (int delta = 1; delta < kWarpSize; delta *= 2) {
-    const int32_t below = shuffle_up(value, delta);
-    if (lane_index() >= delta) value += below;
-  }
-  return value;
-}
-
-/// Integers: the order in which they are counted does not show.
-__global__ void count_kernel(Sort f) {
-  const int64_t i = int64_t{blockIdx.x} * kBlockThreads + threadIdx.x;
-  if (i < f.tokens) atomic_add(&f.counts[f.ids[i] * f.chunks + i / f.chunk], 1);
-}
-
-/// counts becomes the tokens in earlier chunks; first gets the tokens of the id.
-__global__ void scan_chunks_kernel(Sort f) {
-  const int64_t id = int64_t{blockIdx.x} * (kBlockThreads / kWarpSize) + warp_index();
-  if (id >= f.vocabulary) return;
-  int32_t* counts = f.counts + id * f.chunks;
-  int32_t before = 0;
-  for (int64_t begin = 0; begin < f.chunks; begin += kWarpSize) {
-    const int64_t chunk = begin + lane_index();
-    const int32_t count = chunk < f.chunks ? counts[chunk] : 0;
-    const int32_t up_to = scan_lanes(count);
-    if (chunk < f.chunks) counts[chunk] = before + up_to - count;
-    before += shuffle(up_to, kWarpSize - 1);
-  }
-  if (lane_index() == 0) f.first[id] = before;
-}
-
-struct ScanStep {
-  int32_t before;  ///< of the threads below
-  int32_t all;
+struct FindIds {
+  int32_t *first, *runs;
+  const int32_t* sorted_ids;
+  int64_t tokens, vocabulary;
 };
 
-__device__ ScanStep scan_block(int32_t value, int32_t* shared) {
-  const int32_t up_to = scan_lanes(value);
-  if (lane_index() == kWarpSize - 1) shared[warp_index()] = up_to;
-  sync_threads();
-  const int32_t warps = scan_lanes(lane_index() < kScanWarps ? shared[lane_index()] : 0);
-  sync_threads();
-  const int32_t lower_warps = warp_index() == 0 ? 0 : shuffle(warps, warp_index() - 1);
-  return {lower_warps + up_to - value, shuffle(warps, kScanWarps - 1)};
-}
-
-/// first goes from the tokens of an id to those of lower ids; first_run counts the runs of ids that
-/// have more than one.
-__global__ void __launch_bounds__(kScanThreads) scan_ids_kernel(Sort f) {
-  auto* shared = reinterpret_cast<int32_t*>(shared_memory());
-  constexpr auto kRun = static_cast<int32_t>(kTokenRun);
-  int32_t tokens = 0, runs = 0;
-  for (int64_t begin = 0; begin < f.vocabulary; begin += kScanThreads) {
-    const int64_t id = begin + threadIdx.x;
-    const int32_t count = id < f.vocabulary ? f.first[id] : 0;
-    const ScanStep of_tokens = scan_block(count, shared);
-    const ScanStep of_runs = scan_block(count > kRun ? (count + kRun - 1) / kRun : 0, shared);
-    if (id < f.vocabulary) {
-      f.first[id] = tokens + of_tokens.before;
-      f.first_run[id] = runs + of_runs.before;
+/// The first of tokens [begin, tokens) in order whose id is not below `id`.
+__device__ int64_t first_token(const FindIds& f, int64_t begin, int64_t id) {
+  int64_t end = f.tokens;
+  while (begin < end) {
+    const int64_t middle = begin + (end - begin) / 2;
+    if (f.sorted_ids[middle] < id) {
+      begin = middle + 1;
+    } else {
+      end = middle;
     }
-    tokens += of_tokens.all;
-    runs += of_runs.all;
   }
-  if (threadIdx.x != 0) return;
-  f.first[f.vocabulary] = tokens;
-  f.first_run[f.vocabulary] = runs;
+  return begin;
 }
 
-/// The lanes that hold the same id as this one.
-__device__ uint32_t lanes_with(int32_t id, bool is_token, int id_bits) {
-  uint32_t same = ballot(is_token);
-  for (int bit = 0; bit < id_bits; ++bit) {
-    const bool is_set = (id >> bit & 1) != 0;
-    const uint32_t set = ballot(is_set);
-    same &= is_set ? set : ~set;
-  }
-  return same;
-}
-
-__global__ void place_kernel(Sort f, int id_bits) {
-  const int64_t chunk = blockIdx.x;
-  const int64_t end = std::min(f.tokens, (chunk + 1) * f.chunk);
-  for (int64_t begin = chunk * f.chunk; begin < end; begin += kWarpSize) {
-    const int64_t token = begin + lane_index();
-    const bool is_token = token < end;
-    const int32_t id = is_token ? f.ids[token] : 0;
-    const uint32_t same = lanes_with(id, is_token, id_bits);
-    int32_t* placed = &f.counts[id * f.chunks + chunk];
-    const int32_t already = *placed;
-    const int32_t rank = popcount(same & ((1u << lane_index()) - 1));
-    sync_warp();
-    if (is_token) f.order[f.first[id] + already + rank] = static_cast<int32_t>(token);
-    if (is_token && rank == 0) *placed = already + popcount(same);
-    sync_warp();
-  }
+/// Where ids begin, and how many runs the tokens make of an id that has more than one.
+__global__ void find_ids_kernel(FindIds f) {
+  const int64_t id = int64_t{blockIdx.x} * kBlockThreads + threadIdx.x;
+  if (id > f.vocabulary) return;
+  const int64_t begin = first_token(f, 0, id);
+  const int64_t count = first_token(f, begin, id + 1) - begin;
+  f.first[id] = static_cast<int32_t>(begin);
+  f.runs[id] = count > kTokenRun ? static_cast<int32_t>((count + kTokenRun - 1) / kTokenRun) : 0;
 }
 
 // --- the sums
@@ -241,27 +180,41 @@ __global__ void add_ids_kernel(AddTokens f, RowLanes map) {
   }
 }
 
+/// Calls CUB twice, as it wants: it alone knows how much memory it needs, and only where there is a
+/// GPU. It takes the thread's last error for its own, even one that somebody else made and handled.
+template <class Call>
+void call_cub(View<std::byte> temporary, const Call& call) {
+  static_cast<void>(cudaGetLastError());
+  size_t needed = 0;
+  CUDA_CHECK(call(nullptr, needed));
+  size_t planned = temporary.bytes();
+  STIPPLE_CHECK(needed <= planned, "embedding_backward: CUB asks for ", needed,
+                " bytes of scratch, and ", planned,
+                " are planned; build with a version of the CUDA toolkit that has been tested");
+  CUDA_CHECK(call(temporary.data, planned));
+}
+
 void sort_tokens(const Stream& stream, const EmbeddingBackward& args, const TokensById& to) {
-  const Sort sort{.counts = to.counts.data,
-                  .first = to.first.data,
-                  .first_run = to.first_run.data,
-                  .order = to.order.data,
-                  .ids = args.ids.data,
-                  .tokens = args.ids.numel(),
-                  .chunk = to.chunk,
-                  .chunks = to.counts.shape[1],
-                  .vocabulary = args.dtable.shape[0]};
-  const int id_bits = std::bit_width(static_cast<uint64_t>(sort.vocabulary));
-  fill_zero(stream, to.counts);
-  launch(stream, {.grid = blocks_for(sort.tokens, kBlockThreads), .block = kBlockThreads},
-         count_kernel, sort);
-  launch(stream,
-         {.grid = blocks_for(sort.vocabulary, kBlockThreads / kWarpSize), .block = kBlockThreads},
-         scan_chunks_kernel, sort);
-  launch(stream, {.grid = 1, .block = kScanThreads, .shared_bytes = kScanWarps * sizeof(int32_t)},
-         scan_ids_kernel, sort);
-  launch(stream, {.grid = dim3(static_cast<unsigned>(sort.chunks)), .block = kWarpSize},
-         place_kernel, sort, id_bits);
+  const int64_t tokens = args.ids.numel(), vocabulary = args.dtable.shape[0];
+  const auto last_id = static_cast<uint64_t>(std::max(vocabulary - 1, int64_t{1}));
+  const auto native = static_cast<cudaStream_t>(stream.native());
+  for_each_element(stream, tokens, true, NumberTokens{to.numbers.data});
+  call_cub(to.temporary, [&](void* storage, size_t& bytes) {
+    return cub::DeviceRadixSort::SortPairs(storage, bytes, args.ids.data, to.sorted_ids.data,
+                                           to.numbers.data, to.order.data, static_cast<int>(tokens),
+                                           0, static_cast<int>(std::bit_width(last_id)), native);
+  });
+  launch(stream, {.grid = blocks_for(vocabulary + 1, kBlockThreads), .block = kBlockThreads},
+         find_ids_kernel,
+         FindIds{.first = to.first.data,
+                 .runs = to.first_run.data,
+                 .sorted_ids = to.sorted_ids.data,
+                 .tokens = tokens,
+                 .vocabulary = vocabulary});
+  call_cub(to.temporary, [&](void* storage, size_t& bytes) {
+    return cub::DeviceScan::ExclusiveSum(storage, bytes, to.first_run.data, to.first_run.data,
+                                         static_cast<int>(vocabulary + 1), native);
+  });
 }
 
 template <int kWidth>

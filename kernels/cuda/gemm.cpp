@@ -12,6 +12,7 @@
 #include "core/buffer.h"
 #include "core/cuda/check.h"
 #include "core/cuda/runtime.h"
+#include "core/real_view.h"
 
 namespace stipple::kernels::cuda {
 namespace {
@@ -42,31 +43,55 @@ using Layout = Owned<cublasLtMatrixLayout_t, DestroyLayout>;
 using Preference = Owned<cublasLtMatmulPreference_t, DestroyPreference>;
 
 /// The largest power of two up to an arena's alignment that divides the address of every matrix.
-uint32_t alignment_of(const float* first, int64_t stride) {
+uint32_t alignment_of(const void* first, int64_t stride, Precision storage) {
   const uintptr_t bits = reinterpret_cast<uintptr_t>(first) |
-                         static_cast<uintptr_t>(stride) * sizeof(float) | Buffer::kAlignment;
+                         static_cast<uintptr_t>(stride) * bytes_of(storage) | Buffer::kAlignment;
   return static_cast<uint32_t>(bits & -bits);
+}
+
+struct Alignments {
+  uint32_t a, b, c, bias;
+  auto operator<=>(const Alignments&) const = default;
+};
+
+Alignments alignments_of(const Gemm& gemm) {
+  return {.a = alignment_of(gemm.a, gemm.a_stride, gemm.factors),
+          .b = alignment_of(gemm.b, gemm.b_stride, gemm.factors),
+          .c = alignment_of(gemm.c, gemm.c_stride, gemm.result),
+          .bias = alignment_of(gemm.bias, 0, gemm.result)};
+}
+
+cudaDataType type_of(Precision storage) {
+  return storage == Precision::kBf16 ? CUDA_R_16BF : CUDA_R_32F;
+}
+
+/// Products of bf16 numbers are exact in fp32.
+cublasComputeType_t compute_type(const Stream& stream, const Gemm& gemm) {
+  const bool may_round = gemm.factors == Precision::kFp32 && stream.precision() == Precision::kBf16;
+  return may_round ? CUBLAS_COMPUTE_32F_FAST_16BF : CUBLAS_COMPUTE_32F;
 }
 
 /// Everything that the choice of an algorithm may depend on.
 struct PlanKey {
   std::array<int64_t, 4> sizes;    // m, n, k, batch
   std::array<int64_t, 3> strides;  // a, b, c
-  std::array<uint32_t, 4> alignments;
+  Alignments alignments;
   bool transpose_a, transpose_b, has_bias;
-  Precision precision;
+  Precision factors, result;
+  cublasComputeType_t compute;
   auto operator<=>(const PlanKey&) const = default;
 };
 
 PlanKey key_of(const Stream& stream, const Gemm& gemm) {
   return {.sizes = {gemm.m, gemm.n, gemm.k, gemm.batch},
           .strides = {gemm.a_stride, gemm.b_stride, gemm.c_stride},
-          .alignments = {alignment_of(gemm.a, gemm.a_stride), alignment_of(gemm.b, gemm.b_stride),
-                         alignment_of(gemm.c, gemm.c_stride), alignment_of(gemm.bias, 0)},
+          .alignments = alignments_of(gemm),
           .transpose_a = gemm.transpose_a,
           .transpose_b = gemm.transpose_b,
           .has_bias = gemm.bias != nullptr,
-          .precision = stream.precision()};
+          .factors = gemm.factors,
+          .result = gemm.result,
+          .compute = compute_type(stream, gemm)};
 }
 
 /// cuBLASLt counts by columns, so a row-major c = a b is its cᵀ = bᵀ aᵀ with nothing moved: b goes
@@ -78,10 +103,9 @@ struct Plan {
 };
 
 Descriptor make_descriptor(const Stream& stream, const Gemm& gemm) {
-  const cublasComputeType_t compute =
-      stream.precision() == Precision::kBf16 ? CUBLAS_COMPUTE_32F_FAST_16BF : CUBLAS_COMPUTE_32F;
   cublasLtMatmulDesc_t created = nullptr;
-  STIPPLE_CUBLAS_CHECK(cublasLtMatmulDescCreate(&created, compute, CUDA_R_32F), gemm);
+  STIPPLE_CUBLAS_CHECK(cublasLtMatmulDescCreate(&created, compute_type(stream, gemm), CUDA_R_32F),
+                       gemm);
   Descriptor descriptor(created);
   const auto set = [&](cublasLtMatmulDescAttributes_t attribute, const auto& value) {
     STIPPLE_CUBLAS_CHECK(cublasLtMatmulDescSetAttribute(created, attribute, &value, sizeof(value)),
@@ -97,11 +121,13 @@ Descriptor make_descriptor(const Stream& stream, const Gemm& gemm) {
 }
 
 /// Stored rows of `cols` elements: columns, to cuBLASLt.
-Layout make_layout(int64_t rows, int64_t cols, int64_t stride, const Gemm& gemm) {
+Layout make_layout(Precision storage, int64_t rows, int64_t cols, int64_t stride,
+                   const Gemm& gemm) {
   cublasLtMatrixLayout_t created = nullptr;
-  STIPPLE_CUBLAS_CHECK(cublasLtMatrixLayoutCreate(&created, CUDA_R_32F, static_cast<uint64_t>(cols),
-                                                  static_cast<uint64_t>(rows), cols),
-                       gemm);
+  STIPPLE_CUBLAS_CHECK(
+      cublasLtMatrixLayoutCreate(&created, type_of(storage), static_cast<uint64_t>(cols),
+                                 static_cast<uint64_t>(rows), cols),
+      gemm);
   Layout layout(created);
   if (gemm.batch == 1) return layout;
   const auto batch = static_cast<int32_t>(gemm.batch);
@@ -123,27 +149,27 @@ Preference make_preference(const Gemm& gemm) {
     STIPPLE_CUBLAS_CHECK(
         cublasLtMatmulPreferenceSetAttribute(created, attribute, &value, sizeof(value)), gemm);
   };
-  // Partial sums of a cut inner dimension meet in a separate step, in a fixed order; "in place"
-  // would add them as they come.
-  constexpr uint32_t kOrderedReductions = CUBLASLT_REDUCTION_SCHEME_NONE |
-                                          CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE |
-                                          CUBLASLT_REDUCTION_SCHEME_OUTPUT_TYPE;
+  // Partial sums of a cut inner dimension are fp32 and meet in a separate step, in a fixed order;
+  // "in place" would add them as they come, "output type" round them to a result of bf16.
+  constexpr uint32_t kOrderedReductions =
+      CUBLASLT_REDUCTION_SCHEME_NONE | CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
   set(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, kOrderedReductions);
   set(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, uint64_t{kWorkspaceBytes});
-  set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, alignment_of(gemm.b, gemm.b_stride));
-  set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, alignment_of(gemm.a, gemm.a_stride));
-  set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, alignment_of(gemm.c, gemm.c_stride));
-  set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, alignment_of(gemm.c, gemm.c_stride));
+  const Alignments alignments = alignments_of(gemm);
+  set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, alignments.b);
+  set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, alignments.a);
+  set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, alignments.c);
+  set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, alignments.c);
   return preference;
 }
 
 Plan make_plan(const Stream& stream, cublasLtHandle_t handle, const Gemm& gemm) {
   Plan plan{.descriptor = make_descriptor(stream, gemm),
-            .first = make_layout(gemm.transpose_b ? gemm.n : gemm.k,
+            .first = make_layout(gemm.factors, gemm.transpose_b ? gemm.n : gemm.k,
                                  gemm.transpose_b ? gemm.k : gemm.n, gemm.b_stride, gemm),
-            .second = make_layout(gemm.transpose_a ? gemm.k : gemm.m,
+            .second = make_layout(gemm.factors, gemm.transpose_a ? gemm.k : gemm.m,
                                   gemm.transpose_a ? gemm.m : gemm.k, gemm.a_stride, gemm),
-            .result = make_layout(gemm.m, gemm.n, gemm.c_stride, gemm),
+            .result = make_layout(gemm.result, gemm.m, gemm.n, gemm.c_stride, gemm),
             .algorithm = {}};
   const Preference preference = make_preference(gemm);
   cublasLtMatmulHeuristicResult_t best{};

@@ -27,8 +27,11 @@ __device__ float row_sum(const RowLanes& map, bool is_row, const Term& term) {
   return lanes_sum(sum, map.lanes());
 }
 
+/// T is the storage of y.
+template <class T>
 struct Forward {
-  float *y, *mean, *rstd;
+  T* y;
+  float *mean, *rstd;
   const float *x, *weight, *bias;
   int64_t rows, channels;
   float eps;
@@ -50,8 +53,8 @@ __device__ float squared_distance(const float* x, float mean) {
   return sum;
 }
 
-template <int kWidth>
-__global__ void normalize_kernel(Forward f, RowLanes map) {
+template <int kWidth, class T>
+__global__ void normalize_kernel(Forward<T> f, RowLanes map) {
   const int64_t row = int64_t{blockIdx.x} * (kBlockThreads >> map.lane_bits) + map.row();
   const bool is_row = row < f.rows;
   const float* x = f.x + row * f.channels;
@@ -80,9 +83,13 @@ __global__ void normalize_kernel(Forward f, RowLanes map) {
   }
 }
 
+/// T is the storage of dx and dy.
+template <class T>
 struct Backward {
-  float *dx, *dweight, *dbias;  // the last two: partial sums of the runs
-  const float *dy, *x, *weight, *mean, *rstd;
+  T* dx;
+  float *dweight, *dbias;  // partial sums of the runs
+  const T* dy;
+  const float *x, *weight, *mean, *rstd;
   int64_t rows, channels;
 };
 
@@ -99,8 +106,8 @@ struct ParameterSums {
   float dbias[kWidth];
 };
 
-template <int kWidth>
-__device__ void find_means(const Backward& f, RowMeans& means, int64_t first, RowLanes map) {
+template <int kWidth, class T>
+__device__ void find_means(const Backward<T>& f, RowMeans& means, int64_t first, RowLanes map) {
   const auto count = static_cast<float>(f.channels);
   const int stride = kBlockThreads >> map.lane_bits;
   for (int begin = 0; begin < kRunRows; begin += stride) {
@@ -132,9 +139,9 @@ __device__ void find_means(const Backward& f, RowMeans& means, int64_t first, Ro
 
 /// dx of channels [c, c + kWidth) in every row of the run that this thread stands in. dx may be dy
 /// itself: each element is read before it is written.
-template <int kWidth>
-__device__ ParameterSums<kWidth> write_dx(const Backward& f, const RowMeans& means, int64_t first,
-                                          int64_t c, RowLanes map) {
+template <int kWidth, class T>
+__device__ ParameterSums<kWidth> write_dx(const Backward<T>& f, const RowMeans& means,
+                                          int64_t first, int64_t c, RowLanes map) {
   ParameterSums<kWidth> sums{};
   const Pack<kWidth> weight = load<kWidth>(f.weight + c);
   const int count = static_cast<int>(std::min<int64_t>(kRunRows, f.rows - first));
@@ -175,8 +182,8 @@ __device__ ParameterSums<kWidth> add_rows(ParameterSums<kWidth> mine, ParameterS
   return mine;
 }
 
-template <int kWidth>
-__global__ void backward_kernel(Backward f, RowLanes teams, RowLanes columns) {
+template <int kWidth, class T>
+__global__ void backward_kernel(Backward<T> f, RowLanes teams, RowLanes columns) {
   auto& means = *reinterpret_cast<RowMeans*>(shared_memory());
   auto* shared = reinterpret_cast<ParameterSums<kWidth>*>(shared_memory() + sizeof(RowMeans));
   const int64_t first = int64_t{blockIdx.x} * kRunRows;
@@ -219,7 +226,9 @@ __global__ void __launch_bounds__(kColumns* kColumnRows) add_columns_kernel(Colu
   const int64_t c = blockIdx.x % tiles * kColumns + lane_index();
   const int64_t part = blockIdx.x / tiles;
   const Range run = nth_run(part, f.count, f.run);
-  const float* partials = f.partials[blockIdx.y];
+  // Indexed by a variable, the arguments would be copied to the stack.
+  const bool is_weight = blockIdx.y == 0;
+  const float* partials = is_weight ? f.partials[0] : f.partials[1];
   float sum = 0;
   if (c < f.channels) {
 #pragma unroll 4
@@ -234,7 +243,7 @@ __global__ void __launch_bounds__(kColumns* kColumnRows) add_columns_kernel(Colu
     sync_threads();
   }
   if (warp_index() != 0 || c >= f.channels) return;
-  float& to = f.sums[blockIdx.y][part * f.sums_pitch + c];
+  float& to = (is_weight ? f.sums[0] : f.sums[1])[part * f.sums_pitch + c];
   to = f.adds ? to + shared[threadIdx.x] : shared[threadIdx.x];
 }
 
@@ -274,57 +283,64 @@ void add_partials(const Stream& stream, const LayerNormBackward& args, View<floa
   add_columns(stream, last);
 }
 
-template <int kWidth>
-void launch_forward(const Stream& stream, const Forward& forward) {
+template <int kWidth, class T>
+void launch_forward(const Stream& stream, const Forward<T>& forward) {
   const RowLanes map = row_lanes(forward.channels / kWidth, kWarpSize);
   launch(stream,
          {.grid = blocks_for(forward.rows, kBlockThreads >> map.lane_bits), .block = kBlockThreads},
-         normalize_kernel<kWidth>, forward, map);
+         normalize_kernel<kWidth, T>, forward, map);
 }
 
-template <int kWidth>
-void launch_backward(const Stream& stream, const Backward& backward) {
+template <int kWidth, class T>
+void launch_backward(const Stream& stream, const Backward<T>& backward) {
   const int64_t units = backward.channels / kWidth;
   launch(stream,
          {.grid = blocks_for(backward.rows, kRunRows),
           .block = kBlockThreads,
           .shared_bytes = sizeof(RowMeans) + kBlockThreads * sizeof(ParameterSums<kWidth>)},
-         backward_kernel<kWidth>, backward, row_lanes(units, kWarpSize),
+         backward_kernel<kWidth, T>, backward, row_lanes(units, kWarpSize),
          row_lanes(units, kBlockThreads));
 }
 
 }  // namespace
 
 void layernorm(const Stream& stream, const LayerNorm& args) {
-  const Forward forward{.y = args.y.data,
-                        .mean = args.mean.data,
-                        .rstd = args.rstd.data,
-                        .x = args.x.data,
-                        .weight = args.weight.data,
-                        .bias = args.bias.data,
-                        .rows = args.x.shape[0],
-                        .channels = args.x.shape[1],
-                        .eps = args.eps};
-  const bool is_vector = forward.channels % kPackWidth == 0 &&
-                         are_aligned(forward.y, forward.x, forward.weight, forward.bias);
-  is_vector ? launch_forward<kPackWidth>(stream, forward) : launch_forward<1>(stream, forward);
+  with_real_type(args.y.precision, [&](auto zero) {
+    using T = decltype(zero);
+    const Forward<T> forward{.y = args.y.as<T>().data,
+                             .mean = args.mean.data,
+                             .rstd = args.rstd.data,
+                             .x = args.x.data,
+                             .weight = args.weight.data,
+                             .bias = args.bias.data,
+                             .rows = args.x.shape[0],
+                             .channels = args.x.shape[1],
+                             .eps = args.eps};
+    const bool is_vector = forward.channels % kPackWidth == 0 &&
+                           are_aligned(forward.y, forward.x, forward.weight, forward.bias);
+    is_vector ? launch_forward<kPackWidth>(stream, forward) : launch_forward<1>(stream, forward);
+  });
 }
 
 void layernorm_backward(const Stream& stream, const LayerNormBackward& args, View<float> dweight,
                         View<float> dbias) {
-  const Backward backward{.dx = args.dx.data,
-                          .dweight = dweight.data,
-                          .dbias = dbias.data,
-                          .dy = args.dy.data,
-                          .x = args.x.data,
-                          .weight = args.weight.data,
-                          .mean = args.mean.data,
-                          .rstd = args.rstd.data,
-                          .rows = args.x.shape[0],
-                          .channels = args.x.shape[1]};
-  const bool is_vector = backward.channels % kPackWidth == 0 &&
-                         are_aligned(backward.dx, backward.dy, backward.x, backward.weight);
-  is_vector ? launch_backward<kPackWidth>(stream, backward) : launch_backward<1>(stream, backward);
+  with_real_type(args.dx.precision, [&](auto zero) {
+    using T = decltype(zero);
+    const Backward<T> backward{.dx = args.dx.as<T>().data,
+                               .dweight = dweight.data,
+                               .dbias = dbias.data,
+                               .dy = args.dy.as<T>().data,
+                               .x = args.x.data,
+                               .weight = args.weight.data,
+                               .mean = args.mean.data,
+                               .rstd = args.rstd.data,
+                               .rows = args.x.shape[0],
+                               .channels = args.x.shape[1]};
+    const bool is_vector = backward.channels % kPackWidth == 0 &&
+                           are_aligned(backward.dx, backward.dy, backward.x, backward.weight);
+    is_vector ? launch_backward<kPackWidth>(stream, backward)
+              : launch_backward<1>(stream, backward);
+  });
   add_partials(stream, args, dweight, dbias);
 }
 

@@ -5,7 +5,9 @@
 //
 // Thread maps: add_products, one thread an element of the results. Column sums: sums.h.
 #include <algorithm>
+#include <cstddef>
 #include <numeric>
+#include <type_traits>
 
 #include "kernels/cuda/gemm.h"
 #include "kernels/cuda/sums.h"
@@ -47,14 +49,24 @@ struct Operand {
   }
 };
 
+/// Where element `at` of an array stands.
+template <class Memory>
+Memory* address(const BasicRealView<Memory>& x, int64_t at) {
+  using Byte = std::conditional_t<std::is_const_v<Memory>, const std::byte, std::byte>;
+  return static_cast<Byte*>(x.data) + static_cast<size_t>(at) * bytes_of(x.precision);
+}
+
+/// T is the storage of c.
+template <class T>
 struct AddProducts {
-  float* c;               // [elements]
+  T* c;                   // [elements]
   const float* partials;  // [terms, elements]
   int64_t elements, terms;
   float beta;
 };
 
-__global__ void add_products_kernel(AddProducts args) {
+template <class T>
+__global__ void add_products_kernel(AddProducts<T> args) {
   const int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   if (i >= args.elements) return;
   double sum = 0.0;
@@ -62,8 +74,21 @@ __global__ void add_products_kernel(AddProducts args) {
   for (int64_t j = 0; j < args.terms; ++j) {
     sum += static_cast<double>(args.partials[j * args.elements + i]);
   }
-  if (args.beta != 0.0f) sum += static_cast<double>(args.beta) * static_cast<double>(args.c[i]);
-  args.c[i] = static_cast<float>(sum);
+  if (args.beta != 0.0f) {
+    sum += static_cast<double>(args.beta) * static_cast<double>(to_float(args.c[i]));
+  }
+  args.c[i] = from_float<T>(static_cast<float>(sum));
+}
+
+void add_products(const Stream& stream, RealView c, View<const float> partials, int64_t terms,
+                  float beta) {
+  constexpr int kThreads = 256;
+  const LaunchShape shape{.grid = blocks_for(c.numel(), kThreads), .block = kThreads};
+  with_real_type(c.precision, [&](auto zero) {
+    using T = decltype(zero);
+    launch(stream, shape, add_products_kernel<T>,
+           AddProducts<T>{c.as<T>().data, partials.data, c.numel(), terms, beta});
+  });
 }
 
 }  // namespace
@@ -76,15 +101,18 @@ void matmul(const Stream& stream, const Matmul& args, const MatmulPlan& plan,
   const Operand a{plan.a_count, plan.m * plan.k};
   const Operand b{plan.b_count, plan.k * plan.n};
   const Operand c{products, plan.m * plan.n};
+  const RealView result = sums ? RealView(partials) : args.c;
   const Batches batches = cut_batches(products, {a.count, b.count, c.count});
   for (int64_t call = 0; call < batches.calls; ++call) {
     const int64_t p = batches.first(call);
     multiply(stream, {.m = plan.m,
                       .n = plan.n,
                       .k = plan.k,
-                      .c = (sums ? partials.data : args.c.data) + c.offset(p),
-                      .a = args.a.data + a.offset(p),
-                      .b = args.b.data + b.offset(p),
+                      .c = address(result, c.offset(p)),
+                      .a = address(args.a, a.offset(p)),
+                      .b = address(args.b, b.offset(p)),
+                      .factors = args.a.precision,
+                      .result = result.precision,
                       .transpose_a = args.transpose_a,
                       .transpose_b = args.transpose_b,
                       .alpha = args.alpha,
@@ -94,11 +122,7 @@ void matmul(const Stream& stream, const Matmul& args, const MatmulPlan& plan,
                       .a_stride = a.stride(batches),
                       .b_stride = b.stride(batches)});
   }
-  if (!sums) return;
-  constexpr int kThreads = 256;
-  const int64_t elements = plan.results * c.size;
-  launch(stream, {.grid = blocks_for(elements, kThreads), .block = kThreads}, add_products_kernel,
-         AddProducts{args.c.data, partials.data, elements, plan.terms, args.beta});
+  if (sums) add_products(stream, args.c, partials, plan.terms, args.beta);
 }
 
 void linear(const Stream& stream, const Linear& args) {
@@ -110,6 +134,8 @@ void linear(const Stream& stream, const Linear& args) {
                     .a = args.x.data,
                     .b = args.weight.data,
                     .bias = args.bias.data,
+                    .factors = args.x.precision,
+                    .result = args.y.precision,
                     .transpose_b = true});
 }
 
@@ -122,14 +148,18 @@ void linear_backward(const Stream& stream, const LinearBackward& args, View<floa
                     .c = args.dweight.data,
                     .a = args.dy.data,
                     .b = args.x.data,
+                    .factors = args.dy.precision,
                     .transpose_a = true,
                     .beta = 1.0f});
-  column_sums<float, float>(stream, 1,
-                            {.sums = dbias.data,
-                             .x = args.dy.data,
-                             .rows = rows,
-                             .cols = outputs,
-                             .run = kMatmulInnerRun});
+  with_real_type(args.dy.precision, [&](auto zero) {
+    using T = decltype(zero);
+    column_sums<T, float>(stream, 1,
+                          {.sums = dbias.data,
+                           .x = args.dy.as<T>().data,
+                           .rows = rows,
+                           .cols = outputs,
+                           .run = kMatmulInnerRun});
+  });
   add_partial_sums(stream, args.dbias.data, dbias.data, dbias.shape[1], outputs);
   if (args.dx.empty()) return;
   multiply(stream, {.m = rows,
@@ -137,7 +167,9 @@ void linear_backward(const Stream& stream, const LinearBackward& args, View<floa
                     .k = outputs,
                     .c = args.dx.data,
                     .a = args.dy.data,
-                    .b = args.weight.data});
+                    .b = args.weight.data,
+                    .factors = args.dy.precision,
+                    .result = args.dx.precision});
 }
 
 }  // namespace stipple::kernels::cuda

@@ -2,8 +2,8 @@
 // Pooling over sequences and the two layouts of heads, bound by memory.
 //   pooling: a block of 512 threads per sequence and 32 channels: 8 threads side by side (32 where
 //   channels cannot be moved in fours), the others over tokens; sums in double, then a tree.
-//   pooling_backward: a block of 256 threads per sequence and 256 tokens; heads: a thread per 4
-//   elements.
+//   pooling_backward: a block of 256 threads per sequence and 256 tokens; heads: a thread per 16
+//   bytes.
 // Shared memory of pooling: 20 KiB.
 #include "kernels/cuda/elements.cuh"
 #include "kernels/pooling.h"
@@ -146,10 +146,10 @@ void launch_spread(const Stream& stream, const Spread& spread, int64_t batch) {
 }
 
 /// Copies between [B, N, H * D] and [B, H, N, D].
-template <bool kIsSplit>
+template <bool kIsSplit, class T>
 struct MoveHeads {
-  float* y;
-  const float* x;
+  T* y;
+  const T* x;
   int64_t heads, tokens, width;
 
   /// Channels [c, c + kWidth) of a token.
@@ -164,11 +164,15 @@ struct MoveHeads {
 };
 
 template <bool kIsSplit>
-void move_heads(const Stream& stream, float* y, const float* x, const Shape& split) {
+void move_heads(const Stream& stream, RealView y, ConstRealView x, const Shape& split) {
   const int64_t heads = split[1], tokens = split[2], width = split[3];
-  for_each_row(stream, split[0] * tokens, heads * width,
-               are_aligned(y, x) && width % kPackWidth == 0,
-               MoveHeads<kIsSplit>{y, x, heads, tokens, width});
+  with_real_type(y.precision, [&](auto zero) {
+    using T = decltype(zero);
+    constexpr int kWidth = kPackWidthOf<T>;
+    const MoveHeads<kIsSplit, T> move{y.as<T>().data, x.as<T>().data, heads, tokens, width};
+    for_each_row<kWidth>(stream, split[0] * tokens, heads * width,
+                         are_aligned(move.y, move.x) && width % kWidth == 0, move);
+  });
 }
 
 }  // namespace
@@ -205,11 +209,11 @@ void pooling_backward(const Stream& stream, const PoolingBackward& args) {
 }
 
 void split_heads(const Stream& stream, const SplitHeads& args) {
-  move_heads<true>(stream, args.y.data, args.x.data, args.y.shape);
+  move_heads<true>(stream, args.y, args.x, args.y.shape);
 }
 
 void merge_heads(const Stream& stream, const MergeHeads& args) {
-  move_heads<false>(stream, args.y.data, args.x.data, args.x.shape);
+  move_heads<false>(stream, args.y, args.x, args.x.shape);
 }
 
 }  // namespace stipple::kernels::cuda

@@ -2,8 +2,8 @@
 // sample_edges: gives every problem a form by its expected density, launches both samplers, and
 // finishes the graph: degrees, offsets, and all of it once more by key.
 //   choose_forms: a block a problem. count_bits: a warp a row. sum_counts: a block a problem, in
-//   steps of its threads. transpose_bits: a warp a tile of 128 queries and 128 keys, as sixteen
-//   32 x 32 transposes by shuffles; reads and writes N M / 8 bytes once.
+//   steps of 2,048 counts, by CUB's scan of a block. transpose_bits: a warp a tile of 128 queries
+//   and 128 keys, as sixteen 32 x 32 transposes by shuffles; reads and writes N M / 8 bytes once.
 //   CSR by key: rows are cut into chunks of 64 or more, 128 at most, keys into slices of at most
 //   2,048. count_columns: a warp a chunk and slice, with a count a key in shared memory;
 //   add_chunks: a key a thread, turns counts into offsets; fill_columns: the same warps write row
@@ -15,6 +15,7 @@
 // fill 0.6 ms (scattered words that merge in L2).
 #include <algorithm>
 #include <climits>
+#include <cub/block/block_scan.cuh>
 
 #include "core/copy.h"
 #include "kernels/cuda/device.cuh"
@@ -24,7 +25,6 @@ namespace stipple::kernels::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kScanThreads = 1024;  // at most
 
 template <class T>
 __device__ T warp_sum(T x) {
@@ -105,36 +105,34 @@ __global__ void __launch_bounds__(kThreads)
   if (lane_index() == 0) graph.row_ptr[p * (n + 1) + i + 1] = degree;
 }
 
-__device__ int64_t block_running_sum(int64_t x, int64_t* sums) {
-  for (int step = 1; step < kWarpSize; step *= 2) {
-    const int64_t below = shuffle_up(x, step);
-    if (lane_index() >= step) x += below;
-  }
-  if (lane_index() == kWarpSize - 1) sums[warp_index()] = x;
-  sync_threads();
-  for (int warp = 0; warp < warp_index(); ++warp) x += sums[warp];
-  return x;
-}
+constexpr int kScanCounts = 8;  // side by side in a thread
+using BlockScan = cub::BlockScan<int64_t, kThreads, cub::BLOCK_SCAN_WARP_SCANS>;
 
 // ptr[1..n] from counts to offsets, none beyond the room; returns how many did not fit.
 __device__ int64_t sum_counts(int32_t* ptr, int64_t n, int64_t room) {
-  auto* sums = reinterpret_cast<int64_t*>(shared_memory());
-  auto* last = sums + blockDim.x / kWarpSize;
+  __shared__ BlockScan::TempStorage shared;
   int64_t before = 0;
-  for (int64_t first = 0; first < n; first += blockDim.x) {
-    const int64_t i = first + threadIdx.x;
-    const int64_t sum = before + block_running_sum(i < n ? ptr[i + 1] : 0, sums);
-    if (i < n) ptr[i + 1] = static_cast<int32_t>(sum < room ? sum : room);
-    if (threadIdx.x == blockDim.x - 1) *last = sum;
-    sync_threads();
-    before = *last;
+  for (int64_t first = 0; first < n; first += kThreads * kScanCounts) {
+    const int64_t own = first + threadIdx.x * kScanCounts;
+    int64_t sums[kScanCounts];
+#pragma unroll
+    for (int c = 0; c < kScanCounts; ++c) sums[c] = own + c < n ? ptr[own + c + 1] : 0;
+    int64_t total = 0;
+    BlockScan(shared).InclusiveSum(sums, sums, total);
+#pragma unroll
+    for (int c = 0; c < kScanCounts; ++c) {
+      const int64_t sum = before + sums[c];
+      if (own + c < n) ptr[own + c + 1] = static_cast<int32_t>(sum < room ? sum : room);
+    }
+    before += total;
+    sync_threads();  // the next scan uses the same memory
   }
   if (threadIdx.x == 0) ptr[0] = 0;
   return before > room ? before - room : 0;
 }
 
 // A graph that is too large loses its last edges, and says how many.
-__global__ void __launch_bounds__(kScanThreads)
+__global__ void __launch_bounds__(kThreads)
     sum_degrees_kernel(SampledGraph graph, Wave wave, int64_t n, int64_t most_lost) {
   const int64_t p = wave.first + blockIdx.x;
   const bool is_csr = graph.form[p] == EdgeForm::kCsr;
@@ -144,19 +142,15 @@ __global__ void __launch_bounds__(kScanThreads)
   atomic_add(graph.overflow, static_cast<int32_t>(lost < most_lost ? lost : most_lost));
 }
 
-__global__ void __launch_bounds__(kScanThreads)
+__global__ void __launch_bounds__(kThreads)
     sum_columns_kernel(SampledGraph graph, Wave wave, int64_t m) {
   const int64_t p = wave.first + blockIdx.x;
   if (graph.form[p] != EdgeForm::kCsr) return;
   sum_counts(graph.column_ptr + p * (m + 1), m, graph.room());
 }
 
-LaunchShape scan_launch(const Wave& wave, int64_t n) {
-  const int64_t threads =
-      std::clamp<int64_t>((n + kWarpSize - 1) / kWarpSize * kWarpSize, kWarpSize, kScanThreads);
-  return {.grid = dim3(static_cast<unsigned>(wave.count)),
-          .block = dim3(static_cast<unsigned>(threads)),
-          .shared_bytes = static_cast<size_t>(threads / kWarpSize + 1) * sizeof(int64_t)};
+LaunchShape scan_launch(const Wave& wave) {
+  return {.grid = dim3(static_cast<unsigned>(wave.count)), .block = kThreads};
 }
 
 void count_bits(const SampleCall& call, const Wave& wave) {
@@ -167,7 +161,7 @@ void count_bits(const SampleCall& call, const Wave& wave) {
 
 void sum_degrees(const SampleCall& call, const Wave& wave, int64_t problems) {
   const int64_t n = call.inputs.num_queries;
-  launch(call.stream, scan_launch(wave, n), sum_degrees_kernel, call.graph, wave, n,
+  launch(call.stream, scan_launch(wave), sum_degrees_kernel, call.graph, wave, n,
          int64_t{INT32_MAX} / problems);
 }
 
@@ -419,7 +413,7 @@ void build_columns(const SampleCall& call, const Wave& wave) {
   launch(call.stream, slices, count_columns_kernel, call.graph, wave, grid, cursors, n, m);
   launch(call.stream, {.grid = blocks_for(wave.count * m, kThreads), .block = kThreads},
          add_chunks_kernel, call.graph, wave, grid.chunks, cursors, m);
-  launch(call.stream, scan_launch(wave, m), sum_columns_kernel, call.graph, wave, m);
+  launch(call.stream, scan_launch(wave), sum_columns_kernel, call.graph, wave, m);
   launch(call.stream, slices, fill_columns_kernel, call.graph, wave, grid, cursors, n, m);
 }
 
@@ -431,7 +425,8 @@ T* data_or_null(const View<T>& view) {
 }
 
 SampleInputs sample_inputs(const SampleEdges& args) {
-  return {.mu = args.mu.data,
+  return {.storage = args.mu.precision,
+          .mu = args.mu.data,
           .z = args.z.data,
           .expected = args.expected.data,
           .query_mask = data_or_null(args.query_mask),

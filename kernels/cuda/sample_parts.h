@@ -17,14 +17,18 @@ namespace stipple::kernels::cuda {
 
 /// One (sample, head).
 struct SampleProblem {
-  const float* mu = nullptr;            // [N, K]
-  const float* z = nullptr;             // [M, K]
+  const void* mu = nullptr;             // [N, K], see as()
+  const void* z = nullptr;              // [M, K]
   const uint8_t* query_mask = nullptr;  // [N]; null: all real
   const uint8_t* key_mask = nullptr;    // [M]
   PhiloxKey key;
   uint32_t sample = 0;
   int head = 0;
 
+  template <class T>
+  STIPPLE_HD static const T* as(const void* rows) {
+    return static_cast<const T*>(rows);
+  }
   STIPPLE_HD bool is_real_query(int64_t i) const {
     return query_mask == nullptr || query_mask[i] != 0;
   }
@@ -33,8 +37,9 @@ struct SampleProblem {
 
 /// SampleEdges without its graph.
 struct SampleInputs {
-  const float* mu = nullptr;
-  const float* z = nullptr;
+  Precision storage = Precision::kFp32;  ///< of mu and z
+  const void* mu = nullptr;
+  const void* z = nullptr;
   const double* expected = nullptr;
   const uint8_t* query_mask = nullptr;
   const uint8_t* key_mask = nullptr;
@@ -53,8 +58,9 @@ struct SampleInputs {
 
   STIPPLE_HD SampleProblem problem(int64_t p) const {
     const int64_t b = p / heads;
-    return {.mu = mu + p * num_queries * num_clusters,
-            .z = z + p * num_keys * num_clusters,
+    const auto row = num_clusters * static_cast<int64_t>(bytes_of(storage));
+    return {.mu = static_cast<const char*>(mu) + p * num_queries * row,
+            .z = static_cast<const char*>(z) + p * num_keys * row,
             .query_mask = query_mask == nullptr ? nullptr : query_mask + b * num_queries,
             .key_mask = key_mask == nullptr ? nullptr : key_mask + b * num_keys,
             .key = rng.philox(),

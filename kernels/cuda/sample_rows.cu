@@ -3,8 +3,11 @@
 // set of drawn keys is a string of bits in shared memory (global memory beyond half a million
 // keys): atomic OR deduplicates, and reading it back sorts. One bit per 1,024 keys tells which
 // parts are in use, so a row costs its edges, not its keys.
-//   tables: key_maxima: (p, 32 clusters, 1,024 keys) a block; key_weights: (p, block of 16 keys,
-//   cluster) a thread; key_sums: (p, cluster) a warp; list_real_keys: p a block.
+//   tables: key_maxima: (p, 32 clusters, 1,024 keys) a block; key_weights: (p, 32 clusters, 32
+//   keys) a block, transposed through shared memory into the entries of the alias tables to be;
+//   alias_tables: (p, cluster) a block: its warps list the light and heavy keys of a run each with
+//   running sums of deficits and surpluses, then a thread makes an entry by one search in the other
+//   list (kernels/math/alias_table.h).
 //   rows: warp w of all takes rows w, w + W, ... of the wave. Lanes take clusters while rates are
 //   summed, terms of the Poisson count, then draws; half-warps take candidates while products are
 //   formed, which are the CPU's sums of 16 lanes.
@@ -12,7 +15,14 @@
 // space taken from by_key, which is free until the transpose is made, and is copied from there: 4
 // bytes an edge written and read once more. Which space depends on the order of the warps, what is
 // copied does not. Rows for which the space did not suffice are drawn again.
-// Shared memory a warp: rates 8 K 8 / 7 bytes, string M / 8 bytes, 2.2 KB for lists.
+// Shared memory a warp that draws: rates 8 K 8 / 7 bytes, string M / 8 bytes, 2.2 KB for lists; a
+// block that makes an alias table: 12 bytes a key (global memory beyond 8,192 keys).
+// What the tables cost on an H200, by count, not measured: a key and cluster is read twice (8 bytes
+// in fp32), written as a weight and read back three times, twice from L2, and written as an entry:
+// 32 bytes of HBM; 50 instructions of a lane for its list and 8 for each step of its search. For P
+// = 256 problems of 4,096 keys and 128 clusters, 134 million entries: 4.3 GB or 1.0 ms of HBM and
+// 0.6 ms of instructions, which overlap in part: 1.0 to 1.6 ms. A draw then reads one entry, a
+// sector of 32 bytes.
 #include <map>
 #include <mutex>
 
@@ -25,8 +35,9 @@
 namespace stipple::kernels::cuda {
 namespace {
 
+using math::AliasEntry;
+using math::AliasLists;
 using math::KeyTables;
-using math::kKeyBlock;
 using math::PoissonTerms;
 using math::SumTree;
 
@@ -42,26 +53,26 @@ struct RowInputs {
   Wave wave;
   bool draws_pairs = false;  ///< every pair by its own uniform (kTiles with law poisson_multi)
   // Of the wave's first problem.
-  KeyTables tables;
-  SumTree rate_tree;
+  AliasEntry* entries = nullptr;  // [W, K + 1, M]
   float* zmax = nullptr;
   double* zeta = nullptr;
-  uint32_t* real_keys = nullptr;
   int32_t* num_real = nullptr;
+  int32_t* num_items = nullptr;  ///< of a table: keys up to the last real one
+  SumTree rate_tree;
   PoissonTerms poisson;
+  uint64_t* long_sums = nullptr;
+  uint32_t* long_items = nullptr;
   uint32_t* long_string = nullptr;
   uint64_t* drawn = nullptr;
   uint32_t* row_begin = nullptr;
   RowWorkspace workspace{0, 0};
 
-  /// Of the w-th problem of the wave.
-  STIPPLE_HD KeyTables tables_of(int64_t w) const {
-    KeyTables t = tables;
-    t.within += w * t.num_blocks * t.num_clusters * kKeyBlock;
-    t.blocks += w * t.num_clusters * t.tree.size;
-    t.real_keys = real_keys + w * in.num_keys;
-    t.num_real_keys = num_real[w];
-    return t;
+  /// Of cluster v of the w-th problem of the wave; cluster number K is exploration.
+  __device__ AliasEntry* table(int64_t w, int64_t v) const {
+    return entries + w * (in.num_clusters + 1) * in.num_keys + v * num_items[w];
+  }
+  __device__ KeyTables tables_of(int64_t w) const {
+    return {.num_clusters = in.num_clusters, .num_keys = num_items[w], .entries = table(w, 0)};
   }
 };
 
@@ -103,9 +114,12 @@ __device__ void build_tree(const SumTree& tree, uint64_t* sums) {
 
 /// a . b for the two halves of the warp, each with its own a or b; every lane of a half gets its
 /// half's. The CPU's order: product k goes to lane k % 16, lanes are added as a tree.
-__device__ float half_warp_dot(const float* a, const float* b, int64_t n) {
+template <class A, class B>
+__device__ float half_warp_dot(const A* a, const B* b, int64_t n) {
   float sum = 0.0f;
-  for (int64_t k = lane_index() % 16; k < n; k += 16) sum = fmaf(a[k], b[k], sum);
+  for (int64_t k = lane_index() % 16; k < n; k += 16) {
+    sum = fmaf(to_float(a[k]), to_float(b[k]), sum);
+  }
   for (int width = 8; width > 0; width /= 2) sum += shuffle_xor(sum, width);
   return sum;
 }
@@ -115,7 +129,8 @@ __device__ float half_warp_dot(const float* a, const float* b, int64_t n) {
 constexpr int kMaximaKeys = 1024;
 constexpr int kMaximaWarps = 8;
 
-// zmax starts as zeros. Positive floats are ordered as their bits are.
+// zmax and num_items start as zeros. Positive floats are ordered as their bits are.
+template <class T>
 __global__ void __launch_bounds__(kMaximaWarps* kLanes) key_maxima_kernel(RowInputs rows) {
   const SampleInputs& in = rows.in;
   const int64_t groups = (in.num_clusters + kLanes - 1) / kLanes;
@@ -128,88 +143,226 @@ __global__ void __launch_bounds__(kMaximaWarps* kLanes) key_maxima_kernel(RowInp
   const int64_t begin = int64_t{blockIdx.x} % runs * kMaximaKeys;
   const int64_t end = begin + kMaximaKeys < in.num_keys ? begin + kMaximaKeys : in.num_keys;
   if (v >= in.num_clusters) return;
+  const T* column = problem.as<T>(problem.z) + v;
   float largest = 0.0f;
+  int64_t num_items = 0;
   for (int64_t j = begin + warp_index(); j < end; j += kMaximaWarps) {
-    const float z = problem.is_real_key(j) ? problem.z[j * in.num_clusters + v] : 0.0f;
+    if (!problem.is_real_key(j)) continue;
+    const float z = to_float(column[j * in.num_clusters]);
     largest = z > largest ? z : largest;
+    num_items = j + 1;
   }
+  if (v == 0) atomic_max(rows.num_items + w, static_cast<int32_t>(num_items));
   auto* zmax = reinterpret_cast<int32_t*>(rows.zmax + w * in.num_clusters);
   atomic_max(zmax + v, std::bit_cast<int32_t>(largest));
 }
 
-__global__ void key_weights_kernel(RowInputs rows, int64_t count) {
-  const int64_t e = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
-  if (e >= count) return;
+constexpr int kWeightWarps = 8;
+constexpr int kWeightPitch = kLanes + 1;  // words, so that columns lie in different banks
+
+// Leaves each weight where its entry will be, as the alias.
+template <class T>
+__global__ void __launch_bounds__(kWeightWarps* kLanes) key_weights_kernel(RowInputs rows) {
   const SampleInputs& in = rows.in;
-  const int64_t v = e % in.num_clusters;
-  const int64_t block = e / in.num_clusters % rows.tables.num_blocks;
-  const int64_t w = e / in.num_clusters / rows.tables.num_blocks;
+  const int64_t groups = (in.num_clusters + kLanes - 1) / kLanes;
+  const int64_t runs = (in.num_keys + kLanes - 1) / kLanes;
+  const int64_t w = int64_t{blockIdx.x} / runs / groups;
   const int64_t p = rows.wave.first + w;
   if (rows.graph.form[p] != EdgeForm::kCsr) return;
   const SampleProblem problem = in.problem(p);
-  const KeyTables tables = rows.tables_of(w);
-  const float scale = math::weight_scale(rows.zmax[w * in.num_clusters + v]);
-  auto* within = reinterpret_cast<int4*>(tables.within + (block * in.num_clusters + v) * kKeyBlock);
-  int32_t running = 0;
-  for (int64_t t = 0; t < kKeyBlock; t += 4) {
-    int32_t sums[4];
-    for (int64_t s = 0; s < 4; ++s) {
-      const int64_t j = block * kKeyBlock + t + s;
-      if (j < in.num_keys && problem.is_real_key(j)) {
-        running += math::fixed_weight(problem.z[j * in.num_clusters + v], scale);
+  const int64_t first_cluster = int64_t{blockIdx.x} / runs % groups * kLanes;
+  const int64_t first_key = int64_t{blockIdx.x} % runs * kLanes;
+  auto* tile = reinterpret_cast<uint32_t*>(shared_memory());
+  const int64_t num_items = rows.num_items[w];
+  const int bits = math::weight_bits(num_items);
+  const int64_t v = first_cluster + lane_index();
+  const bool has_cluster = v < in.num_clusters;
+  const float zmax = has_cluster ? rows.zmax[w * in.num_clusters + v] : 0.0f;
+  const float scale = math::weight_scale(zmax, bits);
+  for (int t = warp_index(); t < kLanes; t += kWeightWarps) {
+    const int64_t j = first_key + t;
+    int32_t weight = 0;
+    if (has_cluster && j < num_items && problem.is_real_key(j)) {
+      const T* z = problem.as<T>(problem.z) + j * in.num_clusters;
+      weight = math::fixed_weight(to_float(z[v]), scale, bits);
+    }
+    tile[lane_index() * kWeightPitch + t] = static_cast<uint32_t>(weight);
+  }
+  sync_threads();
+  const int64_t j = first_key + lane_index();
+  for (int t = warp_index(); t < kLanes && j < num_items; t += kWeightWarps) {
+    if (first_cluster + t >= in.num_clusters) break;
+    rows.table(w, first_cluster + t)[j] = {tile[t * kWeightPitch + lane_index()], 0};
+  }
+}
+
+/// Sums over light and heavy keys, of their weights and of 1.
+struct KeySums {
+  uint64_t light_weight = 0;
+  uint64_t heavy_weight = 0;
+  int64_t num_light = 0;
+  int64_t num_heavy = 0;
+};
+__device__ KeySums operator+(const KeySums& a, const KeySums& b) {
+  return {a.light_weight + b.light_weight, a.heavy_weight + b.heavy_weight,
+          a.num_light + b.num_light, a.num_heavy + b.num_heavy};
+}
+
+/// Makes one alias table, by a block. Weights lie in the entries that they will be overwritten by.
+class AliasTableBuilder {
+ public:
+  __device__ AliasTableBuilder(const RowInputs& rows, int64_t w, int64_t v, KeySums* partial,
+                               uint64_t* sums, uint32_t* items)
+      : problem_(rows.in.problem(rows.wave.first + w)),
+        entries_(rows.table(w, v)),
+        n_(rows.num_items[w]),
+        is_exploration_(v == rows.in.num_clusters),
+        partial_(partial),
+        sums_(sums),
+        items_(items) {
+    const int64_t warps = blockDim.x / kLanes;
+    const int64_t run = (n_ + warps * kLanes - 1) / (warps * kLanes) * kLanes;
+    begin_ = run * warp_index();
+    end_ = begin_ + run < n_ ? begin_ + run : n_;
+  }
+
+  /// The sum of all weights.
+  __device__ uint64_t sum_weights() {
+    KeySums mine;
+    for (int64_t j = begin_ + lane_index(); j < end_; j += kLanes) mine.light_weight += weight(j);
+    mine.light_weight = warp_sum(mine.light_weight);
+    exchange(mine);
+    total_ = all_.light_weight;
+    return total_;
+  }
+
+  __device__ void build() {
+    KeySums mine;
+    for (int64_t j = begin_ + lane_index(); j < end_; j += kLanes) mine = mine + sums_of(weight(j));
+    mine = {warp_sum(mine.light_weight), warp_sum(mine.heavy_weight), warp_sum(mine.num_light),
+            warp_sum(mine.num_heavy)};
+    exchange(mine);
+    list_items();
+    sync_threads();
+    make_entries();
+  }
+
+ private:
+  __device__ uint32_t weight(int64_t j) const {
+    return is_exploration_ ? uint32_t{problem_.is_real_key(j)} : entries_[j].alias;
+  }
+  __device__ bool is_light(uint64_t weight) const {
+    return weight * static_cast<uint64_t>(n_) < total_;
+  }
+  __device__ bool is_heavy(uint64_t weight) const {
+    return weight * static_cast<uint64_t>(n_) > total_;
+  }
+  __device__ KeySums sums_of(uint64_t weight) const {
+    if (is_light(weight)) return {weight, 0, 1, 0};
+    if (is_heavy(weight)) return {0, weight, 0, 1};
+    return {};
+  }
+
+  // From what each warp has: what the warps below this one have, and all.
+  __device__ void exchange(const KeySums& mine) {
+    sync_threads();  // the last exchange has been read
+    if (lane_index() == 0) partial_[warp_index()] = mine;
+    sync_threads();
+    before_ = {};
+    all_ = {};
+    for (int warp = 0; warp < static_cast<int>(blockDim.x / kLanes); ++warp) {
+      if (warp == warp_index()) before_ = all_;
+      all_ = all_ + partial_[warp];
+    }
+  }
+
+  // Light keys first, then heavy ones, each with its running sum. Average keys are done here.
+  __device__ void list_items() {
+    const auto size = static_cast<uint64_t>(n_);
+    const uint32_t below = (1u << lane_index()) - 1;
+    for (int64_t first = begin_; first < end_; first += kLanes) {
+      const int64_t j = first + lane_index();
+      const uint64_t w = j < end_ ? weight(j) : 0;
+      const bool light = j < end_ && is_light(w);
+      const bool heavy = j < end_ && is_heavy(w);
+      // Both sums at once: those of a warp have 32 bits.
+      const uint64_t running = running_sum(heavy ? w << 32 : light ? w : 0);
+      const uint64_t light_weight = before_.light_weight + static_cast<uint32_t>(running);
+      const uint64_t heavy_weight = before_.heavy_weight + (running >> 32);
+      const uint32_t lights = ballot(light);
+      const uint32_t heavies = ballot(heavy);
+      if (light) {
+        const int64_t at = before_.num_light + popcount(lights & below);
+        sums_[at] = static_cast<uint64_t>(at + 1) * total_ - size * light_weight;
+        items_[at] = static_cast<uint32_t>(j);
+      } else if (heavy) {
+        const int64_t at = before_.num_heavy + popcount(heavies & below);
+        sums_[all_.num_light + at] = size * heavy_weight - static_cast<uint64_t>(at + 1) * total_;
+        items_[all_.num_light + at] = static_cast<uint32_t>(j);
+      } else if (j < end_) {
+        entries_[j] = math::full_entry(j);
       }
-      sums[s] = running;
+      const uint64_t last = shuffle(running, kLanes - 1);
+      before_ = before_ + KeySums{static_cast<uint32_t>(last), last >> 32, popcount(lights),
+                                  popcount(heavies)};
     }
-    within[t / 4] = make_int4(sums[0], sums[1], sums[2], sums[3]);
   }
-  tables.blocks[v * tables.tree.size + block] = static_cast<uint64_t>(running);
-}
 
-// From weights of blocks to running sums of them, and the cluster's rate.
-__global__ void key_sums_kernel(RowInputs rows, int64_t count) {
-  const int64_t warp = (int64_t{blockIdx.x} * blockDim.x + threadIdx.x) / kLanes;
-  if (warp >= count) return;
-  const int64_t v = warp % rows.in.num_clusters;
-  const int64_t w = warp / rows.in.num_clusters;
-  if (rows.graph.form[rows.wave.first + w] != EdgeForm::kCsr) return;
-  const KeyTables tables = rows.tables_of(w);
-  uint64_t* sums = tables.blocks + v * tables.tree.size;
-  uint64_t before = 0;
-  for (int64_t first = 0; first < tables.num_blocks; first += kLanes) {
-    const int64_t block = first + lane_index();
-    const bool exists = block < tables.num_blocks;
-    const uint64_t sum = before + running_sum(exists ? sums[block] : uint64_t{0});
-    if (exists) sums[block] = sum;
-    before = shuffle(sum, kLanes - 1);
-  }
-  build_tree(tables.tree, sums);
-  if (lane_index() == 0) rows.zeta[warp] = math::cluster_rate(before, rows.zmax[warp]);
-}
-
-constexpr int kListWarps = 8;
-
-__global__ void __launch_bounds__(kListWarps* kLanes) list_real_keys_kernel(RowInputs rows) {
-  const int64_t w = blockIdx.x;
-  if (rows.graph.form[rows.wave.first + w] != EdgeForm::kCsr) return;
-  const SampleProblem problem = rows.in.problem(rows.wave.first + w);
-  auto* counts = reinterpret_cast<int32_t*>(shared_memory());
-  uint32_t* list = rows.real_keys + w * rows.in.num_keys;
-  int32_t listed = 0;
-  for (int64_t first = 0; first < rows.in.num_keys; first += kListWarps * kLanes) {
-    const int64_t j = first + threadIdx.x;
-    const bool is_real = j < rows.in.num_keys && problem.is_real_key(j);
-    const uint32_t real = ballot(is_real);
-    if (lane_index() == 0) counts[warp_index()] = popcount(real);
-    sync_threads();
-    int32_t at = listed + popcount(real & ((1u << lane_index()) - 1));
-    for (int warp = 0; warp < kListWarps; ++warp) {
-      at += warp < warp_index() ? counts[warp] : 0;
-      listed += counts[warp];
+  __device__ void make_entries() const {
+    const int64_t num_light = all_.num_light;
+    const AliasLists lists{.total = total_,
+                           .scale = math::threshold_scale(total_),
+                           .num_light = num_light,
+                           .num_heavy = all_.num_heavy,
+                           .light = items_,
+                           .heavy = items_ + num_light,
+                           .deficits = sums_,
+                           .surpluses = sums_ + num_light};
+    for (int64_t e = threadIdx.x; e < num_light + all_.num_heavy; e += blockDim.x) {
+      entries_[items_[e]] = e < num_light ? lists.light_entry(e) : lists.heavy_entry(e - num_light);
     }
-    if (is_real) list[at] = static_cast<uint32_t>(j);
-    sync_threads();
   }
-  if (threadIdx.x == 0) rows.num_real[w] = listed;
+
+  SampleProblem problem_;
+  AliasEntry* entries_;
+  int64_t n_;
+  bool is_exploration_;
+  KeySums* partial_;   // [warps]
+  uint64_t* sums_;     // [M]
+  uint32_t* items_;    // [M]
+  int64_t begin_ = 0;  // of this warp's keys
+  int64_t end_ = 0;
+  uint64_t total_ = 0;
+  KeySums before_;
+  KeySums all_;
+};
+
+// Also the clusters' rates and the number of real keys, which is what the weights of exploration
+// add up to.
+__global__ void __launch_bounds__(AliasWorkspace::kMostThreads)
+    alias_tables_kernel(RowInputs rows, AliasWorkspace workspace, int64_t tables) {
+  const int64_t num_clusters = rows.in.num_clusters;
+  auto* partial = reinterpret_cast<KeySums*>(shared_memory());
+  auto* sums = reinterpret_cast<uint64_t*>(partial + blockDim.x / kLanes);
+  auto* items = reinterpret_cast<uint32_t*>(sums + rows.in.num_keys);
+  if (workspace.is_long) {
+    sums = rows.long_sums + blockIdx.x * rows.in.num_keys;
+    items = rows.long_items + blockIdx.x * rows.in.num_keys;
+  }
+  for (int64_t table = blockIdx.x; table < tables; table += gridDim.x) {
+    const int64_t w = table / (num_clusters + 1);
+    const int64_t v = table % (num_clusters + 1);
+    if (rows.graph.form[rows.wave.first + w] != EdgeForm::kCsr) continue;
+    AliasTableBuilder builder(rows, w, v, partial, sums, items);
+    const uint64_t total = builder.sum_weights();
+    const int64_t at = w * num_clusters + v;
+    if (threadIdx.x == 0 && v == num_clusters) rows.num_real[w] = static_cast<int32_t>(total);
+    if (threadIdx.x == 0 && v < num_clusters) {
+      const int bits = math::weight_bits(rows.num_items[w]);
+      rows.zeta[at] = math::cluster_rate(total, rows.zmax[at], bits);
+    }
+    builder.build();
+  }
 }
 
 // --- rows
@@ -267,7 +420,8 @@ struct RowOutput {
   int64_t room = 0;
 };
 
-/// Draws rows, one warp all of them.
+/// Draws rows, one warp all of them. T: how mu and z are stored.
+template <class T>
 class RowSampler {
  public:
   __device__ RowSampler(const RowInputs& rows, uint64_t* rates, uint32_t* kept, uint16_t* offsets,
@@ -285,7 +439,7 @@ class RowSampler {
     w_ = w;
     i_ = i;
     draws_ = 0;
-    mu_ = problem_.mu + i * in_.num_clusters;
+    mu_ = problem_.template as<T>(problem_.mu) + i * in_.num_clusters;
     if (problem_.is_real_query(i)) draw_edges();
     if (has_self_loop() && lane_index() == 0) drawn_.insert(static_cast<uint32_t>(i));
     sync_warp();
@@ -326,7 +480,9 @@ class RowSampler {
   __device__ PhiloxCounter counter(Purpose purpose) const {
     return in_.counter(problem_, static_cast<uint32_t>(i_), purpose);
   }
-  __device__ const float* key_row(int64_t j) const { return problem_.z + j * in_.num_clusters; }
+  __device__ const T* key_row(int64_t j) const {
+    return problem_.template as<T>(problem_.z) + j * in_.num_clusters;
+  }
 
   __device__ void draw_edges() {
     if (rows_.draws_pairs) return draw_pairs();
@@ -353,7 +509,7 @@ class RowSampler {
       const int64_t v = first + lane_index();
       const bool exists = v < in_.num_clusters;
       const uint64_t rate =
-          exists ? math::fixed_rate(static_cast<double>(mu_[v]) * zeta[v]) : uint64_t{0};
+          exists ? math::fixed_rate(static_cast<double>(to_float(mu_[v])) * zeta[v]) : uint64_t{0};
       const uint64_t running = sum + running_sum(rate);
       if (exists) rates_[v] = running;
       sum = shuffle(running, kLanes - 1);
@@ -478,8 +634,8 @@ class RowSampler {
   __device__ bool draws_pair(int64_t j) const {
     if (j >= in_.num_keys || !problem_.is_real_key(j)) return false;
     float p = in_.delta;
-    const float* z = key_row(j);
-    for (int64_t k = 0; k < in_.num_clusters; ++k) p = fmaf(mu_[k], z[k], p);
+    const T* z = key_row(j);
+    for (int64_t k = 0; k < in_.num_clusters; ++k) p = fmaf(to_float(mu_[k]), to_float(z[k]), p);
     p = math::positive_probability(fmaxf(p, 0.0f));
     return tile_word(static_cast<uint32_t>(j)) >> 1 < math::keep_threshold(p);
   }
@@ -550,14 +706,15 @@ class RowSampler {
   uint16_t* offsets_;  // [1024]
   DrawnKeys drawn_;
   SampleProblem problem_;
-  const float* mu_ = nullptr;
+  const T* mu_ = nullptr;
   int64_t w_ = 0;
   int64_t i_ = 0;
   int64_t draws_ = 0;
 };
 
 /// This warp's sampler, in its part of shared memory.
-__device__ RowSampler make_row_sampler(const RowInputs& rows) {
+template <class T>
+__device__ RowSampler<T> make_row_sampler(const RowInputs& rows) {
   const RowWorkspace& workspace = rows.workspace;
   std::byte* bytes = shared_memory() + warp_index() * workspace.bytes();
   auto* rates = reinterpret_cast<uint64_t*>(bytes);
@@ -567,7 +724,7 @@ __device__ RowSampler make_row_sampler(const RowInputs& rows) {
   if (workspace.has_long_string) {
     string = rows.long_string + int64_t{blockIdx.x} * workspace.string_words();
   }
-  return RowSampler(rows, rates, kept, offsets, string);
+  return RowSampler<T>(rows, rates, kept, offsets, string);
 }
 
 __device__ int64_t first_row() {
@@ -583,9 +740,10 @@ __device__ uint32_t take_space(const RowInputs& rows, int64_t w, int32_t degree)
   return begin + static_cast<uint64_t>(degree) <= room ? static_cast<uint32_t>(begin) : kNowhere;
 }
 
+template <class T>
 __global__ void __launch_bounds__(256) draw_rows_kernel(RowInputs rows) {
   const int64_t n = rows.in.num_queries;
-  RowSampler sampler = make_row_sampler(rows);
+  RowSampler<T> sampler = make_row_sampler<T>(rows);
   for (int64_t row = first_row(); row < rows.wave.count * n; row += row_step()) {
     const int64_t w = row / n;
     const int64_t i = row % n;
@@ -623,10 +781,11 @@ __device__ void copy_row(const SampledGraph& graph, int64_t p, const RowOutput& 
   }
 }
 
+template <class T>
 __global__ void __launch_bounds__(256) place_rows_kernel(RowInputs rows) {
   const int64_t n = rows.in.num_queries;
   const SampledGraph& graph = rows.graph;
-  RowSampler sampler = make_row_sampler(rows);
+  RowSampler<T> sampler = make_row_sampler<T>(rows);
   for (int64_t row = first_row(); row < rows.wave.count * n; row += row_step()) {
     const int64_t w = row / n;
     const int64_t i = row % n;
@@ -679,47 +838,51 @@ RowInputs row_inputs(const SampleCall& call, const Wave& wave) {
   RowInputs rows{.in = in,
                  .graph = call.graph,
                  .wave = wave,
-                 .draws_pairs = scratch.within.empty(),
-                 .tables = {},
-                 .rate_tree = rate_tree,
+                 .draws_pairs = scratch.entries.empty(),
+                 .entries = scratch.entries.data,
                  .zmax = scratch.zmax.data,
                  .zeta = scratch.zeta.data,
-                 .real_keys = scratch.real_keys.data,
                  .num_real = scratch.num_real.data,
+                 .num_items = scratch.num_items.data,
+                 .rate_tree = rate_tree,
                  .poisson = poisson_terms(call.stream),
+                 .long_sums = scratch.long_sums.data,
+                 .long_items = scratch.long_items.data,
                  .long_string = scratch.long_string.data,
                  .drawn = scratch.drawn.data,
                  .row_begin = scratch.row_begin.data,
                  .workspace = RowWorkspace(in.num_keys, rate_tree.size)};
-  rows.tables.num_clusters = in.num_clusters;
-  rows.tables.num_blocks = math::num_key_blocks(in.num_keys);
-  rows.tables.tree = SumTree(rows.tables.num_blocks);
-  rows.tables.within = scratch.within.data;
-  rows.tables.blocks = scratch.blocks.data;
   return rows;
 }
 
+LaunchShape table_launch(const AliasWorkspace& workspace, int64_t tables) {
+  const int64_t threads = workspace.is_long ? AliasWorkspace::kMostThreads : 256;
+  const int64_t blocks = workspace.is_long ? std::min(tables, AliasWorkspace::kLongBlocks) : tables;
+  const int64_t lists = workspace.is_long ? 0 : workspace.bytes;
+  return {.grid = blocks_for(blocks, 1),
+          .block = dim3(static_cast<unsigned>(threads)),
+          .shared_bytes =
+              static_cast<size_t>(threads / kLanes) * sizeof(KeySums) + static_cast<size_t>(lists)};
+}
+
+template <class T>
 void build_tables(const Stream& stream, const RowInputs& rows, const CudaSampleScratch& scratch) {
-  const int64_t k = rows.in.num_clusters;
   const int64_t m = rows.in.num_keys;
-  constexpr int kThreads = 256;
+  const int64_t columns = rows.wave.count * ((rows.in.num_clusters + kLanes - 1) / kLanes);
   fill_zero(stream, scratch.zmax);
+  fill_zero(stream, scratch.num_items);
   launch(stream,
-         {.grid = dim3(static_cast<unsigned>(rows.wave.count)),
-          .block = kListWarps * kLanes,
-          .shared_bytes = kListWarps * sizeof(int32_t)},
-         list_real_keys_kernel, rows);
-  const int64_t maxima = rows.wave.count * ((k + kLanes - 1) / kLanes);
-  launch(stream,
-         {.grid = blocks_for(maxima * ((m + kMaximaKeys - 1) / kMaximaKeys), 1),
+         {.grid = blocks_for(columns * ((m + kMaximaKeys - 1) / kMaximaKeys), 1),
           .block = kMaximaWarps * kLanes},
-         key_maxima_kernel, rows);
-  const int64_t weights = rows.wave.count * rows.tables.num_blocks * k;
-  launch(stream, {.grid = blocks_for(weights, kThreads), .block = kThreads}, key_weights_kernel,
-         rows, weights);
-  const int64_t sums = rows.wave.count * k;
-  launch(stream, {.grid = blocks_for(sums * kLanes, kThreads), .block = kThreads}, key_sums_kernel,
-         rows, sums);
+         key_maxima_kernel<T>, rows);
+  launch(stream,
+         {.grid = blocks_for(columns * ((m + kLanes - 1) / kLanes), 1),
+          .block = kWeightWarps * kLanes,
+          .shared_bytes = kLanes * kWeightPitch * sizeof(uint32_t)},
+         key_weights_kernel<T>, rows);
+  const AliasWorkspace workspace(m);
+  const int64_t tables = rows.wave.count * (rows.in.num_clusters + 1);
+  launch(stream, table_launch(workspace, tables), alias_tables_kernel, rows, workspace, tables);
 }
 
 LaunchShape row_launch(const RowInputs& rows) {
@@ -741,13 +904,18 @@ LaunchShape row_launch(const RowInputs& rows) {
 void draw_rows(const SampleCall& call, const Wave& wave) {
   const RowInputs rows = row_inputs(call, wave);
   fill_zero(call.stream, call.scratch.drawn);
-  if (!rows.draws_pairs) build_tables(call.stream, rows, call.scratch);
-  launch(call.stream, row_launch(rows), draw_rows_kernel, rows);
+  with_real_type(call.inputs.storage, [&](auto zero) {
+    using T = decltype(zero);
+    if (!rows.draws_pairs) build_tables<T>(call.stream, rows, call.scratch);
+    launch(call.stream, row_launch(rows), draw_rows_kernel<T>, rows);
+  });
 }
 
 void place_rows(const SampleCall& call, const Wave& wave) {
   const RowInputs rows = row_inputs(call, wave);
-  launch(call.stream, row_launch(rows), place_rows_kernel, rows);
+  with_real_type(call.inputs.storage, [&](auto zero) {
+    launch(call.stream, row_launch(rows), place_rows_kernel<decltype(zero)>, rows);
+  });
 }
 
 }  // namespace stipple::kernels::cuda

@@ -6,9 +6,10 @@
 //   16) holds queries 8 y..8 y + 7 and keys 4 x..4 x + 3 and 64 + 4 x..: two Philox blocks a query.
 //   Sums run over k ascending: the CPU's bits. Shared memory 15 KiB.
 //   bf16: a block has 128 queries, a warp 32 of them, and goes through 64 keys at a time by
-//   mma.m16n8k16. A lane's sums are the pairs of its words, so its bits need no exchange; two lanes
-//   share the Philox blocks of two rows. The next keys arrive while bits are drawn. Shared memory
-//   51 KiB for K >= 128; three blocks on a multiprocessor.
+//   mma.m16n8k16. Factors that are stored as bf16 are read where they are; others, and those whose
+//   K is not a multiple of 16, are first copied. A lane's sums are the pairs of its words, so its
+//   bits need no exchange; two lanes share the Philox blocks of two rows. The next keys arrive
+//   while bits are drawn. Shared memory 51 KiB for K >= 128; three blocks on a multiprocessor.
 #include "core/error.h"
 #include "kernels/cuda/device.cuh"
 #include "kernels/cuda/sample_parts.h"
@@ -170,6 +171,9 @@ __global__ void __launch_bounds__(kExactThreads)
   const TileBlock block = this_block(grid, kExactRows);
   if (graph.form[block.problem] != EdgeForm::kBits) return;
   const SampleProblem problem = in.problem(block.problem);
+  const int64_t before = block.problem * in.num_clusters;
+  const float* mu = static_cast<const float*>(in.mu) + before * in.num_queries;
+  const float* z = static_cast<const float*>(in.z) + before * in.num_keys;
   auto& shared = *reinterpret_cast<ExactShared*>(shared_memory());
   const int y = static_cast<int>(threadIdx.x) / 16;
   const int x = static_cast<int>(threadIdx.x) % 16;
@@ -182,9 +186,8 @@ __global__ void __launch_bounds__(kExactThreads)
     }
     for (int64_t k = 0; k < in.num_clusters; k += kExactDepth) {
       sync_threads();  // the last reads of what is overwritten now
-      load_exact<kExactRows>(shared.mu, problem.mu, block.first_row, in.num_queries, k,
-                             in.num_clusters);
-      load_exact<kTileKeys>(shared.z, problem.z, tile * kTileKeys, in.num_keys, k, in.num_clusters);
+      load_exact<kExactRows>(shared.mu, mu, block.first_row, in.num_queries, k, in.num_clusters);
+      load_exact<kTileKeys>(shared.z, z, tile * kTileKeys, in.num_keys, k, in.num_clusters);
       sync_threads();
       multiply_exact(shared, y, x, sums);
     }
@@ -394,7 +397,8 @@ __global__ void __launch_bounds__(kFastThreads, 3)
 }
 
 // to[p, row, :] = from[first + p, row, :] rounded, zeros from K on; two numbers a thread.
-__global__ void round_factors_kernel(uint32_t* to, const float* from, const EdgeForm* form,
+template <class T>
+__global__ void round_factors_kernel(uint32_t* to, const T* from, const EdgeForm* form,
                                      int64_t rows, int64_t num_clusters, int64_t padded,
                                      int64_t count) {
   const int64_t e = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
@@ -403,19 +407,44 @@ __global__ void round_factors_kernel(uint32_t* to, const float* from, const Edge
   const int64_t row = e / pairs;
   if (form[row / rows] != EdgeForm::kBits) return;
   const int64_t k = e % pairs * 2;
-  const float* source = from + row * num_clusters + k;
-  to[e] = pack_bf16(k < num_clusters ? source[0] : 0.0f, k + 1 < num_clusters ? source[1] : 0.0f);
+  const T* source = from + row * num_clusters + k;
+  to[e] = pack_bf16(k < num_clusters ? to_float(source[0]) : 0.0f,
+                    k + 1 < num_clusters ? to_float(source[1]) : 0.0f);
 }
 
-void round_factors(const SampleCall& call, const Wave& wave, View<bf16> to, const float* from,
+template <class T>
+void round_factors(const SampleCall& call, const Wave& wave, View<bf16> to, const T* from,
                    int64_t rows) {
   const int64_t k = call.inputs.num_clusters;
   const int64_t padded = to.shape[2];
   const int64_t count = wave.count * rows * padded / 2;
   constexpr int kThreads = 256;
   launch(call.stream, {.grid = blocks_for(count, kThreads), .block = kThreads},
-         round_factors_kernel, reinterpret_cast<uint32_t*>(to.data), from + wave.first * rows * k,
-         call.graph.form + wave.first, rows, k, padded, count);
+         round_factors_kernel<T>, reinterpret_cast<uint32_t*>(to.data),
+         from + wave.first * rows * k, call.graph.form + wave.first, rows, k, padded, count);
+}
+
+// Of the wave's first problem: where they are, if they are stored as they are needed.
+RoundedFactors rounded_factors(const SampleCall& call, const Wave& wave) {
+  const SampleInputs& in = call.inputs;
+  const CudaSampleScratch& scratch = call.scratch;
+  const auto offset = wave.first * in.num_clusters;
+  RoundedFactors factors{.mu = static_cast<const bf16*>(in.mu) + offset * in.num_queries,
+                         .z = static_cast<const bf16*>(in.z) + offset * in.num_keys,
+                         .padded = static_cast<int>(in.num_clusters)};
+  if (!scratch.z.empty()) {
+    with_real_type(in.storage, [&](auto zero) {
+      using T = decltype(zero);
+      round_factors(call, wave, scratch.mu, static_cast<const T*>(in.mu), in.num_queries);
+      round_factors(call, wave, scratch.z, static_cast<const T*>(in.z), in.num_keys);
+    });
+    factors.mu = scratch.mu.data;
+    factors.z = scratch.z.data;
+    factors.padded = static_cast<int>(scratch.z.shape[2]);
+  }
+  factors.depth = std::min(factors.padded, kFastDepth);
+  factors.chunks = (factors.padded + factors.depth - 1) / factors.depth;
+  return factors;
 }
 
 TileGrid tile_grid(const SampleCall& call, const Wave& wave, int64_t rows) {
@@ -446,16 +475,7 @@ void sample_exact(const SampleCall& call, const Wave& wave) {
 }
 
 void sample_fast(const SampleCall& call, const Wave& wave) {
-  const CudaSampleScratch& scratch = call.scratch;
-  round_factors(call, wave, scratch.mu, call.inputs.mu, call.inputs.num_queries);
-  round_factors(call, wave, scratch.z, call.inputs.z, call.inputs.num_keys);
-  const auto padded = static_cast<int>(scratch.z.shape[2]);
-  const int depth = std::min(padded, kFastDepth);
-  const RoundedFactors factors{.mu = scratch.mu.data,
-                               .z = scratch.z.data,
-                               .padded = padded,
-                               .depth = depth,
-                               .chunks = (padded + depth - 1) / depth};
+  const RoundedFactors factors = rounded_factors(call, wave);
   const TileGrid grid = tile_grid(call, wave, kFastRows);
   const auto kernel = call.inputs.law == MaskLaw::kBernoulli ? sample_fast_tiles_kernel<false>
                                                              : sample_fast_tiles_kernel<true>;
@@ -470,7 +490,7 @@ void sample_fast(const SampleCall& call, const Wave& wave) {
 }  // namespace
 
 void sample_tiles(const SampleCall& call, const Wave& wave) {
-  if (call.stream.precision() == Precision::kBf16) {
+  if (call.stream.precision() == Precision::kBf16 || call.inputs.storage == Precision::kBf16) {
     sample_fast(call, wave);
   } else {
     sample_exact(call, wave);

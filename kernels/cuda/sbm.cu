@@ -4,11 +4,12 @@
 //
 // Gram matrix: a block of 256 threads has a tile of 32 x 32 entries, warp w rows w, w + 8, ...
 // Softmax and its gradient: a block has a run of a head's entries. Token rows (memberships, their
-// gradients): a block has 64 rows, warp w rows w, w + 8, ..., lane the column.
+// gradients): a thread per 16 bytes.
 #include <algorithm>
 #include <cmath>
 
 #include "core/copy.h"
+#include "kernels/cuda/elements.cuh"
 #include "kernels/cuda/sums.h"
 #include "kernels/math/sigmoid.h"
 #include "kernels/runs.h"
@@ -23,7 +24,6 @@ constexpr int kTile = 32;
 constexpr int kTileRows = kTile / kWarps;  // of one thread
 constexpr int kTileStride = kTile + 1;     // no two lanes in one bank, by rows or by columns
 constexpr size_t kSumBytes = kWarps * sizeof(double);
-constexpr int64_t kTokenRun = 64;
 
 __device__ double* shared_doubles() { return reinterpret_cast<double*>(shared_memory()); }
 
@@ -218,49 +218,38 @@ __global__ void cluster_gradient_kernel(BlockGradientArgs args) {
 
 // ------------------------------------------------------------------------------- memberships
 
-/// The token rows of a block: [P, N, K] in runs of one problem's rows.
-struct TokenRows {
-  const uint8_t* mask;  // [B, N]; nullptr: all real
-  int64_t n, k, heads;
-
-  int64_t runs() const { return num_runs(n, kTokenRun); }
-};
-
 __device__ bool is_real(const uint8_t* mask, int64_t i) { return mask == nullptr || mask[i] != 0; }
 
-constexpr int kAhead = 4;  // loads of a thread before its first store: stores may alias them
+/// What the rows of an array [B, H, N, K] are of.
+struct TokenRows {
+  const uint8_t* mask;  // [B, N]; nullptr: all real
+  int64_t n, heads;
 
-/// change(old value, problem, column, is_real) makes the new value of each element of the block's
-/// rows from the old one. The arrays may be one.
-template <class Change>
-__device__ void for_each_element(const TokenRows& tokens, float* to, const float* from,
-                                 const Change& change) {
-  const int64_t runs = num_runs(tokens.n, kTokenRun);
-  const int64_t p = blockIdx.x / runs;
-  const Range rows = nth_run(blockIdx.x % runs, tokens.n, kTokenRun);
-  const int64_t first = p / tokens.heads * tokens.n;
-  for (int64_t i = rows.begin + warp_index(); i < rows.end; i += kWarps) {
-    const bool real = is_real(tokens.mask, first + i);
-    const int64_t row = (p * tokens.n + i) * tokens.k;
-    for (int64_t v0 = lane_index(); v0 < tokens.k; v0 += kAhead * kWarpSize) {
-      float old[kAhead];
-      for (int j = 0; j < kAhead; ++j) {
-        const int64_t v = v0 + j * kWarpSize;
-        old[j] = v < tokens.k ? from[row + v] : 0.0f;
-      }
-      for (int j = 0; j < kAhead; ++j) {
-        const int64_t v = v0 + j * kWarpSize;
-        if (v < tokens.k) to[row + v] = change(old[j], p, v, real);
-      }
-    }
+  __device__ int64_t problem(int64_t row) const { return row / n; }
+  __device__ bool is_token(int64_t row) const {
+    const int64_t p = problem(row);
+    return is_real(mask, p / heads * n + row - p * n);
   }
-}
+};
 
-__global__ void memberships_kernel(TokenRows tokens, float* y, const float* logits) {
-  for_each_element(tokens, y, logits, [](float logit, int64_t, int64_t, bool real) {
-    return real ? math::sigmoid(logit) : 0.0f;
-  });
-}
+/// T is the storage of both.
+template <class T>
+struct Sigmoids {
+  T* y;
+  const T* logits;
+  TokenRows tokens;
+  int64_t k;
+
+  template <int kWidth>
+  __device__ void run(int64_t row, int64_t v) const {
+    Pack<kWidth> values{};
+    if (tokens.is_token(row)) {
+      values = load<kWidth>(logits + row * k + v);
+      for (float& value : values.at) value = math::sigmoid(value);
+    }
+    store(y + row * k + v, values);
+  }
+};
 
 // ---------------------------------------------------------------------------- expected edges
 
@@ -338,12 +327,28 @@ __global__ void edge_gradients_kernel(EdgeGradientArgs args) {
   }
 }
 
-/// gradients: [P, 2, K] from the side's first.
-__global__ void add_to_rows_kernel(TokenRows tokens, float* rows, const double* gradients) {
-  const auto change = [=](float old, int64_t p, int64_t v, bool real) {
-    return real ? old + static_cast<float>(gradients[p * 2 * tokens.k + v]) : old;
-  };
-  for_each_element(tokens, rows, rows, change);
+struct AddToTokens {
+  float* rows;
+  const double* gradients;  // [P, 2, K] from the side's first
+  TokenRows tokens;
+  int64_t k;
+
+  template <int kWidth>
+  __device__ void run(int64_t row, int64_t v) const {
+    if (!tokens.is_token(row)) return;
+    Pack<kWidth> values = load<kWidth>(rows + row * k + v);
+    const double* added = gradients + tokens.problem(row) * 2 * k + v;
+    for (int j = 0; j < kWidth; ++j) values.at[j] += static_cast<float>(added[j]);
+    store(rows + row * k + v, values);
+  }
+};
+
+/// rows [B, H, N, K] += gradients, on real tokens.
+void add_to_tokens(const Stream& stream, View<float> rows, View<const uint8_t> mask,
+                   const double* gradients) {
+  const Shape& shape = rows.shape;
+  for_each_row(stream, shape[0] * shape[1] * shape[2], shape[3], are_aligned(rows.data),
+               AddToTokens{rows.data, gradients, {mask.data, shape[2], shape[1]}, shape[3]});
 }
 
 /// Block (v tile, u tile, head): ds += w sum_b a_bu c_bv.
@@ -426,11 +431,17 @@ dim3 runs_of(int64_t runs, int64_t heads) {
   return {static_cast<unsigned>(runs), static_cast<unsigned>(heads)};
 }
 
-template <class... Parameters, class... Args>
-void launch_rows(const Stream& stream, int64_t problems, const TokenRows& tokens,
-                 void (*kernel)(TokenRows, Parameters...), Args... args) {
-  launch(stream, {.grid = blocks_for(problems * tokens.runs(), 1), .block = kThreads}, kernel,
-         tokens, args...);
+/// First stage: the sums over runs of tokens.
+void sum_tokens(const Stream& stream, View<double> partials, ConstRealView x) {
+  with_real_type(x.precision, [&](auto zero) {
+    using T = decltype(zero);
+    column_sums<T, double>(stream, partials.shape[0],
+                           {.sums = partials.data,
+                            .x = x.as<T>().data,
+                            .rows = x.shape[2],
+                            .cols = x.shape[3],
+                            .run = kColumnSumRun});
+  });
 }
 
 }  // namespace
@@ -471,26 +482,21 @@ void block_matrix_backward(const Stream& stream, const BlockMatrixBackward& args
 }
 
 void memberships(const Stream& stream, const Memberships& args) {
-  const Shape& y = args.y.shape;
-  launch_rows(stream, y[0] * y[1], {args.mask.data, y[2], y[3], y[1]}, memberships_kernel,
-              args.y.data, args.logits.data);
+  const Shape& shape = args.y.shape;
+  const TokenRows tokens{args.mask.data, shape[2], shape[1]};
+  with_real_type(args.y.precision, [&](auto zero) {
+    using T = decltype(zero);
+    const Sigmoids<T> sigmoids{args.y.as<T>().data, args.logits.as<T>().data, tokens, shape[3]};
+    for_each_row<kPackWidthOf<T>>(stream, shape[0] * shape[1] * shape[2], shape[3],
+                                  are_aligned(sigmoids.y, sigmoids.logits), sigmoids);
+  });
 }
 
 void expected_edges(const Stream& stream, const ExpectedEdges& args, View<double> y_partials,
                     View<double> z_partials) {
   const int64_t problems = args.expected.shape[0], heads = args.s.shape[0], k = args.s.shape[1];
-  column_sums<float, double>(stream, problems,
-                             {.sums = y_partials.data,
-                              .x = args.y.data,
-                              .rows = args.y.shape[2],
-                              .cols = k,
-                              .run = kColumnSumRun});
-  column_sums<float, double>(stream, problems,
-                             {.sums = z_partials.data,
-                              .x = args.z.data,
-                              .rows = args.z.shape[2],
-                              .cols = k,
-                              .run = kColumnSumRun});
+  sum_tokens(stream, y_partials, args.y);
+  sum_tokens(stream, z_partials, args.z);
   launch(stream, {.grid = blocks_for(problems, 1), .block = kThreads, .shared_bytes = kSumBytes},
          expected_edges_kernel,
          ExpectedArgs{args.expected.data, args.y_sum.data, args.z_sum.data, y_partials.data,
@@ -512,10 +518,8 @@ void expected_edges_backward(const Stream& stream, const ExpectedEdgesBackward& 
                                static_cast<double>(args.weight)};
   launch(stream, {.grid = dim3(static_cast<unsigned>(problems), 2), .block = kThreads},
          edge_gradients_kernel, edges);
-  launch_rows(stream, problems, {args.query_mask.data, args.dy.shape[2], k, heads},
-              add_to_rows_kernel, args.dy.data, gradients.data);
-  launch_rows(stream, problems, {args.key_mask.data, args.dz.shape[2], k, heads},
-              add_to_rows_kernel, args.dz.data, gradients.data + k);
+  add_to_tokens(stream, args.dy, args.query_mask, gradients.data);
+  add_to_tokens(stream, args.dz, args.key_mask, gradients.data + k);
   launch(stream, {.grid = tiles_of(k, k, heads), .block = kThreads}, block_gradient_kernel, edges);
 }
 

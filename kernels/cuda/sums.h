@@ -2,6 +2,7 @@
 // Sums in a fixed order: over the threads of a block, over the rows of a matrix.
 #pragma once
 
+#include "core/bf16.h"
 #include "kernels/cuda/device.cuh"
 #include "kernels/runs.h"
 
@@ -23,7 +24,7 @@ __device__ T block_sum(T value, T* shared) {
 
 /// sums[p, i, col] = (or +=, where it adds) the sum of rows [i * run, (i + 1) * run) of x[p]. Rows
 /// stand `pitch` apart, at least cols. `sums` may be x itself with sums_pitch = run * x_pitch: each
-/// run's sum then stands in its first row.
+/// run's sum then stands in its first row. In is a storage of real numbers.
 template <class In, class Out>
 struct ColumnSums {
   Out* sums;    // [P, runs, cols]
@@ -50,7 +51,7 @@ __global__ void column_sums_kernel(ColumnSums<In, Out> args) {
   if (col < args.cols) {
 #pragma unroll 4
     for (int64_t row = rows.begin + warp_index(); row < rows.end; row += kColumnSumWarps) {
-      sum += static_cast<double>(x[row * args.x_pitch]);
+      sum += static_cast<double>(to_float(x[row * args.x_pitch]));
     }
   }
   auto* shared = reinterpret_cast<double*>(shared_memory());

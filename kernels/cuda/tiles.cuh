@@ -14,11 +14,13 @@
 // 2 v + e % 2 + 16 (e / 2). See has_bit().
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <type_traits>
 
 #include "core/arena.h"
 #include "core/bf16.h"
+#include "core/cuda/runtime.h"
 #include "kernels/cuda/attend_parts.h"
 #include "kernels/cuda/device.cuh"
 
@@ -233,6 +235,14 @@ struct Sums {
   }
 };
 
+/// Two neighbouring elements of a result, in memory aligned to both.
+__device__ inline void store_pair(float* to, float x, float y) {
+  *reinterpret_cast<float2*>(to) = make_float2(x, y);
+}
+__device__ inline void store_pair(bf16* to, float x, float y) {
+  *reinterpret_cast<uint32_t*>(to) = pack_bf16(x, y);
+}
+
 /// A left operand of 16 kGroups rows and kInner columns, held in registers.
 template <class T, int kGroups, int kInner>
 struct HeldRows {
@@ -287,7 +297,7 @@ template <class T, int kInner, int kGroups, int kSums, int kSmall, class A, clas
 __device__ inline void multiply_add_steps(Sums<kGroups, kSums>& sums, Sums<kGroups, kSmall>& small,
                                           const A& a, const LoadB& b, int first_column = 0) {
   [[maybe_unused]] constexpr int kUnrolled =
-      std::is_same_v<T, float> && !A::kIsHeld ? 1 : kInner / 16;
+      A::kIsHeld ? kInner / 16 : (std::is_same_v<T, bf16> ? 2 : 1);
 #pragma unroll kUnrolled
   for (int x = 0; x < kInner / 16; ++x) {
     FragmentA<T> left[kGroups];
@@ -519,31 +529,83 @@ __device__ inline uint32_t KeptPairs::by_key(int64_t first_row, int64_t tile) co
   return mask;
 }
 
-// --- lists of tiles, and operands in scratch (attend_tiles_lists.cu)
-// -------------------------------
+// --- lists of tiles (attend_tiles_lists.cu) ------------------------------------------------------
 
 /// For each problem and row block the tiles with any pair, ascending.
 struct TileLists {
-  const int32_t* counts = nullptr;  ///< [P, blocks]; 0 also where the problem is CSR
+  const int32_t* counts = nullptr;  ///< [P, blocks]; negative where the problem is CSR
   const int32_t* tiles = nullptr;   ///< [P, blocks, tiles_per_block]
-  const int32_t* order = nullptr;   ///< [P * blocks]: items p * blocks + block, longest first
+  const int32_t* order = nullptr;   ///< [items]: p * blocks + block, longest first, CSR last
+  uint32_t* taken = nullptr;        ///< for the TileQueue of one kernel; 0 before it starts
+  int64_t items = 0;                ///< P * blocks
   int64_t blocks = 0;               ///< of a problem
   int64_t tiles_per_block = 0;
+  int64_t heads = 0;  ///< problems of a sample
 };
 
-/// The row block that this CUDA block works on; launch P * blocks CUDA blocks, 1-D.
+/// A row block to work on. Where count is negative there is none, nor any behind it in the order.
 struct TileItem {
-  int problem;
-  int block;
-  int count;
-  const int32_t* tiles;
+  int problem = 0;
+  int sample = 0;
+  int block = 0;
+  int count = 0;
+  const int32_t* tiles = nullptr;
 };
-__device__ inline TileItem tile_item(const TileLists& lists) {
-  const int item = lists.order[blockIdx.x];
+__device__ inline TileItem tile_item(const TileLists& lists, uint32_t place_in_order) {
+  const int item = lists.order[place_in_order];
   const int blocks = static_cast<int>(lists.blocks);
-  return {item / blocks, item % blocks, lists.counts[item],
+  const int problem = item / blocks;
+  return {problem, problem / static_cast<int>(lists.heads), item % blocks, lists.counts[item],
           lists.tiles + item * lists.tiles_per_block};
 }
+/// In a grid with one block for each item.
+__device__ inline TileItem tile_item(const TileLists& lists) {
+  return tile_item(lists, blockIdx.x);
+}
+
+/// Gives row blocks to the blocks of a persistent grid of at most `items` blocks: each begins with
+/// the item of its own number and then, again and again, takes the longest that is left. Items lie
+/// in shared memory, because a loop over tiles has no registers to spare for them.
+///
+///   for (TileQueue queue(lists, shared); queue.item().count >= 0; queue.advance()) {
+///     queue.take();
+///     ... at least one sync_threads() ...   from here on queue.next() is there
+///     sync_threads();                       from here on queue.item() must not be read
+///   }
+class TileQueue {
+ public:
+  static constexpr int kSharedBytes = 2 * sizeof(TileItem);
+
+  /// All threads call it.
+  __device__ TileQueue(const TileLists& lists, std::byte* shared)
+      : lists_(lists), slots_(reinterpret_cast<TileItem*>(shared)) {
+    if (threadIdx.x == 0) slots_[0] = tile_item(lists);
+    sync_threads();
+  }
+
+  __device__ const TileItem& item() const { return slots_[turn_]; }
+  __device__ const TileItem& next() const { return slots_[turn_ ^ 1]; }
+  __device__ void take() const {
+    if (threadIdx.x != 0) return;
+    const uint32_t n = gridDim.x + atomic_add(lists_.taken, 1u);
+    slots_[turn_ ^ 1] = n < lists_.items ? tile_item(lists_, n) : TileItem{.count = -1};
+  }
+  __device__ void advance() { turn_ ^= 1; }
+
+ private:
+  const TileLists& lists_;
+  TileItem* slots_;
+  int turn_ = 0;
+};
+
+/// The grid of a kernel with a TileQueue, `blocks_per_sm` of which a multiprocessor can hold.
+inline dim3 persistent_grid(const Stream& stream, const TileLists& lists, int blocks_per_sm) {
+  const int64_t resident =
+      int64_t{blocks_per_sm} * stipple::cuda::multiprocessors(stream.device().index);
+  return blocks_for(std::min(lists.items, resident), 1);
+}
+
+// --- bits and operands in scratch (attend_tiles_lists.cu) ----------------------------------------
 
 /// Words in BitOrder::kLanes of which columns count, [B, words] (or [1, words] where mask is null):
 /// column < columns and mask [B, columns], where given, not 0.
@@ -560,10 +622,10 @@ PairBits bits_by_key(const Stream&, const AttendArrays&, Arena& scratch);
 TileLists make_tile_lists(const Stream&, Arena& scratch, const PairBits&, const EdgeForm* form,
                           int64_t batch, int64_t heads, int rows_per_block);
 
-/// Rows [rows, dim] as T with `padded` columns, zeros behind: a copy in scratch, or `from` itself
-/// where that is what it is. T is float or bf16.
+/// Rows [rows, dim] of T with `padded` columns, zeros behind: a copy in scratch, or `from` itself
+/// where nothing is to be added. T is float or bf16.
 template <class T>
-const T* make_rows(const Stream&, Arena& scratch, const float* from, int64_t rows, int64_t dim,
+const T* make_rows(const Stream&, Arena& scratch, const void* from, int64_t rows, int64_t dim,
                    int64_t padded);
 
 /// Calls body(std::integral_constant<int, D>) with the smallest of 16, 32, 64, 128 that holds dim.

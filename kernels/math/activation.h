@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // The non-linearities and their derivatives for one element, without branches, so that loops over
-// them vectorise.
+// them vectorise; with_activation() is the table of the kinds.
 #pragma once
 
 #include <cmath>
 
+#include "kernels/activation.h"
 #include "kernels/math/exponential.h"
+#include "kernels/math/sigmoid.h"
 
 namespace stipple::kernels::math {
 
@@ -50,7 +52,6 @@ STIPPLE_HD inline float gelu_derivative(float x) {
 STIPPLE_HD inline float relu(float x) { return x > 0.0f ? x : 0.0f; }
 STIPPLE_HD inline float relu_derivative_from_output(float y) { return y > 0.0f ? 1.0f : 0.0f; }
 
-STIPPLE_HD inline float sigmoid(float x) { return 1.0f / (1.0f + exponential(-x)); }
 STIPPLE_HD inline float sigmoid_derivative_from_output(float y) { return y * (1.0f - y); }
 
 /// Source: Cephes tanhf (Moshier): a polynomial near 0, where 1 - 2 / (e^2x + 1) would cancel.
@@ -68,5 +69,27 @@ STIPPLE_HD inline float hyperbolic_tangent(float x) {
   return a < kSmall ? small : std::copysign(large, x);
 }
 STIPPLE_HD inline float hyperbolic_tangent_derivative_from_output(float y) { return 1.0f - y * y; }
+
+/// One kind: its value at x, its derivative from what is saved for it.
+template <float (*f)(float), float (*derivative_from_saved)(float)>
+struct Formula {
+  STIPPLE_HD static float value(float x) { return f(x); }
+  STIPPLE_HD static float derivative(float saved) { return derivative_from_saved(saved); }
+};
+
+/// Calls body(Formula<...>{}).
+template <class Body>
+void with_activation(ActivationKind kind, const Body& body) {
+  switch (kind) {
+    case ActivationKind::kGelu:
+      return body(Formula<gelu, gelu_derivative>{});
+    case ActivationKind::kRelu:
+      return body(Formula<relu, relu_derivative_from_output>{});
+    case ActivationKind::kSigmoid:
+      return body(Formula<sigmoid, sigmoid_derivative_from_output>{});
+    case ActivationKind::kTanh:
+      return body(Formula<hyperbolic_tangent, hyperbolic_tangent_derivative_from_output>{});
+  }
+}
 
 }  // namespace stipple::kernels::math

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Integer tables from which the row sampler draws keys by weight, and the searches in them, shared
-// by both backends. Integers only: no drift, every order of summation gives the same numbers, and
-// no key of weight 0 is ever selected.
+// What the row sampler draws from, shared by both backends: weights and rates as integers, running
+// sums of rates in which a draw finds its cluster, and the clusters' alias tables in which it finds
+// its key. Integers only: no drift, every order of summation gives the same numbers, and no key of
+// weight 0 is ever selected.
 #pragma once
 
 #include <algorithm>
@@ -9,15 +10,10 @@
 #include <cstdint>
 
 #include "core/host_device.h"
+#include "kernels/math/alias_table.h"
 #include "kernels/math/poisson.h"
 
 namespace stipple::kernels::math {
-
-/// Keys whose quantised weights are summed up in one step of the search.
-inline constexpr int64_t kKeyBlock = 16;
-STIPPLE_HD constexpr int64_t num_key_blocks(int64_t num_keys) {
-  return (num_keys + kKeyBlock - 1) / kKeyBlock;
-}
 
 /// Running sums that are searched eight at a time: level 0 holds the sums, every entry of the next
 /// level is the last of eight entries below it, until eight entries are left. All levels lie in one
@@ -58,27 +54,32 @@ struct SumTree {
   int64_t first[kMaxLevels] = {};  ///< entry of each level
 };
 
-/// The keys of one problem, ready to be drawn by weight within a cluster. Memory 4.6 bytes per key
-/// and cluster.
-struct KeyTables {
-  int64_t num_clusters = 0;
-  int64_t num_blocks = 0;
-  SumTree tree;                         // of the blocks of one cluster
-  int32_t* within = nullptr;            // [blocks, K, 16]  running sums of weights inside a block
-  uint64_t* blocks = nullptr;           // [K, tree.size]   running sums of blocks
-  const uint32_t* real_keys = nullptr;  // the keys that are not padding, ascending
-  int64_t num_real_keys = 0;
-
-  STIPPLE_HD uint64_t total(int64_t cluster) const {
-    return blocks[cluster * tree.size + num_blocks - 1];
+/// The number of the first sum that exceeds x. There is one.
+STIPPLE_HD [[gnu::always_inline]] inline int64_t first_above(const SumTree& tree,
+                                                             const uint64_t* sums, uint64_t x) {
+  int64_t at = 0;
+  int64_t first = tree.size;  // no look into tree.first, which a GPU would have to keep in memory
+  for (int64_t level = tree.num_levels - 1; level >= 0; --level) {
+    first -= tree.level_size(level);
+    const uint64_t* node = sums + first + at * SumTree::kFan;
+    at *= SumTree::kFan;
+    for (int64_t t = 0; t < SumTree::kFan; ++t) at += node[t] <= x ? 1 : 0;
   }
-};
+  return at;
+}
 
 // --- weights and rates as integers
 
-// Sixteen weights of 27 bits stay below 2^31, so running sums inside a block are signed 32-bit
-// integers.
-inline constexpr int kWeightBits = 27;
+/// Of a quantised weight, which is at most 2^bits: 26 for up to 2^18 keys, two less for every
+/// doubling beyond. So n^2 weights, which bound the sums of deficits in an alias table, stay below
+/// 2^63, n of them are exact as a double, and those of a warp fit into 32 bits.
+STIPPLE_HD constexpr int weight_bits(int64_t num_keys) {
+  constexpr int kMostBits = 26;
+  constexpr int kFewestBits = 2;
+  int bits = kMostBits;
+  for (int64_t keys = int64_t{1} << 18; keys < num_keys && bits > kFewestBits; keys *= 2) bits -= 2;
+  return bits;
+}
 
 /// The power of two above the largest weight: what the weights are fractions of.
 STIPPLE_HD inline int weight_exponent(float zmax) {
@@ -87,18 +88,20 @@ STIPPLE_HD inline int weight_exponent(float zmax) {
   constexpr int kLowest = -90;  // below, the scale would not be a finite float
   return exponent > kLowest ? exponent : kLowest;
 }
-STIPPLE_HD inline float weight_scale(float zmax) {
-  return std::ldexp(1.0f, kWeightBits - weight_exponent(zmax));
+STIPPLE_HD inline float weight_scale(float zmax, int bits) {
+  return std::ldexp(1.0f, bits - weight_exponent(zmax));
 }
-/// NaN counts as 0. The scale is a power of two: a fused multiply-add rounds to the same value.
-STIPPLE_HD [[gnu::always_inline]] inline int32_t fixed_weight(float z, float scale) {
-  const float weight = z > 0.0f ? z : 0.0f;
-  return static_cast<int32_t>(weight * scale + 0.5f);
+/// NaN counts as 0, infinity as 2^bits. The scale is a power of two: a fused multiply-add rounds to
+/// the same value.
+STIPPLE_HD [[gnu::always_inline]] inline int32_t fixed_weight(float z, float scale, int bits) {
+  const auto largest = static_cast<float>(int32_t{1} << bits);
+  const float weight = (z > 0.0f ? z : 0.0f) * scale + 0.5f;
+  return static_cast<int32_t>(weight < largest ? weight : largest);
 }
 /// A cluster's sum of weights, scaled so that times mu_iv it is a fixed-point rate.
-STIPPLE_HD inline double cluster_rate(uint64_t total, float zmax) {
+STIPPLE_HD inline double cluster_rate(uint64_t total, float zmax, int bits) {
   return std::ldexp(static_cast<double>(total),
-                    weight_exponent(zmax) - kWeightBits + PoissonTerms::kRateBits);
+                    weight_exponent(zmax) - bits + PoissonTerms::kRateBits);
 }
 
 /// A rate as a fixed-point number; NaN as 0.
@@ -114,59 +117,16 @@ STIPPLE_HD inline uint64_t exploration_rate(float delta, int64_t num_real_keys) 
                     static_cast<double>(uint64_t{1} << PoissonTerms::kRateBits));
 }
 
-// --- selection of one draw
+// --- draws
 
-/// The number of the first sum that exceeds x. There is one.
-STIPPLE_HD [[gnu::always_inline]] inline int64_t first_above(const SumTree& tree,
-                                                             const uint64_t* sums, uint64_t x) {
-  int64_t at = 0;
-  int64_t first = tree.size;  // no look into tree.first, which a GPU would have to keep in memory
-  for (int64_t level = tree.num_levels - 1; level >= 0; --level) {
-    first -= tree.level_size(level);
-    const uint64_t* node = sums + first + at * SumTree::kFan;
-    at *= SumTree::kFan;
-    for (int64_t t = 0; t < SumTree::kFan; ++t) at += node[t] <= x ? 1 : 0;
-  }
-  return at;
-}
+/// Of one problem, ready to be drawn from. Cluster number K is exploration: any real key alike.
+struct KeyTables {
+  int64_t num_clusters = 0;  ///< K
+  int64_t num_keys = 0;      ///< up to the last real one, so that more padding changes no draw
+  const AliasEntry* entries = nullptr;  // [K + 1, num_keys]
 
-/// Where a draw has come to: the running sums of one block of keys, and how far into them it falls.
-struct BlockDraw {        // left uninitialised: arrays of these are filled right after
-  const int32_t* within;  ///< null: exploration, which gives the key at once
-  int32_t rest;
-  uint32_t first_key;
+  STIPPLE_HD const AliasEntry* of(int64_t cluster) const { return entries + cluster * num_keys; }
 };
-
-STIPPLE_HD [[gnu::always_inline]] inline BlockDraw explore(const KeyTables& tables,
-                                                           uint64_t uniform) {
-  const uint64_t index = multiply_high(uniform, static_cast<uint64_t>(tables.num_real_keys));
-  return {nullptr, 0, tables.real_keys[index]};
-}
-
-STIPPLE_HD [[gnu::always_inline]] inline BlockDraw enter_block(const KeyTables& tables,
-                                                               int64_t cluster, int64_t block,
-                                                               uint64_t x) {
-  const uint64_t* blocks = tables.blocks + cluster * tables.tree.size;
-  const uint64_t before = block == 0 ? 0 : blocks[block - 1];
-  return {tables.within + (block * tables.num_clusters + cluster) * kKeyBlock,
-          static_cast<int32_t>(x - before), static_cast<uint32_t>(block * kKeyBlock)};
-}
-
-/// Cluster number K is exploration: any real key alike.
-STIPPLE_HD [[gnu::always_inline]] inline BlockDraw find_block(const KeyTables& tables,
-                                                              int64_t cluster, uint64_t uniform) {
-  if (cluster == tables.num_clusters) return explore(tables, uniform);
-  const uint64_t x = multiply_high(uniform, tables.total(cluster));
-  const uint64_t* blocks = tables.blocks + cluster * tables.tree.size;
-  return enter_block(tables, cluster, first_above(tables.tree, blocks, x), x);
-}
-
-STIPPLE_HD [[gnu::always_inline]] inline uint32_t find_key(const BlockDraw& draw) {
-  if (draw.within == nullptr) return draw.first_key;
-  uint32_t smaller = 0;
-  for (int64_t t = 0; t < kKeyBlock; ++t) smaller += draw.within[t] <= draw.rest ? 1 : 0;
-  return draw.first_key + smaller;
-}
 
 /// The key of a draw with the four words of its Philox block: the first two choose the cluster by
 /// `rates`, running sums of K + 1 rates, the others the key.
@@ -177,7 +137,7 @@ STIPPLE_HD [[gnu::always_inline]] inline uint32_t draw_key(const KeyTables& tabl
   const uint64_t total = rates[tables.num_clusters];
   const uint64_t x = multiply_high(uint64_t{words[0]} << 32 | words[1], total);
   const int64_t cluster = first_above(rate_tree, rates, x);
-  return find_key(find_block(tables, cluster, uint64_t{words[2]} << 32 | words[3]));
+  return draw_item(tables.of(cluster), tables.num_keys, uint64_t{words[2]} << 32 | words[3]);
 }
 
 }  // namespace stipple::kernels::math

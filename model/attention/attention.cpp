@@ -19,14 +19,13 @@ void check(const AttentionInputs& in, const Shape& out) {
 
 }  // namespace
 
-void Attention::forward(Context& ctx, const AttentionInputs& in, View<float> out,
-                        Saved& saved) const {
+void Attention::forward(Context& ctx, const AttentionInputs& in, RealView out, Saved& saved) const {
   check(in, out.shape);
   do_forward(ctx, in, out, saved);
 }
 
-void Attention::backward(Context& ctx, const AttentionInputs& in, View<const float> out,
-                         View<const float> dout, const Saved& saved,
+void Attention::backward(Context& ctx, const AttentionInputs& in, ConstRealView out,
+                         ConstRealView dout, const Saved& saved,
                          const AttentionGrads& grads) const {
   check(in, out.shape);
   STIPPLE_CHECK_SHAPE("attention", dout, (out.shape));

@@ -24,15 +24,15 @@ struct AttentionShape {
 };
 
 struct AttentionInputs {
-  View<const float> q;           // [B, H, N, D]
-  View<const float> k, v;        // [B, H, M, D]
+  ConstRealView q;               // [B, H, N, D]
+  ConstRealView k, v;            // [B, H, M, D]
   View<const uint8_t> mask;      // [B, N]  real tokens
   View<const uint32_t> samples;  // [B]
   float batch_share = 1.0f;      ///< see model::Input
 };
 
 struct AttentionGrads {
-  View<float> dq, dk, dv;  // written
+  RealView dq, dk, dv;  // written
 };
 
 class Attention {
@@ -44,14 +44,14 @@ class Attention {
 
   virtual ~Attention() = default;
   virtual std::unique_ptr<Saved> make_saved() const = 0;
-  void forward(Context&, const AttentionInputs&, View<float> out, Saved&) const;
-  void backward(Context&, const AttentionInputs&, View<const float> out, View<const float> dout,
+  void forward(Context&, const AttentionInputs&, RealView out, Saved&) const;
+  void backward(Context&, const AttentionInputs&, ConstRealView out, ConstRealView dout,
                 const Saved&, const AttentionGrads&) const;
 
  private:
-  virtual void do_forward(Context&, const AttentionInputs&, View<float> out, Saved&) const = 0;
-  virtual void do_backward(Context&, const AttentionInputs&, View<const float> out,
-                           View<const float> dout, const Saved&, const AttentionGrads&) const = 0;
+  virtual void do_forward(Context&, const AttentionInputs&, RealView out, Saved&) const = 0;
+  virtual void do_backward(Context&, const AttentionInputs&, ConstRealView out, ConstRealView dout,
+                           const Saved&, const AttentionGrads&) const = 0;
 };
 
 /// registry.cpp: an explicit table, one line per attention.

@@ -22,21 +22,21 @@ struct Dropout {
   DropoutSite site = DropoutSite::kEmbedding;
 
   /// x [B, N, C] in place; nothing outside training.
-  void apply(Context& ctx, View<const uint32_t> samples, View<float> x) const {
+  void apply(Context& ctx, View<const uint32_t> samples, RealView x) const {
     if (ctx.training && rate > 0.0f) run(ctx, samples, x, x);
   }
 
-  /// The gradient before dropout: dy itself outside training, else scratch memory of its size.
-  View<const float> gradient(Context& ctx, View<const uint32_t> samples,
-                             View<const float> dy) const {
+  /// The gradient before dropout: dy itself outside training, else scratch memory of its size,
+  /// stored as activations are.
+  ConstRealView gradient(Context& ctx, View<const uint32_t> samples, ConstRealView dy) const {
     if (!ctx.training || rate == 0.0f) return dy;
-    const View<float> dx = ctx.scratch.alloc<float>(dy.shape);
+    const RealView dx = ctx.scratch.alloc(ctx.precision(), dy.shape);
     run(ctx, samples, dy, dx);
     return dx;
   }
 
  private:
-  void run(Context& ctx, View<const uint32_t> samples, View<const float> x, View<float> y) const {
+  void run(Context& ctx, View<const uint32_t> samples, ConstRealView x, RealView y) const {
     kernels::dropout(ctx.stream, {.y = y,
                                   .x = x,
                                   .samples = samples,

@@ -13,12 +13,12 @@ FeedForward::FeedForward(ParameterStore& store, const std::string& name, int64_t
       hidden_dropout_{static_cast<float>(dropout), layer, DropoutSite::kFeedForwardHidden},
       out_dropout_{static_cast<float>(dropout), layer, DropoutSite::kFeedForwardOut} {}
 
-void FeedForward::forward(Context& ctx, View<const float> x, View<const uint32_t> samples,
-                          View<float> y, Saved& saved) const {
+void FeedForward::forward(Context& ctx, ConstRealView x, View<const uint32_t> samples, RealView y,
+                          Saved& saved) const {
   const Shape hidden{x.shape[0], x.shape[1], hidden_};
   saved.samples = samples;
-  saved.before_gelu = ctx.saved.alloc<float>(hidden);
-  const View<float> activated = ctx.saved.alloc<float>(hidden);
+  saved.before_gelu = ctx.saved.alloc(ctx.precision(), hidden);
+  const RealView activated = ctx.saved.alloc(ctx.precision(), hidden);
   in_.forward(ctx, x, saved.before_gelu, saved.in);
   kernels::activation(
       ctx.stream, {.y = activated, .x = saved.before_gelu, .kind = kernels::ActivationKind::kGelu});
@@ -27,13 +27,12 @@ void FeedForward::forward(Context& ctx, View<const float> x, View<const uint32_t
   out_dropout_.apply(ctx, samples, y);
 }
 
-void FeedForward::backward(Context& ctx, const Saved& saved, View<const float> dy,
-                           View<float> dx) const {
+void FeedForward::backward(Context& ctx, const Saved& saved, ConstRealView dy, RealView dx) const {
   Arena::Scope scope(ctx.scratch);
-  const View<float> dhidden = ctx.scratch.alloc<float>(saved.before_gelu.shape);
+  const RealView dhidden = ctx.scratch.alloc(ctx.precision(), saved.before_gelu.shape);
   {
     Arena::Scope inner(ctx.scratch);
-    const View<const float> dout = out_dropout_.gradient(ctx, saved.samples, dy);
+    const ConstRealView dout = out_dropout_.gradient(ctx, saved.samples, dy);
     out_.backward(ctx, saved.out, dout, dhidden);
   }
   hidden_dropout_.apply(ctx, saved.samples, dhidden);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// width -> hidden, exact GELU, dropout, hidden -> width, dropout. Saves 2 * hidden floats per token
-// and a view of x.
+// width -> hidden, exact GELU, dropout, hidden -> width, dropout. Saves 2 * hidden activations per
+// token and a view of x.
 #pragma once
 
 #include <string>
@@ -15,7 +15,7 @@ class FeedForward {
  public:
   struct Saved {
     Linear::Saved in, out;
-    View<float> before_gelu;       // [B, N, hidden]
+    RealView before_gelu;          // [B, N, hidden]
     View<const uint32_t> samples;  // [B]
   };
 
@@ -23,10 +23,9 @@ class FeedForward {
               double dropout, int layer);
 
   /// x, y [B, N, width]; x must stay untouched until backward.
-  void forward(Context&, View<const float> x, View<const uint32_t> samples, View<float> y,
-               Saved&) const;
+  void forward(Context&, ConstRealView x, View<const uint32_t> samples, RealView y, Saved&) const;
   /// dx may alias dy.
-  void backward(Context&, const Saved&, View<const float> dy, View<float> dx) const;
+  void backward(Context&, const Saved&, ConstRealView dy, RealView dx) const;
 
   ParamId first() const { return in_.first(); }
   ParamId last() const { return out_.last(); }

@@ -11,7 +11,7 @@ LayerNorm::LayerNorm(ParameterStore& store, const std::string& name, int64_t wid
   bias_ = store.declare(name + ".bias", {width}, Init::constant(0), Decay::kNo);
 }
 
-void LayerNorm::forward(Context& ctx, View<const float> x, View<float> y, Saved& saved) const {
+void LayerNorm::forward(Context& ctx, View<const float> x, RealView y, Saved& saved) const {
   const int64_t rows = x.numel() / width_;
   saved = {.x = x, .mean = ctx.saved.alloc<float>({rows}), .rstd = ctx.saved.alloc<float>({rows})};
   kernels::layernorm(ctx.stream, {.y = y.reshape({rows, width_}),
@@ -22,8 +22,7 @@ void LayerNorm::forward(Context& ctx, View<const float> x, View<float> y, Saved&
                                   .bias = store_.value(bias_)});
 }
 
-void LayerNorm::backward(Context& ctx, const Saved& saved, View<const float> dy,
-                         View<float> dx) const {
+void LayerNorm::backward(Context& ctx, const Saved& saved, ConstRealView dy, RealView dx) const {
   const Shape rows{saved.mean.numel(), width_};
   kernels::layernorm_backward(ctx.stream, {.dx = dx.reshape(rows),
                                            .dweight = store_.grad(weight_),

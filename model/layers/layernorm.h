@@ -21,9 +21,9 @@ class LayerNorm {
   LayerNorm(ParameterStore& store, const std::string& name, int64_t width);
 
   /// x must stay untouched until backward.
-  void forward(Context&, View<const float> x, View<float> y, Saved&) const;
-  /// dx may alias dy.
-  void backward(Context&, const Saved&, View<const float> dy, View<float> dx) const;
+  void forward(Context&, View<const float> x, RealView y, Saved&) const;
+  /// dx may alias dy and is stored alike.
+  void backward(Context&, const Saved&, ConstRealView dy, RealView dx) const;
 
   ParamId first() const { return weight_; }
   ParamId last() const { return bias_; }

@@ -8,8 +8,8 @@
 namespace stipple::model {
 namespace {
 
-template <class T>
-View<T> as_rows(View<T> x, int64_t width) {
+template <class Array>
+Array as_rows(const Array& x, int64_t width) {
   return x.reshape({x.numel() / width, width});
 }
 
@@ -22,16 +22,16 @@ Linear::Linear(ParameterStore& store, const std::string& name, int64_t in, int64
   bias_ = store.declare(name + ".bias", {out}, init, Decay::kNo);
 }
 
-void Linear::forward(Context& ctx, View<const float> x, View<float> y, Saved& saved) const {
+void Linear::forward(Context& ctx, ConstRealView x, RealView y, Saved& saved) const {
   saved.x = x;
   kernels::linear(ctx.stream, {.y = as_rows(y, out_),
                                .x = as_rows(x, in_),
                                .weight = store_.value(weight_),
-                               .bias = store_.value(bias_)});
+                               .bias = store_.value(bias_),
+                               .scratch = &ctx.scratch});
 }
 
-void Linear::backward(Context& ctx, const Saved& saved, View<const float> dy,
-                      View<float> dx) const {
+void Linear::backward(Context& ctx, const Saved& saved, ConstRealView dy, RealView dx) const {
   kernels::linear_backward(ctx.stream, {.dx = dx.empty() ? dx : as_rows(dx, in_),
                                         .dweight = store_.grad(weight_),
                                         .dbias = store_.grad(bias_),

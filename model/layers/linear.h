@@ -12,16 +12,16 @@ namespace stipple::model {
 class Linear {
  public:
   struct Saved {
-    View<const float> x;  // [..., in]
+    ConstRealView x;  // [..., in]
   };
 
   /// Declares `name`.weight [out, in] and `name`.bias [out], both uniform on +-1/sqrt(in).
   Linear(ParameterStore& store, const std::string& name, int64_t in, int64_t out);
 
   /// x must stay untouched until backward.
-  void forward(Context&, View<const float> x, View<float> y, Saved&) const;
+  void forward(Context&, ConstRealView x, RealView y, Saved&) const;
   /// dx empty: the gradient of x is not wanted.
-  void backward(Context&, const Saved&, View<const float> dy, View<float> dx) const;
+  void backward(Context&, const Saved&, ConstRealView dy, RealView dx) const;
 
   ParamId first() const { return weight_; }
   ParamId last() const { return bias_; }

@@ -184,11 +184,13 @@ TEST_P(ReducersOnDevices, MeasureTheTimeThatBackwardDoesNotHide) {
   }
 }
 
-TEST_P(ReducersOnDevices, GiveTheSameBitsFromACapturedGraph) {
+TEST_P(ReducersOnDevices, GiveTheSameBitsFromACapturedGraphAndItsTimes) {
   REQUIRE_DEVICES();
   const Ranks ranks;
   const Batch batch = make_batch(kNumel, 4, 0);
-  const auto reducer = make_gradient_reducer(*ranks.nccl, ranks.options(batch, GetParam()));
+  ReducerOptions options = ranks.options(batch, GetParam());
+  options.flights = 2;
+  const auto reducer = make_gradient_reducer(*ranks.nccl, options);
   const Gradients eager = step_on_device(*reducer, ranks, batch);
 
   const Range mine = leaves_of_rank(batch.num_leaves, ranks.nccl->rank(), ranks.nccl->size());
@@ -197,6 +199,7 @@ TEST_P(ReducersOnDevices, GiveTheSameBitsFromACapturedGraph) {
     gradients.emplace_back(&ranks.stream, test::leaf_gradients(batch, leaf));
   const DeviceAddition addition = ranks.addition();
 
+  reducer->choose_flight(1);
   cuda::begin_capture(ranks.stream.native());
   for (int64_t leaf = mine.begin; leaf < mine.end; ++leaf) {
     const float* const from = gradients[static_cast<size_t>(leaf - mine.begin)].span().data();
@@ -215,6 +218,9 @@ TEST_P(ReducersOnDevices, GiveTheSameBitsFromACapturedGraph) {
     cuda::launch_graph(graph, ranks.stream.native());
     ranks.nccl->launched("step");
     EXPECT_TRUE(same_bits(FloatArray::get(&ranks.stream, sum), eager)) << replay;
+    const ReducerTimes times = reducer->times(1);
+    EXPECT_GT(times.exposed_s, 0);
+    EXPECT_GE(times.exposed_s, times.waited_in_backward_s);
   }
   cuda::destroy_graph(graph);
   EXPECT_TRUE(same_bits(step_on_device(*reducer, ranks, batch), eager)) << "after the graph";

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "core/error.h"
+#include "core/section_timer.h"
 
 namespace stipple {
 namespace {
@@ -96,6 +97,28 @@ TEST(Stream, OnMetaRemembersItsThreadsAndRunsNothing) {
   const Stream stream(kMetaDevice, {.threads = 5});
   EXPECT_EQ(stream.threads(), 5);
   EXPECT_THROW(stream.parallel_for(1, [](int64_t, int) {}), Error);
+}
+
+TEST(SectionTimer, AddsUpItsSections) {
+  const Stream stream(kCpuDevice);
+  constexpr auto kWork = std::chrono::milliseconds(2);
+  SectionTimer timer(kCpuDevice, 2);
+  EXPECT_EQ(timer.seconds(), 0);
+  Event before(kCpuDevice), after(kCpuDevice);
+  stream.record(before);
+  for (int section = 0; section < 2; ++section) {
+    timer.begin(stream);
+    std::this_thread::sleep_for(kWork);
+    timer.end(stream);
+    std::this_thread::sleep_for(kWork);
+  }
+  stream.record(after);
+  EXPECT_GE(timer.seconds(), 4e-3);
+  EXPECT_LE(timer.seconds(), after.ms_since(before) * 1e-3 - 4e-3);
+  EXPECT_THROW(timer.begin(stream), Error);
+  timer.restart();
+  EXPECT_EQ(timer.seconds(), 0);
+  EXPECT_THROW(timer.end(stream), Error);
 }
 
 TEST(Stream, RefusesFewerThanOneThread) { EXPECT_THROW(Stream(kCpuDevice, {.threads = 0}), Error); }

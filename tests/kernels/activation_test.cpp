@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstddef>
 #include <limits>
 #include <numbers>
 
@@ -21,9 +22,14 @@ namespace {
 using test::Array;
 using test::DeviceMemory;
 using test::expect_close;
+using test::expect_stored;
 using test::name_of;
 using test::random_normal;
+using test::random_uniform;
+using test::rounded;
 using test::test_devices;
+using test::test_storage_pairs;
+using test::test_storages;
 
 constexpr std::array kKinds{ActivationKind::kGelu, ActivationKind::kRelu, ActivationKind::kSigmoid,
                             ActivationKind::kTanh};
@@ -91,35 +97,42 @@ TEST(ActivationMath, SigmoidAndTanhAreAccurateRelativeToTheirValue) {
 }
 
 /// The elements from `first` on, so that arrays may start at any address.
-template <class T>
-View<T> behind(View<T> all, int64_t first) {
-  return {all.data + first, {all.numel() - first}};
+RealView behind(RealView all, int64_t first) {
+  auto* from =
+      static_cast<std::byte*>(all.data) + static_cast<size_t>(first) * bytes_of(all.precision);
+  return {from, {all.numel() - first}, all.precision};
 }
 
-Array<float> activate(Device device, ActivationKind kind, const Array<float>& x,
-                      int64_t first = 0) {
+Array<float> activate(Device device, ActivationKind kind, const Array<float>& x, int64_t first = 0,
+                      Precision storage = Precision::kFp32) {
   DeviceMemory memory(device);
-  const View<float> from = memory.put(x), to = memory.fresh<float>(x.shape());
+  const RealView from = memory.put(x, storage), to = memory.fresh(x.shape(), storage);
   activation(memory.stream(), {.y = behind(to, first), .x = behind(from, first), .kind = kind});
   return memory.get(behind(to, first));
 }
 
+/// storages: of dx and saved, of dy.
 Array<float> activate_backward(Device device, ActivationKind kind, const Array<float>& dy,
-                               const Array<float>& saved) {
+                               const Array<float>& saved,
+                               const std::array<Precision, 2>& storages = {}) {
   DeviceMemory memory(device);
-  const View<float> dx = memory.fresh<float>(dy.shape());
-  activation_backward(memory.stream(),
-                      {.dx = dx, .dy = memory.put(dy), .saved = memory.put(saved), .kind = kind});
+  const RealView dx = memory.fresh(dy.shape(), storages[0]);
+  activation_backward(memory.stream(), {.dx = dx,
+                                        .dy = memory.put(dy, storages[1]),
+                                        .saved = memory.put(saved, storages[0]),
+                                        .kind = kind});
   return memory.get(dx);
 }
 
 void expect_oracle(Device device, ActivationKind kind, int64_t n, int64_t first) {
-  SCOPED_TRACE(testing::Message() << name_of(device) << ", kind " << static_cast<int>(kind) << ", "
-                                  << n << " from " << first);
-  const Array<float> x = random_normal({n + first}, 1, 2.0);
-  Array<double> expected({n});
-  for (int64_t i = 0; i < n; ++i) expected[i] = oracle(kind, x[first + i]);
-  expect_close(activate(device, kind, x, first), expected, 1e-6);
+  for (Precision storage : test_storages(device)) {
+    SCOPED_TRACE(testing::Message() << name_of(device) << ", kind " << static_cast<int>(kind)
+                                    << ", " << n << " from " << first);
+    const Array<float> x = rounded(random_normal({n + first}, 1, 2.0), storage);
+    Array<double> expected({n});
+    for (int64_t i = 0; i < n; ++i) expected[i] = oracle(kind, x[first + i]);
+    expect_stored(activate(device, kind, x, first, storage), expected, storage, 1e-6);
+  }
 }
 
 TEST(Activation, MatchesOracleForOddSizesOnEveryDevice) {
@@ -132,7 +145,7 @@ TEST(Activation, MatchesOracleForOddSizesOnEveryDevice) {
 
 TEST(Activation, MayStartAtAnyAddress) {
   for (Device device : test_devices()) {
-    for (int64_t first : {1, 2, 3}) expect_oracle(device, ActivationKind::kGelu, 301, first);
+    for (int64_t first : {1, 2, 3, 4}) expect_oracle(device, ActivationKind::kGelu, 301, first);
   }
 }
 
@@ -172,16 +185,37 @@ TEST(Activation, BackwardIsTheDerivative) {
   }
 }
 
+TEST(Activation, BackwardTakesAGradientOfEitherStorage) {
+  for (ActivationKind kind : kKinds) {
+    for (int64_t n : {1, 8, 1029}) {
+      const Array<float> saved = random_uniform({n}, 1, -1, 1), dy = random_normal({n}, 2);
+      for (Device device : test_devices()) {
+        for (const auto& storages : test_storage_pairs(device)) {
+          SCOPED_TRACE(testing::Message() << name_of(device) << ", kind " << static_cast<int>(kind)
+                                          << ", dy of " << name_of(storages[1]));
+          const Array<float> expected = activate_backward(
+              kCpuDevice, kind, rounded(dy, storages[1]), rounded(saved, storages[0]));
+          expect_stored(activate_backward(device, kind, dy, saved, storages), expected, storages[0],
+                        1e-6);
+        }
+      }
+    }
+  }
+}
+
 TEST(Activation, OutputsMayOverwriteInputs) {
   const Array<float> x = random_normal({1001}, 1), dy = random_normal({1001}, 2);
   constexpr ActivationKind kGelu = ActivationKind::kGelu;
   for (Device device : test_devices()) {
-    DeviceMemory memory(device);
-    const View<float> y = memory.put(x), dx = memory.put(dy);
-    activation(memory.stream(), {.y = y, .x = y});
-    EXPECT_EQ(memory.get(y).values(), activate(device, kGelu, x).values());
-    activation_backward(memory.stream(), {.dx = dx, .dy = dx, .saved = memory.put(x)});
-    EXPECT_EQ(memory.get(dx).values(), activate_backward(device, kGelu, dy, x).values());
+    for (Precision storage : test_storages(device)) {
+      DeviceMemory memory(device);
+      const RealView y = memory.put(x, storage), dx = memory.put(dy, storage);
+      activation(memory.stream(), {.y = y, .x = y});
+      EXPECT_EQ(memory.get(y).values(), activate(device, kGelu, x, 0, storage).values());
+      activation_backward(memory.stream(), {.dx = dx, .dy = dx, .saved = memory.put(x, storage)});
+      EXPECT_EQ(memory.get(dx).values(),
+                activate_backward(device, kGelu, dy, x, {storage, storage}).values());
+    }
   }
 }
 
@@ -205,6 +239,16 @@ TEST(Activation, RefusesArraysOfDifferentSizes) {
   EXPECT_THROW(add(Stream(kMetaDevice), {.y = four, .a = four, .b = five}), ShapeError);
 }
 
+TEST(Activation, RefusesStoragesThatDoNotFit) {
+  Array<float> fp32({4});
+  Array<bf16> half({4});
+  const Stream stream(kMetaDevice);
+  EXPECT_THROW(activation(stream, {.y = fp32, .x = half}), Error);
+  EXPECT_THROW(activation_backward(stream, {.dx = half, .dy = half, .saved = fp32}), Error);
+  EXPECT_THROW(add(stream, {.y = fp32, .a = half, .b = half}), Error);
+  EXPECT_THROW(add(stream, {.y = half, .a = half, .b = fp32}), Error);
+}
+
 TEST(Activation, RunsOnMetaWithoutTouchingItsArrays) {
   Array<float> y({3}, {1, 2, 3}), x({3}, {4, 5, 6});
   activation(Stream(kMetaDevice), {.y = y, .x = x});
@@ -212,14 +256,21 @@ TEST(Activation, RunsOnMetaWithoutTouchingItsArrays) {
 }
 
 TEST(Add, AddsAndMayOverwriteAnInput) {
-  const Array<float> a = random_normal({1030}, 1), b = random_normal({1030}, 2);
   for (Device device : test_devices()) {
-    for (int64_t first : {0, 1}) {
-      DeviceMemory memory(device);
-      const View<float> y = behind(memory.put(a), first), other = behind(memory.put(b), first);
-      add(memory.stream(), {.y = y, .a = y, .b = other});
-      const Array<float> sum = memory.get(y);
-      for (int64_t i = 0; i < sum.numel(); ++i) ASSERT_EQ(sum[i], a[first + i] + b[first + i]);
+    for (const auto& [storage, other_storage] : test_storage_pairs(device)) {
+      if (storage == Precision::kBf16 && other_storage == Precision::kFp32) continue;
+      const Array<float> a = rounded(random_normal({1030}, 1), storage);
+      const Array<float> b = rounded(random_normal({1030}, 2), other_storage);
+      Array<float> expected({1030});
+      for (int64_t i = 0; i < 1030; ++i) expected[i] = a[i] + b[i];
+      expected = rounded(expected, storage);
+      for (int64_t first : {0, 1}) {
+        DeviceMemory memory(device);
+        const RealView y = behind(memory.put(a, storage), first);
+        add(memory.stream(), {.y = y, .a = y, .b = behind(memory.put(b, other_storage), first)});
+        const Array<float> sum = memory.get(y);
+        for (int64_t i = 0; i < sum.numel(); ++i) ASSERT_EQ(sum[i], expected[first + i]);
+      }
     }
   }
 }

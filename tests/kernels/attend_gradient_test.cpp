@@ -8,10 +8,6 @@
 namespace stipple::test {
 namespace {
 
-class AttendGradient : public AttendTest {};
-INSTANTIATE_TEST_SUITE_P(Isa, AttendGradient, ::testing::ValuesIn(cpu::available_isas()),
-                         isa_of_test);
-
 constexpr EdgeForm kForms[] = {EdgeForm::kBits, EdgeForm::kCsr};
 
 /// sum_ij dout_ij o_ij of problem p.
@@ -78,22 +74,42 @@ Gradients<double> gradients_by_differences(const AttendSetup& s) {
   return g;
 }
 
-/// A graph with every special row: empty, one edge, all edges.
-AttendSetup small_setup(uint64_t seed) {
-  AttendSetup s = make_setup({.n = 9, .m = 9, .d = 5, .clusters = 3, .density = 0.4}, seed);
-  for (int64_t j = 0; j < s.m; ++j) {
-    s.drawn[2 * s.m + j] = 0;
-    s.drawn[3 * s.m + j] = j == 7 ? 1 : 0;
-    s.drawn[4 * s.m + j] = 1;
-  }
-  return s;
-}
+class AttendGradient : public AttendTest {
+ protected:
+  /// In bf16 the specification's 1.5e-2 and what o, rounded, does to do . o of every row.
+  static double tolerance() { return is_bf16() ? 2.5e-2 : 1e-5; }
 
-void expect_differences(const AttendSetup& s) {
-  const Gradients<double> expected = gradients_by_differences(s);
-  expect_close_gradients(reference_backward(s), expected, 1e-7);
-  for (EdgeForm form : kForms) expect_close_gradients(differentiate(s, form), expected, 1e-5);
-}
+  static void expect_exact(const Gradients<float>& actual, const Gradients<double>& expected) {
+    expect_close_gradients(actual, expected, tolerance());
+  }
+  static void expect_both_forms_exact(const AttendSetup& s) {
+    const Gradients<double> expected = reference_backward(s);
+    for (EdgeForm form : kForms) expect_exact(differentiate(s, form), expected);
+  }
+
+  /// A graph with every special row: empty, one edge, all edges.
+  static AttendSetup small_setup(uint64_t seed) {
+    AttendSetup s = make_setup({.n = 9, .m = 9, .d = 5, .clusters = 3, .density = 0.4}, seed);
+    for (int64_t j = 0; j < s.m; ++j) {
+      s.drawn[2 * s.m + j] = 0;
+      s.drawn[3 * s.m + j] = j == 7 ? 1 : 0;
+      s.drawn[4 * s.m + j] = 1;
+    }
+    return s;
+  }
+
+  static void expect_differences(const AttendSetup& s) {
+    const Gradients<double> expected = gradients_by_differences(s);
+    expect_close_gradients(reference_backward(s), expected, 1e-7);
+    for (EdgeForm form : kForms) expect_exact(differentiate(s, form), expected);
+  }
+};
+INSTANTIATE_TEST_SUITE_P(Place, AttendGradient, ::testing::ValuesIn(all_params()), name_of_param);
+
+/// What only the CPU knows, and what takes an emulated GPU too long.
+class AttendGradientOnCpu : public AttendGradient {};
+INSTANTIATE_TEST_SUITE_P(Isa, AttendGradientOnCpu, ::testing::ValuesIn(cpu_params()),
+                         name_of_param);
 
 TEST_P(AttendGradient, IsTheSlopeOfTheForwardPass) { expect_differences(small_setup(1)); }
 
@@ -130,34 +146,35 @@ TEST_P(AttendGradient, LeavesForcedSelfEdgesOut) {
 TEST_P(AttendGradient, WithoutStraightThroughWritesOnlyTheThree) {
   AttendSetup s = small_setup(6);
   s.clusters = 0;
-  const Gradients<double> expected = reference_backward(s);
-  for (EdgeForm form : kForms) {
-    const Gradients<float> g = differentiate(s, form);
-    expect_close(g.dq, expected.dq, 1e-5);
-    expect_close(g.dk, expected.dk, 1e-5);
-    expect_close(g.dv, expected.dv, 1e-5);
+  expect_both_forms_exact(s);
+}
+
+TEST_P(AttendGradient, AgreesWithTheReferenceAtAnyWidth) {
+  for (int64_t d : {1, 33, 64, 128}) {
+    AttendSetup s = make_setup({.n = 20, .m = 70, .d = d, .clusters = d + 2, .density = 0.2}, 7);
+    s.dropout = 0.1f;
+    s.regularizer = 1e-3f;
+    expect_both_forms_exact(s);
   }
 }
 
-TEST_P(AttendGradient, AgreesWithTheReferenceAtAnyWidthAndDensity) {
+TEST_P(AttendGradientOnCpu, AgreesWithTheReferenceAtAnyWidthAndDensity) {
   for (int64_t d : {1, 7, 16, 32, 33, 64, 128}) {
     for (double density : {0.0, 0.01, 0.2, 1.0}) {
       AttendSetup s =
           make_setup({.n = 45, .m = 139, .d = d, .clusters = d + 2, .density = density}, 7);
       s.dropout = 0.1f;
       s.regularizer = 1e-3f;
-      const Gradients<double> expected = reference_backward(s);
-      for (EdgeForm form : kForms) expect_close_gradients(differentiate(s, form), expected, 1e-5);
+      expect_both_forms_exact(s);
     }
   }
 }
 
-TEST_P(AttendGradient, AgreesWithTheReferenceOverSeveralChunksOfRows) {
+TEST_P(AttendGradientOnCpu, AgreesWithTheReferenceOverSeveralChunksOfRows) {
   for (double density : {0.22, 1.0}) {
     const AttendSetup s = make_setup(
         {.n = 203, .m = 1031, .d = 16, .clusters = 20, .density = density, .heads = 1}, 8);
-    const Gradients<double> expected = reference_backward(s);
-    for (EdgeForm form : kForms) expect_close_gradients(differentiate(s, form), expected, 1e-5);
+    expect_both_forms_exact(s);
   }
 }
 
@@ -170,7 +187,7 @@ Array<float> slice_clusters(const Array<float>& a, int64_t first, int64_t count)
   return result;
 }
 
-TEST_P(AttendGradient, GivesManyClustersTheBitsOfFew) {
+TEST_P(AttendGradientOnCpu, GivesManyClustersTheBitsOfFew) {
   // Keys are visited in tiles and rows in chunks when memberships are many and wide, and in one go
   // when they are narrow.
   for (const AttendSize& size :
@@ -207,7 +224,7 @@ TEST_P(AttendGradient, GivesEdgesToMaskedKeysTheRegularizerOnly) {
       const Gradients<double> expected = reference_backward(s);
       for (EdgeForm form : kForms) {
         const Gradients<float> g = differentiate(s, form);
-        expect_close_gradients(g, expected, 1e-5);
+        expect_exact(g, expected);
         for (int64_t x = 2 * s.m * s.d; x < 3 * s.m * s.d; ++x) ASSERT_EQ(g.dv[x], 0.0f);
       }
     }
@@ -220,18 +237,18 @@ TEST_P(AttendGradient, CountsEdgesAsOftenAsTheyWereDrawn) {
   for (int64_t i = 0; i < s.drawn.numel(); ++i) {
     if (s.drawn[i] != 0) s.drawn[i] = static_cast<uint8_t>(1 + i % 4);
   }
-  expect_close_gradients(differentiate(s, EdgeForm::kCsr), reference_backward(s), 1e-5);
+  expect_exact(differentiate(s, EdgeForm::kCsr), reference_backward(s));
 }
 
 TEST_P(AttendGradient, OfAllEdgesIsThatOfDenseAttention) {
-  AttendSetup s = make_setup({.n = 70, .m = 260, .d = 33, .density = 1.0}, 11);
+  AttendSetup s = make_setup({.n = 70, .m = 150, .d = 33, .density = 1.0}, 11);
   s.dropout = 0.2f;
   s.use_key_mask = true;
-  for (int64_t j = 201; j < s.m; ++j) s.key_mask[j] = 0;
+  for (int64_t j = 131; j < s.m; ++j) s.key_mask[j] = 0;
   for (int64_t j = 3; j < 100; j += 7) s.key_mask[j] = 0;
   const Gradients<float> dense = differentiate_dense(s);
-  expect_close_gradients(dense, reference_backward(s), 1e-5);
-  for (EdgeForm form : kForms) expect_close_gradients(differentiate(s, form), dense, 1e-5);
+  expect_exact(dense, reference_backward(s));
+  for (EdgeForm form : kForms) expect_close_gradients(differentiate(s, form), dense, tolerance());
 }
 
 TEST_P(AttendGradient, OfScoresSumsToZeroInEveryRow) {
@@ -241,7 +258,7 @@ TEST_P(AttendGradient, OfScoresSumsToZeroInEveryRow) {
   s.dropout = 0.1f;
   for (EdgeForm form : kForms) {
     const Gradients<float> g = differentiate(s, form);
-    for (float sum : g.row_grad.values()) EXPECT_NEAR(sum, 0.0f, 2e-6f);
+    for (float sum : g.row_grad.values()) EXPECT_NEAR(sum, 0.0f, is_bf16() ? 2e-2f : 2e-6f);
   }
 }
 
@@ -256,7 +273,7 @@ TEST_P(AttendGradient, IsZeroForRowsWithoutEdges) {
   }
 }
 
-TEST_P(AttendGradient, GivesTheSameBitsForAnyNumberOfThreads) {
+TEST_P(AttendGradientOnCpu, GivesTheSameBitsForAnyNumberOfThreads) {
   for (double density : {0.2, 0.9}) {
     AttendSetup s = make_setup(
         {.n = 60, .m = 140, .d = 16, .clusters = 20, .density = density, .batch = 2, .heads = 3},

@@ -13,6 +13,8 @@
 #include "core/stream.h"
 #include "kernels/attend.h"
 #include "tests/support/arrays.h"
+#include "tests/support/devices.h"
+#include "tests/support/graphs.h"
 
 namespace stipple::test {
 
@@ -81,6 +83,12 @@ inline AttendSetup make_setup(const AttendSize& size, uint64_t seed) {
   for (uint8_t& x : s.drawn.values()) x = edge(generator) ? 1 : 0;
   s.key_mask.fill(1);
   for (int64_t b = 0; b < size.batch; ++b) s.samples[b] = static_cast<uint32_t>(40 + 3 * b);
+  return s;
+}
+
+/// The setup with what is left of its numbers when they are stored so.
+inline AttendSetup stored_as(AttendSetup s, Precision storage) {
+  for (Array<float>* a : {&s.q, &s.k, &s.v, &s.dout, &s.y, &s.z}) *a = rounded(*a, storage);
   return s;
 }
 
@@ -244,128 +252,194 @@ inline Gradients<double> reference_backward(const AttendSetup& s) {
 
 // --- the operations ------------------------------------------------------------------------------
 
-/// A graph of the setup's edges with memory of its own.
-class Graph {
- public:
-  Graph(const AttendSetup& s, EdgeForm form) : memory_("edges", kCpuDevice, size_t{4} << 20) {
-    const kernels::EdgeCapacity capacity = {.tile_density = form == EdgeForm::kBits ? 0.0 : 1.0,
-                                            .max_density = 1.0,
-                                            .multiplicity = s.multiplicity};
-    edges_ = kernels::alloc_edges(memory_, s.problems(), s.n, s.m, capacity);
-    for (int64_t p = 0; p < s.problems(); ++p) {
-      kernels::set_edges(edges_, p, form, s.drawn.view().at(p));
-    }
+/// Where an operation runs, and how its arrays are stored.
+struct AttendPlace {
+  Device device = kCpuDevice;
+  Precision storage = Precision::kFp32;
+  int threads = 1;
+};
+
+/// Problem p of the graph is stored as forms[p], or all are as one form.
+inline HostGraph graph_of(const AttendSetup& s, const std::vector<EdgeForm>& forms,
+                          const EdgeCapacity& capacity, DeviceType layout) {
+  std::vector<GraphProblem> problems;
+  for (int64_t p = 0; p < s.problems(); ++p) {
+    const EdgeForm form = forms.size() == 1 ? forms[0] : forms.at(static_cast<size_t>(p));
+    GraphProblem problem = {form, Array<uint8_t>({s.n, s.m})};
+    std::copy_n(&s.drawn[p * s.n * s.m], s.n * s.m, problem.dense.values().begin());
+    problems.push_back(problem);
   }
-  const kernels::EdgeSet& edges() const { return edges_; }
+  return HostGraph(problems, capacity, layout);
+}
+
+inline HostGraph graph_of(const AttendSetup& s, EdgeForm form, DeviceType layout) {
+  return graph_of(s, std::vector{form},
+                  {.tile_density = form == EdgeForm::kBits ? 0.0 : 1.0,
+                   .max_density = 1.0,
+                   .multiplicity = s.multiplicity},
+                  layout);
+}
+
+/// A setup's arrays on a device.
+class AttendMemory : public DeviceMemory {
+ public:
+  AttendMemory(const AttendSetup& s, const AttendPlace& place)
+      : AttendMemory(s, place, scratch_bytes(place.device)) {}
+  AttendMemory(const AttendSetup& s, const AttendPlace& place, size_t scratch_bytes)
+      : DeviceMemory(place.device, {.threads = place.threads}, scratch_bytes),
+        s_(s),
+        place_(place) {}
+
+  ConstRealView store(const Array<float>& a) { return put(a, place_.storage); }
+  /// Undefined contents, `shift` elements behind an aligned address.
+  RealView room(const Shape& shape, int64_t shift = 0) {
+    return with_real_type(place_.storage, [&](auto zero) {
+      using T = decltype(zero);
+      return RealView(fresh<T>({shape.numel() + shift}).data + shift, shape);
+    });
+  }
+  View<float> room_for_lse() { return fresh<float>({s_.batch, s_.heads, s_.n}); }
+  EdgeSet edges(EdgeForm form) { return put_graph(*this, graph_of(s_, form, place_.device.type)); }
+  View<const uint8_t> key_mask() {
+    return s_.use_key_mask ? put(s_.key_mask) : View<const uint8_t>{};
+  }
+  kernels::AttentionDropout dropout() {
+    kernels::AttentionDropout dropout = s_.attention_dropout();
+    dropout.samples = put(s_.samples);
+    return dropout;
+  }
 
  private:
-  Arena memory_;
-  kernels::EdgeSet edges_;
+  // The CPU needs little, and every page that is cleared takes time.
+  static size_t scratch_bytes(Device device) {
+    return size_t{device.type == DeviceType::kCpu ? 8u : 64u} << 20;
+  }
+
+  const AttendSetup& s_;
+  AttendPlace place_;
 };
 
 struct Attended {
   Array<float> o, lse;
 };
 
-inline Attended attend(const AttendSetup& s, EdgeForm form, int threads = 1) {
-  Attended result{Array<float>(s.q.shape()), Array<float>({s.batch, s.heads, s.n})};
-  const Graph graph(s, form);
-  Arena scratch("scratch", kCpuDevice, size_t{8} << 20);
-  kernels::attend_edges(Stream(kCpuDevice, {.threads = threads}),
-                        {.o = result.o,
-                         .lse = result.lse,
-                         .q = s.q,
-                         .k = s.k,
-                         .v = s.v,
-                         .edges = graph.edges(),
-                         .key_mask = s.use_key_mask ? s.key_mask.view() : View<const uint8_t>{},
-                         .scale = s.scale,
-                         .dropout = s.attention_dropout(),
-                         .scratch = &scratch});
-  return result;
+inline Attended attend(const AttendSetup& s, EdgeForm form, const AttendPlace& place = {}) {
+  AttendMemory memory(s, place);
+  const RealView o = memory.room(s.q.shape());
+  const View<float> lse = memory.room_for_lse();
+  kernels::attend_edges(memory.stream(), {.o = o,
+                                          .lse = lse,
+                                          .q = memory.store(s.q),
+                                          .k = memory.store(s.k),
+                                          .v = memory.store(s.v),
+                                          .edges = memory.edges(form),
+                                          .key_mask = memory.key_mask(),
+                                          .scale = s.scale,
+                                          .dropout = memory.dropout(),
+                                          .scratch = &memory.scratch()});
+  return {memory.get(ConstRealView(o)), memory.get(lse)};
 }
 
-inline Attended attend_dense(const AttendSetup& s, int threads = 1) {
-  Attended result{Array<float>(s.q.shape()), Array<float>({s.batch, s.heads, s.n})};
-  Arena scratch("scratch", kCpuDevice, size_t{8} << 20);
-  kernels::attend_dense(Stream(kCpuDevice, {.threads = threads}),
-                        {.o = result.o,
-                         .lse = result.lse,
-                         .q = s.q,
-                         .k = s.k,
-                         .v = s.v,
-                         .key_mask = s.use_key_mask ? s.key_mask.view() : View<const uint8_t>{},
-                         .scale = s.scale,
-                         .dropout = s.attention_dropout(),
-                         .scratch = &scratch});
-  return result;
+inline Attended attend_dense(const AttendSetup& s, const AttendPlace& place = {}) {
+  AttendMemory memory(s, place);
+  const RealView o = memory.room(s.q.shape());
+  const View<float> lse = memory.room_for_lse();
+  kernels::attend_dense(memory.stream(), {.o = o,
+                                          .lse = lse,
+                                          .q = memory.store(s.q),
+                                          .k = memory.store(s.k),
+                                          .v = memory.store(s.v),
+                                          .key_mask = memory.key_mask(),
+                                          .scale = s.scale,
+                                          .dropout = memory.dropout(),
+                                          .scratch = &memory.scratch()});
+  return {memory.get(ConstRealView(o)), memory.get(lse)};
 }
 
-inline Gradients<float> differentiate(const AttendSetup& s, EdgeForm form, int threads = 1) {
-  const Attended forward = attend(s, form);
-  Gradients<float> g = make_gradients<float>(s);
-  for (Array<float>* a : {&g.dq, &g.dk, &g.dv, &g.row_grad, &g.column_grad}) a->fill(777.0f);
-  const Graph graph(s, form);
+inline Gradients<float> differentiate(const AttendSetup& s, EdgeForm form,
+                                      const AttendPlace& place = {}) {
+  const Attended forward = attend(s, form, place);
+  AttendMemory memory(s, place);
+  const RealView dq = memory.room(s.q.shape());
+  const RealView dk = memory.room(s.k.shape());
+  const RealView dv = memory.room(s.k.shape());
+  const RealView row_grad = memory.room({s.batch, s.heads, s.n, s.clusters});
+  const RealView column_grad = memory.room({s.batch, s.heads, s.m, s.clusters});
   kernels::StraightThrough ste;
   if (s.clusters > 0) {
-    ste = {.row_grad = g.row_grad,
-           .column_grad = g.column_grad,
-           .y = s.y,
-           .z = s.z,
+    ste = {.row_grad = row_grad,
+           .column_grad = column_grad,
+           .y = memory.store(s.y),
+           .z = memory.store(s.z),
            .rule = s.rule,
            .regularizer = s.regularizer,
            .clip = s.clip,
            .self_loop = s.self_loop};
   }
-  Arena scratch("scratch", kCpuDevice, size_t{8} << 20);
-  kernels::attend_edges_backward(
-      Stream(kCpuDevice, {.threads = threads}),
-      {.dq = g.dq,
-       .dk = g.dk,
-       .dv = g.dv,
-       .q = s.q,
-       .k = s.k,
-       .v = s.v,
-       .o = forward.o,
-       .dout = s.dout,
-       .lse = forward.lse,
-       .edges = graph.edges(),
-       .key_mask = s.use_key_mask ? s.key_mask.view() : View<const uint8_t>{},
-       .scale = s.scale,
-       .dropout = s.attention_dropout(),
-       .ste = ste,
-       .scratch = &scratch});
-  return g;
+  kernels::attend_edges_backward(memory.stream(), {.dq = dq,
+                                                   .dk = dk,
+                                                   .dv = dv,
+                                                   .q = memory.store(s.q),
+                                                   .k = memory.store(s.k),
+                                                   .v = memory.store(s.v),
+                                                   .o = memory.store(forward.o),
+                                                   .dout = memory.store(s.dout),
+                                                   .lse = memory.put(forward.lse),
+                                                   .edges = memory.edges(form),
+                                                   .key_mask = memory.key_mask(),
+                                                   .scale = s.scale,
+                                                   .dropout = memory.dropout(),
+                                                   .ste = ste,
+                                                   .scratch = &memory.scratch()});
+  const auto get = [&](const ConstRealView& x) { return memory.get(x); };
+  return {get(dq), get(dk), get(dv), get(row_grad), get(column_grad)};
 }
 
-inline Gradients<float> differentiate_dense(const AttendSetup& s, int threads = 1) {
-  const Attended forward = attend_dense(s);
-  Gradients<float> g = make_gradients<float>(s);
-  for (Array<float>* a : {&g.dq, &g.dk, &g.dv}) a->fill(777.0f);
-  Arena scratch("scratch", kCpuDevice, size_t{8} << 20);
-  kernels::attend_dense_backward(
-      Stream(kCpuDevice, {.threads = threads}),
-      {.dq = g.dq,
-       .dk = g.dk,
-       .dv = g.dv,
-       .q = s.q,
-       .k = s.k,
-       .v = s.v,
-       .o = forward.o,
-       .dout = s.dout,
-       .lse = forward.lse,
-       .key_mask = s.use_key_mask ? s.key_mask.view() : View<const uint8_t>{},
-       .scale = s.scale,
-       .dropout = s.attention_dropout(),
-       .scratch = &scratch});
-  return g;
+inline Gradients<float> differentiate_dense(const AttendSetup& s, const AttendPlace& place = {}) {
+  const Attended forward = attend_dense(s, place);
+  AttendMemory memory(s, place);
+  const RealView dq = memory.room(s.q.shape());
+  const RealView dk = memory.room(s.k.shape());
+  const RealView dv = memory.room(s.k.shape());
+  kernels::attend_dense_backward(memory.stream(), {.dq = dq,
+                                                   .dk = dk,
+                                                   .dv = dv,
+                                                   .q = memory.store(s.q),
+                                                   .k = memory.store(s.k),
+                                                   .v = memory.store(s.v),
+                                                   .o = memory.store(forward.o),
+                                                   .dout = memory.store(s.dout),
+                                                   .lse = memory.put(forward.lse),
+                                                   .key_mask = memory.key_mask(),
+                                                   .scale = s.scale,
+                                                   .dropout = memory.dropout(),
+                                                   .scratch = &memory.scratch()});
+  const auto get = [&](const ConstRealView& x) { return memory.get(x); };
+  const Gradients<float> none = make_gradients<float>(s);
+  return {get(dq), get(dk), get(dv), none.row_grad, none.column_grad};
+}
+
+/// As expect_close; what is stored as bf16 may also have been rounded once: each element by half a
+/// unit in its last place.
+template <class A, class B>
+void expect_close_as_stored(const A& actual, const B& expected, Precision storage, double tolerance,
+                            double floor) {
+  if (storage == Precision::kFp32) return expect_close(actual, expected, tolerance, floor);
+  ASSERT_EQ(actual.values().size(), expected.values().size());
+  double scale = floor;
+  for (const auto x : expected.values()) scale = std::max(scale, std::abs(double{x}));
+  for (int64_t i = 0; i < expected.numel(); ++i) {
+    const double e = expected[i];
+    ASSERT_NEAR(actual[i], e, tolerance * scale + 0x1p-8 * std::abs(e)) << "element " << i;
+  }
 }
 
 template <class A, class B>
-void expect_close_gradients(const A& actual, const B& expected, double tolerance) {
+void expect_close_gradients(const A& actual, const B& expected, double tolerance,
+                            Precision storage = Precision::kFp32) {
   const auto compare = [&](const char* name, const auto& a, const auto& b) {
     SCOPED_TRACE(name);
-    expect_close(a, b, tolerance, 1e-3);
+    expect_close_as_stored(a, b, storage, tolerance, 1e-3);
   };
   compare("dq", actual.dq, expected.dq);
   compare("dk", actual.dk, expected.dk);
@@ -374,18 +448,68 @@ void expect_close_gradients(const A& actual, const B& expected, double tolerance
   compare("column_grad", actual.column_grad, expected.column_grad);
 }
 
-/// Every test runs once for each instruction set of this machine.
-class AttendTest : public ::testing::TestWithParam<cpu::Isa> {
+// --- where tests run -----------------------------------------------------------------------------
+
+struct AttendParam {
+  AttendPlace place;
+  cpu::Isa isa = cpu::Isa::kScalar;  ///< of the CPU
+};
+
+/// Every instruction set of this machine.
+inline std::vector<AttendParam> cpu_params() {
+  std::vector<AttendParam> params;
+  for (cpu::Isa isa : cpu::available_isas()) params.push_back({.place = {}, .isa = isa});
+  return params;
+}
+
+/// And CUDA, where it is, in either storage.
+inline std::vector<AttendParam> all_params() {
+  std::vector<AttendParam> params = cpu_params();
+  if (test_devices().size() < 2) return params;
+  for (Precision storage : {Precision::kFp32, Precision::kBf16}) {
+    params.push_back({.place = {.device = cuda_device(0), .storage = storage}});
+  }
+  return params;
+}
+
+inline std::string name_of_param(const ::testing::TestParamInfo<AttendParam>& info) {
+  const AttendPlace& place = info.param.place;
+  if (place.device.type == DeviceType::kCpu) return std::string(cpu::isa_name(info.param.isa));
+  return name_of(place.device) + "_" + stipple::name_of(place.storage);
+}
+
+/// The operations at the test's place. Setups hold only numbers that can be stored there.
+class AttendTest : public ::testing::TestWithParam<AttendParam> {
  protected:
-  AttendTest() : before_(cpu::isa()) { cpu::set_isa(GetParam()); }
+  AttendTest() : before_(cpu::isa()) { cpu::set_isa(GetParam().isa); }
   ~AttendTest() override { cpu::set_isa(before_); }
+
+  static AttendPlace place(int threads = 1) {
+    AttendPlace place = GetParam().place;
+    place.threads = threads;
+    return place;
+  }
+  static bool is_bf16() { return place().storage == Precision::kBf16; }
+  static bool is_cpu() { return place().device.type == DeviceType::kCpu; }
+
+  static AttendSetup make_setup(const AttendSize& size, uint64_t seed) {
+    return stored_as(test::make_setup(size, seed), place().storage);
+  }
+  static Attended attend(const AttendSetup& s, EdgeForm form, int threads = 1) {
+    return test::attend(s, form, place(threads));
+  }
+  static Attended attend_dense(const AttendSetup& s, int threads = 1) {
+    return test::attend_dense(s, place(threads));
+  }
+  static Gradients<float> differentiate(const AttendSetup& s, EdgeForm form, int threads = 1) {
+    return test::differentiate(s, form, place(threads));
+  }
+  static Gradients<float> differentiate_dense(const AttendSetup& s, int threads = 1) {
+    return test::differentiate_dense(s, place(threads));
+  }
 
  private:
   cpu::Isa before_;
 };
-
-inline std::string isa_of_test(const ::testing::TestParamInfo<cpu::Isa>& info) {
-  return std::string(cpu::isa_name(info.param));
-}
 
 }  // namespace stipple::test

@@ -7,38 +7,65 @@
 namespace stipple::test {
 namespace {
 
-class Attend : public AttendTest {};
-INSTANTIATE_TEST_SUITE_P(Isa, Attend, ::testing::ValuesIn(cpu::available_isas()), isa_of_test);
-
 constexpr EdgeForm kForms[] = {EdgeForm::kBits, EdgeForm::kCsr};
 
-/// docs: fp32 outputs within 2e-6 max |v| + 1e-6 of exact ones.
-void expect_exact(const Attended& actual, const AttendSetup& s, const ForwardResult& expected) {
-  double largest = 0;
-  for (float x : s.v.values()) largest = std::max(largest, std::abs(double{x}));
-  for (int64_t i = 0; i < actual.o.numel(); ++i) {
-    ASSERT_NEAR(actual.o[i], expected.o[i], 2e-6 * largest + 1e-6) << "o, element " << i;
+/// The specification's tolerances of outputs: a part of the largest value, one of the output
+/// itself, and something.
+struct Tolerance {
+  double of_values;
+  double of_output;
+  double any;
+  double lse;
+};
+
+class Attend : public AttendTest {
+ protected:
+  static Tolerance tolerance(EdgeForm form) {
+    if (!is_bf16()) return {2e-6, 0.0, 1e-6, 4e-6};
+    if (form == EdgeForm::kCsr) return {5e-6, 0x1p-8, 0.0, 4e-6};
+    return {8e-3, 0.0, 0.0, 1e-5};
   }
-  for (int64_t i = 0; i < actual.lse.numel(); ++i) {
-    if (std::isinf(expected.lse[i])) {
-      ASSERT_EQ(actual.lse[i], -std::numeric_limits<float>::infinity()) << "row " << i;
-    } else {
-      ASSERT_NEAR(actual.lse[i], expected.lse[i], 4e-6 * (1 + std::abs(expected.lse[i])));
+
+  static void expect_exact(const Attended& actual, const AttendSetup& s, EdgeForm form,
+                           const ForwardResult& expected) {
+    const Tolerance t = tolerance(form);
+    double largest = 0;
+    for (float x : s.v.values()) largest = std::max(largest, std::abs(double{x}));
+    for (int64_t i = 0; i < actual.o.numel(); ++i) {
+      const double allowed = t.of_values * largest + t.of_output * std::abs(expected.o[i]) + t.any;
+      ASSERT_NEAR(actual.o[i], expected.o[i], allowed) << "o, element " << i;
+    }
+    for (int64_t i = 0; i < actual.lse.numel(); ++i) {
+      if (std::isinf(expected.lse[i])) {
+        ASSERT_EQ(actual.lse[i], -std::numeric_limits<float>::infinity()) << "row " << i;
+      } else {
+        ASSERT_NEAR(actual.lse[i], expected.lse[i], t.lse * (1 + std::abs(expected.lse[i])));
+      }
     }
   }
-}
+  static void expect_dense_exact(const Attended& actual, const AttendSetup& s) {
+    expect_exact(actual, s, EdgeForm::kBits, reference_forward(s));
+  }
+  static void expect_both_forms_exact(const AttendSetup& s) {
+    const ForwardResult expected = reference_forward(s);
+    for (EdgeForm form : kForms) expect_exact(attend(s, form), s, form, expected);
+  }
 
-void expect_exact(const Attended& actual, const AttendSetup& s) {
-  expect_exact(actual, s, reference_forward(s));
-}
+  /// Results of two ways that differ by rounding only.
+  static void expect_alike(const Attended& a, const Attended& b) {
+    expect_close(a.o, b.o, is_bf16() ? 2e-2 : 1e-5);
+    expect_close(a.lse, b.lse, 1e-5);
+  }
+};
+INSTANTIATE_TEST_SUITE_P(Place, Attend, ::testing::ValuesIn(all_params()), name_of_param);
 
-void expect_both_forms_exact(const AttendSetup& s) {
-  const ForwardResult expected = reference_forward(s);
-  for (EdgeForm form : kForms) expect_exact(attend(s, form), s, expected);
-}
+/// What only the CPU knows, and what takes an emulated GPU too long.
+class AttendOnCpu : public Attend {};
+INSTANTIATE_TEST_SUITE_P(Isa, AttendOnCpu, ::testing::ValuesIn(cpu_params()), name_of_param);
 
 TEST_P(Attend, AgreesWithTheDefinitionAtAnyWidthAndDensity) {
   for (int64_t d : {1, 7, 16, 32, 33, 64, 128, 141}) {
+    if (d > 128 && !is_cpu()) continue;
     for (double density : {0.0, 0.01, 0.25, 1.0}) {
       const AttendSetup s = make_setup({.n = 19, .m = 147, .d = d, .density = density}, 1);
       expect_both_forms_exact(s);
@@ -56,7 +83,7 @@ TEST_P(Attend, AgreesWithTheDefinitionAtOddLengths) {
   }
 }
 
-TEST_P(Attend, AgreesWithTheDefinitionOverSeveralSweepsOfKeys) {
+TEST_P(AttendOnCpu, AgreesWithTheDefinitionOverSeveralSweepsOfKeys) {
   for (double density : {0.4, 1.0}) {
     AttendSetup s = make_setup({.n = 3, .m = 4133, .d = 16, .density = density}, 3);
     for (float& x : s.k.values()) x *= 3.0f;
@@ -69,7 +96,7 @@ TEST_P(Attend, GivesZeroAndMinusInfinityForRowsWithoutEdges) {
   for (int64_t j = 0; j < s.m; ++j) s.drawn[5 * s.m + j] = 0;
   for (EdgeForm form : kForms) {
     const Attended result = attend(s, form);
-    expect_exact(result, s);
+    expect_exact(result, s, form, reference_forward(s));
     for (int64_t x = 0; x < s.d; ++x) EXPECT_EQ(result.o[5 * s.d + x], 0.0f);
     EXPECT_EQ(result.lse[5], -std::numeric_limits<float>::infinity());
   }
@@ -86,7 +113,7 @@ TEST_P(Attend, GivesEdgesToMaskedKeysNoWeight) {
     expect_both_forms_exact(s);
     AttendSetup all = s;
     all.drawn.fill(1);
-    expect_exact(attend_dense(all), all);
+    expect_dense_exact(attend_dense(all), all);
   }
 }
 
@@ -99,7 +126,7 @@ TEST_P(Attend, DropsTheDocumentedPairs) {
   }
   AttendSetup s = make_setup({.n = 33, .m = 301, .d = 16, .density = 1.0}, 7);
   s.dropout = 0.6f;
-  expect_exact(attend_dense(s), s);
+  expect_dense_exact(attend_dense(s), s);
 }
 
 TEST_P(Attend, WeighsEdgesByHowOftenTheyWereDrawn) {
@@ -108,31 +135,24 @@ TEST_P(Attend, WeighsEdgesByHowOftenTheyWereDrawn) {
   for (int64_t i = 0; i < s.drawn.numel(); ++i) {
     if (s.drawn[i] != 0) s.drawn[i] = static_cast<uint8_t>(1 + i % 5);
   }
-  expect_exact(attend(s, EdgeForm::kCsr), s);
+  expect_exact(attend(s, EdgeForm::kCsr), s, EdgeForm::kCsr, reference_forward(s));
 }
 
 TEST_P(Attend, GivesTheSameForBitsAndCsr) {
   for (double density : {0.05, 0.25, 0.8}) {
     AttendSetup s = make_setup({.n = 64, .m = 257, .d = 32, .density = density}, 9);
     s.dropout = 0.1f;
-    const Attended bits = attend(s, EdgeForm::kBits);
-    const Attended csr = attend(s, EdgeForm::kCsr);
-    expect_close(bits.o, csr.o, 1e-5);
-    expect_close(bits.lse, csr.lse, 1e-5);
+    expect_alike(attend(s, EdgeForm::kBits), attend(s, EdgeForm::kCsr));
   }
 }
 
 TEST_P(Attend, WithAllEdgesIsDenseAttention) {
-  AttendSetup s = make_setup({.n = 70, .m = 260, .d = 33, .density = 1.0}, 10);
+  AttendSetup s = make_setup({.n = 70, .m = 150, .d = 33, .density = 1.0}, 10);
   s.use_key_mask = true;
-  for (int64_t j = 201; j < s.m; ++j) s.key_mask[j] = 0;
+  for (int64_t j = 131; j < s.m; ++j) s.key_mask[j] = 0;
   const Attended dense = attend_dense(s);
-  expect_exact(dense, s);
-  for (EdgeForm form : kForms) {
-    const Attended edges = attend(s, form);
-    expect_close(edges.o, dense.o, 1e-5);
-    expect_close(edges.lse, dense.lse, 1e-5);
-  }
+  expect_dense_exact(dense, s);
+  for (EdgeForm form : kForms) expect_alike(attend(s, form), dense);
 }
 
 TEST_P(Attend, IgnoresAConstantAddedToAllScoresOfARow) {
@@ -143,7 +163,7 @@ TEST_P(Attend, IgnoresAConstantAddedToAllScoresOfARow) {
   AttendSetup shifted = s;
   for (int64_t i = 0; i < s.q.numel() / s.d; ++i) shifted.q[i * s.d + 16] += 8.0f;
   for (EdgeForm form : kForms) {
-    expect_close(attend(shifted, form).o, attend(s, form).o, 1e-5);
+    expect_close(attend(shifted, form).o, attend(s, form).o, is_bf16() ? 2e-2 : 1e-5);
   }
 }
 
@@ -173,7 +193,7 @@ TEST_P(Attend, PassesANanInAQueryOnToItsRowAndNoOther) {
   }
 }
 
-TEST_P(Attend, GivesTheSameBitsForAnyNumberOfThreads) {
+TEST_P(AttendOnCpu, GivesTheSameBitsForAnyNumberOfThreads) {
   for (double density : {0.1, 0.9}) {
     AttendSetup s =
         make_setup({.n = 600, .m = 140, .d = 16, .density = density, .batch = 2, .heads = 2}, 14);
@@ -190,13 +210,13 @@ TEST_P(Attend, GivesTheSameBitsForAnyNumberOfThreads) {
   }
 }
 
-TEST_P(Attend, PlansTheScratchItUses) {
+TEST_P(AttendOnCpu, PlansTheScratchItUses) {
   const AttendSetup s = make_setup({.n = 20, .m = 65, .d = 7, .clusters = 3}, 15);
   for (EdgeForm form : kForms) {
     for (int threads : {1, 3}) {
       Array<float> o(s.q.shape()), dq(s.q.shape()), dk(s.k.shape()), dv(s.k.shape());
       Array<float> lse({s.batch, s.heads, s.n});
-      const Graph graph(s, form);
+      const HostGraph graph = graph_of(s, form, DeviceType::kCpu);
       Arena used("used", kCpuDevice, size_t{64} << 20);
       Arena planned("planned");
       for (Arena* arena : {&used, &planned}) {
@@ -228,7 +248,7 @@ TEST_P(Attend, PlansTheScratchItUses) {
   }
 }
 
-TEST_P(Attend, PlansTheScratchThatDenseAttentionUses) {
+TEST_P(AttendOnCpu, PlansTheScratchThatDenseAttentionUses) {
   const AttendSetup s = make_setup({.n = 20, .m = 65, .d = 7}, 16);
   Array<float> o(s.q.shape()), dq(s.q.shape()), dk(s.k.shape()), dv(s.k.shape());
   Array<float> lse({s.batch, s.heads, s.n});
@@ -255,7 +275,7 @@ TEST_P(Attend, PlansTheScratchThatDenseAttentionUses) {
 
 TEST(AttendShapes, MustAgree) {
   const AttendSetup s = make_setup({.n = 4, .m = 5, .d = 3, .clusters = 2}, 17);
-  const Graph graph(s, EdgeForm::kBits);
+  const HostGraph graph = graph_of(s, EdgeForm::kBits, DeviceType::kCpu);
   const Stream stream(kCpuDevice);
   Arena scratch("scratch", kCpuDevice, size_t{8} << 20);
   Array<float> o(s.q.shape()), lse({1, 2, 4}), wrong({1, 2, 4, 4}), dq(s.q.shape());

@@ -19,7 +19,10 @@ using test::Array;
 using test::DeviceMemory;
 using test::name_of;
 using test::random_normal;
+using test::rounded;
 using test::test_devices;
+using test::test_storage_pairs;
+using test::test_storages;
 
 constexpr RngKey kKey{.seed = 11, .step = 5};
 
@@ -69,12 +72,13 @@ struct Site {
   int site = 2;
 };
 
+/// storages: of y, of x.
 Array<float> drop(Device device, const Array<float>& x, const Array<uint32_t>& samples, float rate,
-                  Site site = {}) {
+                  Site site = {}, const std::array<Precision, 2>& storages = {}) {
   DeviceMemory memory(device);
-  const View<float> y = memory.fresh<float>(x.shape());
+  const RealView y = memory.fresh(x.shape(), storages[0]);
   dropout(memory.stream(), {.y = y,
-                            .x = memory.put(x),
+                            .x = memory.put(x, storages[1]),
                             .samples = memory.put(samples),
                             .rate = rate,
                             .rng = kKey,
@@ -91,6 +95,24 @@ TEST(Dropout, FollowsItsContractForOddSizesOnEveryDevice) {
       SCOPED_TRACE(testing::Message() << name_of(device) << ", " << tokens << " x " << channels);
       const Array<float> x = random_normal({3, tokens, channels}, 1);
       EXPECT_EQ(drop(device, x, samples, 0.3f).values(), oracle(x, samples, 0.3f, 3, 2).values());
+    }
+  }
+}
+
+TEST(Dropout, TakesAndGivesEitherStorage) {
+  const Array<uint32_t> samples({3}, {70, 5, 4000000000u});
+  for (Device device : test_devices()) {
+    for (const auto& storages : test_storage_pairs(device)) {
+      for (const auto [tokens, channels] : {std::array<int64_t, 2>{7, 5}, {31, 4}, {9, 100}}) {
+        for (float rate : {0.0f, 0.3f}) {
+          SCOPED_TRACE(testing::Message()
+                       << name_of(device) << ", " << tokens << " x " << channels << ", "
+                       << name_of(storages[1]) << " to " << name_of(storages[0]));
+          const Array<float> x = rounded(random_normal({3, tokens, channels}, 1), storages[1]);
+          EXPECT_EQ(drop(device, x, samples, rate, {}, storages).values(),
+                    rounded(oracle(x, samples, rate, 3, 2), storages[0]).values());
+        }
+      }
     }
   }
 }
@@ -194,18 +216,21 @@ TEST(Dropout, RateZeroCopies) {
 TEST(Dropout, MayOverwriteItsInput) {
   const Array<uint32_t> samples({2}, {1, 2});
   for (int64_t channels : {5, 8}) {
-    const Array<float> x = random_normal({2, 30, channels}, 1);
     for (Device device : test_devices()) {
-      DeviceMemory memory(device);
-      const View<float> y = memory.put(x);
-      dropout(memory.stream(), {.y = y,
-                                .x = y,
-                                .samples = memory.put(samples),
-                                .rate = 0.5f,
-                                .rng = kKey,
-                                .layer = 3,
-                                .site = 2});
-      EXPECT_EQ(memory.get(y).values(), oracle(x, samples, 0.5f, 3, 2).values());
+      for (Precision storage : test_storages(device)) {
+        const Array<float> x = rounded(random_normal({2, 30, channels}, 1), storage);
+        DeviceMemory memory(device);
+        const RealView y = memory.put(x, storage);
+        dropout(memory.stream(), {.y = y,
+                                  .x = y,
+                                  .samples = memory.put(samples),
+                                  .rate = 0.5f,
+                                  .rng = kKey,
+                                  .layer = 3,
+                                  .site = 2});
+        EXPECT_EQ(memory.get(y).values(),
+                  rounded(oracle(x, samples, 0.5f, 3, 2), storage).values());
+      }
     }
   }
 }

@@ -16,9 +16,12 @@ namespace {
 using test::Array;
 using test::DeviceMemory;
 using test::expect_close;
+using test::expect_stored;
 using test::name_of;
 using test::random_normal;
+using test::rounded;
 using test::test_devices;
+using test::test_storages;
 
 constexpr float kEps = 1e-5f;
 
@@ -53,10 +56,11 @@ struct Operands {
             .scratch = scratch};
   }
 
-  void normalize(Device device) {
+  /// y is stored so.
+  void normalize(Device device, Precision storage = Precision::kFp32) {
     DeviceMemory memory(device);
     LayerNorm op = forward();
-    op.y = memory.fresh<float>(y.shape());
+    op.y = memory.fresh(y.shape(), storage);
     op.mean = memory.fresh<float>(mean.shape());
     op.rstd = memory.fresh<float>(rstd.shape());
     op.x = memory.put(x);
@@ -65,12 +69,13 @@ struct Operands {
     layernorm(memory.stream(), op);
     y = memory.get(op.y), mean = memory.get(op.mean), rstd = memory.get(op.rstd);
   }
-  /// Into dx; in place: over dy, and dx is a copy of that.
-  void add_gradients(Device device, bool is_in_place = false) {
+  /// Into dx; in place: over dy, and dx is a copy of that. dx and dy are stored so.
+  void add_gradients(Device device, bool is_in_place = false,
+                     Precision storage = Precision::kFp32) {
     DeviceMemory memory(device);
     LayerNormBackward op = backward(&memory.scratch());
-    const View<float> from = memory.put(dy);
-    op.dx = is_in_place ? from : memory.fresh<float>(dx.shape());
+    const RealView from = memory.put(dy, storage);
+    op.dx = is_in_place ? from : memory.fresh(dx.shape(), storage);
     op.dweight = memory.put(dweight);
     op.dbias = memory.put(dbias);
     op.dy = from;
@@ -106,12 +111,14 @@ TEST(LayerNorm, MatchesOracleForOddSizes) {
     for (const auto [rows, channels] :
          {std::array<int64_t, 2>{1, 1}, {1, 5}, {7, 16}, {131, 64}, {67, 101}, {3, 516}}) {
       SCOPED_TRACE(testing::Message() << name_of(device) << ", " << rows << " x " << channels);
-      Operands t(rows, channels);
-      t.normalize(device);
-      Array<double> expected(t.y.shape());
-      expected.values() =
-          oracle(test::to_double(t.x), test::to_double(t.weight), test::to_double(t.bias));
-      expect_close(t.y, expected, 2e-6);
+      for (Precision storage : test_storages(device)) {
+        Operands t(rows, channels);
+        t.normalize(device, storage);
+        Array<double> expected(t.y.shape());
+        expected.values() =
+            oracle(test::to_double(t.x), test::to_double(t.weight), test::to_double(t.bias));
+        expect_stored(t.y, expected, storage, 2e-6);
+      }
     }
   }
 }
@@ -169,17 +176,19 @@ TEST(LayerNorm, BackwardOnEveryDeviceIsThatOfTheCpu) {
   // More rows than a run, and channels that one block takes in several passes.
   for (const auto [rows, channels] :
        {std::array<int64_t, 2>{70, 3}, {130, 64}, {65, 37}, {3, 1028}, {2, 301}}) {
-    Operands expected(rows, channels);
-    expected.normalize(kCpuDevice);
-    const Operands before = expected;
-    expected.add_gradients(kCpuDevice);
+    Operands before(rows, channels);
+    before.normalize(kCpuDevice);
     for (Device device : test_devices()) {
       SCOPED_TRACE(testing::Message() << name_of(device) << ", " << rows << " x " << channels);
-      Operands t = before;
-      t.add_gradients(device);
-      expect_close(t.dx, expected.dx, 2e-6);
-      expect_close(t.dweight, expected.dweight, 2e-6);
-      expect_close(t.dbias, expected.dbias, 2e-6);
+      for (Precision storage : test_storages(device)) {
+        Operands expected = before, t = before;
+        expected.dy = rounded(before.dy, storage);
+        expected.add_gradients(kCpuDevice);
+        t.add_gradients(device, false, storage);
+        expect_stored(t.dx, expected.dx, storage, 2e-6);
+        expect_close(t.dweight, expected.dweight, 2e-6);
+        expect_close(t.dbias, expected.dbias, 2e-6);
+      }
     }
   }
 }
@@ -187,14 +196,16 @@ TEST(LayerNorm, BackwardOnEveryDeviceIsThatOfTheCpu) {
 TEST(LayerNorm, BackwardMayOverwriteDy) {
   for (int64_t channels : {37, 36}) {
     for (Device device : test_devices()) {
-      Operands t(70, channels);
-      t.normalize(device);
-      Operands in_place = t;
-      t.add_gradients(device);
-      in_place.add_gradients(device, true);
-      EXPECT_EQ(in_place.dx.values(), t.dx.values());
-      EXPECT_EQ(in_place.dweight.values(), t.dweight.values());
-      EXPECT_EQ(in_place.dbias.values(), t.dbias.values());
+      for (Precision storage : test_storages(device)) {
+        Operands t(70, channels);
+        t.normalize(device);
+        Operands in_place = t;
+        t.add_gradients(device, false, storage);
+        in_place.add_gradients(device, true, storage);
+        EXPECT_EQ(in_place.dx.values(), t.dx.values());
+        EXPECT_EQ(in_place.dweight.values(), t.dweight.values());
+        EXPECT_EQ(in_place.dbias.values(), t.dbias.values());
+      }
     }
   }
 }
@@ -256,6 +267,10 @@ TEST(LayerNorm, RefusesShapesThatDoNotFit) {
   backward.dbias = wrong;
   EXPECT_THROW(layernorm_backward(Stream(kMetaDevice), backward), ShapeError);
   EXPECT_THROW(layernorm_backward(Stream(kCpuDevice), t.backward(nullptr)), Error);
+  Array<bf16> half(t.dy.shape());
+  backward = t.backward(&scratch);
+  backward.dy = half;
+  EXPECT_THROW(layernorm_backward(Stream(kMetaDevice), backward), Error);
 }
 
 }  // namespace

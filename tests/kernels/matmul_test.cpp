@@ -7,9 +7,11 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstddef>
 #include <filesystem>
 #include <iterator>
 #include <limits>
+#include <string>
 #include <thread>
 #include <utility>
 
@@ -24,14 +26,38 @@ namespace {
 using test::Array;
 using test::DeviceMemory;
 using test::expect_close;
+using test::expect_stored;
 using test::random_normal;
+using test::rounded;
 using test::test_devices;
+using test::test_storages;
+
+constexpr Precision kFp32 = Precision::kFp32, kBf16 = Precision::kBf16;
 
 struct Case {
   int64_t a_count, b_count, c_count, m, n, k;
   bool transpose_a = false, transpose_b = false;
   float alpha = 1.0f, beta = 0.0f;
 };
+
+struct Storages {
+  Precision c = kFp32, a = kFp32, b = kFp32;
+
+  Precision factors() const { return std::max({a, b, c}); }
+  std::string name() const {
+    return std::string("c ") + name_of(c) + ", a " + name_of(a) + ", b " + name_of(b);
+  }
+};
+
+std::vector<Storages> storages_of(Device device) {
+  std::vector<Storages> all;
+  for (Precision c : test_storages(device)) {
+    for (Precision a : test_storages(device)) {
+      for (Precision b : test_storages(device)) all.push_back({c, a, b});
+    }
+  }
+  return all;
+}
 
 Shape stored(int64_t count, int64_t rows, int64_t cols, bool transposed) {
   if (transposed) std::swap(rows, cols);
@@ -55,13 +81,19 @@ struct Operands {
             .beta = t.beta,
             .scratch = scratch};
   }
-  /// The same in the memory of a device.
-  Matmul args(const Case& t, DeviceMemory& memory) {
+  /// The same in the memory of a device, stored so.
+  Matmul args(const Case& t, DeviceMemory& memory, const Storages& storages = {}) {
     Matmul args = this->args(t, &memory.scratch());
-    args.c = memory.put(c);
-    args.a = memory.put(a);
-    args.b = memory.put(b);
+    args.c = memory.put(c, storages.c);
+    args.a = memory.put(a, storages.a);
+    args.b = memory.put(b, storages.b);
     return args;
+  }
+  /// As the contract has them: factors are rounded where anything is.
+  void round(const Storages& storages) {
+    a = rounded(a, storages.factors());
+    b = rounded(b, storages.factors());
+    c = rounded(c, storages.c);
   }
 };
 
@@ -135,6 +167,29 @@ TEST(Matmul, RoundsNoMoreThanBf16WhenAllowedTo) {
   constexpr double kBf16Tolerance = 1e-2;
   expect_matches_oracle({6, 2, 6, 19, 11, 70, false, true}, Precision::kBf16, kBf16Tolerance);
   expect_matches_oracle({6, 6, 2, 19, 11, 70, true, false}, Precision::kBf16, kBf16Tolerance);
+}
+
+void expect_matches_oracle_in_every_storage(const Case& t) {
+  for (Device device : test_devices()) {
+    for (const Storages& storages : storages_of(device)) {
+      SCOPED_TRACE(testing::Message() << test::name_of(device) << ", " << storages.name() << ", "
+                                      << t.m << " x " << t.n << " x " << t.k);
+      Operands operands(t), stored(t);
+      stored.round(storages);
+      DeviceMemory memory = memory_of(device);
+      const Matmul args = operands.args(t, memory, storages);
+      matmul(memory.stream(), args);
+      expect_stored(memory.get(args.c), oracle(t, stored), storages.c, 2e-6);
+      EXPECT_EQ(memory.scratch().used(), 0u);
+    }
+  }
+}
+
+TEST(Matmul, TakesAndGivesEveryMixtureOfStorages) {
+  expect_matches_oracle_in_every_storage({1, 1, 1, 19, 11, 70, false, true, 0.5f});
+  expect_matches_oracle_in_every_storage({1, 1, 1, 24, 16, 1100, true, false, 1.0f, -2.0f});
+  expect_matches_oracle_in_every_storage({6, 2, 6, 19, 11, 7, false, true});
+  expect_matches_oracle_in_every_storage({6, 6, 2, 9, 8, 70, true, false, 0.5f, 1.0f});
 }
 
 TEST(Matmul, SumsIntoTheResultWithFewerMatrices) {
@@ -237,27 +292,33 @@ TEST(Matmul, StartsNoThreadsOfItsOwn) {
 }
 
 TEST(Matmul, GivesTheSameBitsFromUnalignedFactorsOfWholeNumbers) {
-  // Sums of small whole numbers are exact, so that any algorithm gives these bits.
+  // Sums of small whole numbers are exact in fp32, so that any algorithm gives these bits.
   const Case t{1, 1, 1, 33, 20, 24, false, true};
   Operands operands(t);
   for (auto* x : {&operands.a, &operands.b}) {
     for (float& value : x->values()) value = std::round(value * 4);
   }
-  const Array<double> expected = oracle(t, operands);
+  const Array<double> sums = oracle(t, operands);
+  Array<float> expected(sums.shape());
+  std::copy(sums.values().begin(), sums.values().end(), expected.values().begin());
   for (Device device : test_devices()) {
     for (int64_t shift : {0, 1, 2, 3, 4}) {
-      DeviceMemory memory = memory_of(device);
-      const auto shifted = [&](const Array<float>& x) {
-        Array<float> padded({x.numel() + 8});
-        std::copy(x.values().begin(), x.values().end(), padded.values().begin() + shift);
-        return View<float>{memory.put(padded).data + shift, x.shape()};
-      };
-      Matmul args = operands.args(t, memory);
-      args.a = shifted(operands.a);
-      args.b = shifted(operands.b);
-      args.c = shifted(operands.c);
-      matmul(memory.stream(), args);
-      expect_close(memory.get(args.c), expected, 0.0);
+      for (const Storages& storages : storages_of(device)) {
+        DeviceMemory memory = memory_of(device);
+        const auto shifted = [&](const Array<float>& x, Precision storage) {
+          Array<float> padded({x.numel() + 8});
+          std::copy(x.values().begin(), x.values().end(), padded.values().begin() + shift);
+          auto* first = static_cast<std::byte*>(memory.put(padded, storage).data);
+          return RealView(first + static_cast<size_t>(shift) * bytes_of(storage), x.shape(),
+                          storage);
+        };
+        Matmul args = operands.args(t, memory);
+        args.a = shifted(operands.a, storages.a);
+        args.b = shifted(operands.b, storages.b);
+        args.c = shifted(operands.c, storages.c);
+        matmul(memory.stream(), args);
+        expect_close(memory.get(args.c), rounded(expected, storages.c), 0.0);
+      }
     }
   }
 }
@@ -284,14 +345,25 @@ TEST(Matmul, SearchesForAnAlgorithmOnce) {
 TEST(Matmul, PlansItsScratch) {
   const Case t{6, 6, 2, 33, 32, 300, true, false, 1.0f, 1.0f};
   for (Device device : test_devices()) {
-    Operands operands(t);
-    DeviceMemory memory = memory_of(device);
-    Matmul args = operands.args(t, memory);
-    test::expect_meta_counts_scratch(device, [&](const Stream& stream, Arena& scratch) {
-      args.scratch = &scratch;
-      matmul(stream, args);
-    });
+    for (const Storages& storages : storages_of(device)) {
+      Operands operands(t);
+      DeviceMemory memory = memory_of(device);
+      Matmul args = operands.args(t, memory, storages);
+      test::expect_meta_counts_scratch(device, [&](const Stream& stream, Arena& scratch) {
+        args.scratch = &scratch;
+        matmul(stream, args);
+      });
+    }
   }
+}
+
+TEST(Matmul, NeedsScratchToRound) {
+  const Stream meta(meta_device(DeviceType::kCuda));
+  Array<float> a({2, 3}), b({3, 4}), c({2, 4});
+  Array<bf16> half_b({3, 4}), half_c({2, 4});
+  EXPECT_NO_THROW(matmul(meta, {.c = c, .a = a, .b = b}));
+  EXPECT_THROW(matmul(meta, {.c = c, .a = a, .b = half_b}), Error);
+  EXPECT_THROW(matmul(meta, {.c = half_c, .a = a, .b = b}), Error);
 }
 
 TEST(Matmul, NeedsScratchOnlyForPartialSums) {
@@ -310,6 +382,20 @@ TEST(Matmul, RefusesShapesThatDoNotFit) {
   EXPECT_THROW(matmul(stream, {.c = c, .a = a, .b = b, .transpose_b = true}), ShapeError);
   EXPECT_THROW(matmul(stream, {.c = c2, .a = a3, .b = b}), ShapeError);
   EXPECT_THROW(matmul(Stream(kMetaDevice), {.c = wrong, .a = a, .b = b}), ShapeError);
+}
+
+struct LinearStorages {
+  Precision dx = kFp32, dy = kFp32, x = kFp32;
+
+  std::string name() const {
+    return std::string("dx ") + name_of(dx) + ", dy " + name_of(dy) + ", x " + name_of(x);
+  }
+};
+
+std::vector<LinearStorages> linear_storages_of(Device device) {
+  std::vector<LinearStorages> all;
+  for (const Storages& s : storages_of(device)) all.push_back({s.c, s.a, s.b});
+  return all;
 }
 
 struct LinearOperands {
@@ -333,18 +419,19 @@ struct LinearOperands {
             .weight = weight,
             .scratch = scratch};
   }
-  Linear forward(DeviceMemory& memory) {
-    return {.y = memory.fresh<float>(y.shape()),
-            .x = memory.put(x),
+  Linear forward(DeviceMemory& memory, Precision of_y = kFp32, Precision of_x = kFp32) {
+    return {.y = memory.fresh(y.shape(), of_y),
+            .x = memory.put(x, of_x),
             .weight = memory.put(weight),
-            .bias = memory.put(bias)};
+            .bias = memory.put(bias),
+            .scratch = &memory.scratch()};
   }
-  LinearBackward backward(DeviceMemory& memory) {
-    return {.dx = memory.fresh<float>(dx.shape()),
+  LinearBackward backward(DeviceMemory& memory, const LinearStorages& storages = {}) {
+    return {.dx = memory.fresh(dx.shape(), storages.dx),
             .dweight = memory.put(dweight),
             .dbias = memory.put(dbias),
-            .dy = memory.put(dy),
-            .x = memory.put(x),
+            .dy = memory.put(dy, storages.dy),
+            .x = memory.put(x, storages.x),
             .weight = memory.put(weight),
             .scratch = &memory.scratch()};
   }
@@ -381,17 +468,85 @@ TEST(Linear, MatchesOracleForOddSizes) {
 
 TEST(Linear, TakesTheBiasOfTheCall) {
   for (Device device : test_devices()) {
-    LinearOperands t(3, 2, 4);
-    DeviceMemory memory = memory_of(device);
-    Linear args = t.forward(memory);
-    linear(memory.stream(), args);
-    const Array<float> before = memory.get(args.y);
-    for (float& b : t.bias.values()) b += 1.0f;
-    args.bias = memory.put(t.bias);
-    linear(memory.stream(), args);
-    const Array<float> after = memory.get(args.y);
-    for (int64_t i = 0; i < after.numel(); ++i) EXPECT_NEAR(after[i] - before[i], 1.0f, 1e-5f);
+    for (Precision storage : test_storages(device)) {
+      LinearOperands t(3, 2, 4);
+      DeviceMemory memory = memory_of(device);
+      Linear args = t.forward(memory, storage);
+      linear(memory.stream(), args);
+      const Array<float> before = memory.get(args.y);
+      for (float& b : t.bias.values()) b += 64.0f;
+      args.bias = memory.put(t.bias);
+      linear(memory.stream(), args);
+      const Array<float> after = memory.get(args.y);
+      for (int64_t i = 0; i < after.numel(); ++i) {
+        EXPECT_NEAR(after[i] - before[i], 64.0f, storage == kBf16 ? 0.6f : 1e-4f);
+      }
+    }
   }
+}
+
+TEST(Linear, TakesAndGivesEitherStorage) {
+  for (const auto [rows, inputs, outputs] :
+       {std::array<int64_t, 3>{1, 1, 1}, {67, 31, 7}, {40, 64, 72}}) {
+    for (Device device : test_devices()) {
+      for (Precision of_y : test_storages(device)) {
+        for (Precision of_x : test_storages(device)) {
+          SCOPED_TRACE(testing::Message()
+                       << test::name_of(device) << ", " << rows << " x " << inputs << " x "
+                       << outputs << ", " << name_of(of_x) << " to " << name_of(of_y));
+          LinearOperands t(rows, inputs, outputs);
+          const Precision factors = std::max(of_y, of_x);
+          Array<double> expected(t.y.shape());
+          expected.values() = linear_oracle(test::to_double(rounded(t.x, factors)),
+                                            test::to_double(rounded(t.weight, factors)),
+                                            test::to_double(rounded(t.bias, of_y)));
+          DeviceMemory memory = memory_of(device);
+          const Linear args = t.forward(memory, of_y, of_x);
+          linear(memory.stream(), args);
+          expect_stored(memory.get(args.y), expected, of_y, 2e-6);
+        }
+      }
+    }
+  }
+}
+
+/// What the CPU makes of the same operands, rounded as the contract has it.
+LinearOperands gradients_on_cpu(const LinearOperands& given, const LinearStorages& storages,
+                                bool wants_dx) {
+  LinearOperands t = given;
+  const Precision factors = std::max({wants_dx ? storages.dx : kFp32, storages.dy, storages.x});
+  for (Array<float>* x : {&t.dy, &t.x, &t.weight}) *x = rounded(*x, factors);
+  Arena scratch("scratch", kCpuDevice, test::kScratchBytes);
+  LinearBackward args = t.backward(&scratch);
+  if (!wants_dx) args.dx = {};
+  linear_backward(Stream(kCpuDevice), args);
+  return t;
+}
+
+void expect_gradients_in_every_storage(int64_t rows, int64_t inputs, int64_t outputs,
+                                       bool wants_dx) {
+  const LinearOperands given(rows, inputs, outputs);
+  for (Device device : test_devices()) {
+    for (const LinearStorages& storages : linear_storages_of(device)) {
+      SCOPED_TRACE(testing::Message() << test::name_of(device) << ", " << rows << " x " << inputs
+                                      << " x " << outputs << ", " << storages.name());
+      const LinearOperands expected = gradients_on_cpu(given, storages, wants_dx);
+      LinearOperands t = given;
+      DeviceMemory memory = memory_of(device);
+      LinearBackward args = t.backward(memory, storages);
+      const RealView dx = std::exchange(args.dx, wants_dx ? args.dx : RealView{});
+      linear_backward(memory.stream(), args);
+      if (wants_dx) expect_stored(memory.get(dx), expected.dx, storages.dx, 2e-6);
+      expect_close(memory.get(args.dweight), expected.dweight, 2e-6);
+      expect_close(memory.get(args.dbias), expected.dbias, 2e-6);
+    }
+  }
+}
+
+TEST(Linear, BackwardTakesAndGivesEveryMixtureOfStorages) {
+  expect_gradients_in_every_storage(67, 31, 7, true);
+  expect_gradients_in_every_storage(600, 16, 40, true);
+  expect_gradients_in_every_storage(67, 31, 7, false);
 }
 
 TEST(Linear, BackwardIsTheDerivativeAndAddsToParameterGradients) {
@@ -474,43 +629,55 @@ TEST(Linear, HasTheSameBitsForAnyThreads) {
 
 TEST(Linear, PlansItsScratch) {
   for (Device device : test_devices()) {
-    LinearOperands t(1500, 33, 17);
-    DeviceMemory memory = memory_of(device);
-    LinearBackward args = t.backward(memory);
-    test::expect_meta_counts_scratch(device, [&](const Stream& stream, Arena& scratch) {
-      args.scratch = &scratch;
-      linear_backward(stream, args);
-    });
+    for (const LinearStorages& storages : linear_storages_of(device)) {
+      LinearOperands t(1500, 33, 17);
+      DeviceMemory memory = memory_of(device);
+      Linear forward = t.forward(memory, storages.dx, storages.x);
+      LinearBackward backward = t.backward(memory, storages);
+      test::expect_meta_counts_scratch(device, [&](const Stream& stream, Arena& scratch) {
+        backward.scratch = &scratch;
+        linear_backward(stream, backward);
+      });
+      if (std::max(storages.dx, storages.x) == kFp32) continue;
+      test::expect_meta_counts_scratch(device, [&](const Stream& stream, Arena& scratch) {
+        forward.scratch = &scratch;
+        linear(stream, forward);
+      });
+    }
   }
 }
 
 /// A captured product may neither allocate nor wait: the capture would fail. Replayed, it works on
 /// what its arrays hold by then.
+void expect_capturable(Device device, Precision storage) {
+  LinearOperands t(65, 33, 17);
+  DeviceMemory memory = memory_of(device);
+  const Linear forward = t.forward(memory, storage, storage);
+  const LinearBackward backward = t.backward(memory, {storage, storage, storage});
+  linear(memory.stream(), forward);
+  linear_backward(memory.stream(), backward);
+  memory.stream().synchronize();
+  const Array<float> y = memory.get(forward.y), dx = memory.get(backward.dx);
+  const size_t free_bytes = stipple::cuda::device_info(device.index).free_bytes;
+
+  stipple::cuda::begin_capture(memory.stream().native());
+  linear(memory.stream(), forward);
+  linear_backward(memory.stream(), backward);
+  void* graph = stipple::cuda::end_capture(memory.stream().native());
+  EXPECT_EQ(stipple::cuda::device_info(device.index).free_bytes, free_bytes);
+  for (const RealView& written : {forward.y, backward.dx}) {
+    fill_zero_bytes(memory.stream(), written.data, written.bytes());
+  }
+  stipple::cuda::launch_graph(graph, memory.stream().native());
+  EXPECT_TRUE(memory.get(forward.y).values() == y.values());
+  EXPECT_TRUE(memory.get(backward.dx).values() == dx.values());
+  stipple::cuda::destroy_graph(graph);
+}
+
 TEST(Linear, CanBeCapturedOnceItHasRun) {
   for (Device device : test_devices()) {
     if (device.type != DeviceType::kCuda) continue;
-    LinearOperands t(65, 33, 17);
-    DeviceMemory memory = memory_of(device);
-    const Linear forward = t.forward(memory);
-    const LinearBackward backward = t.backward(memory);
-    linear(memory.stream(), forward);
-    linear_backward(memory.stream(), backward);
-    memory.stream().synchronize();
-    const Array<float> y = memory.get(forward.y), dx = memory.get(backward.dx);
-    const size_t free_bytes = stipple::cuda::device_info(device.index).free_bytes;
-
-    stipple::cuda::begin_capture(memory.stream().native());
-    linear(memory.stream(), forward);
-    linear_backward(memory.stream(), backward);
-    void* graph = stipple::cuda::end_capture(memory.stream().native());
-    EXPECT_EQ(stipple::cuda::device_info(device.index).free_bytes, free_bytes);
-    for (const View<float>& written : {forward.y, backward.dx}) {
-      fill_zero(memory.stream(), written);
-    }
-    stipple::cuda::launch_graph(graph, memory.stream().native());
-    EXPECT_TRUE(memory.get(forward.y).values() == y.values());
-    EXPECT_TRUE(memory.get(backward.dx).values() == dx.values());
-    stipple::cuda::destroy_graph(graph);
+    for (Precision storage : test_storages(device)) expect_capturable(device, storage);
   }
 }
 

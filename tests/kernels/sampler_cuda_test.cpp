@@ -162,6 +162,17 @@ TEST_F(SamplerOnCuda, DrawsRowsOfMoreKeysThanSharedMemoryHolds) {
   expect_same_graph(actual, expected);
 }
 
+// Their lists do not fit into shared memory.
+TEST_F(SamplerOnCuda, DrawsFromAliasTablesOfManyKeys) {
+  SbmCase c = varied_case(2, 8300, 3, {.has_masks = true, .delta = 0.003f});
+  c.law = MaskLaw::kPoissonCollapse;
+  DrawOptions options = draw_options(SamplerKind::kRows, c.law);
+  options.scratch_bytes = size_t{32} << 20;
+  const HostGraph expected = draw_graph(kCpuDevice, c, {}, options);
+  EXPECT_GT(expected.edges().num_edges(0), 100);
+  expect_same_graph(draw_graph(cuda_under_test(), c, {}, options), expected);
+}
+
 // Many chunks of rows; rows whose keys several warps share, with an empty row, a row of all keys
 // and one in between.
 TEST_F(SamplerOnCuda, BringsEdgesByKeyHoweverTheyAreCut) {
@@ -319,7 +330,32 @@ TEST_F(SamplerOnCuda, RoundedFactorsLeaveRowsAlone) {
   expect_same_graph(draw_graph(cuda_under_test(), c, {}, options), expected);
 }
 
-constexpr int kDraws = 60;
+// Rows and counted pairs as the CPU draws them from the rounded numbers, tiles as if they were
+// rounded only now.
+TEST_F(SamplerOnCuda, DrawsFromFactorsThatAreStoredRounded) {
+  for (int64_t k : {1, 10, 16, 48, 160}) {
+    for (MaskLaw law : kAllLaws) {
+      for (SamplerKind sampler : kBothSamplers) {
+        SbmCase c = varied_case(70, 140, k, {.has_masks = true, .delta = 0.01f});
+        c.law = law;
+        for (auto* factors : {&c.mu, &c.z}) {
+          for (float& x : *factors) x = to_float(to_bf16(x));
+        }
+        SCOPED_TRACE(name_of(c, sampler));
+        const bool is_exact = sampler == SamplerKind::kRows || law == MaskLaw::kPoissonMulti;
+        DrawOptions options = draw_options(sampler, law);
+        options.precision = Precision::kBf16;
+        const HostGraph expected =
+            draw_graph(is_exact ? kCpuDevice : cuda_under_test(), c, {}, options);
+        EXPECT_GT(expected.edges().num_edges(0), 100);
+        options.storage = Precision::kBf16;
+        expect_same_graph(draw_graph(cuda_under_test(), c, {}, options), expected);
+      }
+    }
+  }
+}
+
+constexpr int kDraws = 120;
 
 TEST_F(SamplerOnCuda, DrawsWhatTheLawSays) {
   SbmCase c = structured_cases()[3].value;
@@ -395,8 +431,8 @@ TEST_F(SamplerOnCuda, PlansTheScratchThatItUses) {
       Arena graphs("graphs", planned), scratch("scratch", planned);
       kernels::sample_edges(Stream(planned, {.precision = precision}),
                             {.edges = kernels::alloc_edges(graphs, 4, 40, 40, capacity),
-                             .mu = {nullptr, {2, 2, 40, 4}},
-                             .z = {nullptr, {2, 2, 40, 4}},
+                             .mu = View<const float>{nullptr, {2, 2, 40, 4}},
+                             .z = View<const float>{nullptr, {2, 2, 40, 4}},
                              .expected = {nullptr, {4}},
                              .samples = {nullptr, {2}},
                              .sampler = sampler,

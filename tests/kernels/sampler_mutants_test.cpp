@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Group T13 of docs/attention/sbm.md: seven deliberately wrong samplers. The checks that the real
+// Group T13 of docs/attention/sbm.md: nine deliberately wrong samplers. The checks that the real
 // samplers pass must reject each of them, or they would prove nothing.
 #include <gtest/gtest.h>
 
@@ -8,6 +8,7 @@
 #include "core/stream.h"
 #include "kernels/cpu/sample_rows.h"
 #include "kernels/sample_scratch.h"
+#include "tests/support/alias_tables.h"
 #include "tests/support/sampler_checks.h"
 
 namespace stipple::test {
@@ -177,9 +178,12 @@ TEST(SamplerMutants, OneStreamForTwoHeadsIsRejected) {
   }
 }
 
-/// The row method with library distributions. `offset` shifts every key by one place of the prefix
-/// sums.
-void draw_rows(const SbmCase& c, uint64_t step, int64_t offset, std::vector<uint8_t>& counts) {
+/// Picks a key for weights, by what it finds in the generator.
+using KeyPicker = std::function<int64_t(const std::vector<double>& weights, std::mt19937_64&)>;
+
+/// The row method with library distributions.
+void draw_rows(const SbmCase& c, uint64_t step, const KeyPicker& pick,
+               std::vector<uint8_t>& counts) {
   std::mt19937_64 generator(splitmix64(step));
   counts.assign(static_cast<size_t>(c.n * c.m), 0);
   std::vector<double> weights(static_cast<size_t>(c.m));
@@ -189,8 +193,7 @@ void draw_rows(const SbmCase& c, uint64_t step, int64_t offset, std::vector<uint
     if (rate == 0) continue;
     const int64_t draws = std::poisson_distribution<int64_t>(rate)(generator);
     for (int64_t e = 0; e < draws; ++e) {
-      const int64_t j = std::min(weighted_pick(weights, generator) + offset, c.m - 1);
-      ++counts[static_cast<size_t>(i * c.m + j)];
+      ++counts[static_cast<size_t>(i * c.m + pick(weights, generator))];
     }
   }
 }
@@ -200,12 +203,49 @@ TEST(SamplerMutants, PrefixSumsThatAreOffByOneAreRejected) {
   c.law = MaskLaw::kPoissonMulti;
   const auto sampler = [](int64_t offset) -> GraphSampler {
     return [offset](const SbmCase& x, const DrawName& name, std::vector<uint8_t>& counts) {
-      draw_rows(x, name.step, offset, counts);
+      const KeyPicker pick = [&](const std::vector<double>& weights, std::mt19937_64& generator) {
+        return std::min(weighted_pick(weights, generator) + offset, x.m - 1);
+      };
+      draw_rows(x, name.step, pick, counts);
     };
   };
   EXPECT_EQ(check_law(sampler(0), c, 2000), "");
   EXPECT_NE(check_law(sampler(1), c, 2000), "");
   for (const GraphSampler& real : real_samplers()) EXPECT_EQ(check_law(real, c, kDraws), "");
+}
+
+/// Draws from alias tables that have been tampered with.
+KeyPicker alias_picker(const std::function<void(AliasTable&)>& tamper) {
+  return [tamper](const std::vector<double>& weights, std::mt19937_64& generator) -> int64_t {
+    Weights fixed;
+    for (double w : weights) fixed.push_back(static_cast<uint32_t>(w * 0x1p24));
+    AliasTable table = make_alias_table(fixed);
+    tamper(table);
+    return kernels::math::draw_item(table.data(), static_cast<int64_t>(table.size()), generator());
+  };
+}
+
+TEST(SamplerMutants, AliasTablesWithWrongEntriesAreRejected) {
+  SbmCase c = structured_case("empty rows and columns");
+  c.law = MaskLaw::kPoissonMulti;
+  const auto verdict = [&c](const std::function<void(AliasTable&)>& tamper) {
+    const GraphSampler sampler = [&tamper](const SbmCase& x, const DrawName& name,
+                                           std::vector<uint8_t>& counts) {
+      draw_rows(x, name.step, alias_picker(tamper), counts);
+    };
+    return check_law(sampler, c, kDraws);
+  };
+  EXPECT_EQ(verdict([](AliasTable&) {}), "");
+  EXPECT_NE(verdict([](AliasTable& table) {
+              for (AliasEntry& entry : table) entry.threshold /= 2;
+            }),
+            "");
+  EXPECT_NE(verdict([](AliasTable& table) {
+              for (size_t b = 0; b + 1 < table.size(); b += 2) {
+                std::swap(table[b].alias, table[b + 1].alias);
+              }
+            }),
+            "");
 }
 
 /// Draws from a running sum in float, which loses every weight below half a unit in its last place.

@@ -219,21 +219,25 @@ TEST(BlockMatrix, PlansItsScratch) {
 
 void expect_memberships(Device device, const Shape& shape) {
   const int64_t n = shape[2], k = shape[3];
-  const Array<float> logits = random_normal(shape, 4, 6.0);
-  Array<uint8_t> mask({shape[0], n});
-  for (int64_t i = 0; i < mask.numel(); ++i) mask[i] = i % 3 != 1;
-  DeviceMemory memory = memory_of(device, 2);
-  const View<float> written = memory.fresh<float>(shape);
-  kernels::memberships(memory.stream(),
-                       {.y = written, .logits = memory.put(logits), .mask = memory.put(mask)});
-  const Array<float> y = memory.get(written);
-  for (int64_t e = 0; e < y.numel(); ++e) {
-    const int64_t token = e / k % n;
-    const int64_t b = e / (k * n * shape[1]);
-    const double expected =
-        mask[b * n + token] == 0 ? 0.0 : 1.0 / (1.0 + std::exp(-static_cast<double>(logits[e])));
-    ASSERT_NEAR(static_cast<double>(y[e]), expected, 1e-6 * expected)
-        << name_of(device) << " element " << e;
+  for (Precision storage : test_storages(device)) {
+    const Array<float> logits = rounded(random_normal(shape, 4, 6.0), storage);
+    Array<uint8_t> mask({shape[0], n});
+    for (int64_t i = 0; i < mask.numel(); ++i) mask[i] = i % 3 != 1;
+    DeviceMemory memory = memory_of(device, 2);
+    const RealView written = memory.fresh(shape, storage);
+    kernels::memberships(
+        memory.stream(),
+        {.y = written, .logits = memory.put(logits, storage), .mask = memory.put(mask)});
+    const Array<float> y = memory.get(written);
+    const double rounding = storage == Precision::kBf16 ? 1.0 / 256 : 0.0;
+    for (int64_t e = 0; e < y.numel(); ++e) {
+      const int64_t token = e / k % n;
+      const int64_t b = e / (k * n * shape[1]);
+      const double expected =
+          mask[b * n + token] == 0 ? 0.0 : 1.0 / (1.0 + std::exp(-static_cast<double>(logits[e])));
+      ASSERT_NEAR(static_cast<double>(y[e]), expected, (rounding + 1e-6) * expected)
+          << name_of(device) << " " << name_of(storage) << " element " << e;
+    }
   }
 }
 
@@ -245,21 +249,25 @@ TEST(Memberships, AreTheSigmoidOfRealTokensAndZeroOnPadding) {
   for (Device device : test_devices()) {
     expect_memberships(device, {2, 3, 131, 5});
     expect_memberships(device, {3, 1, 2, 70});
+    expect_memberships(device, {2, 2, 5, 72});
   }
 }
 
 TEST(Memberships, MayOverwriteTheirLogitsAndSurviveExtremes) {
   for (Device device : test_devices()) {
-    DeviceMemory memory = memory_of(device);
-    const View<float> logits =
-        memory.put(Array<float>({1, 1, 1, 5}, {-1000.0f, -20.0f, 0.0f, 20.0f, 1000.0f}));
-    kernels::memberships(memory.stream(), {.y = logits, .logits = logits});
-    const Array<float> x = memory.get(logits);
-    EXPECT_NEAR(static_cast<double>(x[0]), 0.0, 1e-30);
-    EXPECT_NEAR(static_cast<double>(x[1]), 2.0611536e-9, 1e-15);
-    EXPECT_EQ(x[2], 0.5f);
-    EXPECT_NEAR(static_cast<double>(x[3]), 1.0, 1e-7);
-    EXPECT_EQ(x[4], 1.0f);
+    for (Precision storage : test_storages(device)) {
+      DeviceMemory memory = memory_of(device);
+      const Array<float> extremes({1, 1, 1, 5}, {-1000.0f, -20.0f, 0.0f, 20.0f, 1000.0f});
+      const RealView logits = memory.put(extremes, storage);
+      kernels::memberships(memory.stream(), {.y = logits, .logits = logits});
+      const Array<float> x = memory.get(logits);
+      EXPECT_NEAR(static_cast<double>(x[0]), 0.0, 1e-30);
+      EXPECT_NEAR(static_cast<double>(x[1]), 2.0611536e-9,
+                  storage == Precision::kBf16 ? 8e-12 : 1e-15);
+      EXPECT_EQ(x[2], 0.5f);
+      EXPECT_NEAR(static_cast<double>(x[3]), 1.0, 1e-7);
+      EXPECT_EQ(x[4], 1.0f);
+    }
   }
 }
 
@@ -273,13 +281,13 @@ struct Model {
         s(random_uniform({2, k, k}, 3, 0, 0.1)),
         y_sum({4, k}),
         z_sum({4, k}) {}
-  void evaluate(Device device = kCpuDevice, int threads = 1) {
+  void evaluate(Device device = kCpuDevice, int threads = 1, Precision storage = Precision::kFp32) {
     DeviceMemory memory = memory_of(device, threads);
     const kernels::ExpectedEdges args{.expected = memory.fresh<double>(expected.shape()),
                                       .y_sum = memory.fresh<double>(y_sum.shape()),
                                       .z_sum = memory.fresh<double>(z_sum.shape()),
-                                      .y = memory.put(y),
-                                      .z = memory.put(z),
+                                      .y = memory.put(y, storage),
+                                      .z = memory.put(z, storage),
                                       .s = memory.put(s),
                                       .scratch = &memory.scratch()};
     kernels::expected_edges(memory.stream(), args);
@@ -323,17 +331,20 @@ TEST(ExpectedEdges, AgreeWithTheSumOverAllPairs) {
 }
 
 TEST(ExpectedEdges, AreTheSameOnEveryDeviceAndWhenRepeated) {
-  Model expected(520, 1030, 37);
-  expected.evaluate();
   for (Device device : test_devices()) {
-    Model model(520, 1030, 37);
-    model.evaluate(device);
-    expect_close(model.expected, expected.expected, 1e-13);
-    expect_close(model.y_sum, expected.y_sum, 1e-14);
-    expect_close(model.z_sum, expected.z_sum, 1e-14);
-    const std::vector<double> first = model.expected.values();
-    model.evaluate(device);
-    EXPECT_EQ(model.expected.values(), first);
+    for (Precision storage : test_storages(device)) {
+      Model expected(520, 1030, 37), model(520, 1030, 37);
+      expected.y = rounded(expected.y, storage);
+      expected.z = rounded(expected.z, storage);
+      expected.evaluate();
+      model.evaluate(device, 1, storage);
+      expect_close(model.expected, expected.expected, 1e-13);
+      expect_close(model.y_sum, expected.y_sum, 1e-14);
+      expect_close(model.z_sum, expected.z_sum, 1e-14);
+      const std::vector<double> first = model.expected.values();
+      model.evaluate(device, 1, storage);
+      EXPECT_EQ(model.expected.values(), first);
+    }
   }
 }
 
@@ -428,14 +439,16 @@ TEST(ExpectedEdges, GradientMatchesCentralDifferencesAndIsAdded) {
 }
 
 TEST(ExpectedEdges, GradientIsTheSameOnEveryDevice) {
-  Model model(70, 65, 37);
-  model.evaluate();
-  const EdgeGradients expected = gradients_of(model, kCpuDevice, 0.7f);
-  for (Device device : test_devices()) {
-    const EdgeGradients gradients = gradients_of(model, device, 0.7f);
-    expect_close(gradients.dy, expected.dy, 1e-6);
-    expect_close(gradients.dz, expected.dz, 1e-6);
-    expect_close(gradients.ds, expected.ds, 1e-6);
+  for (int64_t clusters : {37, 36}) {
+    Model model(70, 65, clusters);
+    model.evaluate();
+    const EdgeGradients expected = gradients_of(model, kCpuDevice, 0.7f);
+    for (Device device : test_devices()) {
+      const EdgeGradients gradients = gradients_of(model, device, 0.7f);
+      expect_close(gradients.dy, expected.dy, 1e-6);
+      expect_close(gradients.dz, expected.dz, 1e-6);
+      expect_close(gradients.ds, expected.ds, 1e-6);
+    }
   }
 }
 

@@ -29,9 +29,15 @@ class RecordingObserver final : public model::Observer {
     graphs.reserve(kRoom);
   }
   void grads_ready(Range range) override { ranges.push_back(range); }
-  void time(model::Phase phase, double seconds) override {
+  void begin(model::Phase phase, const Stream&) override {
     EXPECT_EQ(phase, model::Phase::kSampling);
-    EXPECT_GE(seconds, 0.0);
+    EXPECT_FALSE(is_sampling_);
+    is_sampling_ = true;
+  }
+  void end(model::Phase phase, const Stream&) override {
+    EXPECT_EQ(phase, model::Phase::kSampling);
+    EXPECT_TRUE(is_sampling_);
+    is_sampling_ = false;
     ++sampling_reports;
   }
 
@@ -67,6 +73,7 @@ class RecordingObserver final : public model::Observer {
   int sampling_reports = 0;
 
  private:
+  bool is_sampling_ = false;
   static constexpr size_t kRoom = 1024;  // so that recording allocates nothing
   std::vector<int64_t> words_;
 };

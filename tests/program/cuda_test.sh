@@ -4,7 +4,7 @@
 # number of GPUs and a captured step do not change a bit, a killed run resumes, checkpoints move between devices, and a machine that
 # cannot do what is asked gets one clear line.
 . "$(dirname "$0")/support.sh"
-make_data
+make_data 6   # every run evaluates them all
 export STIPPLE_CUDA_ON_CPU_DEVICES=8
 short="train.steps=4 train.batch=4 eval.every=0 checkpoint.every=2 log.every=1 eval.seeds=1 optimizer.schedule.warmup_steps=2"
 
@@ -15,22 +15,36 @@ close() {
     { n++; d = $1 - $2; if (d < 0) d = -d; if (!(d <= t * $2)) bad = bad " " $1 "/" $2 }
     END { if (n < 4 || bad) { print "losses " n ":" bad; exit 1 } }' || fail "losses of $1 and $2 differ"
 }
+# measured RUN_DIR PHASE...: every step of the run says how long each phase took, and reduce_s is what communication cost beyond backward
+measured() {
+  local run=$1 phase steps
+  shift
+  for phase in "$@"; do
+    steps=$(grep '"kind":"train"' "$run/metrics.jsonl" | sed -nE "s/.*\"${phase}_s\":([-0-9.e]+).*/\1/p" | awk '$1 > 0' | wc -l)
+    equal "$steps" 4 "steps of $run whose $phase was measured"
+  done
+}
 
 for attention in "attention.kind=softmax" "attention.kind=sbm"; do
+  # A captured step is padded to data.max_length; with this, so is an eager one, and must give the same bits.
+  attention="$attention attention.sbm.padding=official"
+  phases="step forward backward reduce optimizer"
+  [[ $attention != *kind=sbm* ]] || phases="$phases sampling"
   run_train 1 run.dir=cpu $short $attention 2>/dev/null
   run_train 1 run.dir=cuda device=cuda $short $attention 2>/dev/null
   # The same graphs but for probabilities that round across a threshold.
   close cuda cpu 0.005
+  [ "$(state cuda)" != "$(state cpu)" ] || fail "cuda and cpu agree to the last bit: did cuda run at all?"
   run_train 1 run.dir=bf16 device=cuda precision=bf16 $short $attention 2>/dev/null
   close bf16 cpu 0.05
   run_train 2 run.dir=two device=cuda $short $attention 2>/dev/null
-  equal "$(state two)" "$(state cuda)" "two GPUs, $attention"
-  equal "$(history two)" "$(history cuda)" "history of two GPUs, $attention"
-  run_train 1 run.dir=eager device=cuda data.max_length=64 attention.sbm.padding=official $short $attention 2>/dev/null
-  run_train 1 run.dir=graph device=cuda step.graph=true attention.sbm.padding=official $short $attention 2>/dev/null
-  equal "$(state graph)" "$(state eager)" "captured step, $attention"
-  [ "$(state cuda)" != "$(state cpu)" ] || fail "cuda and cpu agree to the last bit: did cuda run at all?"
-  rm -rf cpu cuda bf16 two eager graph
+  run_train 2 run.dir=graph device=cuda step.graph=true $short $attention 2>/dev/null
+  for run in two graph; do
+    equal "$(state $run)" "$(state cuda)" "$run, $attention"
+    equal "$(history $run)" "$(history cuda)" "history of $run, $attention"
+  done
+  for run in cuda two graph; do measured $run $phases; done
+  rm -rf cpu cuda bf16 two graph
 done
 
 # Every way to compute a graph's attention.

@@ -8,6 +8,7 @@
 #include <random>
 #include <vector>
 
+#include "core/real_view.h"
 #include "core/view.h"
 
 namespace stipple::test {
@@ -24,6 +25,14 @@ class Array {
   View<const T> view() const { return {data_.data(), shape_}; }
   operator View<T>() { return view(); }              // NOLINT(google-explicit-constructor)
   operator View<const T>() const { return view(); }  // NOLINT(google-explicit-constructor)
+  operator RealView()                                // NOLINT(google-explicit-constructor)
+      requires kIsReal<T> {
+    return view();
+  }
+  operator ConstRealView() const  // NOLINT(google-explicit-constructor)
+      requires kIsReal<T> {
+    return view();
+  }
   T& operator[](int64_t i) { return data_[static_cast<size_t>(i)]; }
   const T& operator[](int64_t i) const { return data_[static_cast<size_t>(i)]; }
   int64_t numel() const { return shape_.numel(); }
@@ -67,9 +76,8 @@ void expect_close(const A& actual, const B& expected, double tolerance, double f
     scale = std::max(scale, std::abs(e));
     if (!(d <= worst)) worst = d, where = i;
   }
-  EXPECT_LE(worst, tolerance * scale)
-      << "element " << where << ": " << actual.values()[where] << " instead of "
-      << expected.values()[where];
+  EXPECT_LE(worst, tolerance * scale) << "element " << where << ": " << actual.values()[where]
+                                      << " instead of " << expected.values()[where];
 }
 
 }  // namespace stipple::test

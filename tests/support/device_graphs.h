@@ -16,6 +16,7 @@ struct DrawOptions {
   SamplerKind sampler = SamplerKind::kAuto;
   EdgeCapacity capacity{};
   Precision precision = Precision::kFp32;
+  Precision storage = Precision::kFp32;  ///< of mu and z
   size_t scratch_bytes = size_t{8} << 20;
   std::function<void(const Stream&, const kernels::SampleEdges&)> draw = kernels::sample_edges;
 };
@@ -47,9 +48,16 @@ inline HostGraph draw_graph(Device device, const SbmCase& c, const DrawName& nam
     using T = typename std::decay_t<decltype(values)>::value_type;
     return memory.put(View<const T>{values.data(), shape});
   };
+  const auto put_factors = [&](const std::vector<float>& values, int64_t tokens) -> ConstRealView {
+    const Shape shape{c.batch, c.heads, tokens, c.k};
+    if (options.storage == Precision::kFp32) return put(values, shape);
+    std::vector<bf16> rounded;
+    for (float x : values) rounded.push_back(to_bf16(x));
+    return put(rounded, shape);
+  };
   kernels::SampleEdges args{.edges = edges,
-                            .mu = put(c.mu, {c.batch, c.heads, c.n, c.k}),
-                            .z = put(c.z, {c.batch, c.heads, c.m, c.k}),
+                            .mu = put_factors(c.mu, c.n),
+                            .z = put_factors(c.z, c.m),
                             .expected = put(expected, {c.problems()}),
                             .samples = put(samples, {c.batch}),
                             .law = c.law,

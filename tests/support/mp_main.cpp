@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// main of tests that run under mpirun: only rank 0 prints passes, every rank's failure fails the run.
+// main of tests that run under mpirun: only rank 0 prints passes, every rank's failure fails the
+// run.
 #include <gtest/gtest.h>
 #include <mpi.h>
 

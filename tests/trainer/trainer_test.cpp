@@ -11,6 +11,7 @@
 #include "core/cuda/runtime.h"
 #include "core/log.h"
 #include "tests/support/allocation_count.h"
+#include "trainer/commands/commands.h"
 
 namespace stipple::trainer {
 namespace {
@@ -111,16 +112,55 @@ TEST(Trainer, OnCudaMakesTheStepsOfTheCpu) {
   }
 }
 
-TEST(Trainer, ACapturedStepGivesTheBitsOfAnEagerOne) {
+/// What a whole run logs of its steps, of which one is enqueued before the one before is collected.
+std::vector<TrainRecord> records_of(const Config& config) {
+  std::filesystem::create_directories(config.run.dir);
+  const auto communicator = comm::make_single_communicator();
+  Trainer trainer(config, *communicator);
+  EXPECT_EQ(trainer.run(), kDone);
+  std::vector<TrainRecord> records = read_metrics(RunDirectory(config.run.dir).metrics()).train;
+  std::filesystem::remove_all(config.run.dir);
+  return records;
+}
+
+/// Every part was measured, and in this step: the parts lie in the whole.
+void expect_timed(const TrainRecord& record, bool has_sampling) {
+  const StepSeconds& s = record.seconds;
+  EXPECT_GT(s.forward, 0);
+  EXPECT_GT(s.backward, 0);
+  EXPECT_GT(s.optimizer, 0);
+  EXPECT_GE(s.reduce, 0);
+  if (has_sampling) {
+    EXPECT_GT(s.sampling, 0);
+  } else {
+    EXPECT_EQ(s.sampling, 0);
+  }
+  EXPECT_LE(s.forward + s.sampling + s.backward + s.reduce + s.optimizer, 1.001 * s.step);
+}
+
+TEST(Trainer, ACapturedStepGivesTheBitsOfAnEagerOneAndIsTimedAsWell) {
   if (cuda::device_count() == 0) GTEST_SKIP() << cuda::why_no_device();
   for (const auto kind : {model::AttentionKind::kSoftmax, model::AttentionKind::kSbm}) {
+    SCOPED_TRACE(kind == model::AttentionKind::kSbm ? "sbm" : "softmax");
     Config config = small_config("graph");
     make_short(config);
     config.device = DeviceChoice::kCuda;
     config.attention.kind = kind;
-    const std::vector<double> eager = history(config, 4);
+    config.train.steps = 5;  // one as it is, one captured for each flight, one replayed for each
+    config.optimizer.schedule.warmup_steps = 2;
+    config.log.every = 1;
+    const std::vector<TrainRecord> eager = records_of(config);
     config.step.graph = true;
-    EXPECT_EQ(history(config, 4), eager);
+    const std::vector<TrainRecord> captured = records_of(config);
+    ASSERT_EQ(eager.size(), 5u);
+    ASSERT_EQ(captured.size(), 5u);
+    for (size_t i = 0; i < 5; ++i) {
+      SCOPED_TRACE(i);
+      EXPECT_EQ(captured[i].loss, eager[i].loss);
+      EXPECT_EQ(captured[i].grad_norm, eager[i].grad_norm);
+      expect_timed(eager[i], kind == model::AttentionKind::kSbm);
+      expect_timed(captured[i], kind == model::AttentionKind::kSbm);
+    }
   }
 }
 

@@ -2,7 +2,6 @@
 #include "model/attention/sbm/sbm_attention.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <limits>
 
@@ -29,9 +28,15 @@ double cluster_stddev(ClusterInit init, int64_t clusters, int64_t head_dim) {
 }
 
 /// [B, H, N, C] as the B * H matrices of a batched product.
-template <class T>
-View<T> as_matrices(View<T> x) {
+template <class Array>
+Array as_matrices(const Array& x) {
   return x.reshape({x.shape[0] * x.shape[1], x.shape[2], x.shape[3]});
+}
+
+/// Floats of the shape of `spent`: its own memory where that is what it holds, else scratch.
+View<float> floats_like(Context& ctx, RealView spent) {
+  if (spent.precision == Precision::kFp32) return spent.floats();
+  return ctx.scratch.alloc<float>(spent.shape);
 }
 
 }  // namespace
@@ -99,16 +104,17 @@ float SbmAttention::ste_clip() const {
   throw Error("attention.sbm.ste_clip: no such clip");
 }
 
-void SbmAttention::embed(Context& ctx, View<const float> x, View<const uint8_t> mask,
+void SbmAttention::embed(Context& ctx, ConstRealView x, View<const uint8_t> mask,
                          Side& side) const {
-  const View<float> hidden = ctx.saved.alloc<float>(x.shape);
-  side.embedded = ctx.saved.alloc<float>(x.shape);
-  side.memberships = ctx.saved.alloc<float>({x.shape[0], x.shape[1], x.shape[2], config_.clusters});
+  const RealView hidden = ctx.saved.alloc(ctx.precision(), x.shape);
+  side.embedded = ctx.saved.alloc(ctx.precision(), x.shape);
+  side.memberships =
+      ctx.saved.alloc(ctx.precision(), {x.shape[0], x.shape[1], x.shape[2], config_.clusters});
   phi_hidden_.forward(ctx, x, hidden, side.hidden);
   kernels::activation(ctx.stream, {.y = hidden, .x = hidden, .kind = kRelu});
   phi_out_.forward(ctx, hidden, side.embedded, side.out);
   kernels::matmul(ctx.stream, {.c = as_matrices(side.memberships),
-                               .a = as_matrices<const float>(side.embedded),
+                               .a = as_matrices(side.embedded),
                                .b = store_.value(clusters_),
                                .transpose_b = true,
                                .scratch = &ctx.scratch});
@@ -118,11 +124,11 @@ void SbmAttention::embed(Context& ctx, View<const float> x, View<const uint8_t> 
 
 void SbmAttention::draw_graph(Context& ctx, const AttentionInputs& in, View<double> expected,
                               Saved& saved) const {
-  const auto start = std::chrono::steady_clock::now();
+  ctx.observer.begin(Phase::kSampling, ctx.stream);
   Arena::Scope scope(ctx.scratch);
-  const View<float> mu = ctx.scratch.alloc<float>(saved.query.memberships.shape);
+  const RealView mu = ctx.scratch.alloc(ctx.precision(), saved.query.memberships.shape);
   kernels::matmul(ctx.stream, {.c = as_matrices(mu),
-                               .a = as_matrices<const float>(saved.query.memberships),
+                               .a = as_matrices(saved.query.memberships),
                                .b = saved.blocks,
                                .scratch = &ctx.scratch});
   kernels::expected_edges(ctx.stream, {.expected = expected,
@@ -151,9 +157,7 @@ void SbmAttention::draw_graph(Context& ctx, const AttentionInputs& in, View<doub
                                      .rng = ctx.rng,
                                      .layer = shape_.layer,
                                      .scratch = &ctx.scratch});
-  if (ctx.stream.device().type != DeviceType::kCpu) return;
-  const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
-  ctx.observer.time(Phase::kSampling, elapsed.count());
+  ctx.observer.end(Phase::kSampling, ctx.stream);
 }
 
 void SbmAttention::report(Context& ctx, const AttentionInputs& in, View<const double> expected,
@@ -173,7 +177,7 @@ void SbmAttention::report(Context& ctx, const AttentionInputs& in, View<const do
                             .key_mask = graph_mask(in)});
 }
 
-void SbmAttention::do_forward(Context& ctx, const AttentionInputs& in, View<float> out,
+void SbmAttention::do_forward(Context& ctx, const AttentionInputs& in, RealView out,
                               Attention::Saved& base) const {
   Saved& saved = static_cast<Saved&>(base);
   const int64_t heads = shape_.num_heads;
@@ -185,12 +189,11 @@ void SbmAttention::do_forward(Context& ctx, const AttentionInputs& in, View<floa
   embed(ctx, in.q, graph_mask(in), saved.query);
   embed(ctx, in.k, graph_mask(in), saved.key);
   saved.blocks = ctx.saved.alloc<float>({heads, clusters, clusters});
-  kernels::block_matrix(
-      ctx.stream,
-      {.s = saved.blocks,
-       .effective_cells = ctx.record.layer(shape_.layer).effective_cells,
-       .clusters = store_.value(clusters_),
-       .scratch = &ctx.scratch});
+  kernels::block_matrix(ctx.stream,
+                        {.s = saved.blocks,
+                         .effective_cells = ctx.record.layer(shape_.layer).effective_cells,
+                         .clusters = store_.value(clusters_),
+                         .scratch = &ctx.scratch});
 
   saved.y_sum = ctx.saved.alloc<double>({problems, clusters});
   saved.z_sum = ctx.saved.alloc<double>({problems, clusters});
@@ -216,17 +219,19 @@ void SbmAttention::do_forward(Context& ctx, const AttentionInputs& in, View<floa
 
 /// From memberships back through the sigmoid, the clusters and phi; adds to dx.
 void SbmAttention::embed_backward(Context& ctx, const Side& side, View<float> dmemberships,
-                                  View<float> dx) const {
+                                  RealView dx) const {
   Arena::Scope scope(ctx.scratch);
-  const View<float> dembedded = ctx.scratch.alloc<float>(dx.shape);
-  const View<float> dhidden = ctx.scratch.alloc<float>(dx.shape);
+  const RealView dembedded = ctx.scratch.alloc(ctx.precision(), dx.shape);
+  const RealView dhidden = ctx.scratch.alloc(ctx.precision(), dx.shape);
+  const RealView rounded = ctx.precision() == Precision::kFp32
+                               ? RealView(dmemberships)
+                               : ctx.scratch.alloc(ctx.precision(), dmemberships.shape);
   kernels::activation_backward(
-      ctx.stream,
-      {.dx = dmemberships, .dy = dmemberships, .saved = side.memberships, .kind = kSigmoid});
-  const View<const float> dlogits = as_matrices(dmemberships);
+      ctx.stream, {.dx = rounded, .dy = dmemberships, .saved = side.memberships, .kind = kSigmoid});
+  const RealView dlogits = as_matrices(rounded);
   kernels::matmul(ctx.stream, {.c = store_.grad(clusters_),
                                .a = dlogits,
-                               .b = as_matrices<const float>(side.embedded),
+                               .b = as_matrices(side.embedded),
                                .transpose_a = true,
                                .beta = 1.0f,
                                .scratch = &ctx.scratch});
@@ -237,30 +242,31 @@ void SbmAttention::embed_backward(Context& ctx, const Side& side, View<float> dm
   phi_out_.backward(ctx, side.out, dembedded, dhidden);
   kernels::activation_backward(ctx.stream,
                                {.dx = dhidden, .dy = dhidden, .saved = side.out.x, .kind = kRelu});
-  const View<float> branch = dembedded;  // spent: its memory serves again
+  const RealView branch = dembedded;  // spent: its memory serves again
   phi_hidden_.backward(ctx, side.hidden, dhidden, branch);
   kernels::add(ctx.stream, {.y = dx, .a = dx, .b = branch});
 }
 
 void SbmAttention::membership_backward(Context& ctx, const AttentionInputs& in, const Saved& saved,
-                                       View<float> row_grad, View<float> column_grad,
+                                       RealView row_grad, RealView column_grad,
                                        const AttentionGrads& grads) const {
   Arena::Scope scope(ctx.scratch);
   const View<float> dblocks = ctx.scratch.alloc<float>(saved.blocks.shape);
+  // fp32: the regulariser adds a small constant, which rounding would take away again.
   const View<float> dy = ctx.scratch.alloc<float>(row_grad.shape);
   kernels::matmul(ctx.stream, {.c = dblocks,
-                               .a = as_matrices<const float>(saved.query.memberships),
-                               .b = as_matrices<const float>(row_grad),
+                               .a = as_matrices(saved.query.memberships),
+                               .b = as_matrices(row_grad),
                                .transpose_a = true,
                                .scratch = &ctx.scratch});
   kernels::matmul(ctx.stream, {.c = as_matrices(dy),
-                               .a = as_matrices<const float>(row_grad),
+                               .a = as_matrices(row_grad),
                                .b = saved.blocks,
                                .transpose_b = true,
                                .scratch = &ctx.scratch});
-  const View<float> dz = row_grad;  // spent: its memory serves again
+  const View<float> dz = floats_like(ctx, row_grad);
   kernels::matmul(ctx.stream, {.c = as_matrices(dz),
-                               .a = as_matrices<const float>(column_grad),
+                               .a = as_matrices(column_grad),
                                .b = saved.blocks,
                                .scratch = &ctx.scratch});
   if (config_.regularizer == SbmRegularizer::kExpected && config_.sparsity_weight > 0.0) {
@@ -284,14 +290,14 @@ void SbmAttention::membership_backward(Context& ctx, const AttentionInputs& in, 
   embed_backward(ctx, saved.key, dz, grads.dk);
 }
 
-void SbmAttention::do_backward(Context& ctx, const AttentionInputs& in, View<const float> out,
-                               View<const float> dout, const Attention::Saved& base,
+void SbmAttention::do_backward(Context& ctx, const AttentionInputs& in, ConstRealView out,
+                               ConstRealView dout, const Attention::Saved& base,
                                const AttentionGrads& grads) const {
   const Saved& saved = static_cast<const Saved&>(base);
   const bool ste_regularizer = config_.regularizer == SbmRegularizer::kSte;
   Arena::Scope scope(ctx.scratch);
-  const View<float> row_grad = ctx.scratch.alloc<float>(saved.query.memberships.shape);
-  const View<float> column_grad = ctx.scratch.alloc<float>(saved.key.memberships.shape);
+  const RealView row_grad = ctx.scratch.alloc(ctx.precision(), saved.query.memberships.shape);
+  const RealView column_grad = ctx.scratch.alloc(ctx.precision(), saved.key.memberships.shape);
   kernels::attend_edges_backward(
       ctx.stream,
       {.dq = grads.dq,

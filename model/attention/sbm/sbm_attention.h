@@ -2,7 +2,8 @@
 // Attention over a graph that is sampled from a mixed-membership stochastic block model of queries
 // and keys. Formulas, deviations and costs: README.md beside this file.
 //
-// Saves, in floats per token and head: 4 head_dim + 2 clusters + 1, and the graph.
+// Saves, per token and head, 4 head_dim + 2 clusters activations of the precision in force, a
+// float, and the graph.
 #pragma once
 
 #include "kernels/attend.h"
@@ -17,8 +18,8 @@ class SbmAttention final : public Attention {
   /// One side, queries or keys, on its way to memberships.
   struct Side {
     Linear::Saved hidden, out;
-    View<float> embedded;     // [B, H, N, D]  phi(q)
-    View<float> memberships;  // [B, H, N, K]
+    RealView embedded;     // [B, H, N, D]  phi(q)
+    RealView memberships;  // [B, H, N, K]
   };
   struct Saved final : Attention::Saved {
     Side query, key;
@@ -32,17 +33,16 @@ class SbmAttention final : public Attention {
   std::unique_ptr<Attention::Saved> make_saved() const override;
 
  private:
-  void do_forward(Context&, const AttentionInputs&, View<float> out,
-                  Attention::Saved&) const override;
-  void do_backward(Context&, const AttentionInputs&, View<const float> out, View<const float> dout,
+  void do_forward(Context&, const AttentionInputs&, RealView out, Attention::Saved&) const override;
+  void do_backward(Context&, const AttentionInputs&, ConstRealView out, ConstRealView dout,
                    const Attention::Saved&, const AttentionGrads&) const override;
 
-  void embed(Context&, View<const float> x, View<const uint8_t> mask, Side&) const;
-  void embed_backward(Context&, const Side&, View<float> dmemberships, View<float> dx) const;
+  void embed(Context&, ConstRealView x, View<const uint8_t> mask, Side&) const;
+  void embed_backward(Context&, const Side&, View<float> dmemberships, RealView dx) const;
   void draw_graph(Context&, const AttentionInputs&, View<double> expected, Saved&) const;
   void report(Context&, const AttentionInputs&, View<const double> expected, const Saved&) const;
-  void membership_backward(Context&, const AttentionInputs&, const Saved&, View<float> row_grad,
-                           View<float> column_grad, const AttentionGrads&) const;
+  void membership_backward(Context&, const AttentionInputs&, const Saved&, RealView row_grad,
+                           RealView column_grad, const AttentionGrads&) const;
 
   View<const uint8_t> graph_mask(const AttentionInputs&) const;
   kernels::AttentionDropout dropout(const Context&, const AttentionInputs&) const;

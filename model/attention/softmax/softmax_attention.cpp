@@ -23,7 +23,7 @@ kernels::AttentionDropout SoftmaxAttention::dropout(const Context& ctx,
           .samples = in.samples};
 }
 
-void SoftmaxAttention::do_forward(Context& ctx, const AttentionInputs& in, View<float> out,
+void SoftmaxAttention::do_forward(Context& ctx, const AttentionInputs& in, RealView out,
                                   Attention::Saved& base) const {
   Saved& saved = static_cast<Saved&>(base);
   saved.lse = ctx.saved.alloc<float>({in.q.shape[0], in.q.shape[1], in.q.shape[2]});
@@ -38,8 +38,8 @@ void SoftmaxAttention::do_forward(Context& ctx, const AttentionInputs& in, View<
                                      .scratch = &ctx.scratch});
 }
 
-void SoftmaxAttention::do_backward(Context& ctx, const AttentionInputs& in, View<const float> out,
-                                   View<const float> dout, const Attention::Saved& base,
+void SoftmaxAttention::do_backward(Context& ctx, const AttentionInputs& in, ConstRealView out,
+                                   ConstRealView dout, const Attention::Saved& base,
                                    const AttentionGrads& grads) const {
   const Saved& saved = static_cast<const Saved&>(base);
   kernels::attend_dense_backward(ctx.stream, {.dq = grads.dq,

@@ -18,9 +18,8 @@ class SoftmaxAttention final : public Attention {
   std::unique_ptr<Attention::Saved> make_saved() const override;
 
  private:
-  void do_forward(Context&, const AttentionInputs&, View<float> out,
-                  Attention::Saved&) const override;
-  void do_backward(Context&, const AttentionInputs&, View<const float> out, View<const float> dout,
+  void do_forward(Context&, const AttentionInputs&, RealView out, Attention::Saved&) const override;
+  void do_backward(Context&, const AttentionInputs&, ConstRealView out, ConstRealView dout,
                    const Attention::Saved&, const AttentionGrads&) const override;
   kernels::AttentionDropout dropout(const Context&, const AttentionInputs&) const;
 

@@ -29,7 +29,8 @@ struct cublasLtMatmulDescOpaque_t {
   int32_t bias_type = -1;  ///< that of D
 };
 
-/// As cuBLASLt does, an algorithm trusts the alignments that were promised when it was chosen.
+/// As cuBLASLt does, an algorithm trusts the alignments that were promised when it was chosen, and
+/// takes the liberties that it was given.
 struct cublasLtMatmulPreferenceOpaque_t {
   uint64_t workspace_bytes = 0;
   uint32_t reduction_schemes = CUBLASLT_REDUCTION_SCHEME_MASK;
@@ -80,6 +81,16 @@ bool is_sound(const Layout& layout) {
          static_cast<uint64_t>(layout.leading) >= length && layout.batch >= 1;
 }
 
+/// The combinations of fp32 and bf16 that cuBLASLt documents: C and D, and the bias, are alike;
+/// products of bf16 are stored as either, those of fp32 as fp32, rounded to bf16 or not.
+bool are_supported(const cublasLtMatmulDescOpaque_t& operation, cudaDataType factors,
+                   cudaDataType result) {
+  if (operation.bias_type >= 0 && operation.bias_type != result) return false;
+  if (factors == CUDA_R_32F) return result == CUDA_R_32F;
+  return factors == CUDA_R_16BF && (result == CUDA_R_16BF || result == CUDA_R_32F) &&
+         operation.compute == CUBLAS_COMPUTE_32F;
+}
+
 cublasStatus_t check(const cublasLtMatmulDescOpaque_t& operation, const Layout& a, const Layout& b,
                      const Layout& c, const Layout& d) {
   for (const Layout* layout : {&a, &b, &c, &d}) {
@@ -92,8 +103,8 @@ cublasStatus_t check(const cublasLtMatmulDescOpaque_t& operation, const Layout& 
     return CUBLAS_STATUS_INVALID_VALUE;
   }
   const bool is_biased = operation.epilogue == CUBLASLT_EPILOGUE_BIAS;
-  if (a.type != b.type || c.type != d.type || c.order != d.order ||
-      (operation.epilogue != CUBLASLT_EPILOGUE_DEFAULT && !is_biased) ||
+  if (a.type != b.type || c.type != d.type || !are_supported(operation, a.type, d.type) ||
+      c.order != d.order || (operation.epilogue != CUBLASLT_EPILOGUE_DEFAULT && !is_biased) ||
       (is_biased && d.order != CUBLASLT_ORDER_COL)) {
     return CUBLAS_STATUS_NOT_SUPPORTED;
   }
@@ -117,20 +128,25 @@ void pack(std::vector<float>& to, const void* from, const Layout& layout,
   }
 }
 
+/// Part of the inner dimension, and its length.
+struct Inner {
+  int64_t begin, end, length;
+};
+
 /// c = a b, dense and row-major; a row of b is used for all rows of a while it is near.
-void multiply(float* c, const float* a, const float* b, int64_t rows, int64_t inner,
+void multiply(float* c, const float* a, const float* b, int64_t rows, Inner inner,
               int64_t columns) {
   constexpr int64_t kInnerBlock = 64;
   constexpr int64_t kColumnBlock = 256;
   std::fill(c, c + rows * columns, 0.0f);
-  for (int64_t k0 = 0; k0 < inner; k0 += kInnerBlock) {
-    const int64_t k1 = std::min(k0 + kInnerBlock, inner);
+  for (int64_t k0 = inner.begin; k0 < inner.end; k0 += kInnerBlock) {
+    const int64_t k1 = std::min(k0 + kInnerBlock, inner.end);
     for (int64_t j0 = 0; j0 < columns; j0 += kColumnBlock) {
       const int64_t j1 = std::min(j0 + kColumnBlock, columns);
       for (int64_t i = 0; i < rows; ++i) {
         float* __restrict__ row = c + i * columns;
         for (int64_t k = k0; k < k1; ++k) {
-          const float factor = a[i * inner + k];
+          const float factor = a[i * inner.length + k];
           const float* __restrict__ other = b + k * columns;
           for (int64_t j = j0; j < j1; ++j) row[j] += factor * other[j];
         }
@@ -148,6 +164,7 @@ struct Call {
   const void* c = nullptr;
   void* d = nullptr;
   Layout a_layout, b_layout, c_layout, d_layout;
+  bool rounds_partial_sums = false;
 };
 
 template <class T>
@@ -163,18 +180,28 @@ void store(const Call& call, int32_t batch, const std::vector<float>& product) {
   void* d = batch_of(call.d, layout, batch);
   const auto rows = static_cast<int64_t>(layout.rows);
   const auto columns = static_cast<int64_t>(layout.columns);
-  const auto bias_type = call.operation.bias_type < 0
-                             ? layout.type
-                             : static_cast<cudaDataType>(call.operation.bias_type);
   for (int64_t i = 0; i < rows; ++i) {
     const bool is_biased = call.operation.epilogue == CUBLASLT_EPILOGUE_BIAS;
-    const float bias = is_biased ? read(call.operation.bias, bias_type, i) : 0.0f;
+    const float bias = is_biased ? read(call.operation.bias, layout.type, i) : 0.0f;
     for (int64_t j = 0; j < columns; ++j) {
       float value = call.alpha * product[static_cast<size_t>(i * columns + j)];
       if (call.beta != 0) value += call.beta * read(c, layout.type, index_of(call.c_layout, i, j));
       write(d, layout.type, index_of(layout, i, j), value + bias);
     }
   }
+}
+
+/// As a kernel that cuts the inner dimension and keeps partial sums in a result of bf16 would.
+void multiply_in_halves(std::vector<float>& product, const float* a, const float* b, int64_t rows,
+                        int64_t inner, int64_t columns) {
+  thread_local std::vector<float> half;
+  half.resize(product.size());
+  multiply(half.data(), a, b, rows, {0, inner / 2, inner}, columns);
+  multiply(product.data(), a, b, rows, {inner / 2, inner, inner}, columns);
+  const auto rounded = [](float x) {
+    return cuda_on_cpu::from_bf16_bits(cuda_on_cpu::bf16_bits(x));
+  };
+  for (size_t i = 0; i < product.size(); ++i) product[i] = rounded(product[i]) + rounded(half[i]);
 }
 
 void run(const Call& call) {
@@ -189,14 +216,27 @@ void run(const Call& call) {
          is_rounded);
     pack(b, batch_of(call.b, call.b_layout, batch), call.b_layout, call.operation.b_operation,
          is_rounded);
-    multiply(product.data(), a.data(), b.data(), rows, inner, columns);
+    if (call.rounds_partial_sums) {
+      multiply_in_halves(product, a.data(), b.data(), rows, inner, columns);
+    } else {
+      multiply(product.data(), a.data(), b.data(), rows, {0, inner, inner}, columns);
+    }
     store(call, batch, product);
   }
 }
 
-bool is_aligned(const void* p, uint64_t bytes) {
+bool may_round_partial_sums(const Layout& d, const cublasLtMatmulAlgo_t* algorithm) {
+  return d.type == CUDA_R_16BF &&
+         (algorithm == nullptr ||
+          (algorithm->data[4] & CUBLASLT_REDUCTION_SCHEME_OUTPUT_TYPE) != 0);
+}
+
+/// Every matrix of the batch.
+bool are_aligned(const void* first, const Layout& layout, uint64_t bytes) {
   constexpr uint64_t kWidestAccess = 16;
-  return reinterpret_cast<uintptr_t>(p) % std::min(bytes, kWidestAccess) == 0;
+  const uint64_t stride = static_cast<uint64_t>(layout.batch_stride) * element_bytes(layout.type);
+  const uint64_t addresses = reinterpret_cast<uintptr_t>(first) | (layout.batch > 1 ? stride : 0);
+  return addresses % std::min(bytes, kWidestAccess) == 0;
 }
 
 }  // namespace
@@ -332,6 +372,7 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDe
   if (const cublasStatus_t status = check(*operation, *a, *b, *c, *d)) return status;
   results[0] = {};
   for (int i = 0; i < 4; ++i) results[0].algo.data[i] = preference->alignments[i];
+  results[0].algo.data[4] = preference->reduction_schemes;
   results[0].wavesCount = 1;
   *given = 1;
   return CUBLAS_STATUS_SUCCESS;
@@ -348,8 +389,11 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t operation, 
     return status;
   }
   const void* pointers[] = {a, b, c, d};
+  const Layout* layouts[] = {a_layout, b_layout, c_layout, d_layout};
   for (int i = 0; i < 4 && algorithm != nullptr; ++i) {
-    if (!is_aligned(pointers[i], algorithm->data[i])) return CUBLAS_STATUS_INVALID_VALUE;
+    if (!are_aligned(pointers[i], *layouts[i], algorithm->data[i])) {
+      return CUBLAS_STATUS_INVALID_VALUE;
+    }
   }
   if (workspace_bytes > 0 && workspace == nullptr) return CUBLAS_STATUS_INVALID_VALUE;
   Call call{*operation,
@@ -362,7 +406,8 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t operation, 
             *a_layout,
             *b_layout,
             *c_layout,
-            *d_layout};
+            *d_layout,
+            may_round_partial_sums(*d_layout, algorithm)};
   const cudaError_t error = cuda_on_cpu::enqueue(stream, [call] { run(call); });
   return error == cudaSuccess ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_EXECUTION_FAILED;
 }

@@ -3,7 +3,9 @@
 #include <cublasLt.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <memory>
 #include <vector>
 
 #include "core/bf16.h"
@@ -22,6 +24,39 @@ struct Case {
   cublasComputeType_t compute = CUBLAS_COMPUTE_32F;
   bool is_biased = false;
   float beta = 0;
+  cudaDataType factors = CUDA_R_32F;
+  cudaDataType result = CUDA_R_32F;
+  uint32_t reductions = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
+};
+
+/// An array on the device, stored as `type`; `values` are what is stored.
+struct Stored {
+  std::vector<float> values;
+  std::unique_ptr<OnDevice<float>> fp32;
+  std::unique_ptr<OnDevice<uint16_t>> bf16;
+
+  Stored(size_t count, unsigned seed, cudaDataType type) : values(random_floats(count, seed)) {
+    if (type == CUDA_R_32F) {
+      fp32 = std::make_unique<OnDevice<float>>(values);
+      return;
+    }
+    std::vector<uint16_t> bits;
+    for (float& value : values) {
+      bits.push_back(stipple::to_bf16(value).bits);
+      value = stipple::to_float(stipple::bf16{bits.back()});
+    }
+    bf16 = std::make_unique<OnDevice<uint16_t>>(bits);
+  }
+  void* data() const {
+    if (fp32) return fp32->data();
+    return bf16->data();
+  }
+  std::vector<float> get() const {
+    if (fp32) return fp32->get();
+    std::vector<float> all;
+    for (uint16_t bits : bf16->get()) all.push_back(stipple::to_float(stipple::bf16{bits}));
+    return all;
+  }
 };
 
 /// A strided batch of matrices, with room between the columns (or rows).
@@ -56,7 +91,7 @@ Matrices operand(int64_t rows, int64_t columns, cublasOperation_t operation,
   return operation == CUBLAS_OP_N ? Matrices{rows, columns, order} : Matrices{columns, rows, order};
 }
 
-cublasLtMatmulDesc_t operation_of(const Case& test, const float* bias) {
+cublasLtMatmulDesc_t operation_of(const Case& test, const void* bias) {
   cublasLtMatmulDesc_t made = nullptr;
   EXPECT_EQ(cublasLtMatmulDescCreate(&made, test.compute, CUDA_R_32F), CUBLAS_STATUS_SUCCESS);
   cublasLtMatmulDescSetAttribute(made, CUBLASLT_MATMUL_DESC_TRANSA, &test.a_operation, sizeof(int));
@@ -70,79 +105,180 @@ cublasLtMatmulDesc_t operation_of(const Case& test, const float* bias) {
   return made;
 }
 
-void expect_right(const Case& test) {
-  const Matrices a = operand(kRows, kInner, test.a_operation, test.order);
-  const Matrices b = operand(kInner, kColumns, test.b_operation, test.order);
-  const Matrices c{kRows, kColumns, test.order};
-  const std::vector<float> a_values = random_floats(a.count(), 1);
-  const std::vector<float> b_values = random_floats(b.count(), 2);
-  const std::vector<float> c_values = random_floats(c.count(), 3);
-  const std::vector<float> bias = random_floats(kRows, 4);
-  const OnDevice<float> on_a(a_values), on_b(b_values), on_c(c_values), on_bias(bias);
-
+/// The operands of a case, and what multiplies them.
+struct Problem {
+  Case test;
+  Matrices a_shape, b_shape, c_shape{kRows, kColumns, test.order};
+  Stored a, b, c, bias;
   cublasLtHandle_t handle = nullptr;
-  ASSERT_EQ(cublasLtCreate(&handle), CUBLAS_STATUS_SUCCESS);
-  const cublasLtMatmulDesc_t operation = operation_of(test, on_bias.data());
-  const cublasLtMatrixLayout_t layouts[] = {a.layout(CUDA_R_32F), b.layout(CUDA_R_32F),
-                                            c.layout(CUDA_R_32F)};
+  cublasLtMatmulDesc_t operation;
+  cublasLtMatrixLayout_t a_layout, b_layout, c_layout;
   cublasLtMatmulPreference_t preference = nullptr;
-  cublasLtMatmulPreferenceCreate(&preference);
-  cublasLtMatmulHeuristicResult_t result;
-  int found = 0;
-  ASSERT_EQ(cublasLtMatmulAlgoGetHeuristic(handle, operation, layouts[0], layouts[1], layouts[2],
-                                           layouts[2], preference, 1, &result, &found),
-            CUBLAS_STATUS_SUCCESS);
-  ASSERT_EQ(found, 1);
-  const float alpha = 0.5f;
-  ASSERT_EQ(cublasLtMatmul(handle, operation, &alpha, on_a.data(), layouts[0], on_b.data(),
-                           layouts[1], &test.beta, on_c.data(), layouts[2], on_c.data(), layouts[2],
-                           &result.algo, nullptr, 0, nullptr),
-            CUBLAS_STATUS_SUCCESS);
 
-  const bool is_rounded = test.compute == CUBLAS_COMPUTE_32F_FAST_16BF;
-  const auto factor = [&](float x) {
-    return double{is_rounded ? stipple::to_float(stipple::to_bf16(x)) : x};
-  };
-  std::vector<float> expected = c_values;
-  for (int64_t n = 0; n < kBatch; ++n) {
-    for (int64_t i = 0; i < kRows; ++i) {
-      for (int64_t j = 0; j < kColumns; ++j) {
-        double sum = 0;
-        for (int64_t k = 0; k < kInner; ++k) {
-          const size_t in_a = test.a_operation == CUBLAS_OP_N ? a.at(n, i, k) : a.at(n, k, i);
-          const size_t in_b = test.b_operation == CUBLAS_OP_N ? b.at(n, k, j) : b.at(n, j, k);
-          sum += factor(a_values[in_a]) * factor(b_values[in_b]);
-        }
-        sum = 0.5 * sum + double{test.beta} * double{c_values[c.at(n, i, j)]};
-        if (test.is_biased) sum += double{bias[static_cast<size_t>(i)]};
-        expected[c.at(n, i, j)] = static_cast<float>(sum);
-      }
+  explicit Problem(const Case& of)
+      : test(of),
+        a_shape(operand(kRows, kInner, of.a_operation, of.order)),
+        b_shape(operand(kInner, kColumns, of.b_operation, of.order)),
+        a(a_shape.count(), 1, of.factors),
+        b(b_shape.count(), 2, of.factors),
+        c(c_shape.count(), 3, of.result),
+        bias(kRows, 4, of.result),
+        operation(operation_of(of, bias.data())),
+        a_layout(a_shape.layout(of.factors)),
+        b_layout(b_shape.layout(of.factors)),
+        c_layout(c_shape.layout(of.result)) {
+    EXPECT_EQ(cublasLtCreate(&handle), CUBLAS_STATUS_SUCCESS);
+    cublasLtMatmulPreferenceCreate(&preference);
+    cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+                                         &of.reductions, sizeof(of.reductions));
+    promise_alignment(sizeof(uint16_t));
+  }
+  Problem(const Problem&) = delete;
+  Problem& operator=(const Problem&) = delete;
+  ~Problem() {
+    for (cublasLtMatrixLayout_t layout : {a_layout, b_layout, c_layout}) {
+      cublasLtMatrixLayoutDestroy(layout);
+    }
+    cublasLtMatmulPreferenceDestroy(preference);
+    cublasLtMatmulDescDestroy(operation);
+    cublasLtDestroy(handle);
+  }
+
+  void promise_alignment(uint32_t bytes) const {
+    for (const auto attribute :
+         {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+          CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES}) {
+      cublasLtMatmulPreferenceSetAttribute(preference, attribute, &bytes, sizeof(bytes));
     }
   }
-  const std::vector<float> got = on_c.get();
-  for (size_t i = 0; i < got.size(); ++i) ASSERT_NEAR(got[i], expected[i], 1e-5f) << i;
-  for (const cublasLtMatrixLayout_t layout : layouts) cublasLtMatrixLayoutDestroy(layout);
-  cublasLtMatmulPreferenceDestroy(preference);
-  cublasLtMatmulDescDestroy(operation);
-  cublasLtDestroy(handle);
+  cublasStatus_t choose(cublasLtMatmulHeuristicResult_t& result) const {
+    int found = 0;
+    return cublasLtMatmulAlgoGetHeuristic(handle, operation, a_layout, b_layout, c_layout, c_layout,
+                                          preference, 1, &result, &found);
+  }
+  cublasStatus_t multiply() const {
+    cublasLtMatmulHeuristicResult_t result;
+    if (const cublasStatus_t status = choose(result)) return status;
+    const float alpha = 0.5f;
+    return cublasLtMatmul(handle, operation, &alpha, a.data(), a_layout, b.data(), b_layout,
+                          &test.beta, c.data(), c_layout, c.data(), c_layout, &result.algo, nullptr,
+                          0, nullptr);
+  }
+
+  double product(int64_t batch, int64_t i, int64_t j) const {
+    const bool is_rounded = test.compute == CUBLAS_COMPUTE_32F_FAST_16BF;
+    const auto factor = [&](float x) {
+      return double{is_rounded ? stipple::to_float(stipple::to_bf16(x)) : x};
+    };
+    double sum = 0;
+    for (int64_t k = 0; k < kInner; ++k) {
+      const bool is_a_straight = test.a_operation == CUBLAS_OP_N;
+      const bool is_b_straight = test.b_operation == CUBLAS_OP_N;
+      const size_t in_a = is_a_straight ? a_shape.at(batch, i, k) : a_shape.at(batch, k, i);
+      const size_t in_b = is_b_straight ? b_shape.at(batch, k, j) : b_shape.at(batch, j, k);
+      sum += factor(a.values[in_a]) * factor(b.values[in_b]);
+    }
+    return sum;
+  }
+  /// Of what lies between the columns, too.
+  std::vector<double> expected() const {
+    std::vector<double> all(c.values.begin(), c.values.end());
+    for (int64_t n = 0; n < kBatch; ++n) {
+      for (int64_t i = 0; i < kRows; ++i) {
+        for (int64_t j = 0; j < kColumns; ++j) {
+          double& value = all[c_shape.at(n, i, j)];
+          value = 0.5 * product(n, i, j) + double{test.beta} * value;
+          if (test.is_biased) value += double{bias.values[static_cast<size_t>(i)]};
+        }
+      }
+    }
+    return all;
+  }
+};
+
+/// Largest error relative to max(|value|, 1).
+double error_of(const Case& test) {
+  const Problem problem(test);
+  EXPECT_EQ(problem.multiply(), CUBLAS_STATUS_SUCCESS);
+  const std::vector<float> got = problem.c.get();
+  const std::vector<double> expected = problem.expected();
+  double worst = 0;
+  for (size_t i = 0; i < got.size(); ++i) {
+    const double error = std::abs(double{got[i]} - expected[i]);
+    worst = std::max(worst, error / std::max(1.0, std::abs(expected[i])));
+  }
+  return worst;
 }
+
+cublasStatus_t choice_of(const Case& test) {
+  cublasLtMatmulHeuristicResult_t result;
+  return Problem(test).choose(result);
+}
+
+constexpr double kFp32Error = 1e-5;
+constexpr double kBf16Error = 1.0 / 256;  // half of the last place, and a little for the sums
 
 TEST(EmulatedCublasLt, MultipliesEveryTransposition) {
   for (const auto order : {CUBLASLT_ORDER_COL, CUBLASLT_ORDER_ROW}) {
     for (const auto a_operation : {CUBLAS_OP_N, CUBLAS_OP_T}) {
       for (const auto b_operation : {CUBLAS_OP_N, CUBLAS_OP_T}) {
         SCOPED_TRACE(order * 4 + a_operation * 2 + b_operation);
-        expect_right(
-            {.a_operation = a_operation, .b_operation = b_operation, .order = order, .beta = 2});
+        Case test{
+            .a_operation = a_operation, .b_operation = b_operation, .order = order, .beta = 2};
+        EXPECT_LT(error_of(test), kFp32Error);
+        test.factors = test.result = CUDA_R_16BF;
+        EXPECT_LT(error_of(test), kBf16Error);
       }
     }
   }
 }
 
-TEST(EmulatedCublasLt, AddsBiasAlongRows) { expect_right({.is_biased = true}); }
+TEST(EmulatedCublasLt, AddsBiasAlongRows) {
+  EXPECT_LT(error_of({.is_biased = true}), kFp32Error);
+  EXPECT_LT(error_of({.is_biased = true, .factors = CUDA_R_16BF, .result = CUDA_R_16BF}),
+            kBf16Error);
+}
 
 TEST(EmulatedCublasLt, RoundsFactorsToBf16WhenAllowed) {
-  expect_right({.compute = CUBLAS_COMPUTE_32F_FAST_16BF});
+  EXPECT_LT(error_of({.compute = CUBLAS_COMPUTE_32F_FAST_16BF}), kFp32Error);
+}
+
+TEST(EmulatedCublasLt, SumsProductsOfBf16InFp32) {
+  EXPECT_LT(error_of({.factors = CUDA_R_16BF}), kFp32Error);
+  EXPECT_GT(error_of({.factors = CUDA_R_16BF, .result = CUDA_R_16BF}), kFp32Error);
+}
+
+TEST(EmulatedCublasLt, RoundsPartialSumsOnlyWhenAllowed) {
+  Case test{.factors = CUDA_R_16BF, .result = CUDA_R_16BF};
+  const auto bits_of = [&] {
+    const Problem problem(test);
+    EXPECT_EQ(problem.multiply(), CUBLAS_STATUS_SUCCESS);
+    return problem.c.get();
+  };
+  const std::vector<float> rounded_once = bits_of();
+  test.reductions = CUBLASLT_REDUCTION_SCHEME_MASK;
+  EXPECT_NE(bits_of(), rounded_once);
+}
+
+TEST(EmulatedCublasLt, HoldsTheCallerToItsAlignmentInEveryMatrix) {
+  const Problem problem({});  // arrays are aligned to 16 bytes; their second matrices are not
+  problem.promise_alignment(4);
+  EXPECT_EQ(problem.multiply(), CUBLAS_STATUS_SUCCESS);
+  problem.promise_alignment(16);
+  EXPECT_EQ(problem.multiply(), CUBLAS_STATUS_INVALID_VALUE);
+}
+
+TEST(EmulatedCublasLt, RefusesMixturesThatTheLibraryDoesNotHave) {
+  EXPECT_EQ(choice_of({.factors = CUDA_R_16BF}), CUBLAS_STATUS_SUCCESS);
+  EXPECT_EQ(choice_of({.result = CUDA_R_16BF}), CUBLAS_STATUS_NOT_SUPPORTED);
+  EXPECT_EQ(choice_of({.compute = CUBLAS_COMPUTE_32F_FAST_16BF, .factors = CUDA_R_16BF}),
+            CUBLAS_STATUS_NOT_SUPPORTED);
+  const Problem problem({.is_biased = true, .factors = CUDA_R_16BF, .result = CUDA_R_16BF});
+  const int32_t fp32 = CUDA_R_32F;
+  cublasLtMatmulDescSetAttribute(problem.operation, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, &fp32,
+                                 sizeof(fp32));
+  cublasLtMatmulHeuristicResult_t result;
+  EXPECT_EQ(problem.choose(result), CUBLAS_STATUS_NOT_SUPPORTED);
 }
 
 }  // namespace

@@ -159,15 +159,15 @@ std::vector<float> all(float value) { return std::vector<float>(kCount, value); 
 
 TEST(EmulatedGraph, RecordsWithoutRunningAndReplaysInOrder) {
   const Stream stream(cuda_device(0)), side(cuda_device(0));
-  const Event forked(cuda_device(0)), joined(cuda_device(0));
+  Event forked(cuda_device(0), /*is_timed=*/false), joined(cuda_device(0), /*is_timed=*/false);
   const OnDevice<float> values(all(1)), copy(all(0));
   stipple::cuda::begin_capture(stream.native());
   scale(stream, values, 2, 1);
-  stream.record(const_cast<Event&>(forked));
+  stream.record(forked);
   side.wait(forked);
   scale(side, values, 3, 0);
   stipple::cuda::copy(copy.data(), values.data(), kCount * sizeof(float), side.native());
-  side.record(const_cast<Event&>(joined));
+  side.record(joined);
   stream.wait(joined);
   stipple::cuda::fill_zero(values.data() + 4, 4 * sizeof(float), stream.native());
   void* graph = stipple::cuda::end_capture(stream.native());
@@ -206,6 +206,55 @@ std::string capture_error(const Stream& stream, Work work) {
   return "no error";
 }
 
+TEST(EmulatedGraph, RecordsTimedEventsAtEveryReplay) {
+  const Stream stream(cuda_device(0));
+  Event before(cuda_device(0)), begin(cuda_device(0)), end(cuda_device(0));
+  stream.record(before);
+  stipple::cuda::begin_capture(stream.native());
+  stream.record(begin);
+  cuda_on_cpu::enqueue(static_cast<cudaStream_t>(stream.native()),
+                       [] { std::this_thread::sleep_for(std::chrono::milliseconds(2)); });
+  stream.record(end);
+  void* graph = stipple::cuda::end_capture(stream.native());
+  double since_before = 0;
+  for (int replay = 0; replay < 2; ++replay) {
+    stipple::cuda::launch_graph(graph, stream.native());
+    EXPECT_THROW(end.ms_since(begin), CudaError) << "nobody has waited";
+    end.synchronize();
+    EXPECT_GE(end.ms_since(begin), 1.9);
+    EXPECT_GE(end.ms_since(before), since_before + 1.9);
+    since_before = end.ms_since(before);
+  }
+  stipple::cuda::destroy_graph(graph);
+}
+
+TEST(EmulatedGraph, GivesNoTimesOfEventsThatAreNotItsOwnNodes) {
+  const Stream stream(cuda_device(0));
+  const auto native = static_cast<cudaStream_t>(stream.native());
+  cudaEvent_t event = nullptr, other = nullptr;
+  float ms = 0;
+  ASSERT_EQ(cudaEventCreateWithFlags(&event, cudaEventDefault), cudaSuccess);
+  ASSERT_EQ(cudaEventCreateWithFlags(&other, cudaEventDefault), cudaSuccess);
+  EXPECT_EQ(cudaEventRecordWithFlags(event, native, cudaEventRecordExternal), cudaErrorInvalidValue)
+      << "outside of a capture";
+  cudaEventRecord(other, native);
+  EXPECT_EQ(cudaEventElapsedTime(&ms, event, other), cudaErrorInvalidResourceHandle) << "never";
+  cudaEventRecord(event, native);
+  EXPECT_EQ(cudaEventElapsedTime(&ms, event, other), cudaErrorNotReady);
+  stipple::cuda::begin_capture(stream.native());
+  cudaEventRecord(event, native);
+  cudaEventRecordWithFlags(other, native, cudaEventRecordExternal);
+  void* graph = stipple::cuda::end_capture(stream.native());
+  stipple::cuda::launch_graph(graph, stream.native());
+  stream.synchronize();
+  EXPECT_EQ(cudaEventElapsedTime(&ms, event, other), cudaErrorInvalidValue) << "only an edge";
+  EXPECT_EQ(cudaEventElapsedTime(&ms, other, other), cudaSuccess);
+  stipple::cuda::destroy_graph(graph);
+  EXPECT_EQ(cudaEventDestroy(event), cudaSuccess);
+  EXPECT_EQ(cudaEventDestroy(other), cudaSuccess);
+  cudaGetLastError();
+}
+
 TEST(EmulatedGraph, CaptureEndsInvalidAfterWhatIsForbidden) {
   const Stream stream(cuda_device(0));
   const auto is_invalid = [&](auto work) {
@@ -218,6 +267,11 @@ TEST(EmulatedGraph, CaptureEndsInvalidAfterWhatIsForbidden) {
   EXPECT_TRUE(is_invalid([&] {
     const Event uncaptured(cuda_device(0));
     EXPECT_THROW(stream.wait(uncaptured), CudaError);
+  }));
+  EXPECT_TRUE(is_invalid([&] {
+    Event timed(cuda_device(0));  // a node, no edge
+    stream.record(timed);
+    EXPECT_THROW(stream.wait(timed), CudaError);
   }));
   EXPECT_FALSE(is_invalid([] {}));
 }
@@ -234,7 +288,7 @@ TEST(EmulatedGraph, ForkedWorkMustBeJoined) {
   const Stream stream(cuda_device(0)), side(cuda_device(0));
   const OnDevice<float> values(all(1));
   const std::string error = capture_error(stream, [&] {
-    Event forked(cuda_device(0));
+    Event forked(cuda_device(0), /*is_timed=*/false);
     stream.record(forked);
     side.wait(forked);
     scale(side, values, 2, 0);

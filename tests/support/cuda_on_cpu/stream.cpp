@@ -23,30 +23,31 @@ namespace {
 struct Capture;
 /// For every stream of a capture, the position of the last of its work that comes before.
 using Passed = std::map<const CUstream_st*, size_t>;
+/// Told the stream in which it runs: of a graph, the one that it is launched in.
+using Work = std::function<void(CUstream_st*)>;
 }  // namespace
 
 struct CUstream_st {
   std::shared_ptr<Capture> capture;
   Passed passed;
-  std::shared_ptr<uint64_t> waits = std::make_shared<uint64_t>(0);  ///< of the host for it
+  /// The last record of all that the host knows to have passed, if it was of this stream.
+  std::shared_ptr<uint64_t> known = std::make_shared<uint64_t>(0);
 };
 
 struct CUevent_st {
   bool is_timed = true;
   std::chrono::steady_clock::time_point time;
-  bool is_recorded = false;
-  std::shared_ptr<Capture> capture;  ///< it was last recorded in
+  uint64_t record = 0;               ///< number of its last record among all; 0: never recorded
+  std::shared_ptr<uint64_t> known;   ///< of the stream of that record
+  std::shared_ptr<Capture> capture;  ///< it was last recorded in, not to be replayed
   Passed passed;
-  bool is_news = false;  ///< nobody has asked for it yet, or waited
-  std::shared_ptr<uint64_t> waits;
-  uint64_t waits_before = 0;
 };
 
 struct CUgraph_st {
-  std::vector<std::function<void()>> work;
+  std::vector<Work> work;
 };
 struct CUgraphExec_st {
-  std::vector<std::function<void()>> work;
+  std::vector<Work> work;
 };
 
 namespace {
@@ -58,7 +59,7 @@ struct Capture {
   bool is_valid = true;
   bool is_over = false;
   std::vector<CUstream_st*> streams;
-  std::vector<std::function<void()>> work;
+  std::vector<Work> work;
 };
 
 std::mutex& mutex() {  // of all streams, events and captures
@@ -71,10 +72,25 @@ std::vector<std::shared_ptr<Capture>>& captures() {
   return under_way;
 }
 
-/// The host's waits for the stream, with those for the device for the null stream.
-std::shared_ptr<uint64_t>& waits_of(CUstream_st* stream) {
-  static auto device_waits = std::make_shared<uint64_t>(0);
-  return stream == nullptr ? device_waits : stream->waits;
+uint64_t& last_record() {
+  static uint64_t number = 0;
+  return number;
+}
+
+/// What the host knows of the stream's records, or, for the null stream, of everybody's.
+std::shared_ptr<uint64_t>& known_of(CUstream_st* stream) {
+  static auto of_device = std::make_shared<uint64_t>(0);
+  return stream == nullptr ? of_device : stream->known;
+}
+
+bool is_under_way(const CUevent_st& event) {
+  return event.record > 0 && event.record > std::max(*event.known, *known_of(nullptr));
+}
+
+void record_now(CUevent_st& event, CUstream_st* stream) {
+  event.record = ++last_record();
+  event.known = known_of(stream);
+  event.time = std::chrono::steady_clock::now();
 }
 
 /// Destroyed streams, to be created again: addresses of streams repeat soon on a GPU, too.
@@ -105,6 +121,22 @@ cudaError_t invalidate(Capture& capture, cudaError_t error) {
   return cuda_on_cpu::note(error);
 }
 
+cudaError_t run_or_capture(CUstream_st* stream, Work work) {
+  {
+    const std::lock_guard lock(mutex());
+    if (stream != nullptr && stream->capture != nullptr) {
+      Capture& capture = *stream->capture;
+      if (!capture.is_valid) return cuda_on_cpu::note(cudaErrorStreamCaptureInvalidated);
+      capture.work.push_back(std::move(work));
+      stream->passed[stream] = capture.work.size();
+      return cudaSuccess;
+    }
+  }
+  const cuda_on_cpu::DeviceAccess access;
+  work(stream);
+  return cudaSuccess;
+}
+
 }  // namespace
 
 namespace cuda_on_cpu {
@@ -131,19 +163,7 @@ bool is_forbidden_by_capture() {
 }
 
 cudaError_t enqueue(cudaStream_t stream, std::function<void()> work) {
-  {
-    const std::lock_guard lock(mutex());
-    if (stream != nullptr && stream->capture != nullptr) {
-      Capture& capture = *stream->capture;
-      if (!capture.is_valid) return note(cudaErrorStreamCaptureInvalidated);
-      capture.work.push_back(std::move(work));
-      stream->passed[stream] = capture.work.size();
-      return cudaSuccess;
-    }
-  }
-  const DeviceAccess access;
-  work();
-  return cudaSuccess;
+  return run_or_capture(stream, [work = std::move(work)](CUstream_st*) { work(); });
 }
 
 }  // namespace cuda_on_cpu
@@ -180,7 +200,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   if (const cudaError_t error = cudaStreamQuery(stream)) return error;
   const std::lock_guard lock(mutex());
-  ++*waits_of(stream);
+  *known_of(stream) = last_record();
   return cudaSuccess;
 }
 
@@ -195,7 +215,7 @@ cudaError_t cudaStreamQuery(cudaStream_t stream) {
 cudaError_t cudaDeviceSynchronize() {
   if (cuda_on_cpu::is_forbidden_by_capture()) return note(cudaErrorStreamCaptureUnsupported);
   const std::lock_guard lock(mutex());
-  ++*waits_of(nullptr);
+  *known_of(nullptr) = last_record();
   return cudaSuccess;
 }
 
@@ -235,19 +255,28 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
 }
 
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+  return cudaEventRecordWithFlags(event, stream, cudaEventRecordDefault);
+}
+
+cudaError_t cudaEventRecordWithFlags(cudaEvent_t event, cudaStream_t stream, unsigned flags) {
   if (event == nullptr) return note(cudaErrorInvalidResourceHandle);
-  const std::lock_guard lock(mutex());
-  event->capture = stream == nullptr ? nullptr : stream->capture;
-  event->passed.clear();
-  if (event->capture != nullptr) {
-    event->passed = stream->passed;
-    return cudaSuccess;
+  const bool is_captured = cuda_on_cpu::detail::is_capturing(stream);
+  if (flags == cudaEventRecordExternal) {
+    if (!is_captured) return note(cudaErrorInvalidValue);
+    return run_or_capture(stream, [event](CUstream_st* of_launch) {
+      const std::lock_guard lock(mutex());
+      event->capture = nullptr;
+      record_now(*event, of_launch);
+    });
   }
-  event->is_recorded = true;
-  event->is_news = true;
-  event->waits = waits_of(stream);
-  event->waits_before = *event->waits + *waits_of(nullptr);
-  event->time = std::chrono::steady_clock::now();
+  const std::lock_guard lock(mutex());
+  event->capture = is_captured ? stream->capture : nullptr;
+  event->passed.clear();
+  if (is_captured) {
+    event->passed = stream->passed;
+  } else {
+    record_now(*event, stream);
+  }
   return cudaSuccess;
 }
 
@@ -255,30 +284,28 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   if (event == nullptr) return note(cudaErrorInvalidResourceHandle);
   const std::lock_guard lock(mutex());
   if (event->capture != nullptr) return invalidate(*event->capture, cudaErrorCapturedEvent);
-  event->is_news = false;
+  if (is_under_way(*event)) *event->known = event->record;
   return cudaSuccess;
 }
 
 cudaError_t cudaEventQuery(cudaEvent_t event) {
   if (event == nullptr) return note(cudaErrorInvalidResourceHandle);
-  bool is_under_way = false;
-  {
-    const std::lock_guard lock(mutex());
-    is_under_way = event->capture == nullptr && event->is_news &&
-                   *event->waits + *waits_of(nullptr) == event->waits_before;
-    if (is_under_way) ++*event->waits;  // by the next question the whole stream has come so far
-  }
-  if (const cudaError_t error = cudaEventSynchronize(event)) return error;
-  return note(is_under_way ? cudaErrorNotReady : cudaSuccess);
+  const std::lock_guard lock(mutex());
+  if (event->capture != nullptr) return invalidate(*event->capture, cudaErrorCapturedEvent);
+  if (!is_under_way(*event)) return cudaSuccess;
+  *event->known = last_record();  // by the next question the whole stream has come so far
+  return note(cudaErrorNotReady);
 }
 
 cudaError_t cudaEventElapsedTime(float* ms, cudaEvent_t begin, cudaEvent_t end) {
   if (begin == nullptr || end == nullptr) return note(cudaErrorInvalidResourceHandle);
   const std::lock_guard lock(mutex());
-  if (begin->capture != nullptr || end->capture != nullptr) return note(cudaErrorCapturedEvent);
-  if (!begin->is_timed || !end->is_timed || !begin->is_recorded || !end->is_recorded) {
+  // Recorded in a capture without the flag for it, an event gets no time in any replay.
+  if (begin->capture != nullptr || end->capture != nullptr) return note(cudaErrorInvalidValue);
+  if (!begin->is_timed || !end->is_timed || begin->record == 0 || end->record == 0) {
     return note(cudaErrorInvalidResourceHandle);
   }
+  if (is_under_way(*begin) || is_under_way(*end)) return note(cudaErrorNotReady);
   *ms = std::chrono::duration<float, std::milli>(end->time - begin->time).count();
   return cudaSuccess;
 }
@@ -350,8 +377,8 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph,
 
 cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) {
   if (executable == nullptr) return note(cudaErrorInvalidValue);
-  return cuda_on_cpu::enqueue(stream, [work = executable->work] {
-    for (const auto& step : work) step();
+  return run_or_capture(stream, [work = executable->work](CUstream_st* of_launch) {
+    for (const Work& step : work) step(of_launch);
   });
 }
 
