@@ -57,7 +57,7 @@ namespace cuda {
 void linear(const Stream&, const Linear&);
 }
 
-/// dx = dy w;  dweight += dyᵀ x;  dbias += column sums of dy.
+/// dx = dy w;  dweight += dyᵀ x;  dbias += column sums of dy, as the products read it.
 struct LinearBackward {
   RealView dx{};         // [N, I]  written; empty: not wanted
   View<float> dweight;   // [O, I]  +=

@@ -43,7 +43,7 @@ struct RowWorkspace {
 struct AliasWorkspace {
   static constexpr int64_t kMostThreads = 1024;
   static constexpr int64_t kMostSharedBytes = 96 << 10;
-  static constexpr int64_t kLongBlocks = 128;  ///< that have their lists in global memory
+  static constexpr int64_t kLongBlocks = 264;  ///< that have their lists in global memory
 
   explicit AliasWorkspace(int64_t num_keys)
       : bytes(num_keys * static_cast<int64_t>(sizeof(uint64_t) + sizeof(uint32_t))),

@@ -155,11 +155,16 @@ CudaSampleScratch alloc_cuda_scratch(Arena& arena, const SampleEdges& args, Prec
   const int64_t most = std::clamp<int64_t>(kWaveBytes / bytes, 1, problems);
   // Waves of nearly equal size.
   const int64_t waves = (problems + most - 1) / most;
+  const auto before = static_cast<int64_t>(arena.used());
   CudaSampleScratch scratch = alloc_wave(arena, args, precision, (problems + waves - 1) / waves);
+  // Fewer or shorter problems may go into fewer, larger waves; a plan for the most must serve them.
+  const int64_t enough = std::max(bytes, std::min(kWaveBytes, problems * bytes));
+  const int64_t used = static_cast<int64_t>(arena.used()) - before;
+  arena.alloc<std::byte>({std::max<int64_t>(0, enough - used)});
   const int64_t k = args.mu.shape[3];
   const int64_t m = args.edges.num_keys;
   if (may_use_rows(args) && AliasWorkspace(m).is_long) {
-    const int64_t blocks = std::min(AliasWorkspace::kLongBlocks, scratch.wave * (k + 1));
+    const int64_t blocks = std::min(AliasWorkspace::kLongBlocks, problems * (k + 1));
     scratch.long_sums = arena.alloc<uint64_t>({blocks, m});
     scratch.long_items = arena.alloc<uint32_t>({blocks, m});
   }

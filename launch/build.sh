@@ -9,11 +9,10 @@ preset=${1:?usage: launch/build.sh PRESET [TARGET...]}
 shift
 
 # What two presets compile alike, and what was compiled before, is compiled once where ccache is installed.
+launcher=$(command -v ccache >/dev/null && echo ccache || true)
+export CCACHE_NOHASHDIR=1  # build folders share
 launchers=()
-if command -v ccache >/dev/null; then
-  export CCACHE_NOHASHDIR=1  # build folders share
-  for language in C CXX CUDA; do launchers+=("-DCMAKE_${language}_COMPILER_LAUNCHER=ccache"); done
-fi
+for language in C CXX CUDA; do launchers+=("-DCMAKE_${language}_COMPILER_LAUNCHER=$launcher"); done
 
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT

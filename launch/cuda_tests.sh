@@ -4,5 +4,5 @@
 #   launch/cuda_tests.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
-grep -lE 'tests/support/(devices|device_graphs|op_checks)\.h|cuda_device' tests/kernels/*_test.cpp tests/trainer/*_test.cpp |
+grep -lE 'tests/support/(devices|device_graphs|op_checks)\.h|attend_(on_device|reference)\.h|cuda_device|cuda::device_count' tests/kernels/*_test.cpp tests/trainer/*_test.cpp |
   xargs -n 1 basename -s .cpp | sort

@@ -4,7 +4,6 @@
 #pragma once
 
 #include "core/arena.h"
-#include "core/function_ref.h"
 #include "core/range.h"
 #include "core/rng.h"
 #include "core/stream.h"

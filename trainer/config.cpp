@@ -94,7 +94,7 @@ void TrainConfig::describe(ConfigVisitor& v) {
 
 void StepConfig::describe(ConfigVisitor& v) {
   v.field("graph", graph,
-          {.doc = "GPUs: capture the step once as a CUDA graph and replay it: less work for the "
+          {.doc = "GPUs: capture the step as a CUDA graph and replay it: less work for the "
                   "host. Leaves of training are padded to data.max_length; the same bits as an "
                   "eager step with that padding."});
 }

@@ -22,7 +22,8 @@ namespace stipple::trainer {
 
 /// Where the time of a step went. The parts need not add up to the whole: the rest is everything
 /// else. NaN: not measured. On GPUs the times are the device's, by events, whether the step is
-/// captured or not; `data`, which the host spends while the device computes, is not measured.
+/// captured or not. There `data`, which the host spends while the device computes, is not measured,
+/// unless the host judges every step (guard.spike_factor); `reduce` then includes that.
 struct StepSeconds {
   double step = 0;
   double data = 0;      ///< waiting for a batch

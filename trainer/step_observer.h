@@ -3,7 +3,6 @@
 // to the reducer.
 #pragma once
 
-#include <array>
 #include <chrono>
 #include <cstdint>
 #include <vector>

@@ -368,7 +368,6 @@ void Trainer::enqueue_step() {
                           config_.train.steps);
   stream.record(flight.begin);
   load_leaves(flight);
-  observer_.clear();
   flight.host().step = static_cast<uint64_t>(flight.step);
   copy_bytes(stream, device_step_.data(), &flight.host().step, sizeof(uint64_t));
   if (!host_decides_) optimizer_.set_rates(stream, flight.rates);

@@ -128,18 +128,18 @@ class Library {
     STIPPLE_CUSPARSE_CHECK(cusparseSetStream(handle_, static_cast<cudaStream_t>(stream.native())));
   }
 
-  /// Streams run side by side, so each has its own. Releasing the smaller one waits for the work
-  /// that uses it.
+  /// Streams run side by side, so each has its own. Smaller ones stay: a graph that was captured
+  /// may use them.
   void* workspace(const Stream& stream, size_t bytes) {
-    Buffer& buffer = workspaces_[stream.native()];
-    if (bytes > buffer.bytes()) buffer = Buffer(device_, bytes);
-    return buffer.data();
+    std::vector<Buffer>& buffers = workspaces_[stream.native()];
+    if (buffers.empty() || bytes > buffers.back().bytes()) buffers.emplace_back(device_, bytes);
+    return buffers.back().data();
   }
 
   Device device_;
   std::mutex mutex_;
   cusparseHandle_t handle_ = nullptr;
-  std::map<void*, Buffer> workspaces_;
+  std::map<void*, std::vector<Buffer>> workspaces_;
 };
 
 /// Never destroyed: at the end of the program the driver may be gone before us.

@@ -442,5 +442,37 @@ TEST_F(SamplerOnCuda, PlansTheScratchThatItUses) {
   }
 }
 
+/// What a plan reserves for 2 heads of 128 clusters.
+size_t planned_scratch(int64_t batch, int64_t length, SamplerKind sampler, Precision precision) {
+  const Device planned = meta_device(DeviceType::kCuda);
+  Arena graphs("graphs", planned), scratch("scratch", planned);
+  const RealView factors(nullptr, {batch, 2, length, 128}, precision);
+  kernels::sample_edges(
+      Stream(planned, {.precision = precision}),
+      {.edges = kernels::alloc_edges(graphs, 2 * batch, length, length, EdgeCapacity{}),
+       .mu = factors,
+       .z = factors,
+       .expected = {nullptr, {2 * batch}},
+       .samples = {nullptr, {batch}},
+       .sampler = sampler,
+       .scratch = &scratch});
+  return scratch.peak();
+}
+
+// A run plans its largest leaf; the last ones are smaller, and may go into fewer, larger waves.
+TEST(SamplerPlan, OfTheLargestLeafServesSmallerOnes) {
+  for (SamplerKind sampler : kAllSamplers) {
+    for (Precision precision : {Precision::kFp32, Precision::kBf16}) {
+      const size_t most = planned_scratch(128, 2048, sampler, precision);
+      for (int64_t batch = 1; batch <= 128; batch += 7) {
+        for (int64_t length = 100; length <= 2048; length += 148) {
+          EXPECT_LE(planned_scratch(batch, length, sampler, precision), most)
+              << batch << " sequences of " << length;
+        }
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace stipple::test

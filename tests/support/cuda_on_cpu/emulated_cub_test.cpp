@@ -7,7 +7,6 @@
 #include <cub/block/block_scan.cuh>
 #include <cub/device/device_radix_sort.cuh>
 #include <cub/device/device_scan.cuh>
-#include <cub/warp/warp_scan.cuh>
 #include <numeric>
 #include <vector>
 
@@ -120,29 +119,6 @@ TEST(EmulatedBlockScanDeathTest, MissingBarrierBetweenTwoIsReported) {
 TEST(EmulatedBlockScanDeathTest, MissingThreadsAreReported) {
   EXPECT_DEATH(run(stay_away_kernel, kThreads), "stay_away_kernel.*not all threads");
   EXPECT_DEATH(run(hurry_kernel, 128), "another shape than its BlockScan");
-}
-
-// --- lanes of a warp
-
-__global__ void scan_warp_kernel(const int* in, Sums out) {
-  cub::WarpScan<int>::TempStorage storage;
-  const auto thread = static_cast<int>(threadIdx.x);
-  cub::WarpScan<int>(storage).InclusiveSum(in[thread], out.inclusive[thread]);
-  cub::WarpScan<int>(storage).ExclusiveSum(in[thread], out.exclusive[thread], out.totals[thread]);
-}
-
-TEST(EmulatedWarpScan, SumsOverTheLanes) {
-  const std::vector<int> values = some_numbers(64);
-  const OnDevice<int> in(values), inclusive(64), exclusive(64), totals(64);
-  launch(stream_of_device(), {.grid = 1, .block = 64}, scan_warp_kernel, in.data(),
-         Sums{inclusive.data(), exclusive.data(), totals.data()});
-  for (size_t i = 0; i < 64; ++i) {
-    const auto warp = values.begin() + static_cast<int64_t>(i / 32 * 32);
-    const std::vector<int> sums = sums_before(std::vector<int>(warp, warp + 32));
-    EXPECT_EQ(exclusive.get()[i], sums[i % 32]);
-    EXPECT_EQ(inclusive.get()[i], sums[i % 32 + 1]);
-    EXPECT_EQ(totals.get()[i], sums.back());
-  }
 }
 
 // --- arrays
