@@ -10,8 +10,8 @@
 // turns them in registers into ds, weights and dp, and multiplies these, as left operands, with the
 // same rows of the tile: one barrier a tile, the next tile arrives meanwhile (bf16).
 //
-// Nothing spills. Registers (bf16, most of sm_80, 90, 100, nvcc 13), shared memory and warps of an
-// SM, for K = 128:
+// Nothing spills but 16 bytes of one instance (fp32, D = 128, by key). Registers (bf16, most of
+// sm_80, 90, 100, nvcc 13), shared memory and warps of an SM, for K = 128:
 //   D = 64: by query 254, 68 KiB, 8; by key 255, 69 KiB, 8
 //   D = 32: by query 240, 52 KiB, 8; by key 250, 53 KiB, 8
 // Per pair: by query 6 D + 2 K flops, by key 8 D + 2 K, one exp each; from shared memory a fragment
