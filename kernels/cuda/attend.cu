@@ -38,8 +38,6 @@ void launch_delta(const Stream& stream, float* delta, View<const T> dout, View<c
          delta_kernel<T, kWidth>, delta, dout.data, o.data, rows, map);
 }
 
-bool plans_only(const Stream& stream) { return stream.device().type == DeviceType::kMeta; }
-
 /// Taken from scratch.
 const float* make_delta(const Stream& stream, Arena& scratch, ConstRealView dout, ConstRealView o) {
   const Shape& shape = dout.shape;

@@ -174,8 +174,6 @@ BlockDiagonal block_diagonal(const AttendArrays& a, EdgeOwner owner, Arena& scra
   return m;
 }
 
-bool plans_only(const Stream& stream) { return stream.device().type == DeviceType::kMeta; }
-
 /// Turns a call on arrays of `storage` into one on fp32: those of bf16 give way to copies in
 /// scratch.
 class InFloats {

@@ -77,6 +77,9 @@ struct AttendArrays {
   int64_t problems() const { return batch * heads; }
 };
 
+/// Scratch is only counted then, and nothing is launched.
+inline bool plans_only(const Stream& stream) { return stream.device().type == DeviceType::kMeta; }
+
 /// Head dimensions up to this.
 inline constexpr int64_t kMaxHeadDim = 128;
 

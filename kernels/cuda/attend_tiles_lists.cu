@@ -184,8 +184,6 @@ __global__ void rows_kernel(T* to, const T* from, int64_t rows, int64_t dim, int
   }
 }
 
-bool plans_only(const Stream& stream) { return stream.device().type == DeviceType::kMeta; }
-
 void check_sizes(int64_t blocks, const PairBits& pairs) {
   constexpr int64_t kMostBlocks = (int64_t{1} << 31) - 1;
   STIPPLE_CHECK(blocks <= kMostBlocks, "attention on CUDA: ", blocks,
