@@ -12,7 +12,7 @@
 #include "comm/communicator.h"
 #include "core/copy.h"
 #include "data/listops.h"
-#include "trainer/trainer.h"
+#include "trainer/loop/trainer.h"
 
 namespace stipple::bench {
 namespace {

@@ -15,7 +15,7 @@
 #include "comm/communicator.h"
 #include "core/cpu/isa.h"
 #include "core/log.h"
-#include "trainer/trainer.h"
+#include "trainer/loop/trainer.h"
 
 namespace stipple::trainer {
 namespace {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a person reads while a job runs. Information comes from rank 0 only; warnings and errors
 // from every rank, labelled
-// "[rank 3/8 host:pid]". Metrics are data, not log lines: see trainer/metrics.h.
+// "[rank 3/8 host:pid]". Metrics are data, not log lines: see trainer/record/metrics.h.
 #pragma once
 
 #include <string>

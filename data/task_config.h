@@ -23,8 +23,9 @@ struct RepeatedTokenConfig {
 
 struct DataConfig {
   TaskKind task = TaskKind::kListops;
-  std::string dir = "datasets/listops";  ///< folder with basic_train.tsv, basic_val.tsv, basic_test.tsv
-  int64_t max_length = 2048;         ///< sequences are cut to this; the model's padded length
+  std::string dir =
+      "datasets/listops";     ///< folder with basic_train.tsv, basic_val.tsv, basic_test.tsv
+  int64_t max_length = 2048;  ///< sequences are cut to this; the model's padded length
   RepeatedTokenConfig repeated_token;
   void describe(ConfigVisitor&);
 };

@@ -2,7 +2,7 @@
 #include "kernels/attend.h"
 
 #include "core/dispatch.h"
-#include "kernels/cpu/attend_bodies.h"
+#include "kernels/cpu/attend/bodies.h"
 
 namespace stipple::kernels {
 namespace {

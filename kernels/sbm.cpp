@@ -4,8 +4,8 @@
 #include <algorithm>
 
 #include "core/dispatch.h"
-#include "kernels/cpu/sample.h"
-#include "kernels/cpu/sample_rows.h"
+#include "kernels/cpu/sample/rows.h"
+#include "kernels/cpu/sample/sample.h"
 #include "kernels/math/key_tables.h"
 #include "kernels/runs.h"
 #include "kernels/sample_scratch.h"

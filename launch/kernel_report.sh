@@ -7,7 +7,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 work=${KERNEL_REPORT_DIR:-build-kernel-report}
-main='attend_tiles|attend_gather|sample_tiles|sample_rows'
+main='attend/tiles|attend/gather|sample/tiles|sample/rows'
 
 command -v "${CUDACXX:-nvcc}" >/dev/null || { echo "nvcc was not found: put the CUDA toolkit's bin on PATH, or set CUDACXX" >&2; exit 2; }
 # Without its launcher: a cached object may come without the compiler's messages.
@@ -17,13 +17,13 @@ if ! cmake --preset cuda -B "$work" -DSTIPPLE_TESTS=OFF -DSTIPPLE_BENCH=OFF -DCM
   exit 2
 fi
 rm -f "$work.log"
-[ $# -gt 0 ] || set -- kernels/cuda/*.cu
+[ $# -gt 0 ] || set -- kernels/cuda/*.cu kernels/cuda/*/*.cu
 
-mkdir -p "$work/reports"
 ninja -C "$work" -t commands stipple_kernels >"$work/commands"
 reports=()
 for file in "$@"; do
-  name=$(basename "$file" .cu)
+  name=${file##*kernels/cuda/} name=${name%.cu}
+  mkdir -p "$work/reports/$(dirname "$name")"
   { echo "cd '$work'"; grep -F "/kernels/cuda/$name.cu " "$work/commands"; } >"$work/reports/$name.sh"
   reports+=("$work/reports/$name.txt")
 done
@@ -34,7 +34,8 @@ printf '%s\n' "${reports[@]/%.txt/.sh}" | xargs -P "${JOBS:-$(nproc)}" -I{} bash
 # kernel, architecture, registers, bytes of spills (stored + loaded), of stack and of static shared memory
 table() {
   for file in "${reports[@]}"; do
-    awk -v file="$(basename "$file" .txt)" '
+    name=${file#"$work/reports/"}
+    awk -v file="${name%.txt}" '
       /Compiling entry function/ { split($0, part, "\047"); kernel = part[2]; arch = part[4]; stack = spill = 0; entry = 1 }
       /Compile time/ { entry = 0 }
       /bytes stack frame/ && entry { stack = $1; spill = $5 + $9 }

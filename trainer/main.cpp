@@ -8,6 +8,7 @@
 #include "core/error.h"
 #include "core/log.h"
 #include "trainer/commands/commands.h"
+#include "trainer/exit_code.h"
 
 namespace stipple::trainer {
 namespace {
@@ -39,17 +40,6 @@ int run_local(const std::function<int()>& command) {
     return exit_code_of(e);
   }
 }
-
-}  // namespace
-
-int exit_code_of(const std::exception& e) {
-  if (dynamic_cast<const ConfigError*>(&e) != nullptr) return kBadConfig;
-  if (dynamic_cast<const DataError*>(&e) != nullptr) return kBadConfig;
-  if (dynamic_cast<const DivergenceError*>(&e) != nullptr) return kDoNotRestart;
-  return kFailed;
-}
-
-namespace {
 
 constexpr const char* kConfigHelp =
     "Configuration files, composed left to right, then key=value overrides (docs/config.md lists "

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Runs a plain loop compiled once per instruction set, for loops that the compiler vectorises by
-// itself. Loops that need intrinsics have a file per instruction set instead (attend_avx512.cpp).
+// itself. Loops that need intrinsics have a file per instruction set instead (attend/avx512.cpp).
 //
 //   STIPPLE_VECTOR_BODY void scale(float* x, int64_t n, float factor) { for (...) x[i] *= factor; }
 //   vectorized<scale>(x, n, 2.0f);

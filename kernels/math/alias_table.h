@@ -11,7 +11,7 @@
 // light item after deficits D has as alias the first heavy item with E > D, and the heavy item with
 // running sum E keeps W + E - D', D' being the first running sum of deficits that reaches E. So
 // each entry can be made by itself (AliasLists); one pass over all of them is the same
-// (sample_scalar.cpp).
+// (kernels/cpu/sample/scalar.cpp).
 // Bounds: W below 2^53, and n W, which no sum of deficits exceeds, below 2^64.
 #pragma once
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Attention on CUDA for tests: a setup's arrays, in either storage, and its graph put on the
-// device, and calls of the ways to compute it that are not public (kernels/cuda/attend_parts.h).
+// device, and calls of the ways to compute it that are not public (kernels/cuda/attend/parts.h).
 #pragma once
 
 #include <functional>
@@ -8,12 +8,12 @@
 #include <vector>
 
 #include "core/copy.h"
-#include "kernels/cuda/attend_parts.h"
+#include "kernels/cuda/attend/parts.h"
 #include "tests/kernels/attend_reference.h"
 
 namespace stipple::test {
 
-/// One of the ways through attend_parts.h.
+/// One of the ways through kernels/cuda/attend/parts.h.
 struct AttendWay {
   using Call =
       std::function<void(const Stream&, const kernels::cuda::AttendArrays&, Arena& scratch)>;

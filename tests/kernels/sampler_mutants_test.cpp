@@ -6,7 +6,7 @@
 #include <numeric>
 
 #include "core/stream.h"
-#include "kernels/cpu/sample_rows.h"
+#include "kernels/cpu/sample/rows.h"
 #include "kernels/sample_scratch.h"
 #include "tests/support/alias_tables.h"
 #include "tests/support/sampler_checks.h"

@@ -6,7 +6,7 @@
 #include <cmath>
 
 #include "core/cpu/isa.h"
-#include "kernels/cpu/sample_rows.h"
+#include "kernels/cpu/sample/rows.h"
 #include "kernels/math/poisson.h"
 #include "kernels/math/thinning.h"
 #include "kernels/sample_scratch.h"

@@ -7,7 +7,7 @@
 #include <numeric>
 #include <vector>
 
-#include "kernels/cpu/sample.h"
+#include "kernels/cpu/sample/sample.h"
 
 namespace stipple::test {
 

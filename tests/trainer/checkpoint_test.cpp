@@ -1,6 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "trainer/checkpoint.h"
-
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <sys/mount.h>
@@ -23,8 +21,9 @@
 
 #include "comm/threads/thread_group.h"
 #include "core/error.h"
-#include "trainer/config_text.h"
-#include "trainer/safetensors.h"
+#include "trainer/checkpoint/safetensors.h"
+#include "trainer/checkpoint/store.h"
+#include "trainer/config/config_text.h"
 
 namespace stipple::trainer {
 namespace {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "trainer/guard.h"
+#include "trainer/optimizer/guard.h"
 
 #include <gtest/gtest.h>
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "trainer/metrics.h"
+#include "trainer/record/metrics.h"
 
 #include <gtest/gtest.h>
 
@@ -13,8 +13,8 @@
 #include <sstream>
 
 #include "core/error.h"
-#include "trainer/durable_file.h"
-#include "trainer/tensorboard.h"
+#include "trainer/checkpoint/durable_file.h"
+#include "trainer/record/tensorboard.h"
 
 namespace stipple::trainer {
 namespace {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "trainer/optimizer.h"
+#include "trainer/optimizer/optimizer.h"
 
 #include <gtest/gtest.h>
 

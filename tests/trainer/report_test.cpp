@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "trainer/report.h"
+#include "trainer/record/report.h"
 
 #include <gtest/gtest.h>
 
@@ -10,8 +10,8 @@
 #include <set>
 
 #include "core/error.h"
-#include "trainer/durable_file.h"
-#include "trainer/svg_chart.h"
+#include "trainer/checkpoint/durable_file.h"
+#include "trainer/record/svg_chart.h"
 
 namespace stipple::trainer {
 namespace {

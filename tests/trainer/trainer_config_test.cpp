@@ -12,7 +12,7 @@
 
 #include "core/cuda/runtime.h"
 #include "core/error.h"
-#include "trainer/config.h"
+#include "trainer/config/config.h"
 
 namespace stipple::trainer {
 namespace {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Promises of the training loop as a whole: it uses exactly the memory that was planned, allocates
 // nothing in a steady-state step, and several ranks make the step that one rank makes.
-#include "trainer/trainer.h"
+#include "trainer/loop/trainer.h"
 
 #include <gtest/gtest.h>
 

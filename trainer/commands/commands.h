@@ -13,18 +13,6 @@
 
 namespace stipple::trainer {
 
-/// Exit codes that scripts can trust.
-enum ExitCode : int {
-  kDone = 0,
-  kFailed = 1,  ///< something broke; starting again resumes from the last checkpoint
-  kBadConfig =
-      2,  ///< what was asked cannot be (configuration, data, model): starting again would not help
-  kRequeue = 75,       ///< stopped by a signal after a checkpoint; start again to go on
-  kDoNotRestart = 93,  ///< training diverged and would do so again
-};
-/// The exit code that an exception means.
-int exit_code_of(const std::exception&);
-
 /// Configuration files and key=value overrides as they stand on the command line, in any order.
 struct ConfigArguments {
   std::vector<std::string> files;

@@ -4,7 +4,8 @@
 #include "core/error.h"
 #include "core/log.h"
 #include "trainer/commands/commands.h"
-#include "trainer/step_observer.h"
+#include "trainer/exit_code.h"
+#include "trainer/loop/step_observer.h"
 
 namespace stipple::trainer {
 

@@ -12,7 +12,8 @@
 #include "core/cuda/runtime.h"
 #include "core/error.h"
 #include "trainer/commands/commands.h"
-#include "trainer/step_observer.h"
+#include "trainer/exit_code.h"
+#include "trainer/loop/step_observer.h"
 
 namespace stipple::trainer {
 namespace {

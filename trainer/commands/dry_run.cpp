@@ -7,7 +7,8 @@
 #include "comm/gradient_reducer.h"
 #include "data/task_config.h"
 #include "trainer/commands/commands.h"
-#include "trainer/replica.h"
+#include "trainer/exit_code.h"
+#include "trainer/loop/replica.h"
 
 namespace stipple::trainer {
 namespace {

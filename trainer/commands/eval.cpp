@@ -8,10 +8,11 @@
 #include "core/copy.h"
 #include "core/log.h"
 #include "data/task_config.h"
-#include "trainer/checkpoint.h"
+#include "trainer/checkpoint/store.h"
 #include "trainer/commands/commands.h"
-#include "trainer/evaluate.h"
-#include "trainer/run_directory.h"
+#include "trainer/exit_code.h"
+#include "trainer/loop/evaluate.h"
+#include "trainer/record/run_directory.h"
 
 namespace stipple::trainer {
 namespace {

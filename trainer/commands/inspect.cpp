@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <cstdio>
 
-#include "trainer/checkpoint.h"
+#include "trainer/checkpoint/store.h"
 #include "trainer/commands/commands.h"
+#include "trainer/exit_code.h"
 
 namespace stipple::trainer {
 

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "trainer/report.h"
+#include "trainer/record/report.h"
 
 #include "core/log.h"
 #include "trainer/commands/commands.h"
+#include "trainer/exit_code.h"
 
 namespace stipple::trainer {
 

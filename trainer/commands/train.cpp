@@ -3,9 +3,9 @@
 #include <optional>
 
 #include "trainer/commands/commands.h"
-#include "trainer/run_directory.h"
-#include "trainer/signals.h"
-#include "trainer/trainer.h"
+#include "trainer/loop/signals.h"
+#include "trainer/loop/trainer.h"
+#include "trainer/record/run_directory.h"
 
 namespace stipple::trainer {
 

@@ -1,0 +1,240 @@
+// SPDX-License-Identifier: Apache-2.0
+// Cuts the work into tasks and scratch into buffers, and calls the bodies of the instruction set in
+// force.
+#include "kernels/attend.h"
+
+#include <algorithm>
+#include <cstddef>
+
+#include "core/cpu/isa.h"
+#include "kernels/cpu/attend/bodies.h"
+
+namespace stipple::kernels::cpu {
+namespace {
+
+const AttendBodies& bodies() {
+  switch (stipple::cpu::isa()) {
+    case stipple::cpu::Isa::kAvx512:
+      return avx512::kAttend;
+    case stipple::cpu::Isa::kAvx2:
+      return avx2::kAttend;
+    case stipple::cpu::Isa::kScalar:
+      break;
+  }
+  return scalar::kAttend;
+}
+
+/// Hands out consecutive pieces of memory; with no memory it only counts, so that sizes and
+/// addresses come from the same lines.
+class Cutter {
+ public:
+  explicit Cutter(std::byte* base) : base_(base) {}
+  template <class T>
+  T* take(int64_t count) {
+    constexpr size_t kLine = 64;
+    T* piece = base_ == nullptr ? nullptr : reinterpret_cast<T*>(base_ + used_);
+    used_ += (static_cast<size_t>(count) * sizeof(T) + kLine - 1) / kLine * kLine;
+    return piece;
+  }
+  int64_t used() const { return static_cast<int64_t>(used_); }
+
+ private:
+  std::byte* base_;
+  size_t used_ = 0;
+};
+
+int64_t padded_keys(int64_t keys) { return (keys + kTileKeys - 1) / kTileKeys * kTileKeys; }
+
+ForwardBuffers cut_forward(Cutter& cutter, const AttendScratchShape& shape) {
+  ForwardBuffers b{};
+  const int64_t keys = padded_keys(shape.num_keys);
+  if (shape.scores_all_pairs) {
+    b.packed_keys = cutter.take<float>(keys * shape.dim);
+    b.tile = cutter.take<float>(kTileRows * kTileKeys);
+  }
+  b.key_words = cutter.take<uint32_t>(keys / 32);
+  if (shape.has_edges) {
+    b.scores = cutter.take<float>(kMaxMicroRows * (kSweepKeys + kMaxLanes));
+    b.columns = cutter.take<uint32_t>(kMaxMicroRows * (kSweepKeys + kMaxLanes));
+  }
+  return b;
+}
+
+// A chunk's edges, in row order and in column order, should stay in the second-level cache, unless
+// that leaves a key so few of them that loading and storing its gradients costs more.
+int64_t chunk_edges(int64_t keys) {
+  constexpr int64_t kFew = 32768;
+  constexpr int64_t kMany = 131072;
+  constexpr int64_t kPerKey = 16;
+  return std::clamp(kPerKey * keys, kFew, kMany);
+}
+
+BackwardBuffers cut_backward(Cutter& cutter, const AttendScratchShape& shape) {
+  BackwardBuffers b{};
+  const int64_t keys = padded_keys(shape.num_keys);
+  b.key_words = cutter.take<uint32_t>(keys / 32);
+  if (shape.scores_all_pairs) {
+    b.packed_keys = cutter.take<float>(keys * shape.dim);
+    b.packed_values = cutter.take<float>(keys * shape.dim);
+    for (float*& tile : b.tiles) tile = cutter.take<float>(kTileRows * kTileKeys);
+  }
+  if (shape.has_edges) {
+    const int64_t rows = shape.scores_all_pairs ? kMaxMicroRows : 1;
+    b.row_stride = shape.num_keys + kMaxLanes;
+    b.scores = cutter.take<float>(rows * b.row_stride);
+    b.dweights = cutter.take<float>(rows * b.row_stride);
+    if (shape.scores_all_pairs) b.columns = cutter.take<uint32_t>(rows * b.row_stride);
+    b.max_edges = std::max(chunk_edges(shape.num_keys), rows * shape.num_keys);
+    b.by_row = cutter.take<EdgeGradient>(b.max_edges + kMaxLanes);
+    b.by_column = cutter.take<EdgeGradient>(b.max_edges);
+    b.column_start = cutter.take<uint32_t>(shape.num_keys + 1);
+    b.next_edge = cutter.take<int32_t>(kChunkRows);
+  }
+  return b;
+}
+
+DropoutStream dropout_stream(const AttentionDropout& dropout, int64_t sample, int64_t head) {
+  DropoutStream d;
+  d.on = dropout.rate > 0.0f;
+  if (!d.on) return d;
+  d.drop_below = static_cast<uint32_t>(static_cast<double>(dropout.rate) * 0x1p32);
+  d.rescale = 1.0f / (1.0f - dropout.rate);
+  d.key = dropout.rng.philox();
+  d.sample = dropout.samples[sample];
+  d.stream = stream_word(dropout.layer, static_cast<int>(head), Purpose::kAttentionDropout);
+  return d;
+}
+
+/// What all four operations have in common.
+template <class Args>
+AttendProblem problem(const Args& a, int64_t p) {
+  const int64_t heads = a.q.shape[1];
+  const int64_t sample = p / heads;
+  AttendProblem x;
+  x.num_queries = a.q.shape[2];
+  x.num_keys = a.k.shape[2];
+  x.dim = a.q.shape[3];
+  x.q = a.q.floats().data + p * x.num_queries * x.dim;
+  x.k = a.k.floats().data + p * x.num_keys * x.dim;
+  x.v = a.v.floats().data + p * x.num_keys * x.dim;
+  if (!a.key_mask.empty()) x.key_mask = a.key_mask.at(sample).data;
+  x.scale = a.scale;
+  x.dropout = dropout_stream(a.dropout, sample, p % heads);
+  return x;
+}
+
+void add_outputs(AttendProblem& x, RealView o, View<float> lse, int64_t p) {
+  x.o = o.floats().data + p * x.num_queries * x.dim;
+  x.lse = lse.data + p * x.num_queries;
+}
+
+template <class Args>
+void add_gradients(AttendProblem& x, const Args& a, int64_t p) {
+  const int64_t queries = p * x.num_queries * x.dim;
+  const int64_t keys = p * x.num_keys * x.dim;
+  x.final_o = a.o.floats().data + queries;
+  x.final_lse = a.lse.data + p * x.num_queries;
+  x.dout = a.dout.floats().data + queries;
+  x.dq = a.dq.floats().data + queries;
+  x.dk = a.dk.floats().data + keys;
+  x.dv = a.dv.floats().data + keys;
+}
+
+void add_edges(AttendProblem& x, const EdgeSet& edges, int64_t p) {
+  x.row_ptr = edges.row_ptr.at(p).data;
+  if (edges.form[p] == EdgeForm::kBits) {
+    x.bits = edges.bits(p, 0);
+    x.words_per_row = edges.words_per_row();
+    return;
+  }
+  x.columns = edges.columns(p);
+  if (edges.capacity.multiplicity) x.multiplicity = edges.multiplicity.at(p).data;
+}
+
+void add_straight_through(AttendProblem& x, const StraightThrough& ste, int64_t p) {
+  if (ste.row_grad.empty()) return;
+  x.clusters = ste.row_grad.shape[3];
+  const int64_t rows = p * x.num_queries * x.clusters;
+  const int64_t columns = p * x.num_keys * x.clusters;
+  x.row_grad = ste.row_grad.floats().data + rows;
+  x.column_grad = ste.column_grad.floats().data + columns;
+  x.y = ste.y.floats().data + rows;
+  x.z = ste.z.floats().data + columns;
+  x.rule = ste.rule;
+  x.regularizer = ste.regularizer;
+  x.clip = ste.clip;
+  x.self_loop = ste.self_loop;
+}
+
+template <class Args, class Finish>
+void run_forward(const Stream& stream, const Args& a, const AttendScratchShape& shape,
+                 const Finish& finish) {
+  const Arena::Scope scope(*a.scratch);
+  const int64_t bytes = attend_forward_scratch(shape);
+  std::byte* scratch = a.scratch->template alloc<std::byte>({stream.threads(), bytes}).data;
+  const int64_t num_queries = a.q.shape[2];
+  const int64_t tasks = (num_queries + kTaskRows - 1) / kTaskRows;
+  const AttendBodies& body = bodies();
+  stream.parallel_for(a.q.shape[0] * a.q.shape[1] * tasks, [&](int64_t t, int worker) {
+    AttendProblem x = problem(a, t / tasks);
+    finish(x, t / tasks);
+    Cutter cutter(scratch + worker * bytes);
+    const int64_t first = t % tasks * kTaskRows;
+    body.forward(x, cut_forward(cutter, shape), first, std::min(num_queries, first + kTaskRows));
+  });
+}
+
+template <class Args, class Finish>
+void run_backward(const Stream& stream, const Args& a, const AttendScratchShape& shape,
+                  const Finish& finish) {
+  const Arena::Scope scope(*a.scratch);
+  const int64_t bytes = attend_backward_scratch(shape);
+  std::byte* scratch = a.scratch->template alloc<std::byte>({stream.threads(), bytes}).data;
+  const AttendBodies& body = bodies();
+  stream.parallel_for(a.q.shape[0] * a.q.shape[1], [&](int64_t p, int worker) {
+    AttendProblem x = problem(a, p);
+    add_gradients(x, a, p);
+    finish(x, p);
+    Cutter cutter(scratch + worker * bytes);
+    body.backward(x, cut_backward(cutter, shape));
+  });
+}
+
+}  // namespace
+
+int64_t attend_forward_scratch(const AttendScratchShape& shape) {
+  Cutter cutter(nullptr);
+  cut_forward(cutter, shape);
+  return cutter.used();
+}
+
+int64_t attend_backward_scratch(const AttendScratchShape& shape) {
+  Cutter cutter(nullptr);
+  cut_backward(cutter, shape);
+  return cutter.used();
+}
+
+void attend_dense(const Stream& stream, const AttendDense& a) {
+  run_forward(stream, a, scratch_shape(a),
+              [&](AttendProblem& x, int64_t p) { add_outputs(x, a.o, a.lse, p); });
+}
+
+void attend_dense_backward(const Stream& stream, const AttendDenseBackward& a) {
+  run_backward(stream, a, scratch_shape(a), [](AttendProblem&, int64_t) {});
+}
+
+void attend_edges(const Stream& stream, const AttendEdges& a) {
+  run_forward(stream, a, scratch_shape(a), [&](AttendProblem& x, int64_t p) {
+    add_outputs(x, a.o, a.lse, p);
+    add_edges(x, a.edges, p);
+  });
+}
+
+void attend_edges_backward(const Stream& stream, const AttendEdgesBackward& a) {
+  run_backward(stream, a, scratch_shape(a), [&](AttendProblem& x, int64_t p) {
+    add_edges(x, a.edges, p);
+    add_straight_through(x, a.ste, p);
+  });
+}
+
+}  // namespace stipple::kernels::cpu

@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+// Attention as plain loops over edges: the definition that the vectorised bodies are tested
+// against.
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "kernels/cpu/attend/bodies.h"
+
+namespace stipple::kernels::cpu::scalar {
+namespace {
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+float dot(const float* a, const float* b, int64_t n) {
+  float sum = 0.0f;
+  for (int64_t x = 0; x < n; ++x) sum += a[x] * b[x];
+  return sum;
+}
+
+void add_scaled(float* out, float factor, const float* a, int64_t n) {
+  for (int64_t x = 0; x < n; ++x) out[x] += factor * a[x];
+}
+
+/// Calls visit(j, times drawn) for every edge of row i, keys ascending.
+template <class Visit>
+void for_each_edge(const AttendProblem& p, int64_t i, const Visit& visit) {
+  if (p.columns != nullptr) {
+    for (int32_t e = p.row_ptr[i]; e < p.row_ptr[i + 1]; ++e) {
+      visit(int64_t{p.columns[e]},
+            p.multiplicity == nullptr ? 1.0f : static_cast<float>(p.multiplicity[e]));
+    }
+    return;
+  }
+  for (int64_t j = 0; j < p.num_keys; ++j) {
+    const bool edge =
+        p.bits == nullptr || (p.bits[i * p.words_per_row + j / 32] >> (j % 32) & 1u) != 0;
+    if (edge) visit(j, 1.0f);
+  }
+}
+
+bool counts(const AttendProblem& p, int64_t j) {
+  return p.key_mask == nullptr || p.key_mask[j] != 0;
+}
+
+float score(const AttendProblem& p, int64_t i, int64_t j) {
+  return p.scale * dot(p.q + i * p.dim, p.k + j * p.dim, p.dim);
+}
+
+/// What dropout multiplies weight (i, j) with.
+float dropout_factor(const DropoutStream& d, int64_t i, int64_t j) {
+  if (!d.on) return 1.0f;
+  const PhiloxCounter random = philox4x32(
+      rng_counter(static_cast<uint32_t>(j / 4), static_cast<uint32_t>(i), d.sample, d.stream),
+      d.key);
+  return random[static_cast<size_t>(j % 4)] >= d.drop_below ? d.rescale : 0.0f;
+}
+
+void forward_row(const AttendProblem& p, int64_t i) {
+  float* o = p.o + i * p.dim;
+  std::fill(o, o + p.dim, 0.0f);
+  float highest = -kInfinity;
+  bool empty = true;
+  for_each_edge(p, i, [&](int64_t j, float) {
+    if (!counts(p, j)) return;
+    empty = false;
+    highest = std::max(highest, score(p, i, j));
+  });
+  p.lse[i] = -kInfinity;
+  if (empty) return;
+  float sum = 0.0f;
+  for_each_edge(p, i, [&](int64_t j, float drawn) {
+    if (!counts(p, j)) return;
+    const float weight = drawn * std::exp(score(p, i, j) - highest);
+    sum += weight;
+    add_scaled(o, weight * dropout_factor(p.dropout, i, j), p.v + j * p.dim, p.dim);
+  });
+  for (int64_t x = 0; x < p.dim; ++x) o[x] /= sum;
+  p.lse[i] = highest + std::log(sum);
+}
+
+void forward(const AttendProblem& p, const ForwardBuffers&, int64_t first_row, int64_t last_row) {
+  for (int64_t i = first_row; i < last_row; ++i) forward_row(p, i);
+}
+
+float straight_through(const AttendProblem& p, int64_t i, int64_t j, float ds, float s) {
+  if (p.self_loop && i == j) return 0.0f;
+  const float f = p.rule == SteRule::kPaper && counts(p, j) ? ds * s : ds;
+  return std::clamp(f + p.regularizer, -p.clip, p.clip);
+}
+
+void backward_row(const AttendProblem& p, int64_t i) {
+  const float* q = p.q + i * p.dim;
+  const float* dout = p.dout + i * p.dim;
+  const float delta = dot(dout, p.final_o + i * p.dim, p.dim);
+  for_each_edge(p, i, [&](int64_t j, float drawn) {
+    const float s = score(p, i, j);
+    const float weight = counts(p, j) ? drawn * std::exp(s - p.final_lse[i]) : 0.0f;
+    const float factor = dropout_factor(p.dropout, i, j);
+    const float ds = weight * (factor * dot(dout, p.v + j * p.dim, p.dim) - delta);
+    add_scaled(p.dq + i * p.dim, p.scale * ds, p.k + j * p.dim, p.dim);
+    add_scaled(p.dk + j * p.dim, p.scale * ds, q, p.dim);
+    add_scaled(p.dv + j * p.dim, weight * factor, dout, p.dim);
+    if (p.clusters == 0) return;
+    const float dp = straight_through(p, i, j, ds, s);
+    add_scaled(p.row_grad + i * p.clusters, dp, p.z + j * p.clusters, p.clusters);
+    add_scaled(p.column_grad + j * p.clusters, dp, p.y + i * p.clusters, p.clusters);
+  });
+}
+
+void backward(const AttendProblem& p, const BackwardBuffers&) {
+  std::fill(p.dq, p.dq + p.num_queries * p.dim, 0.0f);
+  std::fill(p.dk, p.dk + p.num_keys * p.dim, 0.0f);
+  std::fill(p.dv, p.dv + p.num_keys * p.dim, 0.0f);
+  if (p.clusters > 0) {
+    std::fill(p.row_grad, p.row_grad + p.num_queries * p.clusters, 0.0f);
+    std::fill(p.column_grad, p.column_grad + p.num_keys * p.clusters, 0.0f);
+  }
+  for (int64_t i = 0; i < p.num_queries; ++i) backward_row(p, i);
+}
+
+}  // namespace
+
+const AttendBodies kAttend = {forward, backward};
+
+}  // namespace stipple::kernels::cpu::scalar

@@ -1,9 +1,0 @@
-// SPDX-License-Identifier: Apache-2.0
-#include "kernels/cpu/attend_backward_simd.h"
-#include "kernels/cpu/attend_forward_simd.h"
-
-namespace stipple::kernels::cpu::avx512 {
-
-const AttendBodies kAttend = {forward, backward};
-
-}  // namespace stipple::kernels::cpu::avx512

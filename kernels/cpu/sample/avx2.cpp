@@ -1,0 +1,8 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kernels/cpu/sample/vector.h"
+
+namespace stipple::kernels::cpu {
+
+const SampleKernels kSampleAvx2 = avx2::kSampleKernels;
+
+}  // namespace stipple::kernels::cpu

@@ -1,0 +1,8 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kernels/cpu/sample/vector.h"
+
+namespace stipple::kernels::cpu {
+
+const SampleKernels kSampleAvx512 = avx512::kSampleKernels;
+
+}  // namespace stipple::kernels::cpu

@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: Apache-2.0
+// Chooses a sampler for every problem and turns what it draws into an EdgeSet.
+#include <algorithm>
+#include <bit>
+#include <cmath>
+
+#include "core/error.h"
+#include "kernels/cpu/sample/rows.h"
+#include "kernels/cpu/sample/sample.h"
+#include "kernels/math/poisson.h"
+#include "kernels/runs.h"
+#include "kernels/sample_scratch.h"
+#include "kernels/sbm.h"
+
+namespace stipple::kernels::cpu {
+namespace {
+
+// Tile rows of one task: few enough to share among threads, many enough to make up for packing the
+// keys.
+constexpr int64_t kTileRowRun = 768;
+
+SampleProblem problem_at(const SampleEdges& args, int64_t p) {
+  const int64_t heads = args.mu.shape[1];
+  const int64_t b = p / heads;
+  const int64_t n = args.edges.num_queries;
+  const int64_t m = args.edges.num_keys;
+  const int64_t k = args.mu.shape[3];
+  return {.mu = args.mu.floats().data + p * n * k,
+          .z = args.z.floats().data + p * m * k,
+          .query_mask = args.query_mask.empty() ? nullptr : args.query_mask.at(b).data,
+          .key_mask = args.key_mask.empty() ? nullptr : args.key_mask.at(b).data,
+          .num_queries = n,
+          .num_keys = m,
+          .num_clusters = k,
+          .law = args.law,
+          .delta = args.delta,
+          .self_loop = args.self_loop,
+          .key = args.rng.philox(),
+          .sample = args.samples[b],
+          .layer = args.layer,
+          .head = args.first_head + static_cast<int>(p % heads)};
+}
+
+int64_t count_real(const uint8_t* mask, int64_t n) {
+  return mask == nullptr ? n : n - std::count(mask, mask + n, uint8_t{0});
+}
+
+bool uses_tiles(const SampleEdges& args, int64_t p) {
+  const bool counted = args.law == MaskLaw::kPoissonMulti;
+  if (args.sampler == SamplerKind::kRows || (counted && args.sampler == SamplerKind::kAuto)) {
+    return false;
+  }
+  if (args.sampler == SamplerKind::kTiles) return counted || has_room_for_bits(args.edges);
+  if (!has_room_for_bits(args.edges)) return false;
+  const SampleProblem problem = problem_at(args, p);
+  const auto queries = static_cast<double>(count_real(problem.query_mask, problem.num_queries));
+  const auto keys = static_cast<double>(count_real(problem.key_mask, problem.num_keys));
+  const double loops = args.self_loop ? queries : 0.0;
+  const double edges = args.expected[p] + static_cast<double>(args.delta) * queries * keys + loops;
+  // Bits cannot overflow; what to do about the numbers is the trainer's business.
+  if (std::isnan(edges)) return true;
+  return edges > 0.0 && edges >= args.edges.capacity.tile_density * queries * keys;
+}
+
+void set_self_loops(const SampleProblem& problem, Range rows, uint32_t* bits, int64_t words) {
+  if (!problem.self_loop) return;
+  for (int64_t i = rows.begin; i < rows.end; ++i) {
+    if (problem.has_self_loop(i)) bits[(i - rows.begin) * words + i / 32] |= 1u << (i % 32);
+  }
+}
+
+// Leaves degrees in row_ptr, to be summed up when all rows of the problem are there.
+void sample_tile_rows(const SampleEdges& args, int64_t p, Range rows, float* panel) {
+  const SampleProblem problem = problem_at(args, p);
+  const int64_t words = args.edges.words_per_row();
+  uint32_t* bits = args.edges.bits(p, rows.begin);
+  sample_kernels().tile_rows(problem, rows, panel, bits);
+  set_self_loops(problem, rows, bits, words);
+  int32_t* row_ptr = args.edges.row_ptr.at(p).data;
+  for (int64_t i = rows.begin; i < rows.end; ++i, bits += words) {
+    int32_t degree = 0;
+    for (int64_t w = 0; w < words; ++w) degree += std::popcount(bits[w]);
+    row_ptr[i + 1] = degree;
+  }
+}
+
+void sum_degrees(const EdgeSet& edges, int64_t p) {
+  int32_t* row_ptr = edges.row_ptr.at(p).data;
+  row_ptr[0] = 0;
+  for (int64_t i = 0; i < edges.num_queries; ++i) row_ptr[i + 1] += row_ptr[i];
+}
+
+// Appends rows to the CSR form of one problem.
+class CsrWriter {
+ public:
+  CsrWriter(const EdgeSet& edges, int64_t p)
+      : columns_(edges.columns(p)),
+        multiplicity_(edges.capacity.multiplicity ? edges.multiplicity.at(p).data : nullptr),
+        row_ptr_(edges.row_ptr.at(p).data),
+        room_(edges.storage.shape[1]) {
+    row_ptr_[0] = 0;
+  }
+
+  /// Makes room for the next row's columns.
+  uint32_t* begin_row(int64_t degree) {
+    STIPPLE_CHECK(
+        size_ + degree <= room_, "sample_edges: a graph has more than the ", room_,
+        " edges reserved for it; raise attention.sbm.max_density or attention.sbm.tile_density");
+    return columns_ + size_;
+  }
+  uint16_t* multiplicity() const { return multiplicity_ + size_; }
+  void end_row(int64_t degree) {
+    size_ += degree;
+    row_ptr_[++row_] = static_cast<int32_t>(size_);
+  }
+
+ private:
+  uint32_t* columns_;
+  uint16_t* multiplicity_;
+  int32_t* row_ptr_;
+  int64_t room_;
+  int64_t size_ = 0;
+  int64_t row_ = 0;
+};
+
+void sample_rows(const SampleEdges& args, int64_t p, const SampleScratch& scratch, int worker) {
+  const SampleProblem problem = problem_at(args, p);
+  RowSampler sampler(problem, scratch, worker);
+  CsrWriter writer(args.edges, p);
+  for (int64_t i = 0; i < problem.num_queries; ++i) {
+    const int64_t degree = sampler.sample(i);
+    uint32_t* columns = writer.begin_row(degree);
+    std::copy_n(sampler.keys(), degree, columns);
+    if (args.law == MaskLaw::kPoissonMulti) {
+      for (int64_t e = 0; e < degree; ++e)
+        writer.multiplicity()[e] = sampler.take_count(columns[e]);
+    }
+    writer.end_row(degree);
+  }
+}
+
+// How often the pair (i, j) occurs, given that its bit is set: the same uniform, further down.
+uint16_t count_pair(const SampleProblem& problem, int64_t i, uint32_t j) {
+  const int64_t k = problem.num_clusters;
+  const float sum = sample_kernels().dot(problem.mu + i * k, problem.z + int64_t{j} * k, k);
+  const PhiloxCounter words =
+      philox4x32(rng_counter(j / 4, static_cast<uint32_t>(i), problem.sample,
+                             problem.stream(Purpose::kEdgeTile)),
+                 problem.key);
+  const int64_t count = math::positive_poisson(static_cast<double>(sum + problem.delta),
+                                               static_cast<double>(words[j % 4]) * 0x1p-32);
+  return static_cast<uint16_t>(count);
+}
+
+void write_counted_row(const SampleProblem& problem, int64_t i, const uint32_t* bits, int64_t words,
+                       CsrWriter& writer) {
+  int64_t degree = 0;
+  for (int64_t w = 0; w < words; ++w) degree += std::popcount(bits[w]);
+  uint32_t* columns = writer.begin_row(degree);
+  int64_t e = 0;
+  for (int64_t w = 0; w < words; ++w) {
+    for (uint32_t rest = bits[w]; rest != 0; rest &= rest - 1) {
+      const auto j = static_cast<uint32_t>(w * 32 + std::countr_zero(rest));
+      columns[e] = j;
+      writer.multiplicity()[e++] = count_pair(problem, i, j);
+    }
+  }
+  writer.end_row(degree);
+}
+
+void sample_counted_tiles(const SampleEdges& args, int64_t p, const SampleScratch& scratch,
+                          int worker) {
+  const SampleProblem problem = problem_at(args, p);
+  const int64_t words = args.edges.words_per_row();
+  uint32_t* bits = scratch.bits.at(worker).data;
+  CsrWriter writer(args.edges, p);
+  for (int64_t run = 0; run < num_runs(problem.num_queries, kCountedRowRun); ++run) {
+    const Range rows = nth_run(run, problem.num_queries, kCountedRowRun);
+    sample_kernels().tile_rows(problem, rows, scratch.panel.at(worker).data, bits);
+    set_self_loops(problem, rows, bits, words);
+    for (int64_t i = rows.begin; i < rows.end; ++i) {
+      write_counted_row(problem, i, bits + (i - rows.begin) * words, words, writer);
+    }
+  }
+}
+
+}  // namespace
+
+void sample_edges(const Stream& stream, const SampleEdges& args, const SampleScratch& scratch) {
+  const EdgeSet& edges = args.edges;
+  const int64_t problems = edges.num_problems();
+  const int64_t runs = std::max<int64_t>(1, num_runs(edges.num_queries, kTileRowRun));
+  const bool counted = args.law == MaskLaw::kPoissonMulti;
+  for (int64_t p = 0; p < problems; ++p) {
+    edges.form[p] = uses_tiles(args, p) && !counted ? EdgeForm::kBits : EdgeForm::kCsr;
+  }
+  stream.parallel_for(problems * runs, [&](int64_t task, int worker) {
+    const int64_t p = task / runs;
+    const int64_t run = task % runs;
+    if (edges.form[p] == EdgeForm::kBits) {
+      const Range rows = nth_run(run, edges.num_queries, kTileRowRun);
+      return sample_tile_rows(args, p, rows, scratch.panel.at(worker).data);
+    }
+    if (run != 0) return;  // CSR rows follow one another: one task draws them all
+    if (counted && args.sampler == SamplerKind::kTiles) {
+      sample_counted_tiles(args, p, scratch, worker);
+    } else {
+      sample_rows(args, p, scratch, worker);
+    }
+  });
+  stream.parallel_for(problems, [&](int64_t p, int) {
+    if (edges.form[p] == EdgeForm::kBits) sum_degrees(edges, p);
+  });
+}
+
+}  // namespace stipple::kernels::cpu

@@ -1,8 +1,0 @@
-// SPDX-License-Identifier: Apache-2.0
-#include "kernels/cpu/sample_vector.h"
-
-namespace stipple::kernels::cpu {
-
-const SampleKernels kSampleAvx2 = avx2::kSampleKernels;
-
-}  // namespace stipple::kernels::cpu

@@ -1,8 +1,0 @@
-// SPDX-License-Identifier: Apache-2.0
-#include "kernels/cpu/sample_vector.h"
-
-namespace stipple::kernels::cpu {
-
-const SampleKernels kSampleAvx512 = avx512::kSampleKernels;
-
-}  // namespace stipple::kernels::cpu

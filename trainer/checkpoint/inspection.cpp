@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "core/error.h"
+#include "trainer/checkpoint/safetensors.h"
+#include "trainer/checkpoint/store.h"
+
+namespace stipple::trainer {
+namespace {
+
+struct Statistics {
+  double min = std::numeric_limits<double>::infinity();
+  double max = -std::numeric_limits<double>::infinity();
+  double mean = 0;
+  double norm = 0;
+  int64_t non_finite = 0;
+};
+
+Statistics statistics_of(std::span<const float> values) {
+  Statistics s;
+  for (float value : values) {
+    const double x = static_cast<double>(value);
+    if (!std::isfinite(x)) {
+      ++s.non_finite;
+      continue;
+    }
+    s.min = std::min(s.min, x);
+    s.max = std::max(s.max, x);
+    s.mean += x;
+    s.norm += x * x;
+  }
+  s.mean /=
+      std::max<double>(1, static_cast<double>(values.size()) - static_cast<double>(s.non_finite));
+  s.norm = std::sqrt(s.norm);
+  return s;
+}
+
+std::string table_row(const ManifestTensor& tensor, int width, std::span<const float> values) {
+  const Statistics s = statistics_of(values);
+  std::string row =
+      fmt::format("{:<{}}  {:<18} {:>12}", tensor.name, width, tensor.shape.str(), values.size());
+  if (!values.empty() && s.non_finite < static_cast<int64_t>(values.size()))
+    row += fmt::format("  {:>11.4g} {:>11.4g} {:>11.4g} {:>11.4g}", s.min, s.mean, s.max, s.norm);
+  if (s.non_finite > 0) row += fmt::format("  {} not finite", s.non_finite);
+  return row + "\n";
+}
+
+std::vector<float> read_values(const std::string& directory, const ManifestTensor& tensor) {
+  const SafetensorsFile shard(directory + "/" + tensor.file);
+  const auto* entry = shard.find(tensor.name);
+  STIPPLE_CHECK_AS(CheckpointError, entry, tensor.file, ": tensor '", tensor.name, "' is missing");
+  std::vector<float> values(static_cast<size_t>(tensor.shape.numel()));
+  shard.read(*entry, std::as_writable_bytes(std::span(values)));
+  return values;
+}
+
+Manifest verified_manifest(const std::string& directory) {
+  std::vector<std::string> faults;
+  Manifest manifest;
+  try {
+    manifest = read_manifest(directory);
+    faults = find_faults(directory, manifest);
+  } catch (const CheckpointError& e) {
+    faults.push_back(e.what());
+  }
+  STIPPLE_CHECK_AS(CheckpointError, faults.empty(), "checkpoint ", directory,
+                   " is damaged: ", fmt::format("{}", fmt::join(faults, "; ")));
+  return manifest;
+}
+
+std::string summary(const std::string& directory, const Manifest& m) {
+  return fmt::format(
+      "checkpoint    {}\nstep          {} ({} applied by the optimizer)\n"
+      "data position {} examples, dataset {:016x}\nwritten by    {}, {} rank{}\n\n",
+      directory, m.meta.step, m.meta.applied_steps, m.meta.data_position,
+      m.meta.dataset_fingerprint, m.created_by, m.world_size, m.world_size == 1 ? "" : "s");
+}
+
+}  // namespace
+
+std::string inspect_checkpoint(const std::string& path) {
+  const auto directories = list_checkpoints(path);
+  STIPPLE_CHECK_AS(CheckpointError, !directories.empty(), "no checkpoint in ", path,
+                   "; give a run directory, its checkpoints or one step directory");
+  const std::string& directory = directories.front();
+  const Manifest manifest = verified_manifest(directory);
+  std::string text = summary(directory, manifest);
+
+  size_t width = 6;
+  for (const ManifestTensor& t : manifest.tensors) width = std::max(width, t.name.size());
+  text += fmt::format("{:<{}}  {:<18} {:>12}  {:>11} {:>11} {:>11} {:>11}\n", "tensor", width,
+                      "shape", "elements", "min", "mean", "max", "norm");
+  StateHasher state(manifest.meta);
+  int64_t elements = 0;
+  for (const ManifestTensor& t : manifest.tensors) {
+    const std::vector<float> values = read_values(directory, t);
+    elements += t.shape.numel();
+    state.add(t.name, t.shape, std::as_bytes(std::span(values)));
+    text += table_row(t, static_cast<int>(width), values);
+  }
+  text += fmt::format("\n{} tensors, {} elements; every hash holds\n", manifest.tensors.size(),
+                      elements);
+  for (const ManifestFile& f : manifest.files)
+    text += fmt::format("{}  {} bytes\n", f.name, f.bytes);
+  return text + "state " + state.hex() + "\n";
+}
+
+}  // namespace stipple::trainer

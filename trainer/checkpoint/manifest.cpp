@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "trainer/checkpoint/manifest.h"
+
+#include <fmt/format.h>
+
+#include <cmath>
+#include <cstdlib>
+#include <nlohmann/json.hpp>
+
+#include "core/error.h"
+#include "trainer/checkpoint/content_hash.h"
+#include "trainer/checkpoint/durable_file.h"
+#include "trainer/checkpoint/safetensors.h"
+
+namespace stipple::trainer {
+namespace {
+
+using nlohmann::ordered_json;
+
+constexpr int64_t kFormatVersion = 1;
+constexpr int64_t kMaxManifestBytes = int64_t{256} << 20;
+
+/// Hexadecimal, so that every value comes back with the same bits; JSON has no infinity and no NaN.
+std::string exact_text(double value) { return fmt::format("{:a}", value); }
+
+double exact_value(const std::string& text) {
+  char* end = nullptr;
+  const double value = std::strtod(text.c_str(), &end);
+  STIPPLE_CHECK_AS(CheckpointError, !text.empty() && *end == '\0', "'", text, "' is no number");
+  return value;
+}
+
+ordered_json extents_of(const Shape& shape) {
+  ordered_json extents = ordered_json::array();
+  for (int i = 0; i < shape.rank(); ++i) extents.push_back(shape[i]);
+  return extents;
+}
+
+ordered_json tensor_to_json(const ManifestTensor& t) {
+  return {{"name", t.name},
+          {"shape", extents_of(t.shape)},
+          {"dtype", "F32"},
+          {"file", t.file},
+          {"xxh3_128", t.hash}};
+}
+
+ManifestTensor tensor_from_json(const ordered_json& j) {
+  STIPPLE_CHECK_AS(CheckpointError, j.at("dtype") == "F32", "a tensor is not F32");
+  return {j.at("name"), shape_from(j.at("shape").get<std::vector<int64_t>>()), j.at("file"),
+          j.at("xxh3_128")};
+}
+
+/// A name from a manifest becomes part of a path, so it must not lead anywhere else.
+ManifestFile file_from_json(const ordered_json& j) {
+  ManifestFile f{j.at("name"), j.at("bytes"), j.at("xxh3_128")};
+  STIPPLE_CHECK_AS(CheckpointError,
+                   f.name.find('/') == std::string::npos && !f.name.starts_with('.'), "'", f.name,
+                   "' is no file of a checkpoint");
+  return f;
+}
+
+CheckpointMeta meta_from_json(const ordered_json& j) {
+  CheckpointMeta meta;
+  meta.step = j.at("step");
+  meta.data_position = j.at("data_position");
+  meta.applied_steps = j.at("applied_steps");
+  meta.dataset_fingerprint =
+      std::stoull(j.at("dataset_fingerprint").get<std::string>(), nullptr, 16);
+  for (const auto& value : j.at("extra")) meta.extra.push_back(exact_value(value));
+  meta.config_yaml = j.at("config_yaml");
+  return meta;
+}
+
+/// Which tensors of a file differ from the manifest. The header may itself be damaged.
+std::vector<std::string> find_tensor_faults(const std::string& path, const ManifestFile& file,
+                                            const Manifest& manifest) {
+  std::vector<std::string> faults;
+  try {
+    const SafetensorsFile shard(path);
+    for (const ManifestTensor& tensor : manifest.tensors) {
+      if (tensor.file != file.name) continue;
+      const auto* entry = shard.find(tensor.name);
+      if (!entry || !(entry->shape == tensor.shape)) {
+        faults.push_back(fmt::format("{}: the header does not describe tensor '{}' of shape {}",
+                                     file.name, tensor.name, tensor.shape.str()));
+        continue;
+      }
+      std::vector<std::byte> bytes(static_cast<size_t>(entry->bytes()));
+      shard.read(*entry, bytes);
+      if (content_hash(bytes) != tensor.hash)
+        faults.push_back(fmt::format("{}: tensor '{}' hash mismatch (bytes {}..{})", file.name,
+                                     tensor.name, entry->begin, entry->end));
+    }
+  } catch (const Error& e) {
+    faults.push_back(fmt::format("{}: {}", file.name, e.what()));
+  }
+  return faults;
+}
+
+std::vector<std::string> find_file_faults(const std::string& directory, const ManifestFile& file,
+                                          const Manifest& manifest) {
+  const std::string path = directory + "/" + file.name;
+  try {
+    const ReadableFile readable(path);
+    if (readable.bytes() != file.bytes)
+      return {
+          fmt::format("{}: has {} bytes instead of {}", file.name, readable.bytes(), file.bytes)};
+    const bool whole = readable.hash() == file.hash;
+    auto faults = find_tensor_faults(path, file, manifest);
+    if (!whole && faults.empty())
+      faults.push_back(fmt::format("{}: hash mismatch in the header", file.name));
+    return faults;
+  } catch (const Error& e) {
+    return {fmt::format("{}: {}", file.name, e.what())};
+  }
+}
+
+}  // namespace
+
+std::string manifest_to_json(const Manifest& m) {
+  ordered_json j;
+  j["format"] = "stipple checkpoint";
+  j["format_version"] = kFormatVersion;
+  j["created_by"] = m.created_by;
+  j["step"] = m.meta.step;
+  j["data_position"] = m.meta.data_position;
+  j["applied_steps"] = m.meta.applied_steps;
+  j["dataset_fingerprint"] = fmt::format("{:016x}", m.meta.dataset_fingerprint);
+  j["world_size"] = m.world_size;
+  j["extra"] = ordered_json::array();
+  for (double value : m.meta.extra) j["extra"].push_back(exact_text(value));
+  j["config_yaml"] = m.meta.config_yaml;
+  j["files"] = ordered_json::array();
+  for (const ManifestFile& f : m.files)
+    j["files"].push_back({{"name", f.name}, {"bytes", f.bytes}, {"xxh3_128", f.hash}});
+  j["tensors"] = ordered_json::array();
+  for (const ManifestTensor& t : m.tensors) j["tensors"].push_back(tensor_to_json(t));
+  return j.dump(1) + "\n";
+}
+
+Manifest manifest_from_json(const std::string& text, const std::string& where) {
+  try {
+    const auto j = ordered_json::parse(text);
+    const int64_t version = j.at("format_version");
+    STIPPLE_CHECK_AS(CheckpointError, version == kFormatVersion, "its format version is ", version,
+                     "; this program reads ", kFormatVersion);
+    Manifest m{.meta = meta_from_json(j),
+               .created_by = j.at("created_by"),
+               .world_size = j.at("world_size"),
+               .tensors = {},
+               .files = {}};
+    for (const auto& file : j.at("files")) m.files.push_back(file_from_json(file));
+    for (const auto& tensor : j.at("tensors")) m.tensors.push_back(tensor_from_json(tensor));
+    return m;
+  } catch (const std::exception& e) {
+    throw CheckpointError(fmt::format("{}: {}", where, e.what()));
+  }
+}
+
+std::string manifest_hash_line(const std::string& json) {
+  return content_hash(json) + "  " + kManifestName + "\n";
+}
+
+Manifest read_manifest(const std::string& directory) {
+  const std::string json = read_text(directory + "/" + kManifestName, kMaxManifestBytes);
+  const std::string hash = read_text(directory + "/" + kManifestHashName, kMaxManifestBytes);
+  STIPPLE_CHECK_AS(CheckpointError, hash == manifest_hash_line(json), kManifestName,
+                   ": does not have the hash in ", kManifestHashName);
+  return manifest_from_json(json, kManifestName);
+}
+
+std::vector<std::string> find_faults(const std::string& directory, const Manifest& manifest) {
+  std::vector<std::string> faults;
+  for (const ManifestFile& file : manifest.files)
+    for (std::string& fault : find_file_faults(directory, file, manifest))
+      faults.push_back(std::move(fault));
+  return faults;
+}
+
+}  // namespace stipple::trainer

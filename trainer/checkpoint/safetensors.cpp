@@ -1,0 +1,241 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "trainer/checkpoint/safetensors.h"
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cstring>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <set>
+
+#include "core/error.h"
+
+namespace stipple::trainer {
+namespace {
+
+using nlohmann::json;
+using nlohmann::ordered_json;
+
+static_assert(std::endian::native == std::endian::little,
+              "tensors are written as they lie in memory");
+
+constexpr int64_t kLengthBytes = 8;
+constexpr int64_t kAlignment = 64;
+// The reference implementation's own limit.
+constexpr int64_t kMaxHeaderBytes = 100'000'000;
+constexpr const char* kMetadataKey = "__metadata__";
+
+struct TypeInfo {
+  std::string_view name;
+  int64_t bytes;
+};
+constexpr std::array<TypeInfo, 3> kTypes{{{"F32", 4}, {"I64", 8}, {"U8", 1}}};
+
+const TypeInfo& info_of(TensorType type) { return kTypes[static_cast<size_t>(type)]; }
+
+std::optional<TensorType> type_named(std::string_view name) {
+  for (size_t i = 0; i < kTypes.size(); ++i)
+    if (kTypes[i].name == name) return static_cast<TensorType>(i);
+  return std::nullopt;
+}
+
+/// Element count times element size; none when it does not fit.
+std::optional<int64_t> bytes_needed(std::span<const int64_t> extents, TensorType type) {
+  int64_t bytes = info_of(type).bytes;
+  for (int64_t extent : extents)
+    if (extent < 0 || __builtin_mul_overflow(bytes, extent, &bytes)) return std::nullopt;
+  return bytes;
+}
+
+json extents_json(const Shape& shape) {
+  json extents = json::array();
+  for (int i = 0; i < shape.rank(); ++i) extents.push_back(shape[i]);
+  return extents;
+}
+
+/// Parses JSON that must have no repeated keys and no more nesting than the format has: the library
+/// alone takes the last of two equal keys, so that two readers could see different tensors.
+json parse_header(const std::string& text) {
+  constexpr int kMaxDepth = 4;
+  std::vector<std::set<std::string>> keys;
+  const auto check = [&keys](int depth, json::parse_event_t event, json& parsed) {
+    STIPPLE_CHECK_AS(CheckpointError, depth <= kMaxDepth, "the header is nested too deeply");
+    if (event == json::parse_event_t::object_start) keys.emplace_back();
+    if (event == json::parse_event_t::object_end) keys.pop_back();
+    if (event == json::parse_event_t::key)
+      STIPPLE_CHECK_AS(CheckpointError, keys.back().insert(parsed.get<std::string>()).second,
+                       "the header has the key '", parsed.get<std::string>(), "' twice");
+    return true;
+  };
+  try {
+    return json::parse(text, check);
+  } catch (const json::exception& e) {
+    throw CheckpointError(detail::concat("the header is no JSON: ", e.what()));
+  }
+}
+
+int64_t integer(const json& value, const std::string& tensor) {
+  STIPPLE_CHECK_AS(CheckpointError, value.is_number_integer(), "tensor '", tensor,
+                   "' has a number that is no integer");
+  // An unsigned value above the signed range must not come back negative.
+  if (value.is_number_unsigned())
+    STIPPLE_CHECK_AS(CheckpointError, value.get<uint64_t>() <= static_cast<uint64_t>(INT64_MAX),
+                     "tensor '", tensor, "' has a number that is too large");
+  return value.get<int64_t>();
+}
+
+std::vector<int64_t> integers(const json& fields, const char* key, const std::string& tensor) {
+  STIPPLE_CHECK_AS(CheckpointError, fields.contains(key) && fields[key].is_array(), "tensor '",
+                   tensor, "' has no array '", key, "'");
+  std::vector<int64_t> values;
+  for (const json& value : fields[key]) values.push_back(integer(value, tensor));
+  return values;
+}
+
+SafetensorsFile::Entry parse_entry(const std::string& name, const json& fields, int64_t data) {
+  STIPPLE_CHECK_AS(CheckpointError, fields.is_object() && fields.size() == 3, "tensor '", name,
+                   "' is not described by dtype, shape and data_offsets");
+  STIPPLE_CHECK_AS(CheckpointError, fields.contains("dtype") && fields["dtype"].is_string(),
+                   "tensor '", name, "' has no dtype");
+  const auto type = type_named(fields["dtype"].get<std::string>());
+  STIPPLE_CHECK_AS(CheckpointError, type, "tensor '", name, "' has the unsupported dtype ",
+                   fields["dtype"].get<std::string>());
+  const std::vector<int64_t> extents = integers(fields, "shape", name);
+  const std::vector<int64_t> offsets = integers(fields, "data_offsets", name);
+  STIPPLE_CHECK_AS(CheckpointError,
+                   offsets.size() == 2 && offsets[0] >= 0 && offsets[0] <= offsets[1], "tensor '",
+                   name, "' has impossible data_offsets");
+  const auto bytes = bytes_needed(extents, *type);
+  STIPPLE_CHECK_AS(CheckpointError, bytes && *bytes == offsets[1] - offsets[0], "tensor '", name,
+                   "' has a shape that does not match its data_offsets");
+  int64_t end = 0;
+  STIPPLE_CHECK_AS(CheckpointError, !__builtin_add_overflow(offsets[1], data, &end), "tensor '",
+                   name, "' has impossible data_offsets");
+  return {name, *type, shape_from(extents), offsets[0] + data, end};
+}
+
+TensorMetadata parse_metadata(const json& fields) {
+  STIPPLE_CHECK_AS(CheckpointError, fields.is_object(), "__metadata__ is no map");
+  TensorMetadata metadata;
+  for (const auto& [key, value] : fields.items()) {
+    STIPPLE_CHECK_AS(CheckpointError, value.is_string(), "__metadata__ '", key, "' is no text");
+    metadata[key] = value.get<std::string>();
+  }
+  return metadata;
+}
+
+void check_no_holes(std::span<const SafetensorsFile::Entry> entries, int64_t data, int64_t end) {
+  int64_t at = data;
+  for (const auto& entry : entries) {
+    STIPPLE_CHECK_AS(CheckpointError, entry.begin == at, "tensor '", entry.name,
+                     "' starts at byte ", entry.begin, " of the file instead of ", at);
+    at = entry.end;
+  }
+  STIPPLE_CHECK_AS(CheckpointError, at == end, "the tensors end at byte ", at, " but the file has ",
+                   end);
+}
+
+std::string read_header(const ReadableFile& file) {
+  STIPPLE_CHECK_AS(CheckpointError, file.bytes() >= kLengthBytes, "it is too short");
+  std::array<std::byte, kLengthBytes> raw{};
+  file.read(0, raw);
+  uint64_t length = 0;
+  std::memcpy(&length, raw.data(), sizeof length);
+  STIPPLE_CHECK_AS(CheckpointError,
+                   length <= static_cast<uint64_t>(std::min(kMaxHeaderBytes, file.bytes() - 8)),
+                   "it claims a header of ", length, " bytes, which it cannot have");
+  std::string header(static_cast<size_t>(length), '\0');
+  file.read(kLengthBytes, std::as_writable_bytes(std::span(header)));
+  STIPPLE_CHECK_AS(CheckpointError, header.starts_with('{'), "its header does not start with {");
+  return header;
+}
+
+}  // namespace
+
+std::string_view name_of(TensorType type) { return info_of(type).name; }
+int64_t bytes_of(TensorType type) { return info_of(type).bytes; }
+
+Shape shape_from(std::span<const int64_t> e) {
+  switch (e.size()) {
+    case 0:
+      return Shape{};
+    case 1:
+      return Shape{e[0]};
+    case 2:
+      return Shape{e[0], e[1]};
+    case 3:
+      return Shape{e[0], e[1], e[2]};
+    case 4:
+      return Shape{e[0], e[1], e[2], e[3]};
+    case 5:
+      return Shape{e[0], e[1], e[2], e[3], e[4]};
+    default:
+      throw ShapeError(detail::concat("a shape has at most ", int{Shape::kMaxRank},
+                                      " dimensions, got ", e.size()));
+  }
+}
+
+std::string safetensors_header(std::span<const TensorSource> tensors,
+                               const TensorMetadata& metadata) {
+  ordered_json header = ordered_json::object();
+  if (!metadata.empty()) header[kMetadataKey] = metadata;
+  int64_t at = 0;
+  for (const TensorSource& t : tensors) {
+    const auto bytes = static_cast<int64_t>(t.bytes.size());
+    STIPPLE_CHECK_AS(CheckpointError, t.name != kMetadataKey && !header.contains(t.name),
+                     "the tensor name '", t.name, "' is taken");
+    STIPPLE_CHECK_AS(CheckpointError, bytes == t.shape.numel() * bytes_of(t.type), "tensor '",
+                     t.name, "' of shape ", t.shape.str(), " has ", bytes, " bytes");
+    STIPPLE_CHECK_AS(CheckpointError, at % bytes_of(t.type) == 0, "tensor '", t.name,
+                     "' would not be aligned: order tensors by falling element size");
+    header[t.name] = {{"dtype", name_of(t.type)},
+                      {"shape", extents_json(t.shape)},
+                      {"data_offsets", {at, at + bytes}}};
+    at += bytes;
+  }
+  std::string text = header.dump();
+  const auto length = static_cast<int64_t>(text.size()) + kLengthBytes;
+  text.append(static_cast<size_t>((kAlignment - length % kAlignment) % kAlignment), ' ');
+  const uint64_t text_bytes = text.size();
+  std::string prefix(sizeof text_bytes, '\0');
+  std::memcpy(prefix.data(), &text_bytes, sizeof text_bytes);
+  return prefix + text;
+}
+
+SafetensorsFile::SafetensorsFile(std::string path) : file_(std::move(path)) {
+  try {
+    const std::string text = read_header(file_);
+    const int64_t data = kLengthBytes + static_cast<int64_t>(text.size());
+    const json header = parse_header(text);
+    STIPPLE_CHECK_AS(CheckpointError, header.is_object(), "its header is no map");
+    for (const auto& [key, value] : header.items()) {
+      if (key == kMetadataKey)
+        metadata_ = parse_metadata(value);
+      else
+        entries_.push_back(parse_entry(key, value, data));
+    }
+    // An empty tensor shares its begin with its successor and must come first.
+    std::sort(entries_.begin(), entries_.end(), [](const Entry& a, const Entry& b) {
+      return std::tie(a.begin, a.end) < std::tie(b.begin, b.end);
+    });
+    check_no_holes(entries_, data, file_.bytes());
+  } catch (const Error& e) {
+    throw CheckpointError(detail::concat(file_.path(), " is no safetensors file: ", e.what()));
+  }
+}
+
+const SafetensorsFile::Entry* SafetensorsFile::find(std::string_view name) const {
+  for (const Entry& entry : entries_)
+    if (entry.name == name) return &entry;
+  return nullptr;
+}
+
+void SafetensorsFile::read(const Entry& entry, std::span<std::byte> into) const {
+  STIPPLE_CHECK_AS(CheckpointError, static_cast<int64_t>(into.size()) == entry.bytes(), path(),
+                   ": tensor '", entry.name, "' has ", entry.bytes(), " bytes, asked for ",
+                   into.size());
+  file_.read(entry.begin, into);
+}
+
+}  // namespace stipple::trainer

@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "trainer/config/config.h"
+
+#include "core/cuda/runtime.h"
+#include "core/error.h"
+
+namespace stipple::trainer {
+namespace {
+
+constexpr double kMaxSteps = 1e9;
+
+template <class... Parts>
+void require(bool condition, const Parts&... parts) {
+  STIPPLE_CHECK_AS(ConfigError, condition, parts...);
+}
+
+void validate_device(const Config& config) {
+  const bool on_gpu = config.device == DeviceChoice::kCuda;
+  require(!on_gpu || cuda::is_built(), "device: ", cuda::why_no_device(), ", or use device=cpu");
+  require(on_gpu || config.precision == Precision::kFp32,
+          "precision: bf16 is for GPUs; use device=cuda or precision=fp32");
+  require(on_gpu || !config.step.graph, "step.graph: is for GPUs; use device=cuda or graph=false");
+  require(on_gpu || config.attention.implementation == kernels::EdgesImplementation::kOurs,
+          "attention.implementation: cusparse is for GPUs; use device=cuda or implementation=own");
+  require(!config.step.graph || config.guard.spike_factor == 0,
+          "step.graph: a captured step cannot ask the host whether it is a spike; use "
+          "guard.spike_factor=0 or step.graph=false");
+}
+
+void validate_training(const Config& config) {
+  const TrainConfig& train = config.train;
+  require(train.batch % train.micro_batch == 0, "train.batch: ", train.batch,
+          " is not a multiple of train.micro_batch ", train.micro_batch,
+          "; the global batch is cut into equal micro-batches");
+  const int64_t warmup = config.optimizer.schedule.warmup_steps;
+  require(warmup <= train.steps, "optimizer.schedule.warmup_steps: ", warmup,
+          " does not fit into train.steps ", train.steps, "; shorten it or train longer");
+  const double factor = config.guard.spike_factor;
+  require(factor == 0 || factor > 1, "guard.spike_factor: ", factor,
+          " would skip ordinary steps; use a value above 1, or 0 for off");
+  require(!config.run.dir.empty(), "run.dir: is empty; name the folder of the run");
+}
+
+void validate_model(const Config& config) {
+  const model::ModelConfig& model = config.model;
+  require(model.width % model.heads == 0, "model.width: ", model.width,
+          " is not a multiple of model.heads ", model.heads, "; heads share the width equally");
+  if (config.attention.kind != model::AttentionKind::kSbm) return;
+  const model::SbmConfig sbm = config.attention.sbm.resolved();
+  require(sbm.max_density > 0,
+          "attention.sbm.max_density: 0 leaves no room for any edge; use up to 1");
+  const bool wants_bits =
+      sbm.sampler == kernels::SamplerKind::kTiles && sbm.law != kernels::MaskLaw::kPoissonMulti;
+  require(!wants_bits || sbm.tile_density <= sbm.max_density,
+          "attention.sbm.tile_density: ", sbm.tile_density, " is above attention.sbm.max_density ",
+          sbm.max_density,
+          ", which reserves no room for what attention.sbm.sampler=tiles writes; lower "
+          "tile_density or use sampler=auto");
+}
+
+}  // namespace
+
+void RunConfig::describe(ConfigVisitor& v) {
+  v.field("dir", dir,
+          {.doc = "Folder of the run: resolved configuration, metrics, log, report, "
+                  "checkpoints."});
+  v.field("seed", seed,
+          {.doc = "Everything random follows from it: initial values, order of the data, graphs, "
+                  "dropout.",
+           .min = 0,
+           .max = 9007199254740992.0});
+  v.choice("resume", resume, {"auto", "never", "must"},
+           {.doc = "What to do about a run that dir already holds: auto, go on with it, or start "
+                   "one if there is none; never, refuse; must, refuse to start a new one."});
+}
+
+void TrainConfig::describe(ConfigVisitor& v) {
+  v.field(
+      "steps", steps,
+      {.doc = "Optimizer steps of the whole run.", .unit = "steps", .min = 1, .max = kMaxSteps});
+  v.field("batch", batch,
+          {.doc = "Global batch of one step, over all ranks.",
+           .unit = "examples",
+           .min = 1,
+           .max = 1e6});
+  v.field("micro_batch", micro_batch,
+          {.doc = "Examples that go through the model at once; divides batch. Ranks share the "
+                  "batch / micro_batch leaves. Smaller: less memory, more ranks can work. The "
+                  "number of ranks does not change the result, this key does, in the last bits.",
+           .unit = "examples",
+           .min = 1,
+           .max = 1e6});
+}
+
+void StepConfig::describe(ConfigVisitor& v) {
+  v.field("graph", graph,
+          {.doc = "GPUs: capture the step as a CUDA graph and replay it: less work for the "
+                  "host. Leaves of training are padded to data.max_length; the same bits as an "
+                  "eager step with that padding."});
+}
+
+void CommConfig::describe(ConfigVisitor& v) {
+  v.field("init_timeout_s", init_timeout_s,
+          {.doc = "GPUs: how long ranks may take to find each other before the run ends with an "
+                  "error.",
+           .unit = "s",
+           .min = 1,
+           .max = 86400});
+  v.field("timeout_s", timeout_s,
+          {.doc = "GPUs: how long one exchange of gradients may take before the run ends with an "
+                  "error that names the rank that is behind.",
+           .unit = "s",
+           .min = 1,
+           .max = 86400});
+}
+
+void EvalConfig::describe(ConfigVisitor& v) {
+  v.field("every", every,
+          {.doc = "Steps between evaluations on the validation split. 0: only at the end.",
+           .unit = "steps",
+           .min = 0,
+           .max = kMaxSteps});
+  v.choice("split", split, {"train", "val", "test"},
+           {.doc = "What the command `eval` evaluates on. Training only ever looks at val."});
+  v.field("seeds", seeds,
+          {.doc = "Sampling seeds over which the final evaluation and `eval` average: graphs are "
+                  "random in evaluation, too. The same seed gives the same graphs every time.",
+           .min = 1,
+           .max = 1000});
+}
+
+void CheckpointConfig::describe(ConfigVisitor& v) {
+  v.field("every", every,
+          {.doc = "Steps between checkpoints. 0: only at the end and when a signal stops the run.",
+           .unit = "steps",
+           .min = 0,
+           .max = kMaxSteps});
+  v.field("keep", keep,
+          {.doc = "Newest checkpoints to keep; two at least, so that one can be damaged.",
+           .min = 2,
+           .max = 1e6});
+}
+
+void LogConfig::describe(ConfigVisitor& v) {
+  v.field("every", every,
+          {.doc = "Steps that one line of metrics.jsonl averages over.",
+           .unit = "steps",
+           .min = 1,
+           .max = kMaxSteps});
+}
+
+void Config::describe(ConfigVisitor& v) {
+  v.section("run", run, "Identity of the run.");
+  v.choice("device", device, {"cpu", "cuda"}, {.doc = "Where the arithmetic runs."});
+  v.choice("precision", precision, {"fp32", "bf16"},
+           {.doc = "How activations of branches are stored and the factors of products rounded "
+                   "(bf16: GPUs only); sums, the residual stream, parameters and moments are "
+                   "always fp32."});
+  v.choice("reduction", reduction, {"exact", "fast"},
+           {.doc = "How gradients are summed: exact, in one order that does not depend on the "
+                   "number of ranks; fast, by the transport's all-reduce."});
+  v.field("threads", threads,
+          {.doc = "CPU threads of a rank. 0: the cores of the machine divided by its ranks. Any "
+                  "number gives the same bits.",
+           .unit = "threads",
+           .min = 0,
+           .max = 4096});
+  v.section("train", train, "How long, and in which portions.");
+  v.section("step", step, "How a step is run.");
+  v.section("comm", comm, "How long ranks wait for each other.");
+  v.section("eval", eval, "When and on what the model is judged.");
+  v.section("checkpoint", checkpoint, "When the state of the run is saved.");
+  v.section("log", log, "When metrics are written.");
+  v.section("data", data, "What the model learns from.");
+  v.section("model", model, "The encoder and its classifier.");
+  v.section("attention", attention, "Who sees whom.");
+  v.section("optimizer", optimizer, "AdamW and gradient clipping.");
+  v.section("guard", guard, "What happens to steps with bad numbers.");
+}
+
+Config Config::load(const std::vector<std::string>& files,
+                    const std::vector<std::string>& overrides) {
+  Config config;
+  load_config(files, overrides, [&](ConfigVisitor& v) { config.describe(v); });
+  return config;
+}
+
+void validate(const Config& config) {
+  validate_device(config);
+  validate_training(config);
+  validate_model(config);
+}
+
+std::string config_reference() {
+  Config defaults;
+  return "# Configuration\n\n"
+         "Every key with its default. Generated from the `describe()` functions in the code by\n"
+         "`STIPPLE_UPDATE_DOCS=1 ctest -R trainer_config_test`; do not edit.\n\n"
+         "Files compose from left to right, then come `key=value` overrides:\n"
+         "`stipple train configs/recipe/quickstart.yaml train.steps=50`. In a file the dots of a\n"
+         "key are nesting. A key that does not exist is an error.\n" +
+         config_to_markdown([&](ConfigVisitor& v) { defaults.describe(v); });
+}
+
+}  // namespace stipple::trainer

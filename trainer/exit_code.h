@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: Apache-2.0
+// How the program ends, as scripts see it.
+#pragma once
+
+#include <exception>
+
+namespace stipple::trainer {
+
+/// Exit codes that scripts can trust.
+enum ExitCode : int {
+  kDone = 0,
+  kFailed = 1,  ///< something broke; starting again resumes from the last checkpoint
+  kBadConfig =
+      2,  ///< what was asked cannot be (configuration, data, model): starting again would not help
+  kRequeue = 75,       ///< stopped by a signal after a checkpoint; start again to go on
+  kDoNotRestart = 93,  ///< training diverged and would do so again
+};
+/// The exit code that an exception means.
+int exit_code_of(const std::exception&);
+
+}  // namespace stipple::trainer

@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "trainer/loop/replica.h"
+
+#include <algorithm>
+#include <thread>
+
+#include "comm/gpu_assignment.h"
+#include "core/copy.h"
+#include "core/cpu/cores.h"
+#include "core/cuda/runtime.h"
+#include "core/error.h"
+
+namespace stipple::trainer {
+namespace {
+
+model::ModelTask model_task(const data::TaskInfo& info) {
+  return {.per_token = info.head == data::HeadKind::kToken,
+          .vocab_size = info.vocab_size,
+          .num_classes = info.num_classes,
+          .max_length = info.max_length};
+}
+
+FeedOptions feed_options(const Config& config, const data::TaskInfo& info, int64_t slots) {
+  return {.slots = slots,
+          .micro_batch = config.train.micro_batch,
+          .max_length = info.max_length,
+          .global_batch = config.train.batch,
+          .head = info.head};
+}
+
+constexpr size_t kMegabyte = 1000000;
+
+/// cuBLASLt's workspace and constants; NCCL's channels, as its version 2.28 has them by default.
+size_t library_bytes(const Config& config, int num_ranks) {
+  if (config.device == DeviceChoice::kCpu) return 0;
+  constexpr size_t kProducts = 40 * kMegabyte;
+  constexpr size_t kChannels = 400 * kMegabyte;
+  return kProducts + (num_ranks > 1 ? kChannels : 0);
+}
+
+DeviceType device_type(const Config& config) {
+  return config.device == DeviceChoice::kCuda ? DeviceType::kCuda : DeviceType::kCpu;
+}
+
+}  // namespace
+
+data::BatchOptions batch_options(const Config& config, bool is_captured) {
+  // Where padding takes part in the graph, its amount must not depend on the neighbours in a leaf.
+  // A captured step has one shape.
+  const bool padding_counts =
+      config.attention.kind == model::AttentionKind::kSbm &&
+      config.attention.sbm.resolved().padding == model::SbmPadding::kOfficial;
+  return {.seed = static_cast<uint64_t>(config.run.seed),
+          .batch = config.train.batch,
+          .micro_batch = config.train.micro_batch,
+          .fixed_length = padding_counts || is_captured};
+}
+
+comm::ReducerOptions reducer_options(const Config& config, int64_t numel) {
+  return {.policy = config.reduction,
+          .numel = numel,
+          .num_leaves = config.train.batch / config.train.micro_batch};
+}
+
+int threads_per_rank(const Config& config, int local_ranks) {
+  if (config.threads > 0) return static_cast<int>(config.threads);
+  const int allowed = cpu::allowed_cores();
+  const int online = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+  // A launcher that binds ranks has given this one its own share; otherwise all ranks see all
+  // cores.
+  const bool own_share = allowed < online && allowed * local_ranks <= online;
+  return own_share ? allowed : std::max(1, allowed / local_ranks);
+}
+
+Device choose_device(const Config& config, comm::Communicator& communicator) {
+  if (config.device == DeviceChoice::kCpu) return kCpuDevice;
+  return cuda_device(comm::choose_cuda_device(communicator));
+}
+
+int64_t leaves_per_rank(const Config& config, int num_ranks) {
+  const int64_t leaves = config.train.batch / config.train.micro_batch;
+  int64_t most = 1;
+  for (int rank = 0; rank < num_ranks; ++rank) {
+    most = std::max(most, comm::leaves_of_rank(leaves, rank, num_ranks).size());
+  }
+  return most;
+}
+
+MemoryPlan plan_memory(const Config& config, const data::TaskInfo& info, int threads, int rank,
+                       int num_ranks, PlanFor purpose) {
+  const bool trains = purpose == PlanFor::kTraining;
+  const Device meta = meta_device(device_type(config));
+  const Stream stream(meta, {.threads = threads, .precision = config.precision});
+  model::ParameterStore parameters;
+  const model::Model model(parameters, config.model, config.attention, model_task(info));
+  parameters.allocate(meta);
+  parameters.bind_grads({nullptr, {parameters.numel()}});
+
+  Arena saved("saved", meta);
+  Arena scratch("scratch", meta);
+  model::Observer nobody;
+  auto model_saved = model.make_saved();
+  const FeedOptions feed = feed_options(config, info, leaves_per_rank(config, num_ranks));
+  const model::Input input =
+      input_over(nullptr, feed, config.train.micro_batch, info.max_length, 1.0f);
+  const model::LeafRecord record(nullptr, config.model.layers, config.model.heads);
+  const model::Totals totals{
+      .loss_sum = record.loss_sum(), .correct = record.correct(), .count = record.count()};
+  for (const bool training : {true, false}) {
+    if (training && !trains) continue;
+    saved.rewind(0);
+    scratch.rewind(0);
+    model::Context context{stream, saved, scratch, RngKey{}, training, nobody, record};
+    model.forward(context, input, totals, *model_saved);
+    if (training) model.backward(context, input, *model_saved);
+  }
+  if (trains) Optimizer(config.optimizer, parameters, meta).plan(stream, scratch);
+
+  const size_t flat = static_cast<size_t>(parameters.numel()) * sizeof(float);
+  return {.num_parameters = parameters.num_parameters(),
+          .numel = parameters.numel(),
+          .parameters = flat,
+          .moments = trains ? 2 * flat : 0,
+          .gradients = trains ? comm::reducer_bytes(reducer_options(config, parameters.numel()),
+                                                    rank, num_ranks)
+                              : 0,
+          .saved = saved.peak(),
+          .scratch = scratch.peak(),
+          .inputs = config.device == DeviceChoice::kCpu ? 0 : Feed::device_bytes(feed),
+          .libraries = library_bytes(config, trains ? num_ranks : 1)};
+}
+
+void require_memory(const MemoryPlan& plan, Device device, comm::Communicator& communicator) {
+  comm::agree(communicator, [&] {
+    if (device.type != DeviceType::kCuda) return;
+    const size_t free = cuda::device_info(device.index).free_bytes;
+    STIPPLE_CHECK_AS(ConfigError, plan.total() <= free, "rank ", communicator.rank(),
+                     ": this run needs ", plan.total() / kMegabyte, " MB of memory, GPU ",
+                     device.index, " has ", free / kMegabyte, " MB free (", plan.saved / kMegabyte,
+                     " MB are activations, ", plan.scratch / kMegabyte,
+                     " MB scratch); lower train.micro_batch, data.max_length or, with "
+                     "attention.kind=sbm, attention.sbm.max_density");
+  });
+}
+
+Replica::Replica(const Config& config, const data::TaskInfo& info, Device device, int threads,
+                 int64_t slots, const MemoryPlan& plan)
+    : config_(config),
+      stream_(device, {.threads = threads, .precision = config.precision}),
+      model_(parameters_, config.model, config.attention, model_task(info)),
+      saved_("saved", device, plan.saved),
+      scratch_("scratch", device, plan.scratch),
+      feed_(stream_, feed_options(config, info, slots)),
+      records_(device, static_cast<size_t>(slots) * record_bytes()),
+      model_saved_(model_.make_saved()) {
+  parameters_.allocate(device);
+  parameters_.initialize(stream_, static_cast<uint64_t>(config.run.seed));
+}
+
+size_t Replica::record_bytes() const {
+  return model::LeafRecord::bytes(config_.model.layers, config_.model.heads);
+}
+
+model::LeafRecord Replica::record_over(std::byte* memory) const {
+  return {memory, config_.model.layers, config_.model.heads};
+}
+
+void Replica::forward(int64_t slot, const RngKey& rng, bool training, model::Observer& observer) {
+  saved_.rewind(0);
+  scratch_.rewind(0);
+  slot_ = slot;
+  rng_ = rng;
+  std::byte* memory = records_.data() + static_cast<size_t>(slot) * record_bytes();
+  fill_zero_bytes(stream_, memory, record_bytes());
+  const model::LeafRecord record = record_over(memory);
+  model::Context context{stream_, saved_, scratch_, rng_, training, observer, record};
+  model_.forward(
+      context, feed_.input(slot),
+      {.loss_sum = record.loss_sum(), .correct = record.correct(), .count = record.count()},
+      *model_saved_);
+}
+
+void Replica::backward(model::Observer& observer) {
+  model::Context context{stream_, saved_, scratch_, rng_, true, observer, {}};
+  model_.backward(context, feed_.input(slot_), *model_saved_);
+}
+
+void Replica::fetch_records(int64_t slots, std::byte* to) {
+  copy_bytes(stream_, to, records_.data(), static_cast<size_t>(slots) * record_bytes());
+}
+
+}  // namespace stipple::trainer

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+// One rank's copy of the model with the memory to run it, and the plan of that memory. The plan
+// comes from running the model on the meta device, so `dry-run` prints what the real run will use,
+// and the real run allocates it once.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "comm/gradient_reducer.h"
+#include "core/arena.h"
+#include "core/stream.h"
+#include "data/batch.h"
+#include "data/dataset.h"
+#include "model/model.h"
+#include "trainer/config/config.h"
+#include "trainer/loop/feed.h"
+
+namespace stipple::trainer {
+
+/// What a configuration means to the layers below.
+data::BatchOptions batch_options(const Config&, bool is_captured);
+comm::ReducerOptions reducer_options(const Config&, int64_t numel);
+
+/// Bytes of one rank.
+struct MemoryPlan {
+  int64_t num_parameters = 0;  ///< trainable numbers, padding excluded
+  int64_t numel = 0;           ///< of the flat arenas, padding included
+  size_t parameters = 0;
+  size_t moments = 0;
+  size_t gradients = 0;  ///< held by the reducer, staging included
+  size_t saved = 0;      ///< activations from forward to backward, of one leaf
+  size_t scratch = 0;
+  size_t inputs = 0;     ///< leaves on a device with memory of its own
+  size_t libraries = 0;  ///< what cuBLASLt and NCCL take for themselves, an estimate
+  size_t total() const {
+    return parameters + moments + gradients + saved + scratch + inputs + libraries;
+  }
+};
+
+/// Runs the model of `config` on meta, training and evaluation, at the largest leaf, for the device
+/// of the config; evaluation alone needs less. ConfigError or ShapeError when it cannot work.
+enum class PlanFor : uint8_t { kTraining, kEvaluation };
+MemoryPlan plan_memory(const Config&, const data::TaskInfo&, int threads, int rank, int num_ranks,
+                       PlanFor = PlanFor::kTraining);
+/// Fails before anything is allocated, and says what would help. Collective.
+void require_memory(const MemoryPlan&, Device, comm::Communicator&);
+
+/// Threads per rank: the config's, or the machine's cores shared among its ranks.
+int threads_per_rank(const Config&, int local_ranks);
+
+/// The CPU, or this rank's own GPU. Collective; ConfigError when there is none.
+Device choose_device(const Config&, comm::Communicator&);
+
+/// Leaves that the largest share of a rank has in one step.
+int64_t leaves_per_rank(const Config&, int num_ranks);
+
+class Replica {
+ public:
+  /// Allocates what `plan` says, with room for `slots` leaves. Parameters start from run.seed.
+  Replica(const Config&, const data::TaskInfo&, Device, int threads, int64_t slots,
+          const MemoryPlan& plan);
+
+  /// Forward of the leaf that was put into this slot of feed(); with training, `backward` may
+  /// follow. What it finds out stands in record(slot) once the stream has come there. Neither
+  /// allocates nor waits.
+  void forward(int64_t slot, const RngKey&, bool training, model::Observer&);
+  /// Adds the last forward's gradients to the memory bound to parameters().bind_grads().
+  void backward(model::Observer&);
+
+  Feed& feed() { return feed_; }
+  /// Copies the records of the first `slots` leaves to host memory, in stream order:
+  /// LeafRecord::bytes(layers, heads) each.
+  void fetch_records(int64_t slots, std::byte* to);
+  size_t record_bytes() const;
+  model::LeafRecord record_over(std::byte* memory) const;
+
+  model::ParameterStore& parameters() { return parameters_; }
+  const model::ParameterStore& parameters() const { return parameters_; }
+  const Stream& stream() const { return stream_; }
+  Arena& scratch() { return scratch_; }
+  size_t saved_peak() const { return saved_.peak(); }
+  size_t scratch_peak() const { return scratch_.peak(); }
+
+ private:
+  Config config_;
+  Stream stream_;
+  model::ParameterStore parameters_;
+  model::Model model_;
+  Arena saved_;
+  Arena scratch_;
+  Feed feed_;
+  Buffer records_;
+  std::unique_ptr<model::Model::Saved, void (*)(model::Model::Saved*)> model_saved_;
+  int64_t slot_ = 0;  ///< of the last forward
+  RngKey rng_;
+};
+
+}  // namespace stipple::trainer

@@ -1,0 +1,624 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "trainer/loop/trainer.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <limits>
+#include <numeric>
+
+#include "core/copy.h"
+#include "core/cpu/isa.h"
+#include "core/cuda/runtime.h"
+#include "core/log.h"
+#include "core/profiler_range.h"
+#include "core/section_timer.h"
+#include "kernels/activation.h"
+#include "trainer/exit_code.h"
+#include "trainer/loop/signals.h"
+#include "trainer/record/report.h"
+
+namespace stipple::trainer {
+namespace {
+
+/// Steps on their way at one time: the one that the device computes, and the next.
+constexpr int64_t kFlights = 2;
+
+/// A number that does not exist: null in metrics.jsonl.
+constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
+
+std::string duration_text(double seconds) {
+  const auto s = static_cast<int64_t>(seconds + 0.5);
+  return s >= 3600 ? fmt::format("{}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60)
+                   : fmt::format("{}:{:02}", s / 60, s % 60);
+}
+
+int64_t count_tokens(const data::Leaf& leaf) {
+  return std::count(leaf.mask.begin(), leaf.mask.end(), uint8_t{1});
+}
+
+/// Graph facts per layer and head, for attention that has graphs.
+std::vector<LayerRecord> layer_records(const StepObserver& observer,
+                                       const model::ModelConfig& config) {
+  std::vector<LayerRecord> records;
+  if (!observer.has_graphs()) return records;
+  for (int64_t layer = 0; layer < config.layers; ++layer) {
+    LayerRecord& record = records.emplace_back();
+    for (int64_t head = 0; head < config.heads; ++head) {
+      const HeadGraph& graph = observer.graphs()[static_cast<size_t>(layer * config.heads + head)];
+      record.density.push_back(graph.density());
+      record.empty_rows.push_back(graph.empty_row_share());
+      record.effective_cells.push_back(graph.effective_cells);
+    }
+  }
+  return records;
+}
+
+std::unique_ptr<data::Dataset> open_on_all_ranks(comm::Communicator& communicator,
+                                                 const data::Task& task, data::Split split) {
+  std::unique_ptr<data::Dataset> dataset;
+  comm::agree(communicator, [&] {
+    dataset = task.open(split);
+    STIPPLE_CHECK_AS(DataError, dataset->size() > 0, "the split '", data::split_name(split),
+                     "' of ", task.info().name, " has no examples");
+  });
+  return dataset;
+}
+
+MemoryPlan plan_and_tell(const Config& config, const data::TaskInfo& info, int threads,
+                         const comm::Communicator& communicator) {
+  const MemoryPlan plan =
+      plan_memory(config, info, threads, communicator.rank(), communicator.size());
+  log::info(fmt::format("{} parameters, {:.1f} MB per rank, {} rank{} of {} thread{}",
+                        plan.num_parameters, static_cast<double>(plan.total()) / 1e6,
+                        communicator.size(), communicator.size() == 1 ? "" : "s", threads,
+                        threads == 1 ? "" : "s"));
+  return plan;
+}
+
+std::unique_ptr<comm::Communicator> make_data_plane(const Config& config,
+                                                    comm::Communicator& control,
+                                                    const Stream& stream) {
+  if (stream.device().type != DeviceType::kCuda) return nullptr;
+  return comm::make_nccl_communicator(
+      control, stream,
+      {.init_timeout_s = config.comm.init_timeout_s, .operation_timeout_s = config.comm.timeout_s});
+}
+
+comm::ReducerOptions reducer_options_on(const Config& config, const Replica& replica,
+                                        int64_t numel) {
+  comm::ReducerOptions options = reducer_options(config, numel);
+  const Stream& stream = replica.stream();
+  if (stream.device().type != DeviceType::kCuda) return options;
+  options.flights = kFlights;
+  options.stream = &stream;
+  options.add = [&stream](float* out, const float* left, const float* right, int64_t count) {
+    kernels::add(stream, {.y = {out, {count}}, .a = {left, {count}}, .b = {right, {count}}});
+  };
+  return options;
+}
+
+}  // namespace
+
+/// One step on its way through the device.
+struct Trainer::Flight {
+  Flight(const Replica& replica, Device device, int64_t leaves, int64_t layers)
+      : records(Buffer::staging(device, static_cast<size_t>(leaves) * replica.record_bytes())),
+        staged(Buffer::staging(device, sizeof(Staged))),
+        begin(device),
+        reduced(device),
+        done(device),
+        forward(device, static_cast<size_t>(leaves)),
+        sampling(device, static_cast<size_t>(leaves * layers)),
+        backward(device, static_cast<size_t>(leaves)) {}
+
+  /// Crosses between host and device.
+  struct Staged {
+    uint64_t step;               // to the device
+    Optimizer::Outcome outcome;  // from it
+  };
+  Staged& host() const { return *reinterpret_cast<Staged*>(staged.data()); }
+
+  int64_t step = 0;
+  float loss_scale = 0;
+  StepRates rates{};
+  Buffer records;
+  Buffer staged;
+  Event begin, reduced, done;
+  SectionTimer forward, sampling, backward;
+  bool is_gathered = false;  ///< facts summed over ranks
+  bool is_skipped = false;
+  double data_s = 0;
+  int64_t tokens = 0;
+  StepResult result{};
+};
+
+Trainer::Trainer(const Config& config, comm::Communicator& communicator)
+    : config_(config),
+      communicator_(communicator),
+      directory_(config.run.dir),
+      task_(data::make_task(config.data, static_cast<uint64_t>(config.run.seed))),
+      train_set_(open_on_all_ranks(communicator, *task_, data::Split::kTrain)),
+      validation_set_(open_on_all_ranks(communicator, *task_, data::Split::kValidation)),
+      batches_(*train_set_, task_->info(), batch_options(config, config.step.graph)),
+      my_leaves_(
+          comm::leaves_of_rank(batches_.num_leaves(), communicator.rank(), communicator.size())),
+      leaves_(static_cast<size_t>(my_leaves_.size())),
+      device_(choose_device(config, communicator)),
+      plan_(plan_and_tell(config, task_->info(),
+                          threads_per_rank(config, communicator.local_size()), communicator)),
+      replica_(config, task_->info(), device_, threads_per_rank(config, communicator.local_size()),
+               leaves_per_rank(config, communicator.size()),
+               (require_memory(plan_, device_, communicator), plan_)),
+      data_plane_(make_data_plane(config, communicator, replica_.stream())),
+      reducer_(comm::make_gradient_reducer(data_plane_ ? *data_plane_ : communicator,
+                                           reducer_options_on(config, replica_, plan_.numel))),
+      optimizer_(config.optimizer, replica_.parameters(), device_),
+      guard_(config.guard),
+      observer_(config.model.layers, config.model.heads),
+      checkpoints_(directory_.checkpoints(), communicator, config.checkpoint.keep),
+      host_decides_(device_.type == DeviceType::kCpu || config.guard.spike_factor > 0),
+      device_step_(device_, sizeof(uint64_t)),
+      mirror_(kCpuDevice, device_.type == DeviceType::kCpu ? 0 : plan_.parameters + plan_.moments),
+      sums_(static_cast<size_t>(2 * batches_.num_leaves()) + 1),
+      counts_(4) {
+  for (int64_t i = 0; i < (host_decides_ ? 1 : kFlights); ++i) {
+    flights_.push_back(
+        std::make_unique<Flight>(replica_, device_, my_leaves_.size(), config.model.layers));
+  }
+  if (config.step.graph) graph_ = std::make_unique<StepGraph>(flights_.size());
+  observer_.attach(reducer_.get(), data_plane_ ? data_plane_.get() : &communicator_);
+  require_equal_ranks();
+  restore();
+  enqueued_ = step_;
+  comm::agree(communicator_, [&] {
+    if (communicator_.rank() != 0) return;
+    directory_.write_config(config_);
+    directory_.write_ladder(ladder_of(*task_, *validation_set_));
+    metrics_ = std::make_unique<MetricsWriter>(directory_.metrics(), saved_step_);
+    board_ = std::make_unique<TensorBoardWriter>(directory_.path(), saved_step_);
+  });
+}
+
+Trainer::~Trainer() = default;
+
+/// The same bits on every rank need the same data and the same instructions.
+void Trainer::require_equal_ranks() {
+  const std::vector<std::string> data = communicator_.all_gather(
+      fmt::format("{:016x} {:016x}", train_set_->fingerprint(), validation_set_->fingerprint()));
+  const std::vector<std::string> isas = communicator_.all_gather(
+      device_.type == DeviceType::kCuda ? cuda::device_info(device_.index).name
+                                        : std::string(cpu::isa_name(cpu::isa())));
+  comm::agree(communicator_, [&] {
+    for (size_t rank = 1; rank < data.size(); ++rank) {
+      STIPPLE_CHECK_AS(ConfigError, data[rank] == data[0], "rank ", rank,
+                       " reads other data than rank 0 from data.dir (", config_.data.dir,
+                       "); put it on a shared file system or copy the same files");
+    }
+  });
+  for (size_t rank = 1; rank < isas.size(); ++rank) {
+    if (isas[rank] == isas[0] || communicator_.rank() != 0) continue;
+    log::warn(fmt::format(
+        "rank {} computes with {}, rank 0 with {}: results depend on which rank runs where{}", rank,
+        isas[rank], isas[0],
+        device_.type == DeviceType::kCuda
+            ? ""
+            : fmt::format("; set STIPPLE_ISA={}", std::min(isas[rank], isas[0]))));
+  }
+}
+
+/// Parameters, first and second moments as the host sees them: the arenas themselves, or their
+/// mirror.
+std::array<View<float>, 3> Trainer::flat_state() const {
+  const View<float> arenas[] = {replica_.parameters().values(), optimizer_.first_moment(),
+                                optimizer_.second_moment()};
+  if (mirror_.bytes() == 0) return {arenas[0], arenas[1], arenas[2]};
+  auto* mirror = reinterpret_cast<float*>(mirror_.data());
+  const Shape flat{plan_.numel};
+  return {View<float>{mirror, flat}, View<float>{mirror + plan_.numel, flat},
+          View<float>{mirror + 2 * plan_.numel, flat}};
+}
+
+/// Brings the mirror up to date, or the device to what the mirror holds.
+void Trainer::copy_state(bool to_device) {
+  if (mirror_.bytes() == 0) return;
+  const View<float> arenas[] = {replica_.parameters().values(), optimizer_.first_moment(),
+                                optimizer_.second_moment()};
+  const std::array<View<float>, 3> mirrors = flat_state();
+  for (size_t i = 0; i < mirrors.size(); ++i) {
+    float* to = to_device ? arenas[i].data : mirrors[i].data;
+    const float* from = to_device ? mirrors[i].data : arenas[i].data;
+    copy_bytes(replica_.stream(), to, from, arenas[i].bytes());
+  }
+  replica_.stream().synchronize();
+}
+
+std::vector<TensorRef> Trainer::tensors() {
+  std::vector<TensorRef> all;
+  const std::array<View<float>, 3> flats = flat_state();
+  constexpr const char* kKinds[] = {"parameter", "first_moment", "second_moment"};
+  for (size_t i = 0; i < flats.size(); ++i) {
+    for (const model::ParameterStore::Entry& entry : replica_.parameters().entries()) {
+      all.push_back({fmt::format("{}/{}", kKinds[i], entry.name), entry.shape,
+                     flats[i].span().subspan(static_cast<size_t>(entry.range.begin),
+                                             static_cast<size_t>(entry.range.size()))});
+    }
+  }
+  return all;
+}
+
+CheckpointMeta Trainer::meta() {
+  // What a log line averages since the one before is state, too: a resumed run tells the same
+  // history.
+  std::vector<double> extra = {window_.loss, window_.hits, window_.labels, window_.steps,
+                               static_cast<double>(skipped_)};
+  const std::vector<double> guard = guard_.state();
+  extra.insert(extra.end(), guard.begin(), guard.end());
+  return {.step = step_,
+          .data_position = step_ * config_.train.batch,
+          .applied_steps = optimizer_.read_outcome(replica_.stream()).applied_steps,
+          .dataset_fingerprint = train_set_->fingerprint(),
+          .extra = std::move(extra),
+          .config_yaml = config_to_yaml([&](ConfigVisitor& v) { config_.describe(v); })};
+}
+
+void Trainer::restore() {
+  const std::vector<TensorRef> into = tensors();
+  const std::optional<CheckpointMeta> found = checkpoints_.load_newest(into, meta().config_yaml);
+  if (!found) return;
+  comm::agree(communicator_, [&] {
+    STIPPLE_CHECK_AS(ConfigError, found->dataset_fingerprint == train_set_->fingerprint(),
+                     "the training data in data.dir is not what the run in ", config_.run.dir,
+                     " was trained on; restore that data or choose another run.dir");
+    STIPPLE_CHECK_AS(ConfigError, found->data_position == found->step * config_.train.batch,
+                     "the run in ", config_.run.dir, " has another train.batch (",
+                     found->data_position / std::max<int64_t>(1, found->step),
+                     "); use that, or choose another run.dir");
+    STIPPLE_CHECK_AS(CheckpointError, found->extra.size() >= 5,
+                     "the checkpoint lacks the trainer's state");
+  });
+  step_ = saved_step_ = found->step;
+  window_ = {found->extra[0], found->extra[1], found->extra[2], found->extra[3]};
+  skipped_ = static_cast<int64_t>(found->extra[4]);
+  guard_.restore({found->extra.begin() + 5, found->extra.end()});
+  copy_state(/*to_device=*/true);
+  optimizer_.restore(replica_.stream(), found->applied_steps);
+  log::info(fmt::format("resuming {} at step {}", config_.run.dir, step_));
+}
+
+void Trainer::save() {
+  if (saved_step_ == step_) return;
+  copy_state(/*to_device=*/false);
+  checkpoints_.save(meta(), tensors());
+  saved_step_ = step_;
+}
+
+void Trainer::load_leaves(Flight& flight) {
+  Stopwatch watch;
+  flight.loss_scale = 1.0f / static_cast<float>(batches_.num_labels(flight.step));
+  flight.tokens = 0;
+  for (int64_t i = 0; i < my_leaves_.size(); ++i) {
+    data::Leaf& leaf = leaves_[static_cast<size_t>(i)];
+    batches_.load(flight.step, my_leaves_.begin + i, leaf);
+    replica_.feed().put(flight.step, i, leaf, flight.loss_scale);
+    flight.tokens += count_tokens(leaf);
+  }
+  flight.data_s = watch.lap();
+}
+
+void Trainer::compute_leaves(Flight& flight) {
+  const Stream& stream = replica_.stream();
+  RngKey rng{static_cast<uint64_t>(config_.run.seed), static_cast<uint64_t>(flight.step)};
+  if (graph_ != nullptr) rng.device_step = reinterpret_cast<const uint64_t*>(device_step_.data());
+  for (int64_t i = 0; i < my_leaves_.size(); ++i) {
+    reducer_->begin_leaf(my_leaves_.begin + i);
+    replica_.parameters().bind_grads(reducer_->grads());
+    {
+      const ProfilerRange range("forward");
+      flight.forward.begin(stream);
+      replica_.forward(i, rng, true, observer_);
+      flight.forward.end(stream);
+    }
+    {
+      const ProfilerRange range("backward");
+      flight.backward.begin(stream);
+      replica_.backward(observer_);
+      reducer_->end_leaf();
+      flight.backward.end(stream);
+    }
+  }
+}
+
+/// All of the step that runs on the device. Enqueues the same work every time, but for the events
+/// that it records: they are the flight's.
+void Trainer::compute(Flight& flight) {
+  for (SectionTimer* timer : {&flight.forward, &flight.sampling, &flight.backward})
+    timer->restart();
+  observer_.measure_into(&flight.sampling);
+  reducer_->choose_flight(static_cast<int64_t>(flight_number(flight.step)));
+  compute_leaves(flight);
+  const View<const float> gradients = reducer_->finish();
+  const ProfilerRange range("optimizer");
+  if (!host_decides_) replica_.stream().record(flight.reduced);
+  optimizer_.measure(replica_.stream(), gradients, replica_.scratch());
+  if (host_decides_) {
+    gather_facts(flight);
+    replica_.stream().record(flight.reduced);
+    optimizer_.set_rates(replica_.stream(), flight.rates, !flight.is_skipped);
+  }
+  optimizer_.apply(replica_.stream(), gradients);
+}
+
+void Trainer::compute_or_replay(Flight& flight) {
+  if (graph_ == nullptr) return compute(flight);
+  const bool was_replayed = graph_->run(replica_.stream(), {.loss_scale = flight.loss_scale},
+                                        flight_number(flight.step), [&] { compute(flight); });
+  if (was_replayed) data_plane_->launched("train step");
+}
+
+void Trainer::enqueue_step() {
+  const Stream& stream = replica_.stream();
+  Flight& flight = *flights_[flight_number(enqueued_)];
+  flight.step = enqueued_;
+  flight.is_gathered = false;
+  flight.is_skipped = false;
+  flight.rates = rates_at(config_.optimizer.schedule, config_.optimizer.learning_rate, flight.step,
+                          config_.train.steps);
+  stream.record(flight.begin);
+  load_leaves(flight);
+  flight.host().step = static_cast<uint64_t>(flight.step);
+  copy_bytes(stream, device_step_.data(), &flight.host().step, sizeof(uint64_t));
+  if (!host_decides_) optimizer_.set_rates(stream, flight.rates);
+  compute_or_replay(flight);
+  replica_.fetch_records(my_leaves_.size(), flight.records.data());
+  copy_bytes(stream, &flight.host().outcome, optimizer_.outcome(), sizeof(Optimizer::Outcome));
+  stream.record(flight.done);
+  ++enqueued_;
+}
+
+/// Loss, hits and graphs of all leaves of all ranks, and what the guard says of them.
+void Trainer::gather_facts(Flight& flight) {
+  const Stream& stream = replica_.stream();
+  if (host_decides_) {
+    replica_.fetch_records(my_leaves_.size(), flight.records.data());
+    flight.host().outcome = optimizer_.read_outcome(stream);
+  }
+  std::fill(sums_.begin(), sums_.end(), 0.0);
+  std::fill(counts_.begin(), counts_.end(), int64_t{0});
+  observer_.clear();
+  for (int64_t i = 0; i < my_leaves_.size(); ++i) {
+    const model::LeafRecord record = replica_.record_over(
+        flight.records.data() + static_cast<size_t>(i) * replica_.record_bytes());
+    const auto leaf = static_cast<size_t>(my_leaves_.begin + i);
+    sums_[leaf] = record.loss_sum()[0];
+    for (int64_t layer = 0; layer < record.layers(); ++layer) {
+      sums_[static_cast<size_t>(batches_.num_leaves()) + leaf] +=
+          record.layer(layer).auxiliary_loss[0];
+    }
+    counts_[0] += record.correct()[0];
+    counts_[1] += record.count()[0];
+    counts_[3] += observer_.add(record);
+  }
+  counts_[2] = flight.tokens;
+  sum_over_ranks(flight);
+  StepResult& result = flight.result;
+  result.grad_norm = flight.host().outcome.norm();
+  // What was applied on the device, by the norm alone, is not called skipped here.
+  const bool was_applied = !host_decides_ && flight.host().outcome.is_applied();
+  const double judged_loss = was_applied && !std::isfinite(result.loss) ? 0.0 : result.loss;
+  flight.is_skipped =
+      guard_.check(flight.step, judged_loss, result.grad_norm) == SpikeGuard::Verdict::kSkip;
+  flight.is_gathered = true;
+}
+
+void Trainer::sum_over_ranks(Flight& flight) {
+  sums_.back() = stop_requested() ? 1.0 : 0.0;
+  // Each leaf's loss is non-zero on one rank only, so the transport's order cannot change its bits.
+  communicator_.all_reduce(std::span<double>(sums_), comm::Reduction::kSum);
+  communicator_.all_reduce(std::span<int64_t>(counts_), comm::Reduction::kSum);
+  observer_.all_reduce(communicator_);
+  StepResult& result = flight.result;
+  const auto leaves = sums_.begin() + batches_.num_leaves();
+  const double loss_sum = std::accumulate(sums_.begin(), leaves, 0.0);
+  result.auxiliary_loss = std::accumulate(leaves, sums_.end() - 1, 0.0);
+  const double labels = static_cast<double>(std::max<int64_t>(1, counts_[1]));
+  result.loss = loss_sum / labels;
+  result.hits = counts_[0];
+  result.labels = counts_[1];
+  result.tokens = counts_[2];
+  result.stop = sums_.back() > 0;
+  require_no_overflow(counts_[3]);
+}
+
+StepSeconds Trainer::seconds_of(const Flight& flight) const {
+  const auto between = [](const Event& from, const Event& to) { return to.ms_since(from) / 1e3; };
+  const double waited =
+      reducer_->times(static_cast<int64_t>(flight_number(flight.step))).waited_in_backward_s;
+  const double sampling = flight.sampling.seconds();
+  const Event& computed = my_leaves_.size() > 0 ? flight.backward.last_end() : flight.begin;
+  return {.step = between(flight.begin, flight.done),
+          .data = host_decides_ ? flight.data_s : kNone,
+          .forward = flight.forward.seconds() - sampling,
+          .sampling = sampling,
+          .backward = flight.backward.seconds() - waited,
+          .reduce = between(computed, flight.reduced) + waited,
+          .optimizer = between(flight.reduced, flight.done)};
+}
+
+Trainer::StepResult Trainer::collect_step() {
+  Flight& flight = *flights_[flight_number(step_)];
+  flight.done.synchronize();
+  if (data_plane_)
+    data_plane_->progress();  // throws where an exchange was given up: the sums are not to be used
+  if (!flight.is_gathered) gather_facts(flight);
+  StepResult result = flight.result;
+  result.skipped = flight.is_skipped;
+  result.rates = flight.rates;
+  result.seconds = seconds_of(flight);
+  ++step_;
+  skipped_ += result.skipped ? 1 : 0;
+  window_.loss += result.loss;
+  window_.hits += static_cast<double>(result.hits);
+  window_.labels += static_cast<double>(result.labels);
+  window_.steps += 1;
+  since_log_.add(result);
+  return result;
+}
+
+Trainer::StepResult Trainer::train_step() {
+  enqueue_step();
+  return collect_step();
+}
+
+/// Steps after which parameters are read, so that no later step may have begun.
+bool Trainer::is_boundary(int64_t step) const {
+  const auto falls_due = [step](int64_t every) { return every > 0 && step % every == 0; };
+  return falls_due(config_.eval.every) || falls_due(config_.checkpoint.every);
+}
+
+bool Trainer::may_enqueue() const {
+  if (enqueued_ == config_.train.steps) return false;
+  if (enqueued_ == step_) return true;
+  return enqueued_ - step_ < static_cast<int64_t>(flights_.size()) && !is_boundary(enqueued_);
+}
+
+void Trainer::SinceLog::add(const StepResult& result) {
+  steps += 1;
+  tokens += static_cast<double>(result.tokens);
+  seconds.step += result.seconds.step;
+  seconds.data += result.seconds.data;
+  seconds.forward += result.seconds.forward;
+  seconds.sampling += result.seconds.sampling;
+  seconds.backward += result.seconds.backward;
+  seconds.reduce += result.seconds.reduce;
+  seconds.optimizer += result.seconds.optimizer;
+}
+
+StepSeconds Trainer::SinceLog::mean() const {
+  return {.step = seconds.step / steps,
+          .data = seconds.data / steps,
+          .forward = seconds.forward / steps,
+          .sampling = seconds.sampling / steps,
+          .backward = seconds.backward / steps,
+          .reduce = seconds.reduce / steps,
+          .optimizer = seconds.optimizer / steps};
+}
+
+void Trainer::log_step(const StepResult& result) {
+  const StepSeconds seconds = since_log_.mean();
+  const double examples_per_s = static_cast<double>(config_.train.batch) / seconds.step;
+  const double tokens_per_s = since_log_.tokens / since_log_.seconds.step;
+  const double loss = window_.loss / std::max(1.0, window_.steps);
+  const double accuracy = window_.hits / std::max(1.0, window_.labels);
+  const double density = observer_.has_graphs() ? observer_.density() : kNone;
+  const double left_s = seconds.step * static_cast<double>(config_.train.steps - step_);
+  if (communicator_.rank() == 0) {
+    log::progress(fmt::format(
+        "step {}/{}  loss {:.4f}  accuracy {:.1f} %{}  {:.0f} examples/s  {:.0f} tokens/s  ETA {}",
+        step_, config_.train.steps, loss, 100 * accuracy,
+        observer_.has_graphs() ? fmt::format("  density {:.2f} %", 100 * density) : "",
+        examples_per_s, tokens_per_s, duration_text(left_s)));
+    metrics_->write(TrainRecord{.step = step_,
+                                .loss = loss,
+                                .accuracy = accuracy,
+                                .density = density,
+                                .examples_per_s = examples_per_s,
+                                .tokens_per_s = tokens_per_s,
+                                .learning_rate = result.rates.learning_rate,
+                                .grad_norm = result.grad_norm,
+                                .skipped = skipped_,
+                                .auxiliary_loss = result.auxiliary_loss,
+                                .seconds = seconds,
+                                .layers = layer_records(observer_, config_.model)});
+    const Scalar scalars[] = {{"loss/train", loss},
+                              {"accuracy/train", accuracy},
+                              {"density/train", density},
+                              {"optimizer/learning_rate", result.rates.learning_rate},
+                              {"optimizer/grad_norm", result.grad_norm},
+                              {"throughput/examples_per_s", examples_per_s},
+                              {"throughput/tokens_per_s", tokens_per_s}};
+    board_->write(step_, scalars);
+  }
+  window_ = {};
+  since_log_ = {};
+}
+
+std::optional<EvalResult> Trainer::evaluate_validation(int64_t seeds) {
+  const std::optional<EvalResult> result = evaluate(replica_, communicator_, *validation_set_,
+                                                    task_->info(), config_, seeds, stop_requested);
+  if (!result || communicator_.rank() != 0) return result;
+  const std::string name(data::split_name(data::Split::kValidation));
+  log::info(fmt::format("step {}  {} loss {:.4f}  accuracy {:.2f} %  ({} examples in {:.1f} s)",
+                        step_, name, result->loss, 100 * result->accuracy, result->examples,
+                        result->seconds));
+  metrics_->write(eval_record(*result, step_, name));
+  const Scalar scalars[] = {{"loss/val", result->loss}, {"accuracy/val", result->accuracy}};
+  board_->write(step_, scalars);
+  return result;
+}
+
+/// The run may have ended between its last checkpoint and what follows it.
+bool Trainer::has_validation_at_this_step() {
+  bool found = false;
+  if (communicator_.rank() == 0) {
+    for (const EvalRecord& record : read_metrics(directory_.metrics()).eval)
+      found |= record.step == step_ && record.split == "val";
+  }
+  return communicator_.any(found);
+}
+
+int Trainer::stop() {
+  while (step_ < enqueued_) {
+    const StepResult result = collect_step();
+    if (due(config_.log.every)) log_step(result);
+  }
+  save();
+  if (communicator_.rank() == 0)
+    log::info(
+        fmt::format("saved step {} and stopping, as a signal asked; start again to go on", step_));
+  return kRequeue;
+}
+
+int Trainer::run() {
+  const bool complete = step_ >= config_.train.steps;
+  // A stop may have come between a step and its evaluation.
+  if (!complete && step_ > 0 && due(config_.eval.every) && !has_validation_at_this_step()) {
+    if (!evaluate_validation(1)) return stop();
+  }
+  while (step_ < config_.train.steps) {
+    while (may_enqueue()) enqueue_step();
+    const StepResult result = collect_step();
+    if (due(config_.log.every)) log_step(result);
+    if (result.stop) return stop();
+    if (due(config_.eval.every) && step_ < config_.train.steps) {
+      if (!evaluate_validation(1)) return stop();
+    }
+    if (due(config_.checkpoint.every)) save();
+  }
+  save();
+  if (!has_validation_at_this_step() && !evaluate_validation(config_.eval.seeds)) return stop();
+  if (communicator_.rank() == 0) tell_result(complete);
+  return kDone;
+}
+
+void Trainer::tell_result(bool was_complete) {
+  if (!was_complete || !std::filesystem::exists(directory_.report()))
+    write_report(directory_.path());
+  if (was_complete) {
+    log::info(fmt::format("{} is complete: {} of {} steps; raise train.steps to go on",
+                          directory_.path(), step_, config_.train.steps));
+  }
+  const Metrics metrics = read_metrics(directory_.metrics());
+  double accuracy = kNone;
+  for (const EvalRecord& record : metrics.eval) {
+    if (record.step == step_ && record.split == "val") accuracy = record.accuracy;
+  }
+  log::info(fmt::format("run directory  {}", directory_.path()));
+  log::info(fmt::format("report         {}", directory_.report()));
+  log::info(fmt::format("validation     {}",
+                        place_on_ladder(accuracy, read_ladder(directory_.ladder()))));
+}
+
+}  // namespace stipple::trainer

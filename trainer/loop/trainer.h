@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0
+// The training loop of one rank. All ranks construct it with the same configuration and call run().
+#pragma once
+
+#include <array>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "comm/communicator.h"
+#include "comm/gradient_reducer.h"
+#include "data/batch.h"
+#include "data/task_config.h"
+#include "trainer/checkpoint/store.h"
+#include "trainer/config/config.h"
+#include "trainer/loop/evaluate.h"
+#include "trainer/loop/replica.h"
+#include "trainer/loop/step_graph.h"
+#include "trainer/loop/step_observer.h"
+#include "trainer/optimizer/guard.h"
+#include "trainer/optimizer/optimizer.h"
+#include "trainer/record/metrics.h"
+#include "trainer/record/run_directory.h"
+#include "trainer/record/tensorboard.h"
+
+namespace stipple::trainer {
+
+class Trainer {
+ public:
+  /// Opens the data, plans and takes all memory, restores the newest checkpoint of run.dir if there
+  /// is one. Collective.
+  Trainer(const Config&, comm::Communicator&);
+  ~Trainer();
+
+  /// Trains until train.steps; evaluates, checkpoints and logs when due. Returns an ExitCode.
+  /// Collective.
+  int run();
+
+  /// What one optimizer step came to.
+  struct StepResult {
+    double loss = 0;            ///< mean over the labels of the global batch
+    double auxiliary_loss = 0;  ///< weighted regularisers of the global batch
+    int64_t hits = 0;
+    int64_t labels = 0;
+    int64_t tokens = 0;  ///< real tokens of the global batch
+    StepRates rates{};
+    double grad_norm = 0;
+    bool skipped = false;
+    bool stop = false;  ///< some rank was asked to stop
+    StepSeconds seconds{};
+  };
+  /// One optimizer step from beginning to end: enqueue and collect.
+  StepResult train_step();
+
+  int64_t step() const { return step_; }
+  double density() const {
+    return observer_.density();
+  }  ///< of the last step's graphs, over all ranks
+  const MemoryPlan& plan() const { return plan_; }
+  Replica& replica() { return replica_; }
+
+ private:
+  void require_equal_ranks();
+  void restore();
+  void save();
+  std::vector<TensorRef> tensors();
+  CheckpointMeta meta();
+  void log_step(const StepResult&);
+
+  // A step is enqueued on the device, and its result collected when the device has come to its end.
+  // On CUDA the next step is enqueued before that, so the device never waits for the host.
+  struct Flight;
+  void enqueue_step();
+  void load_leaves(Flight&);
+  void compute(Flight&);
+  void compute_leaves(Flight&);
+  void compute_or_replay(Flight&);
+  size_t flight_number(int64_t step) const { return static_cast<size_t>(step) % flights_.size(); }
+  bool may_enqueue() const;
+  bool is_boundary(int64_t step) const;
+  StepResult collect_step();
+  void gather_facts(Flight&);
+  void sum_over_ranks(Flight&);
+  StepSeconds seconds_of(const Flight&) const;
+  std::array<View<float>, 3> flat_state() const;
+  void copy_state(bool to_device);
+  std::optional<EvalResult> evaluate_validation(int64_t seeds);  ///< none: asked to stop
+  bool has_validation_at_this_step();
+  int stop();
+  void tell_result(bool was_complete);
+  bool due(int64_t every) const { return every > 0 && step_ % every == 0; }
+
+  Config config_;
+  comm::Communicator& communicator_;
+  RunDirectory directory_;
+  std::unique_ptr<data::Task> task_;
+  std::unique_ptr<data::Dataset> train_set_;
+  std::unique_ptr<data::Dataset> validation_set_;
+  data::TrainBatches batches_;
+  Range my_leaves_;
+  std::vector<data::Leaf> leaves_;
+  Device device_;
+  MemoryPlan plan_;
+  Replica replica_;
+  std::unique_ptr<comm::Communicator> data_plane_;  ///< of device memory; none on the CPU
+  std::unique_ptr<comm::GradientReducer> reducer_;
+  Optimizer optimizer_;
+  SpikeGuard guard_;
+  StepObserver observer_;
+  CheckpointStore checkpoints_;
+  int64_t step_ = 0;      ///< collected
+  int64_t enqueued_ = 0;  ///< at least step_
+  int64_t saved_step_ = -1;
+  bool host_decides_;  ///< every step is judged by the host before it is applied
+  std::vector<std::unique_ptr<Flight>> flights_;  ///< by step, modulo their number
+  Buffer device_step_;  ///< the number of the step that is computed, for captured random numbers
+  std::unique_ptr<StepGraph> graph_;  ///< none: every step is enqueued kernel by kernel
+  Buffer mirror_;  ///< parameters and moments in host memory, for checkpoints; none on the CPU
+  std::vector<double> sums_;                  ///< loss and auxiliary loss of each leaf, stop votes
+  std::vector<int64_t> counts_;               ///< hits, labels, tokens
+  std::unique_ptr<MetricsWriter> metrics_;    ///< rank 0
+  std::unique_ptr<TensorBoardWriter> board_;  ///< rank 0
+
+  /// Sums since the last log line; part of the state, so that a resumed run writes the same lines.
+  struct Window {
+    double loss = 0;
+    double hits = 0;
+    double labels = 0;
+    double steps = 0;
+  };
+  Window window_;
+  int64_t skipped_ = 0;
+
+  /// What throughput is measured over; of this process only.
+  struct SinceLog {
+    double steps = 0;
+    double tokens = 0;
+    StepSeconds seconds{};
+    void add(const StepResult&);
+    StepSeconds mean() const;
+  };
+  SinceLog since_log_;
+};
+
+}  // namespace stipple::trainer

@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "trainer/record/metrics.h"
+
+#include <fmt/format.h>
+
+#include <cmath>
+#include <fstream>
+#include <functional>
+#include <limits>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "core/error.h"
+#include "core/log.h"
+
+namespace stipple::trainer {
+namespace {
+
+using nlohmann::ordered_json;
+
+ordered_json number(double value) {
+  return std::isfinite(value) ? ordered_json(value) : ordered_json(nullptr);
+}
+
+ordered_json numbers(const std::vector<double>& values) {
+  ordered_json list = ordered_json::array();
+  for (double value : values) list.push_back(number(value));
+  return list;
+}
+
+double number_from(const ordered_json& j) {
+  return j.is_null() ? std::numeric_limits<double>::quiet_NaN() : j.get<double>();
+}
+
+std::vector<double> numbers_from(const ordered_json& j) {
+  std::vector<double> values;
+  for (const auto& value : j) values.push_back(number_from(value));
+  return values;
+}
+
+template <class Visit>
+void visit_seconds(StepSeconds& s, Visit visit) {
+  visit("step_s", s.step);
+  visit("data_s", s.data);
+  visit("forward_s", s.forward);
+  visit("sampling_s", s.sampling);
+  visit("backward_s", s.backward);
+  visit("reduce_s", s.reduce);
+  visit("optimizer_s", s.optimizer);
+}
+
+ordered_json layers_to_json(const std::vector<LayerRecord>& layers) {
+  ordered_json list = ordered_json::array();
+  for (const LayerRecord& layer : layers)
+    list.push_back({{"density", numbers(layer.density)},
+                    {"empty_rows", numbers(layer.empty_rows)},
+                    {"effective_cells", numbers(layer.effective_cells)}});
+  return list;
+}
+
+std::vector<LayerRecord> layers_from_json(const ordered_json& list) {
+  std::vector<LayerRecord> layers;
+  for (const auto& layer : list)
+    layers.push_back({numbers_from(layer.at("density")), numbers_from(layer.at("empty_rows")),
+                      numbers_from(layer.at("effective_cells"))});
+  return layers;
+}
+
+ordered_json to_json(const TrainRecord& r) {
+  ordered_json j{{"kind", "train"},
+                 {"step", r.step},
+                 {"split", "train"},
+                 {"loss", number(r.loss)},
+                 {"accuracy", number(r.accuracy)},
+                 {"density", number(r.density)},
+                 {"examples_per_s", number(r.examples_per_s)},
+                 {"tokens_per_s", number(r.tokens_per_s)},
+                 {"learning_rate", number(r.learning_rate)},
+                 {"grad_norm", number(r.grad_norm)},
+                 {"skipped", r.skipped},
+                 {"auxiliary_loss", number(r.auxiliary_loss)}};
+  StepSeconds seconds = r.seconds;
+  visit_seconds(seconds, [&](const char* key, double& value) { j[key] = number(value); });
+  j["layers"] = layers_to_json(r.layers);
+  return j;
+}
+
+ordered_json to_json(const EvalRecord& r) {
+  return {{"kind", "eval"},
+          {"step", r.step},
+          {"split", r.split},
+          {"loss", number(r.loss)},
+          {"accuracy", number(r.accuracy)},
+          {"density", number(r.density)},
+          {"examples", r.examples},
+          {"examples_per_s", number(r.examples_per_s)},
+          {"seed_accuracy", numbers(r.seed_accuracy)},
+          {"seed_spread", number(r.seed_spread)}};
+}
+
+TrainRecord train_from_json(const ordered_json& j) {
+  TrainRecord r;
+  r.step = j.at("step");
+  r.loss = number_from(j.at("loss"));
+  r.accuracy = number_from(j.at("accuracy"));
+  r.density = number_from(j.at("density"));
+  r.examples_per_s = number_from(j.at("examples_per_s"));
+  r.tokens_per_s = number_from(j.at("tokens_per_s"));
+  r.learning_rate = number_from(j.at("learning_rate"));
+  r.grad_norm = number_from(j.at("grad_norm"));
+  r.skipped = j.at("skipped");
+  r.auxiliary_loss = number_from(j.at("auxiliary_loss"));
+  visit_seconds(r.seconds, [&](const char* key, double& value) { value = number_from(j.at(key)); });
+  r.layers = layers_from_json(j.at("layers"));
+  return r;
+}
+
+EvalRecord eval_from_json(const ordered_json& j) {
+  EvalRecord r;
+  r.step = j.at("step");
+  r.split = j.at("split");
+  r.loss = number_from(j.at("loss"));
+  r.accuracy = number_from(j.at("accuracy"));
+  r.density = number_from(j.at("density"));
+  r.examples = j.at("examples");
+  r.examples_per_s = number_from(j.at("examples_per_s"));
+  r.seed_accuracy = numbers_from(j.at("seed_accuracy"));
+  r.seed_spread = number_from(j.at("seed_spread"));
+  return r;
+}
+
+void add_record(const std::string& line, Metrics& metrics) {
+  const auto j = ordered_json::parse(line);
+  const std::string kind = j.at("kind");
+  if (kind == "train")
+    metrics.train.push_back(train_from_json(j));
+  else if (kind == "eval")
+    metrics.eval.push_back(eval_from_json(j));
+  else
+    throw DataError("unknown kind '" + kind + "'");
+}
+
+std::string read_all(const std::string& path) {
+  std::ifstream in(path, std::ios::binary);
+  if (!in) return {};
+  std::ostringstream text;
+  text << in.rdbuf();
+  return std::move(text).str();
+}
+
+/// Complete lines only: what follows the last line end was cut off while it was written.
+void for_each_line(const std::string& text,
+                   const std::function<void(int64_t number, const std::string& line)>& visit) {
+  int64_t count = 0;
+  for (size_t at = 0, end = 0; (end = text.find('\n', at)) != std::string::npos; at = end + 1)
+    visit(++count, text.substr(at, end - at));
+}
+
+/// The lines a run restored at `restored_step` may keep, unchanged.
+std::string lines_to_keep(const std::string& path, int64_t restored_step) {
+  std::string kept;
+  for_each_line(read_all(path), [&](int64_t count, const std::string& line) {
+    try {
+      if (ordered_json::parse(line).at("step").get<int64_t>() <= restored_step) kept += line + "\n";
+    } catch (const ordered_json::exception& e) {
+      // A resumed run must not stop for what a power failure left in a log.
+      log::warn(fmt::format("{}:{}: dropped, no metrics record: {}", path, count, e.what()));
+    }
+  });
+  return kept;
+}
+
+const std::string& truncated(const std::string& path, int64_t restored_step) {
+  replace_durably(path, restored_step < 0 ? "" : lines_to_keep(path, restored_step));
+  return path;
+}
+
+}  // namespace
+
+MetricsWriter::MetricsWriter(const std::string& path, int64_t restored_step)
+    : file_(truncated(path, restored_step)) {}
+
+void MetricsWriter::write(const TrainRecord& record) {
+  file_.append(to_json(record).dump() + "\n");
+}
+void MetricsWriter::write(const EvalRecord& record) { file_.append(to_json(record).dump() + "\n"); }
+
+Metrics read_metrics(const std::string& path) {
+  Metrics metrics;
+  for_each_line(read_all(path), [&](int64_t count, const std::string& line) {
+    try {
+      add_record(line, metrics);
+    } catch (const std::exception& e) {
+      throw DataError(fmt::format("{}:{}: no metrics record: {}", path, count, e.what()));
+    }
+  });
+  return metrics;
+}
+
+}  // namespace stipple::trainer

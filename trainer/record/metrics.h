@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+// metrics.jsonl: what a run measured, one JSON object a line, for people's scripts and for the
+// report. A number that is not finite is null. A record whose kind the reader does not know is an
+// error, so keys are only ever added.
+//
+//   kind "train"  step split loss accuracy density examples_per_s tokens_per_s learning_rate
+//   grad_norm skipped auxiliary_loss
+//                 step_s data_s forward_s sampling_s backward_s reduce_s optimizer_s
+//                 layers: [{density: [per head], empty_rows: [per head], effective_cells: [per
+//                 head]}, per layer]
+//   kind "eval"   step split loss accuracy density examples examples_per_s
+//                 seed_accuracy: [one per sampling seed] seed_spread
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "trainer/checkpoint/durable_file.h"
+
+namespace stipple::trainer {
+
+/// Where the time of a step went. The parts need not add up to the whole: the rest is everything
+/// else. NaN: not measured. On GPUs the times are the device's, by events, whether the step is
+/// captured or not. There `data`, which the host spends while the device computes, is not measured,
+/// unless the host judges every step (guard.spike_factor); `reduce` then includes that.
+struct StepSeconds {
+  double step = 0;
+  double data = 0;      ///< waiting for a batch
+  double forward = 0;   ///< sampling excluded
+  double sampling = 0;  ///< drawing attention graphs
+  double backward = 0;
+  double reduce = 0;  ///< exposed communication: waiting for gradients of other ranks
+  double optimizer = 0;
+};
+
+/// The attention graphs of one layer; each list has one value per head, or none where it does not
+/// apply.
+struct LayerRecord {
+  std::vector<double> density = {};          ///< edges / pairs
+  std::vector<double> empty_rows = {};       ///< share of queries without an edge
+  std::vector<double> effective_cells = {};  ///< block-matrix cells that carry the edges
+};
+
+struct TrainRecord {
+  int64_t step = 0;
+  double loss = 0;
+  double accuracy = 0;  ///< 0..1
+  double density = 0;   ///< over all layers and heads; NaN: attention without graphs
+  double examples_per_s = 0;
+  double tokens_per_s = 0;
+  double learning_rate = 0;
+  double grad_norm = 0;
+  int64_t skipped = 0;        ///< steps that the guard did not apply, since the start
+  double auxiliary_loss = 0;  ///< weighted regularisers that attention adds to the loss
+  StepSeconds seconds = {};
+  std::vector<LayerRecord> layers = {};
+};
+
+struct EvalRecord {
+  int64_t step = 0;
+  std::string split = {};  ///< "val", "test"
+  double loss = 0;
+  double accuracy = 0;
+  double density = 0;
+  int64_t examples = 0;
+  double examples_per_s = 0;
+  std::vector<double> seed_accuracy = {};  ///< one per sampling seed; `accuracy` is their mean
+  double seed_spread = 0;                  ///< largest minus smallest
+};
+
+/// Appends to metrics.jsonl. For rank 0 only. Error when the file cannot be written.
+class MetricsWriter {
+ public:
+  /// Continues a run restored at `restored_step`: lines of later steps, and lines cut off by a
+  /// crash, are dropped first, all at once. A run that starts from nothing passes -1 and finds an
+  /// empty file.
+  MetricsWriter(const std::string& path, int64_t restored_step);
+
+  void write(const TrainRecord&);
+  void write(const EvalRecord&);
+
+ private:
+  AppendFile file_;
+};
+
+struct Metrics {
+  std::vector<TrainRecord> train = {};
+  std::vector<EvalRecord> eval = {};
+};
+
+/// Everything in a metrics.jsonl. A last line without its end is left out: the run may be writing
+/// it. DataError "file:line: what" for anything else that is no record; no file gives no records.
+Metrics read_metrics(const std::string& path);
+
+}  // namespace stipple::trainer

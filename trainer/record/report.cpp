@@ -1,0 +1,387 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "trainer/record/report.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <filesystem>
+#include <functional>
+#include <limits>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <optional>
+
+#include "core/error.h"
+#include "trainer/checkpoint/durable_file.h"
+#include "trainer/config/config_text.h"
+#include "trainer/record/svg_chart.h"
+
+namespace stipple::trainer {
+namespace {
+
+// More curves than this in one chart cannot be told apart; a heat map takes over.
+constexpr size_t kMaxCurves = 8;
+constexpr int64_t kMaxSideFileBytes = int64_t{16} << 20;
+
+constexpr const char* kPageCss = R"(*{box-sizing:border-box}
+body{margin:0;background:var(--page);color:var(--text);font:14px/1.45 system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",sans-serif}
+main{max-width:1240px;margin:0 auto;padding:28px 20px 48px}
+h1{font-size:26px;margin:0;overflow-wrap:anywhere}
+h2{font-size:17px;margin:32px 0 12px}
+.sub{color:var(--muted);margin:4px 0 18px}
+.tiles{display:grid;grid-template-columns:repeat(auto-fill,minmax(170px,1fr));gap:12px}
+.tile{background:var(--panel);border:1px solid var(--edge);border-radius:8px;padding:12px 14px}
+.tile b{display:block;font-size:22px;font-weight:650;font-variant-numeric:tabular-nums}
+.tile span{color:var(--muted);font-size:12px}
+.charts{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,520px),1fr));gap:14px}
+table{border-collapse:collapse;font-size:13px}
+td,th{padding:4px 14px 4px 0;border-bottom:1px solid var(--grid);text-align:left;vertical-align:top;overflow-wrap:anywhere}
+th{color:var(--muted);font-weight:500}
+td.number{text-align:right;font-variant-numeric:tabular-nums}
+tr.own td{font-weight:650;color:var(--c0)}
+.columns{columns:2 420px;column-gap:32px}
+.columns table{width:100%;break-inside:avoid;margin-bottom:14px}
+.columns td:first-child{width:45%}
+code{font-family:ui-monospace,"DejaVu Sans Mono",monospace;font-size:12px}
+)";
+
+using Getter = std::function<double(const TrainRecord&)>;
+
+std::string count(size_t n, const std::string& what) {
+  return fmt::format("{} {}{}", n, what, n == 1 ? "" : "s");
+}
+
+std::string percent(double share) {
+  return std::isfinite(share) ? fmt::format("{:.2f}%", share * 100) : "not finite";
+}
+
+double x_of(int64_t step) { return static_cast<double>(step); }
+
+Series train_series(const std::string& name, const std::vector<TrainRecord>& train, int color,
+                    const Getter& value) {
+  Series s{.name = name, .color = color};
+  for (const TrainRecord& r : train) s.points.push_back({x_of(r.step), value(r)});
+  return s;
+}
+
+/// Exponential moving average that starts without bias; a gap in the data leaves a gap.
+Series smoothed(const Series& raw) {
+  const double window = std::max(1.0, static_cast<double>(raw.points.size()) / 50);
+  const double keep = 1 - 1 / window;
+  Series s{.name = raw.name, .color = raw.color};
+  double sum = 0;
+  double weight = 0;
+  for (const Point& p : raw.points) {
+    if (std::isfinite(p.y)) {
+      sum = keep * sum + (1 - keep) * p.y;
+      weight = keep * weight + (1 - keep);
+    }
+    s.points.push_back({p.x, std::isfinite(p.y) ? sum / weight : p.y});
+  }
+  return s;
+}
+
+/// The raw curve behind its average; the average alone would hide spikes.
+void add_smoothed(Chart& chart, const Series& raw) {
+  Series background = raw;
+  background.faint = true;
+  chart.series.push_back(std::move(background));
+  chart.series.push_back(smoothed(raw));
+}
+
+void add_evaluations(Chart& chart, const std::vector<EvalRecord>& eval,
+                     const std::function<double(const EvalRecord&)>& value) {
+  std::map<std::string, Series> by_split;
+  for (const EvalRecord& r : eval) {
+    Series& s = by_split[r.split];
+    s.name = r.split;
+    s.markers = true;
+    s.points.push_back({x_of(r.step), value(r)});
+  }
+  // "val" before "test": the later is drawn on top, and the result of a run is a single point.
+  int color = 1;
+  for (auto split = by_split.rbegin(); split != by_split.rend(); ++split) {
+    split->second.color = color++;
+    chart.series.push_back(std::move(split->second));
+  }
+}
+
+Chart loss_chart(const Metrics& m) {
+  Chart chart{.title = "Loss", .unit = "nats"};
+  add_smoothed(chart,
+               train_series("train (smoothed)", m.train, 0, [](const auto& r) { return r.loss; }));
+  add_evaluations(chart, m.eval, [](const auto& r) { return r.loss; });
+  return chart;
+}
+
+Chart accuracy_chart(const ReportInput& input) {
+  Chart chart{.title = "Accuracy", .unit = "%", .percent = true};
+  add_smoothed(chart, train_series("train (smoothed)", input.metrics.train, 0,
+                                   [](const auto& r) { return r.accuracy; }));
+  add_evaluations(chart, input.metrics.eval, [](const auto& r) { return r.accuracy; });
+  for (const LadderRung& rung : input.ladder)
+    chart.references.push_back(
+        {fmt::format("{} {}", rung.name, percent(rung.accuracy)), rung.accuracy});
+  return chart;
+}
+
+std::string single_curve(const Metrics& m, Chart chart, const std::string& name,
+                         const Getter& value, bool smooth) {
+  const Series raw = train_series(name, m.train, 0, value);
+  if (smooth)
+    add_smoothed(chart, raw);
+  else
+    chart.series.push_back(raw);
+  return line_chart(chart);
+}
+
+std::string step_time_chart(const Metrics& m) {
+  Chart chart{.title = "Where a step's time goes", .unit = "ms per step"};
+  const std::vector<std::pair<std::string, Getter>> parts{
+      {"data", [](const auto& r) { return r.seconds.data; }},
+      {"forward", [](const auto& r) { return r.seconds.forward; }},
+      {"sampling", [](const auto& r) { return r.seconds.sampling; }},
+      {"backward", [](const auto& r) { return r.seconds.backward; }},
+      {"reduce", [](const auto& r) { return r.seconds.reduce; }},
+      {"optimizer", [](const auto& r) { return r.seconds.optimizer; }}};
+  constexpr std::array<int, 6> kPartColors{5, 0, 1, 4, 2, 3};
+  // A part that was not measured counts as nothing: its time shows as "other".
+  const auto known = [](double s) { return std::isfinite(s) ? s : 0.0; };
+  const auto rest = [&](const TrainRecord& r) {
+    double left = r.seconds.step;
+    for (const auto& [name, value] : parts) left -= known(value(r));
+    return std::max(0.0, left);
+  };
+  for (size_t i = 0; i < parts.size(); ++i)
+    chart.series.push_back(
+        train_series(parts[i].first, m.train, kPartColors[i],
+                     [&](const auto& r) { return known(parts[i].second(r)) * 1e3; }));
+  chart.series.push_back(
+      train_series("other", m.train, 7, [&](const auto& r) { return rest(r) * 1e3; }));
+  return stacked_area_chart(chart);
+}
+
+using Heads = std::vector<double> LayerRecord::*;
+
+/// One curve per layer and head; a head that some records lack has gaps there.
+std::vector<Series> head_series(const std::vector<TrainRecord>& train, Heads heads) {
+  std::map<std::pair<size_t, size_t>, Series> by_head;
+  for (const TrainRecord& r : train)
+    for (size_t layer = 0; layer < r.layers.size(); ++layer)
+      for (size_t head = 0; head < (r.layers[layer].*heads).size(); ++head) by_head[{layer, head}];
+  int color = 0;
+  std::vector<Series> series;
+  for (auto& [key, s] : by_head) {
+    const auto [layer, head] = key;
+    s.name = fmt::format("L{} H{}", layer, head);
+    s.color = color++;
+    for (const TrainRecord& r : train) {
+      const bool present = layer < r.layers.size() && head < (r.layers[layer].*heads).size();
+      s.points.push_back({x_of(r.step), present ? (r.layers[layer].*heads)[head]
+                                                : std::numeric_limits<double>::quiet_NaN()});
+    }
+    series.push_back(std::move(s));
+  }
+  return series;
+}
+
+/// Nothing where no head reports the quantity.
+std::string heads_chart(const Metrics& m, Chart chart, Heads heads) {
+  chart.series = head_series(m.train, heads);
+  if (chart.series.empty()) return {};
+  if (chart.series.size() <= kMaxCurves) return line_chart(chart);
+  return heat_map(chart);
+}
+
+// --- result --------------------------------------------------------------------------------------
+
+/// The last evaluation, of the test split if there is one; it is the result of the run.
+std::optional<EvalRecord> final_evaluation(const Metrics& m) {
+  std::optional<EvalRecord> last;
+  for (const EvalRecord& r : m.eval)
+    if (!last || r.split == "test" || last->split != "test") last = r;
+  return last;
+}
+
+double median(std::vector<double> values) {
+  std::erase_if(values, [](double v) { return !std::isfinite(v); });
+  if (values.empty()) return std::numeric_limits<double>::quiet_NaN();
+  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
+  std::nth_element(values.begin(), middle, values.end());
+  return *middle;
+}
+
+std::string tile(const std::string& value, const std::string& label) {
+  return fmt::format("<div class=\"tile\"><b>{}</b><span>{}</span></div>\n", escape_html(value),
+                     escape_html(label));
+}
+
+double median_of(const std::vector<TrainRecord>& train, const Getter& value) {
+  std::vector<double> values;
+  for (const TrainRecord& r : train) values.push_back(value(r));
+  return median(std::move(values));
+}
+
+std::string tiles(const Metrics& m) {
+  std::string html;
+  if (const auto result = final_evaluation(m)) {
+    std::string label = fmt::format("{} accuracy at step {}", result->split, result->step);
+    if (result->seed_accuracy.size() > 1)
+      label += fmt::format(", {} seeds, spread {}", result->seed_accuracy.size(),
+                           percent(result->seed_spread));
+    html += tile(percent(result->accuracy), label);
+    html += tile(short_number(result->loss), result->split + " loss");
+    if (std::isfinite(result->density))
+      html += tile(percent(result->density), result->split + " attention density");
+  }
+  if (m.train.empty()) return html;
+  const TrainRecord& last = m.train.back();
+  html += tile(fmt::format("{}", last.step), "steps");
+  html += tile(short_number(last.loss), "train loss at the last step");
+  html += tile(short_number(median_of(m.train, [](const auto& r) { return r.examples_per_s; })),
+               "examples/s, median");
+  html += tile(
+      short_number(median_of(m.train, [](const auto& r) { return r.seconds.step; }) * 1e3) + " ms",
+      "per step, median");
+  if (last.skipped > 0) html += tile(fmt::format("{}", last.skipped), "steps skipped by the guard");
+  return html;
+}
+
+std::string ladder_table(const ReportInput& input) {
+  if (input.ladder.empty()) return {};
+  struct Row {
+    LadderRung rung;
+    bool is_own;
+  };
+  std::vector<Row> rows;
+  for (const LadderRung& rung : input.ladder) rows.push_back({rung, false});
+  const auto result = final_evaluation(input.metrics);
+  if (result && std::isfinite(result->accuracy))
+    rows.push_back({{"this run (" + result->split + ")", result->accuracy}, true});
+  std::stable_sort(rows.begin(), rows.end(),
+                   [](const Row& a, const Row& b) { return a.rung.accuracy > b.rung.accuracy; });
+  std::string html = "<h2>Where it stands</h2>\n<table><tr><th>result</th><th>accuracy</th></tr>\n";
+  for (const Row& row : rows)
+    html += fmt::format("<tr{}><td>{}</td><td class=\"number\">{}</td></tr>\n",
+                        row.is_own ? " class=\"own\"" : "", escape_html(row.rung.name),
+                        percent(row.rung.accuracy));
+  return html + "</table>\n";
+}
+
+/// One table per top-level section of the configuration.
+std::string config_tables(const std::string& yaml) {
+  const auto pairs = flatten_config(yaml);
+  if (pairs.empty()) return {};
+  std::string html = "<h2>Configuration</h2>\n<div class=\"columns\">\n";
+  std::string section;
+  bool open = false;
+  for (const auto& [key, value] : pairs) {
+    const size_t dot = key.find('.');
+    const std::string top = dot == std::string::npos ? "run" : key.substr(0, dot);
+    if (!open || top != section) {
+      if (open) html += "</table>\n";
+      html += fmt::format("<table><tr><th colspan=\"2\">{}</th></tr>\n", escape_html(top));
+      section = top;
+      open = true;
+    }
+    html += fmt::format("<tr><td>{}</td><td><code>{}</code></td></tr>\n",
+                        escape_html(dot == std::string::npos ? key : key.substr(dot + 1)),
+                        escape_html(value));
+  }
+  return html + "</table>\n</div>\n";
+}
+
+/// Softmax attention looks at all pairs and has no graph to show.
+bool has_graphs(const Metrics& m) {
+  return m.train.empty() || std::any_of(m.train.begin(), m.train.end(), [](const TrainRecord& r) {
+           return std::isfinite(r.density);
+         });
+}
+
+std::string attention_charts(const Metrics& m) {
+  std::string html = "</div>\n<h2>Attention</h2>\n<div class=\"charts\">\n";
+  html += single_curve(
+      m,
+      {.title = "Density", .unit = "edges / pairs, all layers", .from_zero = true, .percent = true},
+      "density", [](const auto& r) { return r.density; }, false);
+  html += heads_chart(
+      m, {.title = "Density per layer and head", .unit = "edges / pairs", .percent = true},
+      &LayerRecord::density);
+  html += heads_chart(m,
+                      {.title = "Effective cells per layer and head",
+                       .unit = "block-matrix cells that carry the edges"},
+                      &LayerRecord::effective_cells);
+  html += heads_chart(m,
+                      {.title = "Empty rows per layer and head",
+                       .unit = "share of queries without an edge",
+                       .percent = true},
+                      &LayerRecord::empty_rows);
+  return html;
+}
+
+std::string charts(const ReportInput& input) {
+  const Metrics& m = input.metrics;
+  std::string html = "<h2>Learning</h2>\n<div class=\"charts\">\n";
+  html += line_chart(loss_chart(m));
+  html += line_chart(accuracy_chart(input));
+  html += single_curve(
+      m, {.title = "Learning rate", .from_zero = true}, "learning rate",
+      [](const auto& r) { return r.learning_rate; }, false);
+  html += single_curve(
+      m, {.title = "Gradient norm", .unit = "before clipping", .from_zero = true},
+      "gradient norm (smoothed)", [](const auto& r) { return r.grad_norm; }, true);
+  if (has_graphs(m)) html += attention_charts(m);
+  html += "</div>\n<h2>Speed</h2>\n<div class=\"charts\">\n";
+  html += step_time_chart(m);
+  html += single_curve(
+      m, {.title = "Throughput", .unit = "examples/s", .from_zero = true}, "examples/s (smoothed)",
+      [](const auto& r) { return r.examples_per_s; }, true);
+  return html + "</div>\n";
+}
+
+}  // namespace
+
+std::vector<LadderRung> read_ladder(const std::string& path) {
+  std::vector<LadderRung> ladder;
+  if (!std::filesystem::exists(path)) return ladder;
+  try {
+    for (const auto& rung : nlohmann::json::parse(read_text(path, kMaxSideFileBytes)))
+      ladder.push_back({rung.at("name"), rung.at("accuracy")});
+  } catch (const std::exception& e) {
+    throw DataError(
+        fmt::format("{}: not a list of {{\"name\", \"accuracy\"}}: {}", path, e.what()));
+  }
+  return ladder;
+}
+
+std::string render_report(const ReportInput& input) {
+  const std::string name = escape_html(input.run_name);
+  const std::string records = count(input.metrics.train.size(), "training record") + ", " +
+                              count(input.metrics.eval.size(), "evaluation");
+  return fmt::format(
+      "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"/>\n"
+      "<meta name=\"viewport\" content=\"width=device-width\"/>\n"
+      "<meta name=\"color-scheme\" content=\"light dark\"/>\n<title>{0} · Stipple</title>\n"
+      "<style>{1}{2}</style></head>\n<body><main>\n<h1>{0}</h1>\n<p class=\"sub\">{3}</p>\n"
+      "<div class=\"tiles\">\n{4}</div>\n{5}{6}{7}</main></body></html>\n",
+      name, chart_css(), kPageCss, records, tiles(input.metrics), ladder_table(input),
+      charts(input), config_tables(input.config_yaml));
+}
+
+void write_report(const std::string& run_directory) {
+  namespace fs = std::filesystem;
+  STIPPLE_CHECK_AS(ConfigError, fs::is_directory(run_directory), "no run directory ", run_directory,
+                   "; give the directory that holds metrics.jsonl");
+  const fs::path run = fs::canonical(run_directory);
+  const std::string config = (run / "config.yaml").string();
+  replace_durably(
+      (run / "report.html").string(),
+      render_report({.run_name = run.filename().string(),
+                     .metrics = read_metrics((run / "metrics.jsonl").string()),
+                     .config_yaml = fs::exists(config) ? read_text(config, kMaxSideFileBytes) : "",
+                     .ladder = read_ladder((run / "ladder.json").string())}));
+}
+
+}  // namespace stipple::trainer

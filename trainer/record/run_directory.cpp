@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "trainer/record/run_directory.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "core/log.h"
+#include "trainer/checkpoint/durable_file.h"
+#include "trainer/config/config_text.h"
+
+namespace stipple::trainer {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::string yaml_of(Config& config) {
+  return config_to_yaml([&](ConfigVisitor& v) { config.describe(v); });
+}
+
+std::string read_file(const std::string& path) {
+  std::ifstream in(path);
+  return {std::istreambuf_iterator<char>(in), {}};
+}
+
+bool has_entries(const std::string& directory) {
+  std::error_code error;
+  return fs::directory_iterator(directory, error) != fs::directory_iterator();
+}
+
+}  // namespace
+
+bool RunDirectory::has_run() const { return fs::exists(metrics()) || has_entries(checkpoints()); }
+
+void RunDirectory::open(Resume resume) const {
+  const bool existing = has_run();
+  STIPPLE_CHECK_AS(ConfigError, !existing || resume != Resume::kNever, path_,
+                   " holds a run already and run.resume is 'never'; choose another run.dir");
+  STIPPLE_CHECK_AS(ConfigError, existing || resume != Resume::kMust, path_,
+                   " holds no run and run.resume is 'must'; check run.dir");
+  std::error_code error;
+  fs::create_directories(path_, error);
+  STIPPLE_CHECK(!error, "cannot make the run directory ", path_, ": ", error.message());
+  log::set_file(path_ + "/log.txt");
+}
+
+void RunDirectory::write_config(Config& config) const {
+  const std::string yaml = yaml_of(config);
+  if (fs::exists(this->config())) {
+    for (const std::string& line : differing_keys(read_file(this->config()), yaml)) log::warn(line);
+  }
+  replace_durably(this->config(), yaml);
+}
+
+void RunDirectory::write_ladder(const std::vector<LadderRung>& rungs) const {
+  nlohmann::json list = nlohmann::json::array();
+  for (const LadderRung& rung : rungs)
+    list.push_back({{"name", rung.name}, {"accuracy", rung.accuracy}});
+  replace_durably(ladder(), list.dump(2) + "\n");
+}
+
+RunLock::RunLock(const RunDirectory& directory) {
+  const std::string path = directory.path() + "/lock";
+  descriptor_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+  STIPPLE_CHECK(descriptor_ >= 0, "cannot open ", path, ": ", std::strerror(errno));
+  struct flock whole = {};
+  whole.l_type = F_WRLCK;
+  whole.l_whence = SEEK_SET;
+  if (fcntl(descriptor_, F_SETLK, &whole) != 0) {
+    const std::string holder = read_file(path);
+    ::close(descriptor_);
+    throw ConfigError(
+        fmt::format("another job is using {} ({}); wait for it or choose another run.dir",
+                    directory.path(), holder.empty() ? "unknown" : holder));
+  }
+  char host[64] = "";
+  gethostname(host, sizeof host - 1);
+  const std::string holder = fmt::format("{}, process {}", host, getpid());
+  // Only for the other's message: the lock holds without it.
+  if (ftruncate(descriptor_, 0) == 0) {
+    [[maybe_unused]] const ssize_t written = ::write(descriptor_, holder.data(), holder.size());
+  }
+}
+
+RunLock::~RunLock() { ::close(descriptor_); }
+
+Config load_config_on_all_ranks(comm::Communicator& communicator,
+                                const std::vector<std::string>& files,
+                                const std::vector<std::string>& overrides) {
+  std::string text;
+  comm::agree(communicator, [&] {
+    if (communicator.rank() != 0) return;
+    Config config = Config::load(files, overrides);
+    validate(config);
+    text = yaml_of(config);
+  });
+  Config config;
+  load_config_text(communicator.broadcast(text, 0), "configuration of rank 0",
+                   [&](ConfigVisitor& v) { config.describe(v); });
+  return config;
+}
+
+}  // namespace stipple::trainer

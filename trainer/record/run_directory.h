@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+// The folder of one run: config.yaml, metrics.jsonl, log.txt, TensorBoard events, ladder.json,
+// report.html, lock, checkpoints/.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "comm/communicator.h"
+#include "trainer/config/config.h"
+#include "trainer/record/report.h"
+
+namespace stipple::trainer {
+
+class RunDirectory {
+ public:
+  explicit RunDirectory(std::string path) : path_(std::move(path)) {}
+
+  const std::string& path() const { return path_; }
+  std::string config() const { return path_ + "/config.yaml"; }
+  std::string metrics() const { return path_ + "/metrics.jsonl"; }
+  std::string ladder() const { return path_ + "/ladder.json"; }
+  std::string report() const { return path_ + "/report.html"; }
+  std::string checkpoints() const { return path_ + "/checkpoints"; }
+
+  /// Training has begun here: there is something to resume.
+  bool has_run() const;
+
+  /// Rank 0: obeys `resume` (ConfigError), makes the folder, opens log.txt.
+  void open(Resume resume) const;
+
+  /// Rank 0, once the run is known to fit: says which keys differ from the run's config.yaml and
+  /// replaces it.
+  void write_config(Config&) const;
+
+  void write_ladder(const std::vector<LadderRung>&) const;
+
+ private:
+  std::string path_;
+};
+
+/// Holds a run directory for one job. The kernel gives the lock back however the process ends.
+class RunLock {
+ public:
+  /// ConfigError naming the holder when another process has it.
+  explicit RunLock(const RunDirectory&);
+  ~RunLock();
+  RunLock(const RunLock&) = delete;
+  RunLock& operator=(const RunLock&) = delete;
+
+ private:
+  int descriptor_ = -1;
+};
+
+/// Rank 0 reads and validates, all get the result: a mistake is found once, and told once.
+/// ConfigError, collective.
+Config load_config_on_all_ranks(comm::Communicator&, const std::vector<std::string>& files,
+                                const std::vector<std::string>& overrides);
+
+}  // namespace stipple::trainer
