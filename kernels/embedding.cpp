@@ -12,13 +12,15 @@ namespace {
 
 void check(const char* op, const Shape& tokens, const Shape& ids, const Shape& table,
            const Shape& positions) {
+  const bool is_absent = positions.rank() == 0;
+  const bool is_enough = positions.rank() == 2 && tokens.rank() == 3 && positions[1] == tokens[2] &&
+                         positions[0] >= tokens[1];
   STIPPLE_CHECK_AS(
       ShapeError,
-      tokens.rank() == 3 && ids.rank() == 2 && table.rank() == 2 && positions.rank() == 2 &&
-          ids[0] == tokens[0] && ids[1] == tokens[1] && table[1] == tokens[2] &&
-          positions[1] == tokens[2] && positions[0] >= tokens[1],
+      tokens.rank() == 3 && ids.rank() == 2 && table.rank() == 2 && ids[0] == tokens[0] &&
+          ids[1] == tokens[1] && table[1] == tokens[2] && (is_absent || is_enough),
       op, ": tokens ", tokens.str(), ", ids ", ids.str(), ", table ", table.str(), ", positions ",
-      positions.str(), "; expected [B, N, C], [B, N], [V, C], [at least N, C]");
+      positions.str(), "; expected [B, N, C], [B, N], [V, C], [at least N, C] or none");
 }
 
 /// No less than CUB's sort and scan ask for on any GPU: they tell only where there is one, and

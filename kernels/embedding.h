@@ -8,13 +8,13 @@
 
 namespace stipple::kernels {
 
-/// y[b, n] = table[ids[b, n]] + positions[n]. Ids outside the table throw Error on the CPU; on CUDA
+/// y[b, n] = table[ids[b, n]] + positions[n], or without the second term. Ids outside the table throw Error on the CPU; on CUDA
 /// the caller promises that there are none (the data layer checks).
 struct Embedding {
   View<float> y;                // [B, N, C]  written
   View<const int32_t> ids;      // [B, N]
   View<const float> table;      // [V, C]
-  View<const float> positions;  // [Nmax, C], Nmax >= N
+  View<const float> positions;  // [Nmax, C], Nmax >= N; empty: none
 };
 void embedding(const Stream&, const Embedding&);
 namespace cpu {
@@ -29,7 +29,7 @@ void embedding(const Stream&, const Embedding&);
 /// in tokens and vocabulary.
 struct EmbeddingBackward {
   View<float> dtable;        // [V, C]     +=
-  View<float> dpositions;    // [Nmax, C]  +=
+  View<float> dpositions;    // [Nmax, C]  +=; empty: not wanted
   View<const float> dy;      // [B, N, C]
   View<const int32_t> ids;   // [B, N]
   Arena* scratch = nullptr;  ///< the tokens sorted by id; used on CUDA

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/embedding.h"
 
+#include <algorithm>
+
 #include "core/error.h"
 #include "kernels/cpu/vectorize.h"
 #include "kernels/runs.h"
@@ -17,6 +19,10 @@ STIPPLE_VECTOR_BODY void look_up(const Embedding* args, Range rows) {
   for (int64_t row = rows.begin; row < rows.end; ++row) {
     float* __restrict y = args->y.data + row * channels;
     const float* __restrict word = args->table.data + args->ids[row] * channels;
+    if (args->positions.empty()) {
+      std::copy_n(word, channels, y);
+      continue;
+    }
     const float* __restrict position = args->positions.data + row % tokens * channels;
     for (int64_t c = 0; c < channels; ++c) y[c] = word[c] + position[c];
   }
@@ -29,11 +35,10 @@ STIPPLE_VECTOR_BODY void scatter_add(const EmbeddingBackward* args, Range slice)
       const int64_t row = b * tokens + n;
       const float* __restrict dy = args->dy.data + row * channels;
       float* __restrict word = args->dtable.data + args->ids[row] * channels;
+      for (int64_t c = slice.begin; c < slice.end; ++c) word[c] += dy[c];
+      if (args->dpositions.empty()) continue;
       float* __restrict position = args->dpositions.data + n * channels;
-      for (int64_t c = slice.begin; c < slice.end; ++c) {
-        word[c] += dy[c];
-        position[c] += dy[c];
-      }
+      for (int64_t c = slice.begin; c < slice.end; ++c) position[c] += dy[c];
     }
   }
 }

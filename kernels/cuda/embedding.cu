@@ -24,14 +24,16 @@ namespace {
 struct LookUp {
   float* y;
   const int32_t* ids;
-  const float *table, *positions;
+  const float *table, *positions;  ///< positions: may be null
   int64_t tokens, channels;
 
   template <int kWidth>
   __device__ void run(int64_t row, int64_t c) const {
     Pack<kWidth> sum = load<kWidth>(table + ids[row] * channels + c);
-    const Pack<kWidth> position = load<kWidth>(positions + row % tokens * channels + c);
-    for (int j = 0; j < kWidth; ++j) sum.at[j] += position.at[j];
+    if (positions != nullptr) {
+      const Pack<kWidth> position = load<kWidth>(positions + row % tokens * channels + c);
+      for (int j = 0; j < kWidth; ++j) sum.at[j] += position.at[j];
+    }
     store(y + row * channels + c, sum);
   }
 };
@@ -244,12 +246,14 @@ void embedding_backward(const Stream& stream, const EmbeddingBackward& args,
                         const TokensById& by_id) {
   const int64_t batch = args.dy.shape[0], tokens = args.dy.shape[1], channels = args.dy.shape[2];
   if (args.dy.numel() == 0) return;
-  for_each_row(stream, tokens, channels, are_aligned(args.dpositions.data, args.dy.data),
-               AddPositions{.dpositions = args.dpositions.data,
-                            .dy = args.dy.data,
-                            .batch = batch,
-                            .tokens = tokens,
-                            .channels = channels});
+  if (!args.dpositions.empty()) {
+    for_each_row(stream, tokens, channels, are_aligned(args.dpositions.data, args.dy.data),
+                 AddPositions{.dpositions = args.dpositions.data,
+                              .dy = args.dy.data,
+                              .batch = batch,
+                              .tokens = tokens,
+                              .channels = channels});
+  }
   sort_tokens(stream, args, by_id);
   const AddTokens add{.dtable = args.dtable.data,
                       .partials = by_id.partials.data,

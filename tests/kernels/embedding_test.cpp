@@ -75,6 +75,30 @@ TEST(Embedding, AddsTheTokensRowAndThePositionsRow) {
   }
 }
 
+TEST(Embedding, ServesModelsWithoutPositionsOfItsOwn) {
+  for (Device device : test_devices()) {
+    for (int64_t channels : {1, 13, 64}) {
+      Operands t(3, 131, channels, 7), with_positions = t;
+      DeviceMemory memory(device);
+      const View<float> y = memory.fresh<float>(t.y.shape()), dtable = memory.put(t.dtable);
+      const View<const int32_t> ids = memory.put(t.ids);
+      embedding(memory.stream(),
+                {.y = y, .ids = ids, .table = memory.put(t.table), .positions = {}});
+      embedding_backward(memory.stream(), {.dtable = dtable,
+                                           .dpositions = {},
+                                           .dy = memory.put(t.dy),
+                                           .ids = ids,
+                                           .scratch = &memory.scratch()});
+      const Array<float> words = memory.get(y);
+      for (int64_t i = 0; i < words.numel(); ++i) {
+        ASSERT_EQ(words[i], t.table[t.ids[i / channels] * channels + i % channels]);
+      }
+      with_positions.add_gradients(device);
+      EXPECT_EQ(memory.get(dtable).values(), with_positions.dtable.values());
+    }
+  }
+}
+
 TEST(Embedding, BackwardAddsInTheOrderOfTheTokens) {
   for (int64_t channels : {1, 13, 64}) {
     Operands t(3, 131, channels, 7);
