@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "model/encoder.h"
 
+#include "core/copy.h"
 #include "core/profiler_range.h"
 #include "kernels/activation.h"
 #include "kernels/pooling.h"
@@ -48,6 +49,8 @@ AttentionInputs EncoderBlock::attention_inputs(const Input& input, const Saved& 
   return {.q = saved.q,
           .k = saved.k,
           .v = saved.v,
+          .content_q = saved.content_q,
+          .content_k = saved.content_k,
           .mask = input.mask,
           .samples = input.samples,
           .batch_share = input.batch_share};
@@ -64,12 +67,31 @@ RealView EncoderBlock::project_to_heads(Context& ctx, const Linear& linear, Cons
   return split;
 }
 
+/// In place where nobody reads what tokens are without their places.
+RealView EncoderBlock::rotated(Context& ctx, const RotaryTable& rotary, RealView content) const {
+  if (rotary.empty()) return content;
+  const RealView y =
+      attention_->reads_content() ? ctx.saved.alloc(content.precision, content.shape) : content;
+  rotary.apply(ctx, content, y);
+  return y;
+}
+
+/// dx by the rotated array becomes the whole gradient by the array that was rotated.
+void EncoderBlock::rotate_backward(Context& ctx, const RotaryTable& rotary, RealView dx,
+                                   RealView dcontent) const {
+  if (rotary.empty()) return;
+  rotary.gradient(ctx, dx);
+  if (attention_->reads_content()) kernels::add(ctx.stream, {.y = dx, .a = dx, .b = dcontent});
+}
+
 void EncoderBlock::attend(Context& ctx, const Input& input, View<const float> x, View<float> y,
                           Saved& saved) const {
   const RealView normed = ctx.saved.alloc(ctx.precision(), x.shape);
   attention_norm_.forward(ctx, x, normed, saved.attention_norm);
-  saved.q = project_to_heads(ctx, query_, normed, saved.query);
-  saved.k = project_to_heads(ctx, key_, normed, saved.key);
+  saved.content_q = project_to_heads(ctx, query_, normed, saved.query);
+  saved.content_k = project_to_heads(ctx, key_, normed, saved.key);
+  saved.q = rotated(ctx, saved.rotary, saved.content_q);
+  saved.k = rotated(ctx, saved.rotary, saved.content_k);
   saved.v = project_to_heads(ctx, value_, normed, saved.value);
   saved.o = ctx.saved.alloc(ctx.precision(), saved.q.shape);
   attention_->forward(ctx, attention_inputs(input, saved), saved.o, *saved.attention);
@@ -108,12 +130,22 @@ void EncoderBlock::project_backward(Context& ctx, const Saved& saved, const Atte
   kernels::add(ctx.stream, {.y = dx, .a = dx, .b = branch});
 }
 
+AttentionGrads EncoderBlock::attention_grads(Context& ctx, const Saved& saved) const {
+  const auto like = [&](RealView x) { return ctx.scratch.alloc(ctx.precision(), x.shape); };
+  const RealView dq = like(saved.q), dk = like(saved.k), dv = like(saved.v);
+  AttentionGrads grads{.dq = dq, .dk = dk, .dv = dv, .dcontent_q = dq, .dcontent_k = dk};
+  if (saved.rotary.empty() || !attention_->reads_content()) return grads;
+  grads.dcontent_q = like(saved.q);
+  grads.dcontent_k = like(saved.k);
+  fill_zero_bytes(ctx.stream, grads.dcontent_q.data, grads.dcontent_q.bytes());
+  fill_zero_bytes(ctx.stream, grads.dcontent_k.data, grads.dcontent_k.bytes());
+  return grads;
+}
+
 void EncoderBlock::attend_backward(Context& ctx, const Input& input, const Saved& saved,
                                    View<const float> dy, RealView dx) const {
   Arena::Scope scope(ctx.scratch);
-  const AttentionGrads grads{.dq = ctx.scratch.alloc(ctx.precision(), saved.q.shape),
-                             .dk = ctx.scratch.alloc(ctx.precision(), saved.k.shape),
-                             .dv = ctx.scratch.alloc(ctx.precision(), saved.v.shape)};
+  const AttentionGrads grads = attention_grads(ctx, saved);
   const RealView dattended = ctx.scratch.alloc(ctx.precision(), saved.o.shape);
   {
     Arena::Scope inner(ctx.scratch);
@@ -124,6 +156,8 @@ void EncoderBlock::attend_backward(Context& ctx, const Input& input, const Saved
   }
   attention_->backward(ctx, attention_inputs(input, saved), saved.o, dattended, *saved.attention,
                        grads);
+  rotate_backward(ctx, saved.rotary, grads.dq, grads.dcontent_q);
+  rotate_backward(ctx, saved.rotary, grads.dk, grads.dcontent_k);
   project_backward(ctx, saved, grads, dx);
   attention_norm_.backward(ctx, saved.attention_norm, dx, dx);
 }
@@ -159,6 +193,8 @@ std::vector<EncoderBlock> make_blocks(ParameterStore& store, const EncoderConfig
 Encoder::Encoder(ParameterStore& store, const EncoderConfig& config,
                  const AttentionConfig& attention)
     : store_(store),
+      head_dim_(config.width / config.heads),
+      rotary_(config.rotary),
       blocks_(make_blocks(store, config, attention)),
       norm_(store, "encoder.norm", config.width) {}
 
@@ -170,8 +206,11 @@ Encoder::Saved Encoder::make_saved() const {
 
 void Encoder::forward(Context& ctx, const Input& input, View<const float> x, View<float> y,
                       Saved& saved) const {
+  const RotaryTable rotary =
+      rotary_ ? RotaryTable::make(ctx, x.shape[1], head_dim_) : RotaryTable{};
   for (size_t i = 0; i < blocks_.size(); ++i) {
     const View<float> next = ctx.saved.alloc<float>(x.shape);
+    saved.blocks[i].rotary = rotary;
     blocks_[i].forward(ctx, input, x, next, saved.blocks[i]);
     x = next;
   }

@@ -2,6 +2,7 @@
 // Pre-LN encoder: blocks of { x += attention(LN(x)); x += feedforward(LN(x)) }, then a last LN and
 // zeros on padding. A block saves, per token, 7 width + 2 feedforward activations of the precision
 // in force, 2 width + 4 floats, and what its attention saves: the residual stream x stays fp32.
+// Rotary positions add 2 width where the attention reads_content().
 #pragma once
 
 #include <memory>
@@ -15,6 +16,7 @@
 #include "model/layers/feedforward.h"
 #include "model/layers/layernorm.h"
 #include "model/layers/linear.h"
+#include "model/layers/rotary.h"
 #include "model/parameter_store.h"
 
 namespace stipple::model {
@@ -26,6 +28,7 @@ struct EncoderConfig {
   int64_t feedforward = 1;
   int64_t max_length = 1;
   double dropout = 0;
+  bool rotary = false;  ///< queries and keys are rotated by their positions; width / heads is even
 };
 
 class EncoderBlock {
@@ -33,7 +36,9 @@ class EncoderBlock {
   struct Saved {
     LayerNorm::Saved attention_norm, feedforward_norm;
     Linear::Saved query, key, value, out;
-    RealView q, k, v, o;  // [B, H, N, D]
+    RealView q, k, v, o;            // [B, H, N, D]
+    RealView content_q, content_k;  // before the rotation; see AttentionInputs
+    RotaryTable rotary;             ///< set by the encoder, for all of its blocks
     std::unique_ptr<Attention::Saved> attention;
     FeedForward::Saved feedforward;
   };
@@ -48,7 +53,10 @@ class EncoderBlock {
 
  private:
   AttentionInputs attention_inputs(const Input&, const Saved&) const;
+  AttentionGrads attention_grads(Context&, const Saved&) const;
   RealView project_to_heads(Context&, const Linear&, ConstRealView x, Linear::Saved&) const;
+  RealView rotated(Context&, const RotaryTable&, RealView content) const;
+  void rotate_backward(Context&, const RotaryTable&, RealView dx, RealView dcontent) const;
   void attend(Context&, const Input&, View<const float> x, View<float> y, Saved&) const;
   void attend_backward(Context&, const Input&, const Saved&, View<const float> dy,
                        RealView dx) const;
@@ -83,6 +91,8 @@ class Encoder {
 
  private:
   const ParameterStore& store_;
+  int64_t head_dim_;
+  bool rotary_;
   std::vector<EncoderBlock> blocks_;
   LayerNorm norm_;
 };

@@ -12,12 +12,17 @@ namespace {
 EncoderConfig encoder_config(const ModelConfig& config, const ModelTask& task) {
   STIPPLE_CHECK_AS(ConfigError, config.width % config.heads == 0, "model.width (", config.width,
                    ") must be a multiple of model.heads (", config.heads, ")");
+  const bool rotary = config.positions == Positions::kRotary;
+  STIPPLE_CHECK_AS(ConfigError, !rotary || config.width / config.heads % 2 == 0,
+                   "model.positions: rotary turns pairs of channels, and a head has ",
+                   config.width / config.heads, " (model.width / model.heads)");
   return {.layers = config.layers,
           .width = config.width,
           .heads = config.heads,
           .feedforward = config.feedforward,
           .max_length = task.max_length,
-          .dropout = config.dropout};
+          .dropout = config.dropout,
+          .rotary = rotary};
 }
 
 HeadConfig head_config(const ModelConfig& config, const ModelTask& task) {
@@ -40,6 +45,10 @@ void ModelConfig::describe(ConfigVisitor& v) {
   v.field("head_hidden", head_hidden, {.doc = "Hidden units of the classifier.", .min = 1});
   v.field("dropout", dropout,
           {.doc = "Probability of dropping an activation in training.", .min = 0, .max = 0.99});
+  v.choice("positions", positions, {"learned", "sinusoidal", "rotary"},
+           {.doc = "How the model tells where a token stands: learned, a vector for each of "
+                   "data.max_length positions; sinusoidal, fixed sines; rotary, queries and keys "
+                   "are rotated, so that scores depend on distances (width / heads is even)."});
   v.choice("mean_over", mean_over, {"padded", "valid", "cls"},
            {.doc = "What a sequence is pooled over: all positions up to data.max_length (padding "
                    "adds zeros), its tokens, or its first token only."});
@@ -52,7 +61,7 @@ struct Model::Parts {
         width(config.width),
         task(model_task),
         embedding(parameters, "embedding", task.vocab_size, task.max_length, config.width,
-                  config.dropout),
+                  config.positions, config.dropout),
         encoder(parameters, encoder_config(config, task), attention),
         head(parameters, "head", head_config(config, task)) {}
 

@@ -11,6 +11,7 @@
 #include "model/context.h"
 #include "model/input.h"
 #include "model/parameter_store.h"
+#include "model/positions.h"
 
 namespace stipple::model {
 
@@ -21,6 +22,7 @@ struct ModelConfig {
   int64_t feedforward = 128;
   int64_t head_hidden = 128;  ///< hidden units of the classifier
   double dropout = 0.1;
+  Positions positions = Positions::kLearned;
   kernels::MeanOver mean_over = kernels::MeanOver::kPadded;
   void describe(ConfigVisitor&);
 };

@@ -6,11 +6,15 @@
 namespace stipple::model {
 namespace {
 
-void check(const AttentionInputs& in, const Shape& out) {
+void check(const AttentionInputs& in, const Shape& out, bool reads_content) {
   STIPPLE_CHECK_AS(ShapeError, in.q.shape.rank() == 4, "attention: q must be [B, H, N, D], got ",
                    in.q.shape.str());
   STIPPLE_CHECK_SHAPE("attention", in.k, (in.q.shape));
   STIPPLE_CHECK_SHAPE("attention", in.v, (in.q.shape));
+  if (reads_content) {
+    STIPPLE_CHECK_SHAPE("attention", in.content_q, (in.q.shape));
+    STIPPLE_CHECK_SHAPE("attention", in.content_k, (in.k.shape));
+  }
   STIPPLE_CHECK_SHAPE("attention", in.mask, ({in.q.shape[0], in.q.shape[2]}));
   STIPPLE_CHECK_SHAPE("attention", in.samples, ({in.q.shape[0]}));
   STIPPLE_CHECK_AS(ShapeError, out == in.q.shape, "attention: out has shape ", out.str(),
@@ -20,18 +24,22 @@ void check(const AttentionInputs& in, const Shape& out) {
 }  // namespace
 
 void Attention::forward(Context& ctx, const AttentionInputs& in, RealView out, Saved& saved) const {
-  check(in, out.shape);
+  check(in, out.shape, reads_content());
   do_forward(ctx, in, out, saved);
 }
 
 void Attention::backward(Context& ctx, const AttentionInputs& in, ConstRealView out,
                          ConstRealView dout, const Saved& saved,
                          const AttentionGrads& grads) const {
-  check(in, out.shape);
+  check(in, out.shape, reads_content());
   STIPPLE_CHECK_SHAPE("attention", dout, (out.shape));
   STIPPLE_CHECK_SHAPE("attention", grads.dq, (in.q.shape));
   STIPPLE_CHECK_SHAPE("attention", grads.dk, (in.k.shape));
   STIPPLE_CHECK_SHAPE("attention", grads.dv, (in.v.shape));
+  if (reads_content()) {
+    STIPPLE_CHECK_SHAPE("attention", grads.dcontent_q, (in.q.shape));
+    STIPPLE_CHECK_SHAPE("attention", grads.dcontent_k, (in.k.shape));
+  }
   do_backward(ctx, in, out, dout, saved, grads);
 }
 

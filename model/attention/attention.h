@@ -24,8 +24,12 @@ struct AttentionShape {
 };
 
 struct AttentionInputs {
-  ConstRealView q;               // [B, H, N, D]
-  ConstRealView k, v;            // [B, H, M, D]
+  ConstRealView q;     // [B, H, N, D]  to score with: rotated where positions are rotary
+  ConstRealView k, v;  // [B, H, M, D]
+  /// q and k without their positions, for who chooses or pools keys by what tokens are: a rotation
+  /// would mix the phases of tokens. The same memory as q and k unless positions are rotary; given
+  /// only to an attention that reads_content().
+  ConstRealView content_q, content_k;
   View<const uint8_t> mask;      // [B, N]  real tokens
   View<const uint32_t> samples;  // [B]
   float batch_share = 1.0f;      ///< see model::Input
@@ -33,6 +37,8 @@ struct AttentionInputs {
 
 struct AttentionGrads {
   RealView dq, dk, dv;  // written
+  /// +=, once dq and dk are written: they share their memory where q and content_q do.
+  RealView dcontent_q, dcontent_k;
 };
 
 class Attention {
@@ -44,6 +50,8 @@ class Attention {
 
   virtual ~Attention() = default;
   virtual std::unique_ptr<Saved> make_saved() const = 0;
+  /// Whether the content views of AttentionInputs are wanted.
+  virtual bool reads_content() const { return false; }
   void forward(Context&, const AttentionInputs&, RealView out, Saved&) const;
   void backward(Context&, const AttentionInputs&, ConstRealView out, ConstRealView dout,
                 const Saved&, const AttentionGrads&) const;

@@ -29,12 +29,16 @@ class AttentionRun {
         k(random_normal(q.shape(), c.seed + 1)),
         v(random_normal(q.shape(), c.seed + 2)),
         dout(random_normal(q.shape(), c.seed + 3)),
+        content_q(q),
+        content_k(k),
         mask({c.batch, c.length}),
         samples({c.batch}),
         out(q.shape()),
         dq(q.shape()),
         dk(q.shape()),
         dv(q.shape()),
+        dcontent_q(q.shape()),
+        dcontent_k(q.shape()),
         stream_(kCpuDevice, {.threads = c.threads}),
         case_(c),
         attention(model::make_attention(config, store, shape(c))),
@@ -49,8 +53,14 @@ class AttentionRun {
   }
 
   model::AttentionInputs inputs() const {
-    return {
-        .q = q, .k = k, .v = v, .mask = mask, .samples = samples, .batch_share = case_.batch_share};
+    return {.q = q,
+            .k = k,
+            .v = v,
+            .content_q = rotary ? content_q : q,
+            .content_k = rotary ? content_k : k,
+            .mask = mask,
+            .samples = samples,
+            .batch_share = case_.batch_share};
   }
   void forward(bool training = true) {
     saved_arena_->rewind(0);
@@ -62,15 +72,24 @@ class AttentionRun {
   void backward() {
     std::fill_n(reinterpret_cast<float*>(grads.data()), store.numel(), 0.0f);
     model::Context ctx = context(true);
-    attention->backward(ctx, inputs(), out, dout, *saved, {.dq = dq, .dk = dk, .dv = dv});
+    dcontent_q.fill(0);
+    dcontent_k.fill(0);
+    attention->backward(ctx, inputs(), out, dout, *saved,
+                        {.dq = dq,
+                         .dk = dk,
+                         .dv = dv,
+                         .dcontent_q = rotary ? dcontent_q : dq,
+                         .dcontent_k = rotary ? dcontent_k : dk});
   }
   View<float> value(const std::string& name) const { return store.value(*store.find(name)); }
   View<float> grad(const std::string& name) const { return store.grad(*store.find(name)); }
 
   Array<float> q, k, v, dout;
+  Array<float> content_q, content_k;  ///< what the attention gets where `rotary`
+  bool rotary = false;                ///< content views, and their gradients, are arrays apart
   Array<uint8_t> mask;
   Array<uint32_t> samples;
-  Array<float> out, dq, dk, dv;
+  Array<float> out, dq, dk, dv, dcontent_q, dcontent_k;
   RecordingObserver observer;
   model::ParameterStore store;
   Buffer grads;
@@ -113,10 +132,13 @@ class AttentionRun {
     const model::AttentionInputs in{.q = nowhere,
                                     .k = nowhere,
                                     .v = nowhere,
+                                    .content_q = nowhere,
+                                    .content_k = nowhere,
                                     .mask = {nullptr, mask.shape()},
                                     .samples = {nullptr, samples.shape()}};
     module->forward(ctx, in, nowhere, *planned_saved);
-    module->backward(ctx, in, nowhere, nowhere, *planned_saved, {nowhere, nowhere, nowhere});
+    module->backward(ctx, in, nowhere, nowhere, *planned_saved,
+                     {nowhere, nowhere, nowhere, nowhere, nowhere});
     saved_arena_ = std::make_unique<Arena>("saved", kCpuDevice, saved_plan.peak());
     scratch_arena_ = std::make_unique<Arena>("scratch", kCpuDevice, scratch_plan.peak());
   }

@@ -31,13 +31,15 @@ ModelCase differentiable_case(AttentionKind kind) {
 /// Initial values are small; larger ones make every path matter more than rounding. Every other
 /// rectifier is held open and the rest shut, so that no step of a difference crosses its kink.
 void enlarge(ModelRun& run) {
+  constexpr float kTokenScale = 0.5f;
   for (const ParameterStore::Entry& entry : run.store.entries()) {
     const bool embedding = entry.name.starts_with("embedding");
     const bool rectified =
         entry.name == "head.hidden.bias" || entry.name.ends_with("phi.hidden.bias");
+    const auto stddev = static_cast<float>(entry.init.scale);
     float offset = rectified ? 4.0f : 0.1f;
     for (float& x : run.store.value(*run.store.find(entry.name)).span()) {
-      x = embedding ? 25.0f * x : 1.2f * x + offset;
+      x = embedding ? kTokenScale / stddev * x : 1.2f * x + offset;
       if (rectified) offset = -offset;
     }
   }
@@ -111,6 +113,17 @@ TEST(ModelGradient, SoftmaxPooledByTheFirstToken) {
 
 TEST(ModelGradient, SbmPerSequence) {
   check_every_parameter(differentiable_case(AttentionKind::kSbm));
+}
+
+TEST(ModelGradient, OfEveryKindOfPositions) {
+  for (const AttentionKind kind : {AttentionKind::kSoftmax, AttentionKind::kSbm}) {
+    for (const Positions positions : {Positions::kSinusoidal, Positions::kRotary}) {
+      SCOPED_TRACE(static_cast<int>(positions));
+      ModelCase c = differentiable_case(kind);
+      c.config.positions = positions;
+      check_every_parameter(c);
+    }
+  }
 }
 
 TEST(ModelGradient, SbmPerToken) {

@@ -2,6 +2,8 @@
 #include "model/model.h"
 
 #include <array>
+#include <cmath>
+#include <string>
 #include <vector>
 
 #include "core/error.h"
@@ -18,9 +20,15 @@ using test::small_case;
 
 constexpr std::array kKinds{AttentionKind::kSoftmax, AttentionKind::kSbm};
 
-/// Softmax, and SBM by every sampler, with a regulariser.
+/// Softmax, and SBM by every sampler, with a regulariser; both with every kind of positions.
 std::vector<ModelCase> every_case() {
   std::vector<ModelCase> cases{small_case(AttentionKind::kSoftmax)};
+  for (const AttentionKind kind : kKinds) {
+    for (const Positions positions : {Positions::kSinusoidal, Positions::kRotary}) {
+      cases.push_back(small_case(kind));
+      cases.back().config.positions = positions;
+    }
+  }
   for (const kernels::SamplerKind sampler :
        {kernels::SamplerKind::kAuto, kernels::SamplerKind::kTiles, kernels::SamplerKind::kRows}) {
     cases.push_back(small_case(AttentionKind::kSbm));
@@ -50,6 +58,51 @@ TEST(Model, HasTheParameterCountsOfTheLongRangeArena) {
   for (const Row& row : rows) {
     EXPECT_EQ(num_parameters(AttentionKind::kSbm, row.task), row.count);
     EXPECT_EQ(num_parameters(AttentionKind::kSoftmax, row.task), row.count - 20608);
+  }
+}
+
+TEST(Model, OnlyLearnedPositionsAreParameters) {
+  const auto names = [](Positions positions) {
+    ModelCase c = small_case(AttentionKind::kSbm);
+    c.config.positions = positions;
+    std::vector<std::string> all;
+    const ModelRun run(c);
+    for (const auto& entry : run.store.entries()) all.push_back(entry.name);
+    return all;
+  };
+  std::vector<std::string> learned = names(Positions::kLearned);
+  ASSERT_EQ(learned[0], "embedding.tokens");
+  ASSERT_EQ(learned[1], "embedding.positions");
+  learned.erase(learned.begin() + 1);
+  EXPECT_EQ(names(Positions::kSinusoidal), learned);
+  EXPECT_EQ(names(Positions::kRotary), learned);
+}
+
+/// The loss of one example that begins at position `first`, behind padding.
+double loss_from(int64_t first, Positions positions, bool reversed = false) {
+  ModelCase c = small_case(AttentionKind::kSoftmax);
+  c.batch = 1;
+  c.config.mean_over = kernels::MeanOver::kValid;
+  c.config.positions = positions;
+  ModelRun run(c);
+  // Initial token vectors are too small to matter.
+  for (float& x : run.store.value(*run.store.find("embedding.tokens")).span()) x *= 50.0f;
+  LeafArrays leaf(c.task, c.batch, c.length);
+  constexpr int64_t kTokens = 7;
+  for (int64_t n = 0; n < c.length; ++n) {
+    const int64_t token = reversed ? first + kTokens - 1 - n : n - first;
+    leaf.mask[n] = token >= 0 && token < kTokens;
+    leaf.ids[n] = leaf.mask[n] != 0 ? static_cast<int32_t>(1 + 5 * token % 8) : 0;
+  }
+  return run.forward(leaf, /*training=*/false);
+}
+
+TEST(Model, RotaryPositionsTellOrderAndDistanceButNotThePlace) {
+  EXPECT_NEAR(loss_from(4, Positions::kRotary), loss_from(0, Positions::kRotary), 1e-6);
+  EXPECT_GT(std::abs(loss_from(0, Positions::kRotary, true) - loss_from(0, Positions::kRotary)),
+            1e-5);
+  for (const Positions absolute : {Positions::kLearned, Positions::kSinusoidal}) {
+    EXPECT_GT(std::abs(loss_from(4, absolute) - loss_from(0, absolute)), 1e-5);
   }
 }
 

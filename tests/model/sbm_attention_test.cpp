@@ -399,6 +399,49 @@ TEST(SbmAttention, NoEdgeTouchesPaddingUnlessAsked) {
   }
 }
 
+/// As under rotary positions: q and k to score with differ from what tokens are.
+TEST(SbmAttention, DrawsItsGraphByContentAndScoresByRotatedQueriesAndKeys) {
+  const AttentionCase c{.length = 21};
+  const auto forward = [&](const Array<float>& content, const Array<float>& scored) {
+    AttentionRun run(small_config(), c);
+    randomize(run);
+    run.rotary = true;
+    run.content_q = run.content_k = content;
+    run.q = run.k = scored;
+    run.forward();
+    return std::make_pair(graph_of(run, c), run.out.values());
+  };
+  const AttentionRun any(small_config(), c);
+  const auto first = forward(any.q, any.k), other_scores = forward(any.q, any.v);
+  EXPECT_EQ(first.first, other_scores.first);
+  EXPECT_NE(first.second, other_scores.second);
+  EXPECT_NE(first.first, forward(any.v, any.k).first);
+}
+
+TEST(SbmAttention, GradientsByContentAndByScoresAddUp) {
+  AttentionConfig config = small_config();
+  config.sbm.sparsity_weight = 20.0;
+  AttentionRun together(config, {}), apart(config, {});
+  for (AttentionRun* run : {&together, &apart}) {
+    randomize(*run);
+    mask_second_example(*run);
+    run->rotary = run == &apart;
+    run->forward();
+    run->backward();
+  }
+  ASSERT_EQ(apart.out.values(), together.out.values());
+  Array<float> dq(apart.dq.shape()), dk(apart.dk.shape());
+  for (int64_t i = 0; i < dq.numel(); ++i) {
+    dq[i] = apart.dq[i] + apart.dcontent_q[i], dk[i] = apart.dk[i] + apart.dcontent_k[i];
+  }
+  test::expect_close(dq, together.dq, 1e-6);
+  test::expect_close(dk, together.dk, 1e-6);
+  for (const auto* part : {&apart.dq, &apart.dcontent_q, &apart.dk, &apart.dcontent_k}) {
+    EXPECT_TRUE(std::any_of(part->values().begin(), part->values().end(),
+                            [](float x) { return std::abs(x) > 1e-4f; }));
+  }
+}
+
 TEST(SbmAttention, ReportsTheGraphOfEveryHead) {
   const AttentionCase c{.heads = 3, .length = 21};
   AttentionRun run(small_config(), c);

@@ -146,6 +146,10 @@ TEST(TrainerConfig, ValuesThatContradictEachOtherAreNamed) {
             "into equal micro-batches");
   EXPECT_EQ(mistake({"model.width=65"}),
             "model.width: 65 is not a multiple of model.heads 2; heads share the width equally");
+  EXPECT_EQ(mistake({"model.positions=rotary", "model.width=66", "model.heads=2"}),
+            "model.positions: rotary turns pairs of channels, and model.width 66 over model.heads "
+            "2 leaves an odd 33 to a head");
+  EXPECT_EQ(mistake({"model.positions=rotary", "model.width=64", "model.heads=2"}), "none");
   EXPECT_EQ(mistake({"train.steps=10", "optimizer.schedule.warmup_steps=11"}),
             "optimizer.schedule.warmup_steps: 11 does not fit into train.steps 10; shorten it or "
             "train longer");

@@ -45,6 +45,10 @@ void validate_model(const Config& config) {
   const model::ModelConfig& model = config.model;
   require(model.width % model.heads == 0, "model.width: ", model.width,
           " is not a multiple of model.heads ", model.heads, "; heads share the width equally");
+  const int64_t head_dim = model.width / model.heads;
+  require(model.positions != model::Positions::kRotary || head_dim % 2 == 0,
+          "model.positions: rotary turns pairs of channels, and model.width ", model.width,
+          " over model.heads ", model.heads, " leaves an odd ", head_dim, " to a head");
   if (config.attention.kind != model::AttentionKind::kSbm) return;
   const model::SbmConfig sbm = config.attention.sbm.resolved();
   require(sbm.max_density > 0,

@@ -186,8 +186,8 @@ void SbmAttention::do_forward(Context& ctx, const AttentionInputs& in, RealView 
   Arena::Scope scope(ctx.scratch);
   const View<double> expected = ctx.scratch.alloc<double>({problems});
 
-  embed(ctx, in.q, graph_mask(in), saved.query);
-  embed(ctx, in.k, graph_mask(in), saved.key);
+  embed(ctx, in.content_q, graph_mask(in), saved.query);
+  embed(ctx, in.content_k, graph_mask(in), saved.key);
   saved.blocks = ctx.saved.alloc<float>({heads, clusters, clusters});
   kernels::block_matrix(ctx.stream,
                         {.s = saved.blocks,
@@ -286,8 +286,8 @@ void SbmAttention::membership_backward(Context& ctx, const AttentionInputs& in, 
                                               .s = saved.blocks,
                                               .clusters = store_.value(clusters_),
                                               .scratch = &ctx.scratch});
-  embed_backward(ctx, saved.query, dy, grads.dq);
-  embed_backward(ctx, saved.key, dz, grads.dk);
+  embed_backward(ctx, saved.query, dy, grads.dcontent_q);
+  embed_backward(ctx, saved.key, dz, grads.dcontent_k);
 }
 
 void SbmAttention::do_backward(Context& ctx, const AttentionInputs& in, ConstRealView out,

@@ -31,6 +31,8 @@ class SbmAttention final : public Attention {
 
   SbmAttention(const AttentionConfig&, ParameterStore&, const AttentionShape&);
   std::unique_ptr<Attention::Saved> make_saved() const override;
+  /// Memberships are of tokens, not of places.
+  bool reads_content() const override { return true; }
 
  private:
   void do_forward(Context&, const AttentionInputs&, RealView out, Attention::Saved&) const override;
