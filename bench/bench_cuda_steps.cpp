@@ -11,6 +11,7 @@
 #include "bench/bench_cuda.h"
 #include "comm/communicator.h"
 #include "core/copy.h"
+#include "core/stopwatch.h"
 #include "data/listops.h"
 #include "trainer/loop/trainer.h"
 
@@ -99,7 +100,7 @@ void measure_step(benchmark::State& state, const Step& step) {
     trainer::Trainer trainer(config, *communicator);
     if (step.degree > 0) set_degree(trainer.replica(), config, step);
     for (int i = 0; i < 3; ++i) trainer.train_step();  // tables, caches, and a captured graph
-    trainer::Stopwatch watch;
+    Stopwatch watch;
     double seconds = 0;
     for (auto _ : state) {
       trainer.train_step();
@@ -113,7 +114,7 @@ void measure_step(benchmark::State& state, const Step& step) {
     tell(state, line, "batch", static_cast<double>(config.train.batch));
     tell(state, line, "ms", ms);
     tell(state, line, "plan_mb", bytes * 1e-6);
-    tell(state, line, "percent", 100 * trainer.density());
+    tell(state, line, "percent", 100 * trainer.figure("density"));
     line.append_to_file();
   });
 }

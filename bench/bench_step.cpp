@@ -15,6 +15,7 @@
 #include "comm/communicator.h"
 #include "core/cpu/isa.h"
 #include "core/log.h"
+#include "core/stopwatch.h"
 #include "trainer/loop/trainer.h"
 
 namespace stipple::trainer {
@@ -85,7 +86,7 @@ void training_step(benchmark::State& state) {
     const double seconds = watch.lap();
     if (seconds < best) parts = result.seconds;
     best = std::min(best, seconds);
-    density = trainer.density();
+    density = trainer.figure("density");
   }
   const double bytes = static_cast<double>(trainer.plan().saved + trainer.plan().scratch);
   points()[length] = {static_cast<double>(length), best, bytes};

@@ -9,6 +9,8 @@
 #include <string_view>
 #include <vector>
 
+#include "data/metric.h"
+
 namespace stipple::data {
 
 enum class Split : uint8_t { kTrain, kValidation, kTest };
@@ -24,6 +26,7 @@ struct TaskInfo {
   int64_t num_classes = 0;
   int64_t max_length =
       0;  ///< longest sequence an example may have after truncation; the model's padded length
+  std::vector<Metric> metrics = {};  ///< what it is judged by; ladders are in the first
 };
 
 /// A fixed collection. All calls are const, thread-safe and O(1) apart from copying.
@@ -47,13 +50,8 @@ class Task {
   /// DataError when files are missing or malformed: names file, line, and the command that makes
   /// them.
   virtual std::unique_ptr<Dataset> open(Split) const = 0;
-  /// How an accuracy on this task is to be read, one line each, best-known trivial predictors
-  /// first: {"majority class", 0.169}.
-  struct Rung {
-    std::string name;
-    double accuracy = 0;
-  };
-  /// Computed on the given data, so that it is the ladder of exactly these examples.
+  /// How a value of this task's first metric is to be read, ascending, trivial predictors among
+  /// them: {"majority class", 0.169}. Computed on the given data, so that it is the ladder of exactly these examples.
   virtual std::vector<Rung> ladder(const Dataset&) const { return {}; }
 };
 

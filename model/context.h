@@ -7,7 +7,7 @@
 #include "core/range.h"
 #include "core/rng.h"
 #include "core/stream.h"
-#include "model/leaf_record.h"
+#include "model/facts.h"
 
 namespace stipple::model {
 
@@ -32,7 +32,7 @@ struct Context {
   RngKey rng;
   bool training = true;
   Observer& observer;
-  LeafRecord record;  ///< where facts about this leaf go
+  Facts facts;  ///< where facts about this leaf go; none in backward
 
   /// Storage of activations that branch off the residual stream, and of their gradients.
   Precision precision() const { return stream.precision(); }

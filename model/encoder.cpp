@@ -22,7 +22,7 @@ AttentionShape attention_shape(const EncoderConfig& config, int layer) {
 
 }  // namespace
 
-EncoderBlock::EncoderBlock(ParameterStore& store, const EncoderConfig& config,
+EncoderBlock::EncoderBlock(ParameterStore& store, FactTable& facts, const EncoderConfig& config,
                            const AttentionConfig& attention, int layer)
     : store_(store),
       forward_name_(block_name(layer) + " forward"),
@@ -32,7 +32,7 @@ EncoderBlock::EncoderBlock(ParameterStore& store, const EncoderConfig& config,
       query_(store, block_name(layer) + ".query", config.width, config.width),
       key_(store, block_name(layer) + ".key", config.width, config.width),
       value_(store, block_name(layer) + ".value", config.width, config.width),
-      attention_(make_attention(attention, store, attention_shape(config, layer))),
+      attention_(make_attention(attention, store, facts, attention_shape(config, layer))),
       out_(store, block_name(layer) + ".out", config.width, config.width),
       attention_dropout_{static_cast<float>(config.dropout), layer, DropoutSite::kAttentionOut},
       feedforward_norm_(store, block_name(layer) + ".feedforward_norm", config.width),
@@ -179,23 +179,24 @@ void EncoderBlock::backward(Context& ctx, const Input& input, const Saved& saved
 
 namespace {
 
-std::vector<EncoderBlock> make_blocks(ParameterStore& store, const EncoderConfig& config,
+std::vector<EncoderBlock> make_blocks(ParameterStore& store, FactTable& facts,
+                                      const EncoderConfig& config,
                                       const AttentionConfig& attention) {
   std::vector<EncoderBlock> blocks;
   for (int layer = 0; layer < config.layers; ++layer) {
-    blocks.emplace_back(store, config, attention, layer);
+    blocks.emplace_back(store, facts, config, attention, layer);
   }
   return blocks;
 }
 
 }  // namespace
 
-Encoder::Encoder(ParameterStore& store, const EncoderConfig& config,
+Encoder::Encoder(ParameterStore& store, FactTable& facts, const EncoderConfig& config,
                  const AttentionConfig& attention)
     : store_(store),
       head_dim_(config.width / config.heads),
       rotary_(config.rotary),
-      blocks_(make_blocks(store, config, attention)),
+      blocks_(make_blocks(store, facts, config, attention)),
       norm_(store, "encoder.norm", config.width) {}
 
 Encoder::Saved Encoder::make_saved() const {

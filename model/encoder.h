@@ -43,7 +43,8 @@ class EncoderBlock {
     FeedForward::Saved feedforward;
   };
 
-  EncoderBlock(ParameterStore& store, const EncoderConfig&, const AttentionConfig&, int layer);
+  EncoderBlock(ParameterStore& store, FactTable&, const EncoderConfig&, const AttentionConfig&,
+               int layer);
 
   Saved make_saved() const;
   /// x, y [B, N, width]; x must stay untouched until backward.
@@ -81,7 +82,7 @@ class Encoder {
     LayerNorm::Saved norm;
   };
 
-  Encoder(ParameterStore& store, const EncoderConfig&, const AttentionConfig&);
+  Encoder(ParameterStore& store, FactTable&, const EncoderConfig&, const AttentionConfig&);
 
   Saved make_saved() const;
   /// x, y [B, N, width]; x must stay untouched until backward.

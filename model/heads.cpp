@@ -11,15 +11,18 @@ constexpr kernels::ActivationKind kRelu = kernels::ActivationKind::kRelu;
 
 }  // namespace
 
-ClassifierHead::ClassifierHead(ParameterStore& store, const std::string& name,
+ClassifierHead::ClassifierHead(ParameterStore& store, FactTable& facts, const std::string& name,
                                const HeadConfig& config)
     : store_(store),
       config_(config),
+      loss_sum_(facts.declare<double>(kLossSum)),
+      correct_(facts.declare<int64_t>("correct")),
+      count_(facts.declare<int64_t>(kLabels)),
       hidden_(store, name + ".hidden", config.width, config.hidden),
       out_(store, name + ".out", config.hidden, config.num_classes) {}
 
 void ClassifierHead::forward(Context& ctx, const Input& input, View<const float> x,
-                             const Totals& totals, Saved& saved) const {
+                             View<int32_t> prediction, Saved& saved) const {
   const int64_t rows = config_.per_token ? x.shape[0] * x.shape[1] : x.shape[0];
   View<const float> features = x;
   if (!config_.per_token) {
@@ -36,12 +39,11 @@ void ClassifierHead::forward(Context& ctx, const Input& input, View<const float>
   hidden_.forward(ctx, features, saved.activated, saved.hidden);
   kernels::activation(ctx.stream, {.y = saved.activated, .x = saved.activated, .kind = kRelu});
   out_.forward(ctx, saved.activated, saved.dlogits, saved.out);
-  const View<int32_t> prediction = totals.prediction;
   kernels::cross_entropy(
       ctx.stream, {.dlogits = ctx.training ? saved.dlogits : View<float>{},
-                   .loss_sum = totals.loss_sum,
-                   .correct = totals.correct,
-                   .count = totals.count,
+                   .loss_sum = ctx.facts.at<double>(loss_sum_),
+                   .correct = ctx.facts.at<int64_t>(correct_),
+                   .count = ctx.facts.at<int64_t>(count_),
                    .prediction = prediction.empty() ? prediction : prediction.reshape({rows}),
                    .logits = saved.dlogits,
                    .labels = input.labels.reshape({rows}),

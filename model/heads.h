@@ -31,17 +31,18 @@ class ClassifierHead {
     View<float> dlogits;    // [rows, classes]  logits outside training
   };
 
-  ClassifierHead(ParameterStore& store, const std::string& name, const HeadConfig&);
+  ClassifierHead(ParameterStore& store, FactTable&, const std::string& name, const HeadConfig&);
 
-  /// x [B, N, width], zero on padding. Adds to `totals`; in training also makes the gradient of the
-  /// logits.
-  void forward(Context&, const Input&, View<const float> x, const Totals&, Saved&) const;
+  /// x [B, N, width], zero on padding. Tells the loss and the rows it got right; in training also
+  /// makes the gradient of the logits. prediction [B] or [B, N] written; empty: not wanted.
+  void forward(Context&, const Input&, View<const float> x, View<int32_t> prediction, Saved&) const;
   /// dx [B, N, width] written.
   void backward(Context&, const Input&, const Saved&, View<float> dx) const;
 
  private:
   const ParameterStore& store_;
   HeadConfig config_;
+  FactId loss_sum_, correct_, count_;
   Linear hidden_;
   Linear out_;
 };

@@ -16,12 +16,4 @@ struct Input {
       1.0f;  ///< this leaf's part of the global batch, by rows: weights of regularisers
 };
 
-/// What one leaf adds to the totals.
-struct Totals {
-  View<double> loss_sum;       // [1]  +=
-  View<int64_t> correct;       // [1]  +=
-  View<int64_t> count;         // [1]  +=
-  View<int32_t> prediction{};  // [B] or [B, N]  written; empty: not wanted
-};
-
 }  // namespace stipple::model

@@ -55,15 +55,15 @@ void ModelConfig::describe(ConfigVisitor& v) {
 }
 
 struct Model::Parts {
-  Parts(ParameterStore& parameters, const ModelConfig& config, const AttentionConfig& attention,
-        const ModelTask& model_task)
+  Parts(ParameterStore& parameters, FactTable& facts, const ModelConfig& config,
+        const AttentionConfig& attention, const ModelTask& model_task)
       : store(parameters),
         width(config.width),
         task(model_task),
         embedding(parameters, "embedding", task.vocab_size, task.max_length, config.width,
                   config.positions, config.dropout),
-        encoder(parameters, encoder_config(config, task), attention),
-        head(parameters, "head", head_config(config, task)) {}
+        encoder(parameters, facts, encoder_config(config, task), attention),
+        head(parameters, facts, "head", head_config(config, task)) {}
 
   void check(const Input& input) const;
 
@@ -95,9 +95,9 @@ void Model::Parts::check(const Input& input) const {
   STIPPLE_CHECK_SHAPE("model", input.labels, (labels));
 }
 
-Model::Model(ParameterStore& store, const ModelConfig& config, const AttentionConfig& attention,
-             const ModelTask& task)
-    : parts_(std::make_unique<Parts>(store, config, attention, task)) {}
+Model::Model(ParameterStore& store, FactTable& facts, const ModelConfig& config,
+             const AttentionConfig& attention, const ModelTask& task)
+    : parts_(std::make_unique<Parts>(store, facts, config, attention, task)) {}
 
 Model::~Model() = default;
 
@@ -107,14 +107,15 @@ std::unique_ptr<Model::Saved, void (*)(Model::Saved*)> Model::make_saved() const
   return {saved.release(), [](Saved* s) { delete s; }};
 }
 
-void Model::forward(Context& ctx, const Input& input, const Totals& totals, Saved& saved) const {
+void Model::forward(Context& ctx, const Input& input, Saved& saved,
+                    View<int32_t> prediction) const {
   parts_->check(input);
   const Shape tokens{input.ids.shape[0], input.ids.shape[1], parts_->width};
   const View<float> embedded = ctx.saved.alloc<float>(tokens);
   const View<float> encoded = ctx.saved.alloc<float>(tokens);
   parts_->embedding.forward(ctx, input.ids, input.samples, embedded, saved.embedding);
   parts_->encoder.forward(ctx, input, embedded, encoded, saved.encoder);
-  parts_->head.forward(ctx, input, encoded, totals, saved.head);
+  parts_->head.forward(ctx, input, encoded, prediction, saved.head);
 }
 
 void Model::backward(Context& ctx, const Input& input, Saved& saved) const {

@@ -39,16 +39,17 @@ class Model {
  public:
   struct Saved;
 
-  /// Declares all parameters in `store`; call store.allocate() afterwards.
-  Model(ParameterStore& store, const ModelConfig&, const AttentionConfig&, const ModelTask&);
+  /// Declares all parameters in `store` and all facts in `facts`; call store.allocate() afterwards.
+  Model(ParameterStore& store, FactTable& facts, const ModelConfig&, const AttentionConfig&,
+        const ModelTask&);
   ~Model();
 
   /// Made once, refilled every leaf. Two leaves in flight need two.
   std::unique_ptr<Saved, void (*)(Saved*)> make_saved() const;
 
-  /// Adds the leaf's loss and hits to `totals`. With ctx.training, keeps in `saved` and ctx.saved
-  /// what backward reads.
-  void forward(Context&, const Input&, const Totals&, Saved&) const;
+  /// Tells the leaf's loss and more in ctx.facts. With ctx.training, keeps in `saved` and ctx.saved
+  /// what backward reads. prediction [B] or [B, N]: written; empty: not wanted.
+  void forward(Context&, const Input&, Saved&, View<int32_t> prediction = {}) const;
   /// Adds the gradient of (loss * input.loss_scale + regularisers) to the store's gradients;
   /// reports ranges as they become final.
   void backward(Context&, const Input&, Saved&) const;

@@ -191,8 +191,8 @@ class LadderCounts {
     }
   }
 
-  std::vector<Task::Rung> rungs() const {
-    std::vector<Task::Rung> rungs = {{"majority class", share(largest(by_label_))}};
+  std::vector<Rung> rungs() const {
+    std::vector<Rung> rungs = {{"majority class", share(largest(by_label_))}};
     const int64_t root_right =
         std::transform_reduce(by_root_.begin(), by_root_.end(), int64_t{0}, std::plus<>(),
                               [](const Counts& counts) { return largest(counts); });
@@ -200,9 +200,8 @@ class LadderCounts {
     for (int depth = 1; depth <= kDeepestRung; ++depth) {
       rungs.push_back({fmt::format("depth {}", depth), share(right_[static_cast<size_t>(depth)])});
     }
-    std::stable_sort(rungs.begin(), rungs.end(), [](const Task::Rung& a, const Task::Rung& b) {
-      return a.accuracy < b.accuracy;
-    });
+    std::stable_sort(rungs.begin(), rungs.end(),
+                     [](const Rung& a, const Rung& b) { return a.value < b.value; });
     return rungs;
   }
 
@@ -229,7 +228,8 @@ class ListopsTask final : public Task {
               .head = HeadKind::kSequence,
               .vocab_size = listops::kVocabSize,
               .num_classes = listops::kNumClasses,
-              .max_length = config.max_length} {}
+              .max_length = config.max_length,
+              .metrics = {kAccuracy}} {}
 
   const TaskInfo& info() const override { return info_; }
 

@@ -73,7 +73,8 @@ class RepeatedTokenTask final : public Task {
               .head = HeadKind::kToken,
               .vocab_size = config.sequence + 1,
               .num_classes = 2,
-              .max_length = config.sequence} {}
+              .max_length = config.sequence,
+              .metrics = {kAccuracy}} {}
 
   const TaskInfo& info() const override { return info_; }
 

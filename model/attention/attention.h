@@ -63,7 +63,7 @@ class Attention {
 };
 
 /// registry.cpp: an explicit table, one line per attention.
-std::unique_ptr<Attention> make_attention(const AttentionConfig&, ParameterStore&,
+std::unique_ptr<Attention> make_attention(const AttentionConfig&, ParameterStore&, FactTable&,
                                           const AttentionShape&);
 
 }  // namespace stipple::model

@@ -11,13 +11,13 @@ namespace {
 
 template <class T>
 std::unique_ptr<Attention> make(const AttentionConfig& config, ParameterStore& store,
-                                const AttentionShape& shape) {
-  return std::make_unique<T>(config, store, shape);
+                                FactTable& facts, const AttentionShape& shape) {
+  return std::make_unique<T>(config, store, facts, shape);
 }
 
 struct Row {
   AttentionKind kind;
-  std::unique_ptr<Attention> (*make)(const AttentionConfig&, ParameterStore&,
+  std::unique_ptr<Attention> (*make)(const AttentionConfig&, ParameterStore&, FactTable&,
                                      const AttentionShape&);
 };
 
@@ -29,9 +29,9 @@ constexpr std::array kTable{
 }  // namespace
 
 std::unique_ptr<Attention> make_attention(const AttentionConfig& config, ParameterStore& store,
-                                          const AttentionShape& shape) {
+                                          FactTable& facts, const AttentionShape& shape) {
   for (const Row& row : kTable) {
-    if (row.kind == config.kind) return row.make(config, store, shape);
+    if (row.kind == config.kind) return row.make(config, store, facts, shape);
   }
   throw ConfigError("attention.kind: no such attention");
 }

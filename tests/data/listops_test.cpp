@@ -528,20 +528,20 @@ TEST(ListopsLadder, RungsOfGeneratedExamplesStandWhereExpected) {
   generate(folder.path(), {.seed = 1, .train = 0, .val = 3000, .test = 0});
   const auto task = task_in(folder.path());
   const auto rungs = task->ladder(*task->open(Split::kValidation));
-  const std::vector<Task::Rung> expected = {
+  const std::vector<Rung> expected = {
       {"majority class", .169}, {"root operator", .362}, {"depth 1", .598}, {"depth 2", .741},
       {"depth 3", .837},        {"depth 4", .899},       {"depth 5", .937}};
   ASSERT_EQ(rungs.size(), expected.size());
   for (size_t i = 0; i < rungs.size(); ++i) {
     EXPECT_EQ(rungs[i].name, expected[i].name);
     // Four standard deviations of 3000 examples at one half.
-    EXPECT_NEAR(rungs[i].accuracy, expected[i].accuracy, 0.037) << rungs[i].name;
+    EXPECT_NEAR(rungs[i].value, expected[i].value, 0.037) << rungs[i].name;
   }
 }
 
-double rung(const std::vector<Task::Rung>& rungs, const std::string& name) {
-  for (const Task::Rung& rung : rungs) {
-    if (rung.name == name) return rung.accuracy;
+double rung(const std::vector<Rung>& rungs, const std::string& name) {
+  for (const Rung& rung : rungs) {
+    if (rung.name == name) return rung.value;
   }
   ADD_FAILURE() << "no rung " << name;
   return -1;
@@ -557,7 +557,7 @@ TEST(ListopsLadder, CountsOnTheGivenExamples) {
   EXPECT_DOUBLE_EQ(rung(rungs, "depth 1"), 0.75);        // takes [MAX 0 0 ] for 9
   EXPECT_DOUBLE_EQ(rung(rungs, "depth 2"), 1);
   EXPECT_TRUE(std::is_sorted(rungs.begin(), rungs.end(),
-                             [](const auto& a, const auto& b) { return a.accuracy < b.accuracy; }));
+                             [](const auto& a, const auto& b) { return a.value < b.value; }));
 }
 
 TEST(ListopsLadder, CutExamplesCountAsFarAsTheyAreSeen) {

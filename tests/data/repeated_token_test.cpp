@@ -111,7 +111,7 @@ TEST(RepeatedToken, LadderIsTheShareOfRepeatedTokens) {
     ASSERT_EQ(rungs.size(), 1u);
     EXPECT_EQ(rungs[0].name, "always repeated");
     // 1 - (1 - 1/256)^255
-    EXPECT_NEAR(rungs[0].accuracy, 0.631, 0.006);
+    EXPECT_NEAR(rungs[0].value, 0.631, 0.006);
   }
 }
 

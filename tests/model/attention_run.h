@@ -23,6 +23,8 @@ struct AttentionCase {
 };
 
 class AttentionRun {
+  static constexpr int64_t kLayers = 3;
+
  public:
   AttentionRun(const model::AttentionConfig& config, const AttentionCase& c)
       : q(random_normal({c.batch, c.heads, c.length, c.head_dim}, c.seed)),
@@ -41,7 +43,7 @@ class AttentionRun {
         dcontent_k(q.shape()),
         stream_(kCpuDevice, {.threads = c.threads}),
         case_(c),
-        attention(model::make_attention(config, store, shape(c))),
+        attention(model::make_attention(config, store, facts, shape(c))),
         saved(attention->make_saved()) {
     mask.fill(1);
     for (int64_t b = 0; b < c.batch; ++b) samples[b] = static_cast<uint32_t>(11 + 3 * b);
@@ -65,9 +67,9 @@ class AttentionRun {
   void forward(bool training = true) {
     saved_arena_->rewind(0);
     model::Context ctx = context(training);
-    ctx.record = observer.record(kLayers, case_.heads);
+    ctx.facts = observer.facts(facts);
     attention->forward(ctx, inputs(), out, *saved);
-    observer.read(ctx.record);
+    observer.read(facts, ctx.facts);
   }
   void backward() {
     std::fill_n(reinterpret_cast<float*>(grads.data()), store.numel(), 0.0f);
@@ -92,11 +94,11 @@ class AttentionRun {
   Array<float> out, dq, dk, dv, dcontent_q, dcontent_k;
   RecordingObserver observer;
   model::ParameterStore store;
+  model::FactTable facts{kLayers};
   Buffer grads;
   RngKey rng{.seed = 5, .step = 9};
 
  private:
-  static constexpr int64_t kLayers = 3;
   static model::AttentionShape shape(const AttentionCase& c) {
     return {.layer = 1,
             .num_layers = kLayers,
@@ -112,11 +114,12 @@ class AttentionRun {
             .rng = rng,
             .training = training,
             .observer = observer,
-            .record = {}};
+            .facts = {}};
   }
   void plan(const model::AttentionConfig& config) {
     model::ParameterStore planned;
-    const auto module = model::make_attention(config, planned, shape(case_));
+    model::FactTable planned_facts(kLayers);
+    const auto module = model::make_attention(config, planned, planned_facts, shape(case_));
     planned.allocate(kMetaDevice);
     Arena saved_plan("saved"), scratch_plan("scratch");
     const Stream meta(kMetaDevice, {.threads = case_.threads});
@@ -126,7 +129,7 @@ class AttentionRun {
                        .rng = rng,
                        .training = true,
                        .observer = observer,
-                       .record = {nullptr, kLayers, case_.heads}};
+                       .facts = {planned_facts, nullptr}};
     const auto planned_saved = module->make_saved();
     const View<float> nowhere{nullptr, q.shape()};
     const model::AttentionInputs in{.q = nowhere,

@@ -80,7 +80,8 @@ class ModelRun {
  public:
   explicit ModelRun(const ModelCase& c)
       : prediction(c.task.per_token ? Shape{c.batch, c.length} : Shape{c.batch}),
-        model(store, c.config, c.attention, c.task),
+        facts(c.config.layers),
+        model(store, facts, c.config, c.attention, c.task),
         saved(model.make_saved()),
         case_(c),
         stream_(kCpuDevice, {.threads = c.threads}) {
@@ -100,12 +101,14 @@ class ModelRun {
   double forward(const LeafArrays& leaf, bool training = true) {
     observer.clear();
     saved_arena->rewind(0);
-    loss_sum[0] = 0;
     model::Context ctx = context(training);
-    ctx.record = observer.record(case_.config.layers, case_.config.heads);
-    model.forward(ctx, leaf.input(), totals(), *saved);
-    observer.read(ctx.record);
-    return loss_sum[0] * static_cast<double>(leaf.loss_scale) + observer.auxiliary;
+    ctx.facts = observer.facts(facts);
+    model.forward(ctx, leaf.input(), *saved, prediction);
+    observer.read(facts, ctx.facts);
+    loss_sum = ctx.facts.at<double>(facts.find(model::kLossSum))[0];
+    correct = ctx.facts.at<int64_t>(facts.find("correct"))[0];
+    count = ctx.facts.at<int64_t>(facts.find(model::kLabels))[0];
+    return loss_sum * static_cast<double>(leaf.loss_scale) + observer.auxiliary;
   }
   void backward(const LeafArrays& leaf) {
     std::memset(gradients.data(), 0, gradients.bytes());
@@ -115,17 +118,15 @@ class ModelRun {
     model::Context ctx = context(true);
     model.backward(ctx, leaf.input(), *saved);
   }
-  model::Totals totals() {
-    return {.loss_sum = loss_sum, .correct = correct, .count = count, .prediction = prediction};
-  }
 
-  Array<double> loss_sum{Shape{1}};
-  Array<int64_t> correct{Shape{1}}, count{Shape{1}};
+  double loss_sum = 0;  ///< of the last forward, as are the next two
+  int64_t correct = 0, count = 0;
   Array<int32_t> prediction;
   RecordingObserver observer, planning_observer;
   RngKey rng{.seed = 2, .step = 4};
   model::ParameterStore store;
   Buffer gradients;
+  model::FactTable facts;
   model::Model model;
   std::unique_ptr<model::Model::Saved, void (*)(model::Model::Saved*)> saved;
   std::unique_ptr<Arena> saved_arena, scratch_arena;
@@ -139,12 +140,14 @@ class ModelRun {
             .rng = rng,
             .training = training,
             .observer = observer,
-            .record = {}};
+            .facts = {}};
   }
 
   void plan() {
     model::ParameterStore parameters;
-    const model::Model planned(parameters, case_.config, case_.attention, case_.task);
+    model::FactTable planned_facts(case_.config.layers);
+    const model::Model planned(parameters, planned_facts, case_.config, case_.attention,
+                               case_.task);
     parameters.allocate(kMetaDevice);
     const auto planned_state = planned.make_saved();
     Arena saved_plan("saved"), scratch_plan("scratch");
@@ -155,16 +158,12 @@ class ModelRun {
                        .rng = rng,
                        .training = true,
                        .observer = planning_observer,
-                       .record = {nullptr, case_.config.layers, case_.config.heads}};
+                       .facts = {planned_facts, nullptr}};
     const model::Input in{.ids = {nullptr, {case_.batch, case_.length}},
                           .mask = {nullptr, {case_.batch, case_.length}},
                           .labels = {nullptr, prediction.shape()},
                           .samples = {nullptr, {case_.batch}}};
-    const model::Totals nothing{.loss_sum = {nullptr, {1}},
-                                .correct = {nullptr, {1}},
-                                .count = {nullptr, {1}},
-                                .prediction = {nullptr, prediction.shape()}};
-    planned.forward(ctx, in, nothing, *planned_state);
+    planned.forward(ctx, in, *planned_state, {nullptr, prediction.shape()});
     planned.backward(ctx, in, *planned_state);
     planned_saved = saved_plan.peak();
     planned_scratch = scratch_plan.peak();

@@ -42,7 +42,8 @@ int64_t num_parameters(AttentionKind kind, const ModelTask& task) {
   ParameterStore store;
   AttentionConfig attention;
   attention.kind = kind;
-  const Model model(store, ModelConfig{}, attention, task);
+  FactTable facts(ModelConfig{}.layers);
+  const Model model(store, facts, ModelConfig{}, attention, task);
   return store.num_parameters();
 }
 
@@ -164,7 +165,7 @@ TEST(Model, ReportsARangeOnlyWhenItIsFinal) {
                 .rng = run.rng,
                 .training = true,
                 .observer = observer,
-                .record = {}};
+                .facts = {}};
     run.model.backward(ctx, leaf.input(), *run.saved);
     EXPECT_EQ(observer.seen(), run.grad_values());
   }
@@ -187,11 +188,10 @@ TEST(Model, PlanningNeedsExactlyTheMemoryOfTheRun) {
   }
 }
 
-TEST(Model, PlanningReportsRangesButNoGraphs) {
+TEST(Model, PlanningReportsTheRangesOfTheRun) {
   ModelCase c = small_case(AttentionKind::kSbm);
   c.attention.sbm.sparsity_weight = 1.0;
   ModelRun run(c);
-  EXPECT_TRUE(run.planning_observer.graphs.empty());
   const LeafArrays leaf(c.task, c.batch, c.length);
   run.forward(leaf);
   run.backward(leaf);
@@ -313,7 +313,7 @@ TEST(Model, TheLengthOfTheLeafDoesNotMatter) {
       const LeafArrays longer = with_tail(leaf, c.task, c.length);
       EXPECT_NEAR(padded.forward(longer), loss, 1e-6 * loss);
       padded.backward(longer);
-      EXPECT_EQ(padded.count[0], run.count[0]);
+      EXPECT_EQ(padded.count, run.count);
       for (size_t i = 0; i < run.observer.graphs.size(); ++i) {
         EXPECT_EQ(padded.observer.graphs[i].edges, run.observer.graphs[i].edges);
         EXPECT_EQ(padded.observer.graphs[i].pairs, run.observer.graphs[i].pairs);
@@ -410,8 +410,8 @@ TEST(Model, CountsLabelsAndWritesPredictions) {
       EXPECT_GE(run.prediction[i], 0);
       EXPECT_LT(run.prediction[i], c.task.num_classes);
     }
-    EXPECT_EQ(run.count[0], labelled);
-    EXPECT_EQ(run.correct[0], correct);
+    EXPECT_EQ(run.count, labelled);
+    EXPECT_EQ(run.correct, correct);
   }
 }
 

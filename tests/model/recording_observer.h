@@ -41,21 +41,25 @@ class RecordingObserver final : public model::Observer {
     ++sampling_reports;
   }
 
-  /// A zeroed record for the next forward.
-  model::LeafRecord record(int64_t layers, int64_t heads) {
-    words_.assign(model::LeafRecord::bytes(layers, heads) / sizeof(int64_t), 0);
-    return {words_.data(), layers, heads};
+  /// Zeroed facts for the next forward.
+  model::Facts facts(const model::FactTable& table) {
+    words_.assign(table.bytes() / sizeof(int64_t), 0);
+    return {table, words_.data()};
   }
-  /// What forward left in it.
-  void read(const model::LeafRecord& record) {
-    for (int64_t layer = 0; layer < record.layers(); ++layer) {
-      const model::LeafRecord::Layer facts = record.layer(layer);
-      auxiliary += facts.auxiliary_loss[0];
-      for (int64_t h = 0; h < record.heads(); ++h) {
-        if (facts.pairs[h] == 0) continue;
-        graphs.push_back({static_cast<int>(layer), static_cast<int>(h), facts.edges[h],
-                          facts.pairs[h], facts.empty_rows[h], facts.rows[h],
-                          static_cast<double>(facts.effective_cells[h])});
+  /// What forward told.
+  void read(const model::FactTable& table, const model::Facts& facts) {
+    for (int64_t layer = 0; layer < table.layers(); ++layer) {
+      auxiliary += facts.at<double>(table.find(model::kAuxiliaryLoss), layer)[0];
+      if (!table.find("pairs").exists()) continue;
+      const auto count = [&](const char* name, int64_t head) {
+        return facts.at<int64_t>(table.find(name), layer)[head];
+      };
+      for (int64_t h = 0; h < table.fact(table.find("pairs")).size; ++h) {
+        if (count("pairs", h) == 0) continue;
+        const float cells = facts.at<float>(table.find("effective_cells"), layer)[h];
+        graphs.push_back({static_cast<int>(layer), static_cast<int>(h), count("edges", h),
+                          count("pairs", h), count("empty_rows", h), count("rows", h),
+                          static_cast<double>(cells)});
       }
     }
   }

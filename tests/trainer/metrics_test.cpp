@@ -55,35 +55,35 @@ class MetricsFile : public testing::Test {
 };
 
 TrainRecord train_at(int64_t step) {
-  return {.step = step,
-          .loss = 1.0 / 3,
-          .accuracy = 0.25,
-          .density = 0.1,
-          .examples_per_s = 340,
-          .tokens_per_s = 68000,
-          .learning_rate = 1e-4,
-          .grad_norm = 0.7,
-          .skipped = 2,
-          .auxiliary_loss = 0.5,
-          .seconds = {.step = 0.09,
-                      .data = 0.01,
-                      .forward = 0.02,
-                      .sampling = 0.03,
-                      .backward = 0.04,
-                      .reduce = 0.05,
-                      .optimizer = 0.06},
-          .layers = {{{0.1, 0.2}, {0.0, 0.5}, {3, 4}}, {{0.3, 0.4}, {}, {}}}};
+  return {
+      .step = step,
+      .loss = 1.0 / 3,
+      .values = {{"accuracy", 0.25}, {"density", 0.1}},
+      .examples_per_s = 340,
+      .tokens_per_s = 68000,
+      .learning_rate = 1e-4,
+      .grad_norm = 0.7,
+      .skipped = 2,
+      .auxiliary_loss = 0.5,
+      .seconds = {.step = 0.09,
+                  .data = 0.01,
+                  .forward = 0.02,
+                  .sampling = 0.03,
+                  .backward = 0.04,
+                  .reduce = 0.05,
+                  .optimizer = 0.06},
+      .layers = {{{"density", {0.1, 0.2}}, {"empty_rows", {0.0, 0.5}}, {"effective_cells", {3, 4}}},
+                 {{"density", {0.3, 0.4}}, {"empty_rows", {}}, {"effective_cells", {}}}}};
 }
 
 EvalRecord eval_at(int64_t step) {
   return {.step = step,
           .split = "val",
           .loss = 1.5,
-          .accuracy = 0.372,
-          .density = 0.2,
+          .values = {{"accuracy", 0.372}, {"density", 0.2}},
           .examples = 2000,
           .examples_per_s = 900,
-          .seed_accuracy = {0.37, 0.374},
+          .seed_values = {{"accuracy", {0.37, 0.374}}},
           .seed_spread = 0.004};
 }
 
@@ -121,11 +121,12 @@ TEST_F(MetricsFile, WhatIsWrittenIsReadBack) {
   ASSERT_EQ(m.eval.size(), 1u);
   EXPECT_EQ(m.train[0].loss, 1.0 / 3);
   EXPECT_EQ(m.train[0].seconds.optimizer, 0.06);
-  EXPECT_EQ(m.train[0].layers[0].effective_cells, (std::vector<double>{3, 4}));
-  EXPECT_TRUE(m.train[1].layers[1].empty_rows.empty());
+  EXPECT_EQ(m.train[0].values, train_at(1).values);
+  EXPECT_EQ(m.train[0].layers, train_at(1).layers);
   EXPECT_TRUE(std::isnan(m.train[1].loss));
   EXPECT_TRUE(std::isnan(m.train[1].grad_norm));
-  EXPECT_EQ(m.eval[0].seed_accuracy, (std::vector<double>{0.37, 0.374}));
+  EXPECT_EQ(m.eval[0].values, eval_at(2).values);
+  EXPECT_EQ(m.eval[0].seed_values, eval_at(2).seed_values);
   EXPECT_EQ(m.eval[0].split, "val");
 }
 

@@ -63,34 +63,41 @@ TrainRecord train_at(int64_t step, size_t layers, size_t heads) {
   const double x = static_cast<double>(step);
   TrainRecord r{.step = step,
                 .loss = 2 / x,
-                .accuracy = 1 - 1 / x,
-                .density = 0.1,
+                .values = {{"accuracy", 1 - 1 / x}, {"density", 0.1}},
                 .examples_per_s = 300,
                 .tokens_per_s = 6000,
                 .learning_rate = 1e-4,
                 .grad_norm = 1,
                 .seconds = {.step = 0.1, .data = 0.01, .forward = 0.03, .backward = 0.05}};
   for (size_t layer = 0; layer < layers; ++layer)
-    r.layers.push_back({std::vector<double>(heads, 0.1 * static_cast<double>(layer)),
-                        std::vector<double>(heads, 0.0), std::vector<double>(heads, 4.0)});
+    r.layers.push_back({{"density", std::vector<double>(heads, 0.1 * static_cast<double>(layer))},
+                        {"empty_rows", std::vector<double>(heads, 0.0)},
+                        {"effective_cells", std::vector<double>(heads, 4.0)}});
   return r;
+}
+
+std::vector<ShownFigure> shown() {
+  return {{.name = "accuracy", .title = "Accuracy", .is_share = true, .is_metric = true},
+          {.name = "density", .title = "Density", .unit = "edges / pairs", .is_share = true},
+          {.name = "empty_rows", .title = "Empty rows", .unit = "share", .is_share = true},
+          {.name = "effective_cells", .title = "Effective cells", .unit = "cells"}};
 }
 
 ReportInput example(size_t layers = 2, size_t heads = 2) {
   ReportInput input{.run_name = "run",
                     .config_yaml = "seed: 1\nmodel:\n  width: 64\n",
-                    .ladder = {{"Reference", 0.37}, {"Chance", 0.1}}};
+                    .figures = shown(),
+                    .ladder = {"accuracy", {{"Reference", 0.37}, {"Chance", 0.1}}}};
   for (int64_t step = 1; step <= 50; ++step)
     input.metrics.train.push_back(train_at(step, layers, heads));
   for (int64_t step : {25, 50})
     input.metrics.eval.push_back(
-        {.step = step, .split = "val", .loss = 1, .accuracy = 0.3, .density = 0.1});
+        {.step = step, .split = "val", .loss = 1, .values = {{"accuracy", 0.3}, {"density", 0.1}}});
   input.metrics.eval.push_back({.step = 50,
                                 .split = "test",
                                 .loss = 1,
-                                .accuracy = 0.3456,
-                                .density = 0.1,
-                                .seed_accuracy = {0.34, 0.35},
+                                .values = {{"accuracy", 0.3456}, {"density", 0.1}},
+                                .seed_values = {{"accuracy", {0.34, 0.35}}},
                                 .seed_spread = 0.01});
   return input;
 }
@@ -147,12 +154,13 @@ TEST(Report, EscapesEveryTextOfTheUser) {
   ReportInput input = example();
   input.run_name = "<script>alert('run')</script>";
   input.config_yaml = "task:\n  name: \"<b>&\"\n  <i>: 1\n";
-  input.ladder = {{"<u>\"&", 0.5}};
+  input.ladder = {"<s>", {{"<u>\"&", 0.5}}};
   input.metrics.eval[0].split = "<em>";
   const std::string html = render_report(input);
   expect_sound(html);
   EXPECT_NE(html.find("&lt;b&gt;&amp;"), std::string::npos);
-  for (const char* tag : {"<i>", "<u>", "<em>"}) EXPECT_EQ(html.find(tag), std::string::npos);
+  for (const char* tag : {"<i>", "<u>", "<em>", "<s>"})
+    EXPECT_EQ(html.find(tag), std::string::npos);
 }
 
 TEST(Report, IsSoundWithoutDataWithOnePointAndWithNumbersThatAreNotFinite) {
@@ -168,11 +176,12 @@ TEST(Report, IsSoundWithoutDataWithOnePointAndWithNumbersThatAreNotFinite) {
     ReportInput input = example(3, 4);
     for (TrainRecord& r : input.metrics.train)
       if (r.step % 3 == 0 || &r == &input.metrics.train.back()) {
-        r.loss = r.accuracy = r.grad_norm = r.density = r.seconds.forward = bad;
-        r.layers[0].density[0] = bad;
+        r.loss = r.grad_norm = r.seconds.forward = bad;
+        for (auto& [name, value] : r.values) value = bad;
+        r.layers[0][0].second[0] = bad;
       }
-    for (EvalRecord& r : input.metrics.eval) r.accuracy = r.loss = bad;
-    input.ladder.push_back({"broken", bad});
+    for (EvalRecord& r : input.metrics.eval) r.values[0].second = r.loss = bad;
+    input.ladder.rungs.push_back({"broken", bad});
     expect_sound(render_report(input));
   }
 }
@@ -185,6 +194,15 @@ TEST(Report, HeadsThatAppearLaterLeaveGaps) {
   EXPECT_NE(render_report(input).find("L0 H1"), std::string::npos);
 }
 
+TEST(Report, OfAnEarlierVersionShowsItsNumbersByTheirNames) {
+  ReportInput input = example();
+  input.figures.clear();
+  const std::string html = render_report(input);
+  expect_sound(html);
+  for (const char* title : {"accuracy", "density per layer and head", "empty_rows per layer"})
+    EXPECT_NE(html.find(std::string("<figcaption>") + title), std::string::npos) << title;
+}
+
 TEST(Report, IsWrittenFromTheFilesOfARun) {
   std::string directory = (fs::temp_directory_path() / "stipple-report-XXXXXX").string();
   ASSERT_NE(mkdtemp(directory.data()), nullptr);
@@ -192,6 +210,7 @@ TEST(Report, IsWrittenFromTheFilesOfARun) {
   write_report(directory);
   { MetricsWriter(directory + "/metrics.jsonl", -1).write(example().metrics.eval.back()); }
   std::ofstream(directory + "/config.yaml") << "model:\n  width: 64\n";
+  std::ofstream(directory + "/figures.json") << figures_to_json(shown());
   std::ofstream(directory + "/ladder.json") << R"([{"name": "Best", "accuracy": 0.4}])";
   write_report(directory);
   const std::string html = read_text(directory + "/report.html", 1 << 20);

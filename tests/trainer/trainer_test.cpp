@@ -11,7 +11,7 @@
 #include "core/cuda/runtime.h"
 #include "core/log.h"
 #include "tests/support/allocation_count.h"
-#include "trainer/commands/commands.h"
+#include "trainer/exit_code.h"
 
 namespace stipple::trainer {
 namespace {

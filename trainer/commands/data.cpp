@@ -3,9 +3,9 @@
 
 #include "core/error.h"
 #include "core/log.h"
+#include "core/stopwatch.h"
 #include "trainer/commands/commands.h"
 #include "trainer/exit_code.h"
-#include "trainer/loop/step_observer.h"
 
 namespace stipple::trainer {
 

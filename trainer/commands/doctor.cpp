@@ -11,9 +11,9 @@
 #include "core/cpu/isa.h"
 #include "core/cuda/runtime.h"
 #include "core/error.h"
+#include "core/stopwatch.h"
 #include "trainer/commands/commands.h"
 #include "trainer/exit_code.h"
-#include "trainer/loop/step_observer.h"
 
 namespace stipple::trainer {
 namespace {

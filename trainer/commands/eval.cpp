@@ -34,17 +34,26 @@ int64_t load_parameters(const std::string& run_dir, comm::Communicator& communic
 }
 
 void print(const EvalResult& result, int64_t step, std::string_view split,
-           const std::vector<LadderRung>& ladder) {
+           const std::vector<ShownFigure>& shown, const Ladder& ladder) {
   fmt::print("step         {}\n", step);
   fmt::print("split        {}, {} examples\n", split, result.examples);
   fmt::print("loss         {:.4f}\n", result.loss);
-  fmt::print("accuracy     {}\n", place_on_ladder(result.accuracy, ladder));
-  if (result.seed_accuracy.size() > 1) {
-    fmt::print("spread       {:.2f} points over {} sampling seeds\n", 100 * result.spread(),
-               result.seed_accuracy.size());
+  const EvalRecord record = eval_record(result, step, split);
+  for (const ShownFigure& figure : shown) {
+    const double value = value_of(record.values, figure.name);
+    const bool is_first = figure.name == ladder.metric;
+    if (!figure.is_metric && !std::isfinite(value)) continue;
+    fmt::print("{:<12} {}\n", figure.name,
+               is_first ? data::place_on_ladder(value, figure.is_share, ladder.rungs)
+                        : data::metric_text(value, figure.is_share, 2));
+    const size_t seeds = result.seed_metrics.front().second.size();
+    if (!is_first || seeds < 2) continue;
+    fmt::print("spread       {} over {} sampling seeds\n",
+               figure.is_share ? fmt::format("{:.2f} points", 100 * result.spread())
+                               : data::metric_text(result.spread(), false),
+               seeds);
   }
-  if (std::isfinite(result.density)) fmt::print("density      {:.2f} %\n", 100 * result.density);
-  fmt::print("speed        {:.0f} examples/s\n", eval_record(result, step, split).examples_per_s);
+  fmt::print("speed        {:.0f} examples/s\n", record.examples_per_s);
 }
 
 /// Adds the result to the run's metrics and report, unless a training job holds the run.
@@ -86,8 +95,8 @@ int eval(comm::Communicator& communicator, const std::string& run_dir,
       evaluate(replica, communicator, *dataset, task->info(), config, config.eval.seeds, never)
           .value();
   if (communicator.rank() != 0) return kDone;
-  const std::vector<LadderRung> ladder = ladder_of(*task, *dataset);
-  print(result, step, data::split_name(config.eval.split), ladder);
+  print(result, step, data::split_name(config.eval.split),
+        shown_figures(task->info(), replica.facts()), ladder_of(*task, *dataset));
   if (!keep(directory, result, step, data::split_name(config.eval.split)))
     log::info("the run is being trained: the result is not added to its metrics and report");
   return kDone;

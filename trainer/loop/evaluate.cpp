@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "trainer/loop/evaluate.h"
 
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <limits>
-#include <numeric>
+
+#include "core/stopwatch.h"
+#include "trainer/loop/fact_sums.h"
+#include "trainer/loop/step_observer.h"
 
 namespace stipple::trainer {
 namespace {
@@ -13,52 +14,75 @@ namespace {
 /// Keeps evaluation's draws apart from those of any training step.
 constexpr uint64_t kEvaluationStream = 0x8000'0000'0000'0000ull;
 
-struct PassTotals {
-  double loss_sum = 0;
-  int64_t correct = 0;
-  int64_t count = 0;
-};
-
 /// How many leaves a rank computes between two looks at `stop`.
 constexpr int64_t kRoundsBetweenLooks = 8;
 
-std::optional<PassTotals> evaluate_once(Replica& replica, comm::Communicator& communicator,
-                                        const data::EvalBatches& batches, const RngKey& rng,
-                                        StepObserver& observer, bool (*stop)()) {
-  const int64_t num_leaves = batches.num_leaves();
-  std::vector<double> losses(static_cast<size_t>(num_leaves));
-  std::vector<int64_t> counts(3);
+/// Whether it came to its end.
+bool evaluate_once(Replica& replica, comm::Communicator& communicator,
+                   const data::EvalBatches& batches, const RngKey& rng, FactSums& sums,
+                   bool (*stop)()) {
+  sums.clear();
   data::Leaf leaf;
-  const Buffer memory = Buffer::staging(replica.stream().device(), replica.record_bytes());
-  const model::LeafRecord record = replica.record_over(memory.data());
+  StepObserver nobody;
+  const Buffer memory = Buffer::staging(replica.stream().device(), replica.facts().bytes());
+  const int64_t num_leaves = batches.num_leaves();
   for (int64_t first = 0, round = 0; first < num_leaves; first += communicator.size(), ++round) {
-    if (round % kRoundsBetweenLooks == 0 && communicator.any(stop())) return std::nullopt;
+    if (round % kRoundsBetweenLooks == 0 && communicator.any(stop())) return false;
     const int64_t i = first + communicator.rank();
     if (i >= num_leaves) continue;
     batches.load(i, leaf);
     replica.feed().put(round, 0, leaf, 1.0f);
-    replica.forward(0, rng, false, observer);
-    replica.fetch_records(1, memory.data());
+    replica.forward(0, rng, false, nobody);
+    replica.fetch_facts(1, memory.data());
     replica.stream().synchronize();
-    losses[static_cast<size_t>(i)] = record.loss_sum()[0];
-    counts[0] += record.correct()[0];
-    counts[1] += record.count()[0];
-    counts[2] += observer.add(record);
+    sums.add(i, {replica.facts(), memory.data()});
   }
-  // Each entry is non-zero on one rank only, so the transport's order cannot change its bits.
-  communicator.all_reduce(std::span<double>(losses), comm::Reduction::kSum);
-  communicator.all_reduce(std::span<int64_t>(counts), comm::Reduction::kSum);
-  require_no_overflow(counts[2]);
-  return PassTotals{.loss_sum = std::accumulate(losses.begin(), losses.end(), 0.0),
-                    .correct = counts[0],
-                    .count = counts[1]};
+  sums.all_reduce(communicator);
+  sums.require_limits();
+  return true;
 }
+
+/// A figure over several passes: sums first, ratios last.
+class FigureTotals {
+ public:
+  explicit FigureTotals(const model::FactTable& table)
+      : table_(table), over_(table.figures().size()), under_(table.figures().size()) {}
+  void add(const FactSums& pass) {
+    for (size_t i = 0; i < over_.size(); ++i) {
+      const model::Figure& figure = table_.figures()[i];
+      over_[i] += pass.total(figure.over);
+      under_[i] += figure.under.exists() ? pass.total(figure.under) : 1.0;
+    }
+  }
+  Named<double> values() const {
+    Named<double> values;
+    for (size_t i = 0; i < over_.size(); ++i) {
+      const model::Figure& figure = table_.figures()[i];
+      if (figure.has_total) values.emplace_back(figure.name, over_[i] / under_[i]);
+    }
+    return values;
+  }
+
+ private:
+  const model::FactTable& table_;
+  std::vector<double> over_, under_;
+};
 
 }  // namespace
 
+double EvalResult::metric(std::string_view name) const {
+  for (const auto& [key, seeds] : seed_metrics) {
+    double mean = 0;
+    for (const double value : seeds) mean += value / static_cast<double>(seeds.size());
+    if (key == name) return mean;
+  }
+  return std::numeric_limits<double>::quiet_NaN();
+}
+
 double EvalResult::spread() const {
-  if (seed_accuracy.empty()) return 0;
-  const auto [low, high] = std::minmax_element(seed_accuracy.begin(), seed_accuracy.end());
+  if (seed_metrics.empty() || seed_metrics.front().second.empty()) return 0;
+  const std::vector<double>& values = seed_metrics.front().second;
+  const auto [low, high] = std::minmax_element(values.begin(), values.end());
   return *high - *low;
 }
 
@@ -67,68 +91,65 @@ std::optional<EvalResult> evaluate(Replica& replica, comm::Communicator& communi
                                    const Config& config, int64_t seeds, bool (*stop)()) {
   Stopwatch watch;
   const data::EvalBatches batches(dataset, info, batch_options(config, /*is_captured=*/false));
-  StepObserver observer(config.model.layers, config.model.heads);
+  FactSums sums(replica.facts(), batches.num_leaves());
+  FigureTotals figures(replica.facts());
   EvalResult result;
   result.examples = dataset.size();
+  for (const data::Metric& metric : info.metrics) result.seed_metrics.emplace_back(metric.name, 0);
   for (int64_t seed = 0; seed < seeds; ++seed) {
     const RngKey rng{static_cast<uint64_t>(config.run.seed),
                      kEvaluationStream + static_cast<uint64_t>(seed)};
-    const auto pass = evaluate_once(replica, communicator, batches, rng, observer, stop);
-    if (!pass) return std::nullopt;
-    const double labels = static_cast<double>(std::max<int64_t>(1, pass->count));
-    result.labels = pass->count;
-    result.loss += pass->loss_sum / labels / static_cast<double>(seeds);
-    result.seed_accuracy.push_back(static_cast<double>(pass->correct) / labels);
-    result.accuracy += result.seed_accuracy.back() / static_cast<double>(seeds);
+    if (!evaluate_once(replica, communicator, batches, rng, sums, stop)) return std::nullopt;
+    const double labels = std::max(1.0, sums.total(model::kLabels));
+    result.loss += sums.total(model::kLossSum) / labels / static_cast<double>(seeds);
+    for (size_t m = 0; m < info.metrics.size(); ++m) {
+      const auto sum = [&](std::string_view name) { return sums.total(name); };
+      result.seed_metrics[m].second.push_back(info.metrics[m].of(sum));
+    }
+    figures.add(sums);
   }
-  observer.all_reduce(communicator);
-  result.density =
-      observer.has_graphs() ? observer.density() : std::numeric_limits<double>::quiet_NaN();
+  result.figures = figures.values();
   result.seconds = watch.lap();
   return result;
 }
 
 EvalRecord eval_record(const EvalResult& result, int64_t step, std::string_view split) {
-  const double passes = static_cast<double>(result.seed_accuracy.size());
-  return {.step = step,
-          .split = std::string(split),
-          .loss = result.loss,
-          .accuracy = result.accuracy,
-          .density = result.density,
-          .examples = result.examples,
-          .examples_per_s =
-              passes * static_cast<double>(result.examples) / std::max(1e-9, result.seconds),
-          .seed_accuracy = result.seed_accuracy,
-          .seed_spread = result.spread()};
+  EvalRecord record{.step = step,
+                    .split = std::string(split),
+                    .loss = result.loss,
+                    .examples = result.examples,
+                    .seed_values = result.seed_metrics,
+                    .seed_spread = result.spread()};
+  size_t passes = 1;
+  for (const auto& [name, seeds] : result.seed_metrics) {
+    passes = seeds.size();
+    record.values.emplace_back(name, result.metric(name));
+  }
+  record.values.insert(record.values.end(), result.figures.begin(), result.figures.end());
+  record.examples_per_s = static_cast<double>(passes) * static_cast<double>(result.examples) /
+                          std::max(1e-9, result.seconds);
+  return record;
 }
 
-std::vector<LadderRung> ladder_of(const data::Task& task, const data::Dataset& dataset) {
-  std::vector<LadderRung> rungs;
-  for (const data::Task::Rung& rung : task.ladder(dataset))
-    rungs.push_back({rung.name, rung.accuracy});
-  return rungs;
+std::vector<ShownFigure> shown_figures(const data::TaskInfo& task, const model::FactTable& facts) {
+  std::vector<ShownFigure> shown;
+  for (const data::Metric& metric : task.metrics)
+    shown.push_back({.name = std::string(metric.name),
+                     .title = std::string(metric.title),
+                     .is_share = metric.is_share,
+                     .is_metric = true});
+  for (const model::Figure& figure : facts.figures())
+    shown.push_back({.name = figure.name,
+                     .title = figure.title,
+                     .unit = figure.unit,
+                     .is_share = figure.is_share});
+  return shown;
 }
 
-std::string place_on_ladder(double accuracy, const std::vector<LadderRung>& ascending) {
-  const LadderRung* below = nullptr;
-  const LadderRung* above = nullptr;
-  for (const LadderRung& rung : ascending) {
-    if (rung.accuracy <= accuracy) {
-      below = &rung;
-    } else if (above == nullptr) {
-      above = &rung;
-    }
-  }
-  std::string text = fmt::format("{:.1f} %", 100 * accuracy);
-  if (below != nullptr) {
-    text += fmt::format(", {:.1f} points above '{}' ({:.1f} %)", 100 * (accuracy - below->accuracy),
-                        below->name, 100 * below->accuracy);
-  }
-  if (above != nullptr) {
-    text += fmt::format(", {:.1f} points below '{}' ({:.1f} %)", 100 * (above->accuracy - accuracy),
-                        above->name, 100 * above->accuracy);
-  }
-  return text;
+Ladder ladder_of(const data::Task& task, const data::Dataset& dataset) {
+  const std::vector<data::Metric>& metrics = task.info().metrics;
+  if (metrics.empty()) return {};
+  return {std::string(metrics.front().name), task.ladder(dataset)};
 }
 
 }  // namespace stipple::trainer

@@ -12,26 +12,26 @@
 #include "comm/communicator.h"
 #include "data/batch.h"
 #include "trainer/loop/replica.h"
-#include "trainer/loop/step_observer.h"
 #include "trainer/record/metrics.h"
 #include "trainer/record/report.h"
 
 namespace stipple::trainer {
 
 struct EvalResult {
-  double loss = 0;      ///< mean over labels
-  double accuracy = 0;  ///< hits over labels
-  double density = 0;   ///< of the sampled graphs; 0 for attention without graphs
+  double loss = 0;                               ///< mean over labels
+  Named<std::vector<double>> seed_metrics = {};  ///< the task's metrics, one per sampling seed
+  Named<double> figures = {};                    ///< that have a total, over all seeds
   int64_t examples = 0;
-  int64_t labels = 0;
   double seconds = 0;
-  std::vector<double> seed_accuracy;  ///< one per sampling seed
-  double spread() const;              ///< largest minus smallest of seed_accuracy
+
+  /// Mean of a metric over the sampling seeds.
+  double metric(std::string_view name) const;
+  double spread() const;  ///< of the first metric over the seeds: largest minus smallest
 };
 
 /// Leaves are dealt to ranks round-robin; losses are added in leaf order. The graph of example i
-/// under sampling seed s is a function of (run.seed, s, i) alone. With several seeds, loss,
-/// accuracy and density are means over them. `stop` is asked now and then: when it says so on some
+/// under sampling seed s is a function of (run.seed, s, i) alone. With several seeds, loss
+/// is the mean over them. `stop` is asked now and then: when it says so on some
 /// rank, all give up and there is no result. Collective.
 std::optional<EvalResult> evaluate(Replica&, comm::Communicator&, const data::Dataset&,
                                    const data::TaskInfo&, const Config&, int64_t seeds,
@@ -40,10 +40,10 @@ std::optional<EvalResult> evaluate(Replica&, comm::Communicator&, const data::Da
 /// What metrics.jsonl keeps of it.
 EvalRecord eval_record(const EvalResult&, int64_t step, std::string_view split);
 
-/// The task's ladder on these examples, ascending.
-std::vector<LadderRung> ladder_of(const data::Task&, const data::Dataset&);
+/// How metrics.jsonl's declared numbers are shown: the task's metrics, then the model's figures.
+std::vector<ShownFigure> shown_figures(const data::TaskInfo&, const model::FactTable&);
 
-/// "41.2 %, 5.0 points above 'root operator' (36.2 %), 18.6 points below 'depth 1' (59.8 %)".
-std::string place_on_ladder(double accuracy, const std::vector<LadderRung>& ascending);
+/// The task's ladder on these examples.
+Ladder ladder_of(const data::Task&, const data::Dataset&);
 
 }  // namespace stipple::trainer

@@ -92,7 +92,8 @@ MemoryPlan plan_memory(const Config& config, const data::TaskInfo& info, int thr
   const Device meta = meta_device(device_type(config));
   const Stream stream(meta, {.threads = threads, .precision = config.precision});
   model::ParameterStore parameters;
-  const model::Model model(parameters, config.model, config.attention, model_task(info));
+  model::FactTable facts(config.model.layers);
+  const model::Model model(parameters, facts, config.model, config.attention, model_task(info));
   parameters.allocate(meta);
   parameters.bind_grads({nullptr, {parameters.numel()}});
 
@@ -103,15 +104,12 @@ MemoryPlan plan_memory(const Config& config, const data::TaskInfo& info, int thr
   const FeedOptions feed = feed_options(config, info, leaves_per_rank(config, num_ranks));
   const model::Input input =
       input_over(nullptr, feed, config.train.micro_batch, info.max_length, 1.0f);
-  const model::LeafRecord record(nullptr, config.model.layers, config.model.heads);
-  const model::Totals totals{
-      .loss_sum = record.loss_sum(), .correct = record.correct(), .count = record.count()};
   for (const bool training : {true, false}) {
     if (training && !trains) continue;
     saved.rewind(0);
     scratch.rewind(0);
-    model::Context context{stream, saved, scratch, RngKey{}, training, nobody, record};
-    model.forward(context, input, totals, *model_saved);
+    model::Context context{stream, saved, scratch, RngKey{}, training, nobody, {facts, nullptr}};
+    model.forward(context, input, *model_saved);
     if (training) model.backward(context, input, *model_saved);
   }
   if (trains) Optimizer(config.optimizer, parameters, meta).plan(stream, scratch);
@@ -147,22 +145,15 @@ Replica::Replica(const Config& config, const data::TaskInfo& info, Device device
                  int64_t slots, const MemoryPlan& plan)
     : config_(config),
       stream_(device, {.threads = threads, .precision = config.precision}),
-      model_(parameters_, config.model, config.attention, model_task(info)),
+      facts_(config.model.layers),
+      model_(parameters_, facts_, config.model, config.attention, model_task(info)),
       saved_("saved", device, plan.saved),
       scratch_("scratch", device, plan.scratch),
       feed_(stream_, feed_options(config, info, slots)),
-      records_(device, static_cast<size_t>(slots) * record_bytes()),
+      leaf_facts_(device, static_cast<size_t>(slots) * facts_.bytes()),
       model_saved_(model_.make_saved()) {
   parameters_.allocate(device);
   parameters_.initialize(stream_, static_cast<uint64_t>(config.run.seed));
-}
-
-size_t Replica::record_bytes() const {
-  return model::LeafRecord::bytes(config_.model.layers, config_.model.heads);
-}
-
-model::LeafRecord Replica::record_over(std::byte* memory) const {
-  return {memory, config_.model.layers, config_.model.heads};
 }
 
 void Replica::forward(int64_t slot, const RngKey& rng, bool training, model::Observer& observer) {
@@ -170,14 +161,10 @@ void Replica::forward(int64_t slot, const RngKey& rng, bool training, model::Obs
   scratch_.rewind(0);
   slot_ = slot;
   rng_ = rng;
-  std::byte* memory = records_.data() + static_cast<size_t>(slot) * record_bytes();
-  fill_zero_bytes(stream_, memory, record_bytes());
-  const model::LeafRecord record = record_over(memory);
-  model::Context context{stream_, saved_, scratch_, rng_, training, observer, record};
-  model_.forward(
-      context, feed_.input(slot),
-      {.loss_sum = record.loss_sum(), .correct = record.correct(), .count = record.count()},
-      *model_saved_);
+  std::byte* memory = leaf_facts_.data() + static_cast<size_t>(slot) * facts_.bytes();
+  fill_zero_bytes(stream_, memory, facts_.bytes());
+  model::Context context{stream_, saved_, scratch_, rng_, training, observer, {facts_, memory}};
+  model_.forward(context, feed_.input(slot), *model_saved_);
 }
 
 void Replica::backward(model::Observer& observer) {
@@ -185,8 +172,8 @@ void Replica::backward(model::Observer& observer) {
   model_.backward(context, feed_.input(slot_), *model_saved_);
 }
 
-void Replica::fetch_records(int64_t slots, std::byte* to) {
-  copy_bytes(stream_, to, records_.data(), static_cast<size_t>(slots) * record_bytes());
+void Replica::fetch_facts(int64_t slots, std::byte* to) {
+  copy_bytes(stream_, to, leaf_facts_.data(), static_cast<size_t>(slots) * facts_.bytes());
 }
 
 }  // namespace stipple::trainer

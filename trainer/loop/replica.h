@@ -63,18 +63,17 @@ class Replica {
           const MemoryPlan& plan);
 
   /// Forward of the leaf that was put into this slot of feed(); with training, `backward` may
-  /// follow. What it finds out stands in record(slot) once the stream has come there. Neither
+  /// follow. What it finds out stands in the slot's facts once the stream has come there. Neither
   /// allocates nor waits.
   void forward(int64_t slot, const RngKey&, bool training, model::Observer&);
   /// Adds the last forward's gradients to the memory bound to parameters().bind_grads().
   void backward(model::Observer&);
 
   Feed& feed() { return feed_; }
-  /// Copies the records of the first `slots` leaves to host memory, in stream order:
-  /// LeafRecord::bytes(layers, heads) each.
-  void fetch_records(int64_t slots, std::byte* to);
-  size_t record_bytes() const;
-  model::LeafRecord record_over(std::byte* memory) const;
+  /// Copies the facts of the first `slots` leaves to host memory, in stream order: facts().bytes()
+  /// each.
+  void fetch_facts(int64_t slots, std::byte* to);
+  const model::FactTable& facts() const { return facts_; }
 
   model::ParameterStore& parameters() { return parameters_; }
   const model::ParameterStore& parameters() const { return parameters_; }
@@ -87,11 +86,12 @@ class Replica {
   Config config_;
   Stream stream_;
   model::ParameterStore parameters_;
+  model::FactTable facts_;
   model::Model model_;
   Arena saved_;
   Arena scratch_;
   Feed feed_;
-  Buffer records_;
+  Buffer leaf_facts_;  ///< by slot
   std::unique_ptr<model::Model::Saved, void (*)(model::Model::Saved*)> model_saved_;
   int64_t slot_ = 0;  ///< of the last forward
   RngKey rng_;

@@ -15,6 +15,7 @@
 #include "core/log.h"
 #include "core/profiler_range.h"
 #include "core/section_timer.h"
+#include "core/stopwatch.h"
 #include "kernels/activation.h"
 #include "trainer/exit_code.h"
 #include "trainer/loop/signals.h"
@@ -29,31 +30,18 @@ constexpr int64_t kFlights = 2;
 /// A number that does not exist: null in metrics.jsonl.
 constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
 
-std::string duration_text(double seconds) {
-  const auto s = static_cast<int64_t>(seconds + 0.5);
-  return s >= 3600 ? fmt::format("{}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60)
-                   : fmt::format("{}:{:02}", s / 60, s % 60);
-}
-
 int64_t count_tokens(const data::Leaf& leaf) {
   return std::count(leaf.mask.begin(), leaf.mask.end(), uint8_t{1});
 }
 
-/// Graph facts per layer and head, for attention that has graphs.
-std::vector<LayerRecord> layer_records(const StepObserver& observer,
-                                       const model::ModelConfig& config) {
-  std::vector<LayerRecord> records;
-  if (!observer.has_graphs()) return records;
-  for (int64_t layer = 0; layer < config.layers; ++layer) {
-    LayerRecord& record = records.emplace_back();
-    for (int64_t head = 0; head < config.heads; ++head) {
-      const HeadGraph& graph = observer.graphs()[static_cast<size_t>(layer * config.heads + head)];
-      record.density.push_back(graph.density());
-      record.empty_rows.push_back(graph.empty_row_share());
-      record.effective_cells.push_back(graph.effective_cells);
-    }
+/// Counts over a leaf that metrics are made of.
+std::vector<model::FactId> window_facts(const model::FactTable& table) {
+  std::vector<model::FactId> ids;
+  for (const model::Fact& fact : table.facts()) {
+    if (!fact.per_layer && fact.type == model::FactType::kInt64)
+      ids.push_back(table.find(fact.name));
   }
-  return records;
+  return ids;
 }
 
 std::unique_ptr<data::Dataset> open_on_all_ranks(comm::Communicator& communicator,
@@ -105,7 +93,7 @@ comm::ReducerOptions reducer_options_on(const Config& config, const Replica& rep
 /// One step on its way through the device.
 struct Trainer::Flight {
   Flight(const Replica& replica, Device device, int64_t leaves, int64_t layers)
-      : records(Buffer::staging(device, static_cast<size_t>(leaves) * replica.record_bytes())),
+      : facts(Buffer::staging(device, static_cast<size_t>(leaves) * replica.facts().bytes())),
         staged(Buffer::staging(device, sizeof(Staged))),
         begin(device),
         reduced(device),
@@ -124,7 +112,7 @@ struct Trainer::Flight {
   int64_t step = 0;
   float loss_scale = 0;
   StepRates rates{};
-  Buffer records;
+  Buffer facts;
   Buffer staged;
   Event begin, reduced, done;
   SectionTimer forward, sampling, backward;
@@ -132,6 +120,7 @@ struct Trainer::Flight {
   bool is_skipped = false;
   double data_s = 0;
   int64_t tokens = 0;
+  std::vector<double> counts;  ///< by window_facts_
   StepResult result{};
 };
 
@@ -157,16 +146,18 @@ Trainer::Trainer(const Config& config, comm::Communicator& communicator)
                                            reducer_options_on(config, replica_, plan_.numel))),
       optimizer_(config.optimizer, replica_.parameters(), device_),
       guard_(config.guard),
-      observer_(config.model.layers, config.model.heads),
       checkpoints_(directory_.checkpoints(), communicator, config.checkpoint.keep),
       host_decides_(device_.type == DeviceType::kCpu || config.guard.spike_factor > 0),
       device_step_(device_, sizeof(uint64_t)),
       mirror_(kCpuDevice, device_.type == DeviceType::kCpu ? 0 : plan_.parameters + plan_.moments),
-      sums_(static_cast<size_t>(2 * batches_.num_leaves()) + 1),
-      counts_(4) {
+      facts_(replica_.facts(), batches_.num_leaves()),
+      window_facts_(window_facts(replica_.facts())),
+      log_(config, task_->info(), replica_.facts()) {
+  clear_window();
   for (int64_t i = 0; i < (host_decides_ ? 1 : kFlights); ++i) {
     flights_.push_back(
         std::make_unique<Flight>(replica_, device_, my_leaves_.size(), config.model.layers));
+    flights_.back()->counts.reserve(window_facts_.size());
   }
   if (config.step.graph) graph_ = std::make_unique<StepGraph>(flights_.size());
   observer_.attach(reducer_.get(), data_plane_ ? data_plane_.get() : &communicator_);
@@ -177,8 +168,7 @@ Trainer::Trainer(const Config& config, comm::Communicator& communicator)
     if (communicator_.rank() != 0) return;
     directory_.write_config(config_);
     directory_.write_ladder(ladder_of(*task_, *validation_set_));
-    metrics_ = std::make_unique<MetricsWriter>(directory_.metrics(), saved_step_);
-    board_ = std::make_unique<TensorBoardWriter>(directory_.path(), saved_step_);
+    log_.open(directory_, saved_step_);
   });
 }
 
@@ -252,8 +242,9 @@ std::vector<TensorRef> Trainer::tensors() {
 CheckpointMeta Trainer::meta() {
   // What a log line averages since the one before is state, too: a resumed run tells the same
   // history.
-  std::vector<double> extra = {window_.loss, window_.hits, window_.labels, window_.steps,
-                               static_cast<double>(skipped_)};
+  std::vector<double> extra = {window_.loss};
+  extra.insert(extra.end(), window_.counts.begin(), window_.counts.end());
+  extra.insert(extra.end(), {window_.steps, static_cast<double>(skipped_)});
   const std::vector<double> guard = guard_.state();
   extra.insert(extra.end(), guard.begin(), guard.end());
   return {.step = step_,
@@ -276,13 +267,16 @@ void Trainer::restore() {
                      "the run in ", config_.run.dir, " has another train.batch (",
                      found->data_position / std::max<int64_t>(1, found->step),
                      "); use that, or choose another run.dir");
-    STIPPLE_CHECK_AS(CheckpointError, found->extra.size() >= 5,
+    STIPPLE_CHECK_AS(CheckpointError, found->extra.size() >= window_facts_.size() + 3,
                      "the checkpoint lacks the trainer's state");
   });
   step_ = saved_step_ = found->step;
-  window_ = {found->extra[0], found->extra[1], found->extra[2], found->extra[3]};
-  skipped_ = static_cast<int64_t>(found->extra[4]);
-  guard_.restore({found->extra.begin() + 5, found->extra.end()});
+  auto next = found->extra.begin();
+  window_.loss = *next++;
+  for (double& count : window_.counts) count = *next++;
+  window_.steps = *next++;
+  skipped_ = static_cast<int64_t>(*next++);
+  guard_.restore({next, found->extra.end()});
   copy_state(/*to_device=*/true);
   optimizer_.restore(replica_.stream(), found->applied_steps);
   log::info(fmt::format("resuming {} at step {}", config_.run.dir, step_));
@@ -372,7 +366,7 @@ void Trainer::enqueue_step() {
   copy_bytes(stream, device_step_.data(), &flight.host().step, sizeof(uint64_t));
   if (!host_decides_) optimizer_.set_rates(stream, flight.rates);
   compute_or_replay(flight);
-  replica_.fetch_records(my_leaves_.size(), flight.records.data());
+  replica_.fetch_facts(my_leaves_.size(), flight.facts.data());
   copy_bytes(stream, &flight.host().outcome, optimizer_.outcome(), sizeof(Optimizer::Outcome));
   stream.record(flight.done);
   ++enqueued_;
@@ -382,26 +376,14 @@ void Trainer::enqueue_step() {
 void Trainer::gather_facts(Flight& flight) {
   const Stream& stream = replica_.stream();
   if (host_decides_) {
-    replica_.fetch_records(my_leaves_.size(), flight.records.data());
+    replica_.fetch_facts(my_leaves_.size(), flight.facts.data());
     flight.host().outcome = optimizer_.read_outcome(stream);
   }
-  std::fill(sums_.begin(), sums_.end(), 0.0);
-  std::fill(counts_.begin(), counts_.end(), int64_t{0});
-  observer_.clear();
-  for (int64_t i = 0; i < my_leaves_.size(); ++i) {
-    const model::LeafRecord record = replica_.record_over(
-        flight.records.data() + static_cast<size_t>(i) * replica_.record_bytes());
-    const auto leaf = static_cast<size_t>(my_leaves_.begin + i);
-    sums_[leaf] = record.loss_sum()[0];
-    for (int64_t layer = 0; layer < record.layers(); ++layer) {
-      sums_[static_cast<size_t>(batches_.num_leaves()) + leaf] +=
-          record.layer(layer).auxiliary_loss[0];
-    }
-    counts_[0] += record.correct()[0];
-    counts_[1] += record.count()[0];
-    counts_[3] += observer_.add(record);
-  }
-  counts_[2] = flight.tokens;
+  facts_.clear();
+  const size_t bytes = replica_.facts().bytes();
+  for (int64_t i = 0; i < my_leaves_.size(); ++i)
+    facts_.add(my_leaves_.begin + i,
+               {replica_.facts(), flight.facts.data() + static_cast<size_t>(i) * bytes});
   sum_over_ranks(flight);
   StepResult& result = flight.result;
   result.grad_norm = flight.host().outcome.norm();
@@ -414,22 +396,24 @@ void Trainer::gather_facts(Flight& flight) {
 }
 
 void Trainer::sum_over_ranks(Flight& flight) {
-  sums_.back() = stop_requested() ? 1.0 : 0.0;
-  // Each leaf's loss is non-zero on one rank only, so the transport's order cannot change its bits.
-  communicator_.all_reduce(std::span<double>(sums_), comm::Reduction::kSum);
-  communicator_.all_reduce(std::span<int64_t>(counts_), comm::Reduction::kSum);
-  observer_.all_reduce(communicator_);
+  std::array<int64_t, 2> sums = {flight.tokens, stop_requested() ? 1 : 0};
+  communicator_.all_reduce(std::span<int64_t>(sums), comm::Reduction::kSum);
+  facts_.all_reduce(communicator_);
   StepResult& result = flight.result;
-  const auto leaves = sums_.begin() + batches_.num_leaves();
-  const double loss_sum = std::accumulate(sums_.begin(), leaves, 0.0);
-  result.auxiliary_loss = std::accumulate(leaves, sums_.end() - 1, 0.0);
-  const double labels = static_cast<double>(std::max<int64_t>(1, counts_[1]));
-  result.loss = loss_sum / labels;
-  result.hits = counts_[0];
-  result.labels = counts_[1];
-  result.tokens = counts_[2];
-  result.stop = sums_.back() > 0;
-  require_no_overflow(counts_[3]);
+  result.auxiliary_loss = facts_.total(model::kAuxiliaryLoss);
+  result.loss = facts_.total(model::kLossSum) / std::max(1.0, facts_.total(model::kLabels));
+  result.tokens = sums[0];
+  result.stop = sums[1] > 0;
+  flight.counts.clear();
+  for (const model::FactId id : window_facts_) flight.counts.push_back(facts_.total(id));
+  facts_.require_limits();
+}
+
+double Trainer::figure(std::string_view name) const {
+  for (const model::Figure& figure : replica_.facts().figures()) {
+    if (figure.name == name) return facts_.figure(figure);
+  }
+  return kNone;
 }
 
 StepSeconds Trainer::seconds_of(const Flight& flight) const {
@@ -460,8 +444,7 @@ Trainer::StepResult Trainer::collect_step() {
   ++step_;
   skipped_ += result.skipped ? 1 : 0;
   window_.loss += result.loss;
-  window_.hits += static_cast<double>(result.hits);
-  window_.labels += static_cast<double>(result.labels);
+  for (size_t i = 0; i < window_.counts.size(); ++i) window_.counts[i] += flight.counts[i];
   window_.steps += 1;
   since_log_.add(result);
   return result;
@@ -506,56 +489,39 @@ StepSeconds Trainer::SinceLog::mean() const {
           .optimizer = seconds.optimizer / steps};
 }
 
-void Trainer::log_step(const StepResult& result) {
+TrainRecord Trainer::train_record(const StepResult& result) const {
+  const auto sum = [&](std::string_view name) {
+    for (size_t i = 0; i < window_facts_.size(); ++i) {
+      if (replica_.facts().fact(window_facts_[i]).name == name) return window_.counts[i];
+    }
+    return kNone;
+  };
+  Named<double> values = log_.metrics(sum);
+  for (auto& figure : log_.figures(facts_)) values.push_back(std::move(figure));
   const StepSeconds seconds = since_log_.mean();
-  const double examples_per_s = static_cast<double>(config_.train.batch) / seconds.step;
-  const double tokens_per_s = since_log_.tokens / since_log_.seconds.step;
-  const double loss = window_.loss / std::max(1.0, window_.steps);
-  const double accuracy = window_.hits / std::max(1.0, window_.labels);
-  const double density = observer_.has_graphs() ? observer_.density() : kNone;
-  const double left_s = seconds.step * static_cast<double>(config_.train.steps - step_);
-  if (communicator_.rank() == 0) {
-    log::progress(fmt::format(
-        "step {}/{}  loss {:.4f}  accuracy {:.1f} %{}  {:.0f} examples/s  {:.0f} tokens/s  ETA {}",
-        step_, config_.train.steps, loss, 100 * accuracy,
-        observer_.has_graphs() ? fmt::format("  density {:.2f} %", 100 * density) : "",
-        examples_per_s, tokens_per_s, duration_text(left_s)));
-    metrics_->write(TrainRecord{.step = step_,
-                                .loss = loss,
-                                .accuracy = accuracy,
-                                .density = density,
-                                .examples_per_s = examples_per_s,
-                                .tokens_per_s = tokens_per_s,
-                                .learning_rate = result.rates.learning_rate,
-                                .grad_norm = result.grad_norm,
-                                .skipped = skipped_,
-                                .auxiliary_loss = result.auxiliary_loss,
-                                .seconds = seconds,
-                                .layers = layer_records(observer_, config_.model)});
-    const Scalar scalars[] = {{"loss/train", loss},
-                              {"accuracy/train", accuracy},
-                              {"density/train", density},
-                              {"optimizer/learning_rate", result.rates.learning_rate},
-                              {"optimizer/grad_norm", result.grad_norm},
-                              {"throughput/examples_per_s", examples_per_s},
-                              {"throughput/tokens_per_s", tokens_per_s}};
-    board_->write(step_, scalars);
-  }
-  window_ = {};
+  return {.step = step_,
+          .loss = window_.loss / std::max(1.0, window_.steps),
+          .values = std::move(values),
+          .examples_per_s = static_cast<double>(config_.train.batch) / seconds.step,
+          .tokens_per_s = since_log_.tokens / since_log_.seconds.step,
+          .learning_rate = result.rates.learning_rate,
+          .grad_norm = result.grad_norm,
+          .skipped = skipped_,
+          .auxiliary_loss = result.auxiliary_loss,
+          .seconds = seconds,
+          .layers = log_.layers(facts_)};
+}
+
+void Trainer::log_step(const StepResult& result) {
+  log_.training(train_record(result));
+  clear_window();
   since_log_ = {};
 }
 
 std::optional<EvalResult> Trainer::evaluate_validation(int64_t seeds) {
   const std::optional<EvalResult> result = evaluate(replica_, communicator_, *validation_set_,
                                                     task_->info(), config_, seeds, stop_requested);
-  if (!result || communicator_.rank() != 0) return result;
-  const std::string name(data::split_name(data::Split::kValidation));
-  log::info(fmt::format("step {}  {} loss {:.4f}  accuracy {:.2f} %  ({} examples in {:.1f} s)",
-                        step_, name, result->loss, 100 * result->accuracy, result->examples,
-                        result->seconds));
-  metrics_->write(eval_record(*result, step_, name));
-  const Scalar scalars[] = {{"loss/val", result->loss}, {"accuracy/val", result->accuracy}};
-  board_->write(step_, scalars);
+  if (result) log_.evaluation(*result, step_, data::split_name(data::Split::kValidation));
   return result;
 }
 
@@ -611,14 +577,17 @@ void Trainer::tell_result(bool was_complete) {
                           directory_.path(), step_, config_.train.steps));
   }
   const Metrics metrics = read_metrics(directory_.metrics());
-  double accuracy = kNone;
+  const Ladder ladder = read_ladder(directory_.ladder());
+  double value = kNone;
   for (const EvalRecord& record : metrics.eval) {
-    if (record.step == step_ && record.split == "val") accuracy = record.accuracy;
+    if (record.step == step_ && record.split == "val")
+      value = value_of(record.values, ladder.metric);
   }
   log::info(fmt::format("run directory  {}", directory_.path()));
   log::info(fmt::format("report         {}", directory_.report()));
-  log::info(fmt::format("validation     {}",
-                        place_on_ladder(accuracy, read_ladder(directory_.ladder()))));
+  if (task_->info().metrics.empty()) return;
+  log::info("validation     " +
+            data::place_on_ladder(value, task_->info().metrics.front().is_share, ladder.rungs));
 }
 
 }  // namespace stipple::trainer

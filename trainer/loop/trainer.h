@@ -14,14 +14,15 @@
 #include "trainer/checkpoint/store.h"
 #include "trainer/config/config.h"
 #include "trainer/loop/evaluate.h"
+#include "trainer/loop/fact_sums.h"
 #include "trainer/loop/replica.h"
+#include "trainer/loop/run_log.h"
 #include "trainer/loop/step_graph.h"
 #include "trainer/loop/step_observer.h"
 #include "trainer/optimizer/guard.h"
 #include "trainer/optimizer/optimizer.h"
 #include "trainer/record/metrics.h"
 #include "trainer/record/run_directory.h"
-#include "trainer/record/tensorboard.h"
 
 namespace stipple::trainer {
 
@@ -40,9 +41,7 @@ class Trainer {
   struct StepResult {
     double loss = 0;            ///< mean over the labels of the global batch
     double auxiliary_loss = 0;  ///< weighted regularisers of the global batch
-    int64_t hits = 0;
-    int64_t labels = 0;
-    int64_t tokens = 0;  ///< real tokens of the global batch
+    int64_t tokens = 0;         ///< real tokens of the global batch
     StepRates rates{};
     double grad_norm = 0;
     bool skipped = false;
@@ -53,9 +52,9 @@ class Trainer {
   StepResult train_step();
 
   int64_t step() const { return step_; }
-  double density() const {
-    return observer_.density();
-  }  ///< of the last step's graphs, over all ranks
+  /// One of the model's figures, of the last step, over all layers, heads and ranks; NaN: none of
+  /// that name.
+  double figure(std::string_view name) const;
   const MemoryPlan& plan() const { return plan_; }
   Replica& replica() { return replica_; }
 
@@ -66,6 +65,7 @@ class Trainer {
   std::vector<TensorRef> tensors();
   CheckpointMeta meta();
   void log_step(const StepResult&);
+  TrainRecord train_record(const StepResult&) const;
 
   // A step is enqueued on the device, and its result collected when the device has come to its end.
   // On CUDA the next step is enqueued before that, so the device never waits for the host.
@@ -115,19 +115,18 @@ class Trainer {
   std::vector<std::unique_ptr<Flight>> flights_;  ///< by step, modulo their number
   Buffer device_step_;  ///< the number of the step that is computed, for captured random numbers
   std::unique_ptr<StepGraph> graph_;  ///< none: every step is enqueued kernel by kernel
-  Buffer mirror_;  ///< parameters and moments in host memory, for checkpoints; none on the CPU
-  std::vector<double> sums_;                  ///< loss and auxiliary loss of each leaf, stop votes
-  std::vector<int64_t> counts_;               ///< hits, labels, tokens
-  std::unique_ptr<MetricsWriter> metrics_;    ///< rank 0
-  std::unique_ptr<TensorBoardWriter> board_;  ///< rank 0
+  Buffer mirror_;   ///< parameters and moments in host memory, for checkpoints; none on the CPU
+  FactSums facts_;  ///< of the last gathered step
+  std::vector<model::FactId> window_facts_;
+  RunLog log_;
 
   /// Sums since the last log line; part of the state, so that a resumed run writes the same lines.
   struct Window {
     double loss = 0;
-    double hits = 0;
-    double labels = 0;
+    std::vector<double> counts = {};  ///< by window_facts_
     double steps = 0;
   };
+  void clear_window() { window_ = {.counts = std::vector<double>(window_facts_.size())}; }
   Window window_;
   int64_t skipped_ = 0;
 

@@ -49,36 +49,51 @@ void visit_seconds(StepSeconds& s, Visit visit) {
   visit("optimizer_s", s.optimizer);
 }
 
+constexpr std::string_view kSeedPrefix = "seed_";
+constexpr const char* kSeedSpread = "seed_spread";
+
 ordered_json layers_to_json(const std::vector<LayerRecord>& layers) {
   ordered_json list = ordered_json::array();
-  for (const LayerRecord& layer : layers)
-    list.push_back({{"density", numbers(layer.density)},
-                    {"empty_rows", numbers(layer.empty_rows)},
-                    {"effective_cells", numbers(layer.effective_cells)}});
+  for (const LayerRecord& layer : layers) {
+    ordered_json j = ordered_json::object();
+    for (const auto& [name, values] : layer) j[name] = numbers(values);
+    list.push_back(std::move(j));
+  }
   return list;
 }
 
 std::vector<LayerRecord> layers_from_json(const ordered_json& list) {
   std::vector<LayerRecord> layers;
-  for (const auto& layer : list)
-    layers.push_back({numbers_from(layer.at("density")), numbers_from(layer.at("empty_rows")),
-                      numbers_from(layer.at("effective_cells"))});
+  for (const auto& j : list) {
+    LayerRecord& layer = layers.emplace_back();
+    for (const auto& [name, values] : j.items()) layer.emplace_back(name, numbers_from(values));
+  }
   return layers;
 }
 
+void add_values(ordered_json& j, const Named<double>& values) {
+  for (const auto& [name, value] : values) j[name] = number(value);
+}
+
+/// All numbers of the record that `fixed` does not hold.
+Named<double> values_from(const ordered_json& j, const ordered_json& fixed) {
+  Named<double> values;
+  for (const auto& [key, value] : j.items()) {
+    if ((value.is_number() || value.is_null()) && !fixed.contains(key))
+      values.emplace_back(key, number_from(value));
+  }
+  return values;
+}
+
 ordered_json to_json(const TrainRecord& r) {
-  ordered_json j{{"kind", "train"},
-                 {"step", r.step},
-                 {"split", "train"},
-                 {"loss", number(r.loss)},
-                 {"accuracy", number(r.accuracy)},
-                 {"density", number(r.density)},
-                 {"examples_per_s", number(r.examples_per_s)},
-                 {"tokens_per_s", number(r.tokens_per_s)},
-                 {"learning_rate", number(r.learning_rate)},
-                 {"grad_norm", number(r.grad_norm)},
-                 {"skipped", r.skipped},
-                 {"auxiliary_loss", number(r.auxiliary_loss)}};
+  ordered_json j{{"kind", "train"}, {"step", r.step}, {"split", "train"}, {"loss", number(r.loss)}};
+  add_values(j, r.values);
+  j["examples_per_s"] = number(r.examples_per_s);
+  j["tokens_per_s"] = number(r.tokens_per_s);
+  j["learning_rate"] = number(r.learning_rate);
+  j["grad_norm"] = number(r.grad_norm);
+  j["skipped"] = r.skipped;
+  j["auxiliary_loss"] = number(r.auxiliary_loss);
   StepSeconds seconds = r.seconds;
   visit_seconds(seconds, [&](const char* key, double& value) { j[key] = number(value); });
   j["layers"] = layers_to_json(r.layers);
@@ -86,24 +101,21 @@ ordered_json to_json(const TrainRecord& r) {
 }
 
 ordered_json to_json(const EvalRecord& r) {
-  return {{"kind", "eval"},
-          {"step", r.step},
-          {"split", r.split},
-          {"loss", number(r.loss)},
-          {"accuracy", number(r.accuracy)},
-          {"density", number(r.density)},
-          {"examples", r.examples},
-          {"examples_per_s", number(r.examples_per_s)},
-          {"seed_accuracy", numbers(r.seed_accuracy)},
-          {"seed_spread", number(r.seed_spread)}};
+  ordered_json j{{"kind", "eval"}, {"step", r.step}, {"split", r.split}, {"loss", number(r.loss)}};
+  add_values(j, r.values);
+  j["examples"] = r.examples;
+  j["examples_per_s"] = number(r.examples_per_s);
+  for (const auto& [name, values] : r.seed_values)
+    j[std::string(kSeedPrefix) + name] = numbers(values);
+  j[kSeedSpread] = number(r.seed_spread);
+  return j;
 }
 
 TrainRecord train_from_json(const ordered_json& j) {
   TrainRecord r;
   r.step = j.at("step");
   r.loss = number_from(j.at("loss"));
-  r.accuracy = number_from(j.at("accuracy"));
-  r.density = number_from(j.at("density"));
+  r.values = values_from(j, to_json(r));
   r.examples_per_s = number_from(j.at("examples_per_s"));
   r.tokens_per_s = number_from(j.at("tokens_per_s"));
   r.learning_rate = number_from(j.at("learning_rate"));
@@ -120,12 +132,14 @@ EvalRecord eval_from_json(const ordered_json& j) {
   r.step = j.at("step");
   r.split = j.at("split");
   r.loss = number_from(j.at("loss"));
-  r.accuracy = number_from(j.at("accuracy"));
-  r.density = number_from(j.at("density"));
+  r.values = values_from(j, to_json(r));
   r.examples = j.at("examples");
   r.examples_per_s = number_from(j.at("examples_per_s"));
-  r.seed_accuracy = numbers_from(j.at("seed_accuracy"));
-  r.seed_spread = number_from(j.at("seed_spread"));
+  for (const auto& [key, value] : j.items()) {
+    if (value.is_array() && key.starts_with(kSeedPrefix))
+      r.seed_values.emplace_back(key.substr(kSeedPrefix.size()), numbers_from(value));
+  }
+  r.seed_spread = number_from(j.at(kSeedSpread));
   return r;
 }
 
@@ -176,6 +190,13 @@ const std::string& truncated(const std::string& path, int64_t restored_step) {
 }
 
 }  // namespace
+
+double value_of(const Named<double>& values, std::string_view name) {
+  for (const auto& [key, value] : values) {
+    if (key == name) return value;
+  }
+  return std::numeric_limits<double>::quiet_NaN();
+}
 
 MetricsWriter::MetricsWriter(const std::string& path, int64_t restored_step)
     : file_(truncated(path, restored_step)) {}

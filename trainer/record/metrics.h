@@ -1,19 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 // metrics.jsonl: what a run measured, one JSON object a line, for people's scripts and for the
 // report. A number that is not finite is null. A record whose kind the reader does not know is an
-// error, so keys are only ever added.
+// error, so keys are only ever added. METRIC and FIGURE stand for what the task and the model
+// declare (figures.json lists them): accuracy, density, ...
 //
-//   kind "train"  step split loss accuracy density examples_per_s tokens_per_s learning_rate
-//   grad_norm skipped auxiliary_loss
+//   kind "train"  step split loss METRIC... FIGURE... examples_per_s tokens_per_s learning_rate
+//                 grad_norm skipped auxiliary_loss
 //                 step_s data_s forward_s sampling_s backward_s reduce_s optimizer_s
-//                 layers: [{density: [per head], empty_rows: [per head], effective_cells: [per
-//                 head]}, per layer]
-//   kind "eval"   step split loss accuracy density examples examples_per_s
-//                 seed_accuracy: [one per sampling seed] seed_spread
+//                 layers: [{FIGURE: [per head], ...}, per layer]
+//   kind "eval"   step split loss METRIC... FIGURE... examples examples_per_s
+//                 seed_METRIC: [one per sampling seed]... seed_spread
 #pragma once
 
 #include <cstdint>
 #include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include "trainer/checkpoint/durable_file.h"
@@ -34,19 +36,20 @@ struct StepSeconds {
   double optimizer = 0;
 };
 
-/// The attention graphs of one layer; each list has one value per head, or none where it does not
-/// apply.
-struct LayerRecord {
-  std::vector<double> density = {};          ///< edges / pairs
-  std::vector<double> empty_rows = {};       ///< share of queries without an edge
-  std::vector<double> effective_cells = {};  ///< block-matrix cells that carry the edges
-};
+/// Declared numbers by their names, in the order of their declaration.
+template <class T>
+using Named = std::vector<std::pair<std::string, T>>;
+
+/// NaN: there is none of that name.
+double value_of(const Named<double>&, std::string_view name);
+
+/// One value per head.
+using LayerRecord = Named<std::vector<double>>;
 
 struct TrainRecord {
   int64_t step = 0;
   double loss = 0;
-  double accuracy = 0;  ///< 0..1
-  double density = 0;   ///< over all layers and heads; NaN: attention without graphs
+  Named<double> values = {};  ///< metrics, then figures over all layers and heads
   double examples_per_s = 0;
   double tokens_per_s = 0;
   double learning_rate = 0;
@@ -61,12 +64,11 @@ struct EvalRecord {
   int64_t step = 0;
   std::string split = {};  ///< "val", "test"
   double loss = 0;
-  double accuracy = 0;
-  double density = 0;
+  Named<double> values = {};  ///< metrics: means over the seeds; figures
   int64_t examples = 0;
   double examples_per_s = 0;
-  std::vector<double> seed_accuracy = {};  ///< one per sampling seed; `accuracy` is their mean
-  double seed_spread = 0;                  ///< largest minus smallest
+  Named<std::vector<double>> seed_values = {};  ///< by metric, one per sampling seed
+  double seed_spread = 0;                       ///< of the first metric: largest minus smallest
 };
 
 /// Appends to metrics.jsonl. For rank 0 only. Error when the file cannot be written.

@@ -57,6 +57,10 @@ std::string percent(double share) {
   return std::isfinite(share) ? fmt::format("{:.2f}%", share * 100) : "not finite";
 }
 
+std::string shown(double value, const ShownFigure& figure) {
+  return figure.is_share ? percent(value) : short_number(value);
+}
+
 double x_of(int64_t step) { return static_cast<double>(step); }
 
 Series train_series(const std::string& name, const std::vector<TrainRecord>& train, int color,
@@ -116,14 +120,38 @@ Chart loss_chart(const Metrics& m) {
   return chart;
 }
 
-Chart accuracy_chart(const ReportInput& input) {
-  Chart chart{.title = "Accuracy", .unit = "%", .percent = true};
-  add_smoothed(chart, train_series("train (smoothed)", input.metrics.train, 0,
-                                   [](const auto& r) { return r.accuracy; }));
-  add_evaluations(chart, input.metrics.eval, [](const auto& r) { return r.accuracy; });
-  for (const LadderRung& rung : input.ladder)
+/// What figures.json says; without it, every number that a record has beyond the fixed ones.
+std::vector<ShownFigure> shown_figures(const ReportInput& input) {
+  if (!input.figures.empty()) return input.figures;
+  std::vector<ShownFigure> figures;
+  const auto add = [&](const std::string& name, bool is_metric) {
+    const auto same = [&](const ShownFigure& f) { return f.name == name; };
+    if (std::none_of(figures.begin(), figures.end(), same))
+      figures.push_back({.name = name, .title = name, .is_metric = is_metric});
+  };
+  for (const EvalRecord& r : input.metrics.eval) {
+    for (const auto& [name, values] : r.seed_values) add(name, true);
+    for (const auto& [name, value] : r.values) add(name, false);
+  }
+  for (const TrainRecord& r : input.metrics.train) {
+    for (const auto& [name, value] : r.values) add(name, false);
+    for (const LayerRecord& layer : r.layers)
+      for (const auto& [name, heads] : layer) add(name, false);
+  }
+  return figures;
+}
+
+Chart metric_chart(const ReportInput& input, const ShownFigure& metric) {
+  Chart chart{.title = metric.title,
+              .unit = metric.is_share ? "%" : metric.unit,
+              .percent = metric.is_share};
+  const auto value = [&](const auto& r) { return value_of(r.values, metric.name); };
+  add_smoothed(chart, train_series("train (smoothed)", input.metrics.train, 0, value));
+  add_evaluations(chart, input.metrics.eval, value);
+  if (metric.name != input.ladder.metric) return chart;
+  for (const data::Rung& rung : input.ladder.rungs)
     chart.references.push_back(
-        {fmt::format("{} {}", rung.name, percent(rung.accuracy)), rung.accuracy});
+        {fmt::format("{} {}", rung.name, shown(rung.value, metric)), rung.value});
   return chart;
 }
 
@@ -163,33 +191,44 @@ std::string step_time_chart(const Metrics& m) {
   return stacked_area_chart(chart);
 }
 
-using Heads = std::vector<double> LayerRecord::*;
+/// Empty where the layer does not have the figure.
+std::vector<double> heads_of(const LayerRecord& layer, const std::string& figure) {
+  for (const auto& [name, values] : layer) {
+    if (name == figure) return values;
+  }
+  return {};
+}
 
 /// One curve per layer and head; a head that some records lack has gaps there.
-std::vector<Series> head_series(const std::vector<TrainRecord>& train, Heads heads) {
+std::vector<Series> head_series(const std::vector<TrainRecord>& train, const std::string& figure) {
   std::map<std::pair<size_t, size_t>, Series> by_head;
-  for (const TrainRecord& r : train)
-    for (size_t layer = 0; layer < r.layers.size(); ++layer)
-      for (size_t head = 0; head < (r.layers[layer].*heads).size(); ++head) by_head[{layer, head}];
+  for (size_t i = 0; i < train.size(); ++i) {
+    for (size_t layer = 0; layer < train[i].layers.size(); ++layer) {
+      const std::vector<double> heads = heads_of(train[i].layers[layer], figure);
+      for (size_t head = 0; head < heads.size(); ++head) {
+        Series& s = by_head[{layer, head}];
+        for (size_t k = s.points.size(); k < train.size(); ++k)
+          s.points.push_back({x_of(train[k].step), std::numeric_limits<double>::quiet_NaN()});
+        s.points[i].y = heads[head];
+      }
+    }
+  }
   int color = 0;
   std::vector<Series> series;
   for (auto& [key, s] : by_head) {
-    const auto [layer, head] = key;
-    s.name = fmt::format("L{} H{}", layer, head);
+    s.name = fmt::format("L{} H{}", key.first, key.second);
     s.color = color++;
-    for (const TrainRecord& r : train) {
-      const bool present = layer < r.layers.size() && head < (r.layers[layer].*heads).size();
-      s.points.push_back({x_of(r.step), present ? (r.layers[layer].*heads)[head]
-                                                : std::numeric_limits<double>::quiet_NaN()});
-    }
     series.push_back(std::move(s));
   }
   return series;
 }
 
-/// Nothing where no head reports the quantity.
-std::string heads_chart(const Metrics& m, Chart chart, Heads heads) {
-  chart.series = head_series(m.train, heads);
+/// Nothing where no head reports the figure.
+std::string heads_chart(const Metrics& m, const ShownFigure& figure) {
+  Chart chart{.title = figure.title + " per layer and head",
+              .unit = figure.unit,
+              .series = head_series(m.train, figure.name),
+              .percent = figure.is_share};
   if (chart.series.empty()) return {};
   if (chart.series.size() <= kMaxCurves) return line_chart(chart);
   return heat_map(chart);
@@ -224,17 +263,30 @@ double median_of(const std::vector<TrainRecord>& train, const Getter& value) {
   return median(std::move(values));
 }
 
-std::string tiles(const Metrics& m) {
+std::string result_tiles(const EvalRecord& result, const std::vector<ShownFigure>& figures) {
+  std::string html;
+  for (const ShownFigure& f : figures) {
+    if (!f.is_metric) continue;
+    std::string label = fmt::format("{} {} at step {}", result.split, f.name, result.step);
+    const size_t seeds = result.seed_values.empty() ? 0 : result.seed_values.front().second.size();
+    if (html.empty() && seeds > 1)
+      label += fmt::format(", {} seeds, spread {}", seeds, shown(result.seed_spread, f));
+    html += tile(shown(value_of(result.values, f.name), f), label);
+  }
+  html += tile(short_number(result.loss), result.split + " loss");
+  for (const ShownFigure& f : figures) {
+    const double value = value_of(result.values, f.name);
+    if (!f.is_metric && std::isfinite(value))
+      html += tile(shown(value, f), fmt::format("{} attention {}", result.split, f.name));
+  }
+  return html;
+}
+
+std::string tiles(const ReportInput& input) {
+  const Metrics& m = input.metrics;
   std::string html;
   if (const auto result = final_evaluation(m)) {
-    std::string label = fmt::format("{} accuracy at step {}", result->split, result->step);
-    if (result->seed_accuracy.size() > 1)
-      label += fmt::format(", {} seeds, spread {}", result->seed_accuracy.size(),
-                           percent(result->seed_spread));
-    html += tile(percent(result->accuracy), label);
-    html += tile(short_number(result->loss), result->split + " loss");
-    if (std::isfinite(result->density))
-      html += tile(percent(result->density), result->split + " attention density");
+    html += result_tiles(*result, shown_figures(input));
   }
   if (m.train.empty()) return html;
   const TrainRecord& last = m.train.back();
@@ -250,23 +302,30 @@ std::string tiles(const Metrics& m) {
 }
 
 std::string ladder_table(const ReportInput& input) {
-  if (input.ladder.empty()) return {};
+  const Ladder& ladder = input.ladder;
+  if (ladder.rungs.empty()) return {};
   struct Row {
-    LadderRung rung;
+    data::Rung rung;
     bool is_own;
   };
   std::vector<Row> rows;
-  for (const LadderRung& rung : input.ladder) rows.push_back({rung, false});
+  for (const data::Rung& rung : ladder.rungs) rows.push_back({rung, false});
   const auto result = final_evaluation(input.metrics);
-  if (result && std::isfinite(result->accuracy))
-    rows.push_back({{"this run (" + result->split + ")", result->accuracy}, true});
+  const double own = result ? value_of(result->values, ladder.metric) : 0;
+  if (result && std::isfinite(own))
+    rows.push_back({{"this run (" + result->split + ")", own}, true});
   std::stable_sort(rows.begin(), rows.end(),
-                   [](const Row& a, const Row& b) { return a.rung.accuracy > b.rung.accuracy; });
-  std::string html = "<h2>Where it stands</h2>\n<table><tr><th>result</th><th>accuracy</th></tr>\n";
+                   [](const Row& a, const Row& b) { return a.rung.value > b.rung.value; });
+  ShownFigure metric{.name = ladder.metric, .title = ladder.metric};
+  for (const ShownFigure& f : shown_figures(input))
+    if (f.name == ladder.metric) metric = f;
+  std::string html =
+      fmt::format("<h2>Where it stands</h2>\n<table><tr><th>result</th><th>{}</th></tr>\n",
+                  escape_html(ladder.metric));
   for (const Row& row : rows)
     html += fmt::format("<tr{}><td>{}</td><td class=\"number\">{}</td></tr>\n",
                         row.is_own ? " class=\"own\"" : "", escape_html(row.rung.name),
-                        percent(row.rung.accuracy));
+                        shown(row.rung.value, metric));
   return html + "</table>\n";
 }
 
@@ -293,46 +352,42 @@ std::string config_tables(const std::string& yaml) {
   return html + "</table>\n</div>\n";
 }
 
-/// Softmax attention looks at all pairs and has no graph to show.
-bool has_graphs(const Metrics& m) {
-  return m.train.empty() || std::any_of(m.train.begin(), m.train.end(), [](const TrainRecord& r) {
-           return std::isfinite(r.density);
-         });
-}
-
-std::string attention_charts(const Metrics& m) {
-  std::string html = "</div>\n<h2>Attention</h2>\n<div class=\"charts\">\n";
-  html += single_curve(
-      m,
-      {.title = "Density", .unit = "edges / pairs, all layers", .from_zero = true, .percent = true},
-      "density", [](const auto& r) { return r.density; }, false);
-  html += heads_chart(
-      m, {.title = "Density per layer and head", .unit = "edges / pairs", .percent = true},
-      &LayerRecord::density);
-  html += heads_chart(m,
-                      {.title = "Effective cells per layer and head",
-                       .unit = "block-matrix cells that carry the edges"},
-                      &LayerRecord::effective_cells);
-  html += heads_chart(m,
-                      {.title = "Empty rows per layer and head",
-                       .unit = "share of queries without an edge",
-                       .percent = true},
-                      &LayerRecord::empty_rows);
-  return html;
+/// Nothing where attention reports nothing.
+std::string attention_charts(const ReportInput& input) {
+  const Metrics& m = input.metrics;
+  std::string html;
+  for (const ShownFigure& f : shown_figures(input)) {
+    if (f.is_metric) continue;
+    const auto value = [&](const auto& r) { return value_of(r.values, f.name); };
+    const bool has_total = std::any_of(m.train.begin(), m.train.end(), [&](const TrainRecord& r) {
+      return std::isfinite(value(r));
+    });
+    if (has_total)
+      html += single_curve(m,
+                           {.title = f.title,
+                            .unit = f.unit + ", all layers",
+                            .from_zero = true,
+                            .percent = f.is_share},
+                           f.name, value, false);
+    html += heads_chart(m, f);
+  }
+  if (html.empty()) return {};
+  return "</div>\n<h2>Attention</h2>\n<div class=\"charts\">\n" + html;
 }
 
 std::string charts(const ReportInput& input) {
   const Metrics& m = input.metrics;
   std::string html = "<h2>Learning</h2>\n<div class=\"charts\">\n";
   html += line_chart(loss_chart(m));
-  html += line_chart(accuracy_chart(input));
+  for (const ShownFigure& f : shown_figures(input))
+    if (f.is_metric) html += line_chart(metric_chart(input, f));
   html += single_curve(
       m, {.title = "Learning rate", .from_zero = true}, "learning rate",
       [](const auto& r) { return r.learning_rate; }, false);
   html += single_curve(
       m, {.title = "Gradient norm", .unit = "before clipping", .from_zero = true},
       "gradient norm (smoothed)", [](const auto& r) { return r.grad_norm; }, true);
-  if (has_graphs(m)) html += attention_charts(m);
+  html += attention_charts(input);
   html += "</div>\n<h2>Speed</h2>\n<div class=\"charts\">\n";
   html += step_time_chart(m);
   html += single_curve(
@@ -343,17 +398,26 @@ std::string charts(const ReportInput& input) {
 
 }  // namespace
 
-std::vector<LadderRung> read_ladder(const std::string& path) {
-  std::vector<LadderRung> ladder;
+Ladder read_ladder(const std::string& path) {
+  Ladder ladder;
   if (!std::filesystem::exists(path)) return ladder;
   try {
-    for (const auto& rung : nlohmann::json::parse(read_text(path, kMaxSideFileBytes)))
-      ladder.push_back({rung.at("name"), rung.at("accuracy")});
+    for (const auto& rung : nlohmann::json::parse(read_text(path, kMaxSideFileBytes))) {
+      for (const auto& [key, value] : rung.items())
+        if (value.is_number()) ladder.metric = key;
+      ladder.rungs.push_back({rung.at("name"), rung.at(ladder.metric)});
+    }
   } catch (const std::exception& e) {
-    throw DataError(
-        fmt::format("{}: not a list of {{\"name\", \"accuracy\"}}: {}", path, e.what()));
+    throw DataError(fmt::format("{}: not a list of {{\"name\", metric}}: {}", path, e.what()));
   }
   return ladder;
+}
+
+std::string ladder_to_json(const Ladder& ladder) {
+  nlohmann::json list = nlohmann::json::array();
+  for (const data::Rung& rung : ladder.rungs)
+    list.push_back({{"name", rung.name}, {ladder.metric, rung.value}});
+  return list.dump(2) + "\n";
 }
 
 std::string render_report(const ReportInput& input) {
@@ -366,8 +430,8 @@ std::string render_report(const ReportInput& input) {
       "<meta name=\"color-scheme\" content=\"light dark\"/>\n<title>{0} · Stipple</title>\n"
       "<style>{1}{2}</style></head>\n<body><main>\n<h1>{0}</h1>\n<p class=\"sub\">{3}</p>\n"
       "<div class=\"tiles\">\n{4}</div>\n{5}{6}{7}</main></body></html>\n",
-      name, chart_css(), kPageCss, records, tiles(input.metrics), ladder_table(input),
-      charts(input), config_tables(input.config_yaml));
+      name, chart_css(), kPageCss, records, tiles(input), ladder_table(input), charts(input),
+      config_tables(input.config_yaml));
 }
 
 void write_report(const std::string& run_directory) {
@@ -381,6 +445,7 @@ void write_report(const std::string& run_directory) {
       render_report({.run_name = run.filename().string(),
                      .metrics = read_metrics((run / "metrics.jsonl").string()),
                      .config_yaml = fs::exists(config) ? read_text(config, kMaxSideFileBytes) : "",
+                     .figures = read_figures((run / "figures.json").string()),
                      .ladder = read_ladder((run / "ladder.json").string())}));
 }
 

@@ -6,14 +6,16 @@
 #include <string>
 #include <vector>
 
+#include "data/metric.h"
+#include "trainer/record/figures.h"
 #include "trainer/record/metrics.h"
 
 namespace stipple::trainer {
 
-/// A published or earlier result to compare with; `accuracy` is a share of 1.
-struct LadderRung {
-  std::string name = {};
-  double accuracy = 0;
+/// Results to compare with, in one metric.
+struct Ladder {
+  std::string metric = {};
+  std::vector<data::Rung> rungs = {};
 };
 
 /// What a report shows.
@@ -21,16 +23,19 @@ struct ReportInput {
   std::string run_name = {};
   Metrics metrics = {};
   std::string config_yaml = {};
-  std::vector<LadderRung> ladder = {};
+  std::vector<ShownFigure> figures = {};
+  Ladder ladder = {};
 };
 
 std::string render_report(const ReportInput&);
 
-/// ladder.json of a run; no file: empty. DataError when it does not hold what it should.
-std::vector<LadderRung> read_ladder(const std::string& path);
+/// ladder.json of a run: [{"name": ..., METRIC: 0.38}, ...]. No file: empty. DataError when it does
+/// not hold what it should.
+Ladder read_ladder(const std::string& path);
+std::string ladder_to_json(const Ladder&);
 
-/// Reads metrics.jsonl, config.yaml and ladder.json ([{"name": ..., "accuracy": 0.38}, ...]) of a
-/// run, as far as they exist, and writes report.html beside them. ConfigError when there is no such
+/// Reads metrics.jsonl, config.yaml, figures.json and ladder.json of a run, as far as they exist, and
+/// writes report.html beside them. ConfigError when there is no such
 /// directory; DataError "file:line: what" when a file does not hold what it should.
 void write_report(const std::string& run_directory);
 

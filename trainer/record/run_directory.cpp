@@ -9,7 +9,6 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
-#include <nlohmann/json.hpp>
 
 #include "core/log.h"
 #include "trainer/checkpoint/durable_file.h"
@@ -58,11 +57,12 @@ void RunDirectory::write_config(Config& config) const {
   replace_durably(this->config(), yaml);
 }
 
-void RunDirectory::write_ladder(const std::vector<LadderRung>& rungs) const {
-  nlohmann::json list = nlohmann::json::array();
-  for (const LadderRung& rung : rungs)
-    list.push_back({{"name", rung.name}, {"accuracy", rung.accuracy}});
-  replace_durably(ladder(), list.dump(2) + "\n");
+void RunDirectory::write_figures(const std::vector<ShownFigure>& shown) const {
+  replace_durably(figures(), figures_to_json(shown));
+}
+
+void RunDirectory::write_ladder(const Ladder& rungs) const {
+  replace_durably(ladder(), ladder_to_json(rungs));
 }
 
 RunLock::RunLock(const RunDirectory& directory) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The folder of one run: config.yaml, metrics.jsonl, log.txt, TensorBoard events, ladder.json,
-// report.html, lock, checkpoints/.
+// The folder of one run: config.yaml, metrics.jsonl, log.txt, TensorBoard events, figures.json,
+// ladder.json, report.html, lock, checkpoints/.
 #pragma once
 
 #include <string>
@@ -19,6 +19,7 @@ class RunDirectory {
   const std::string& path() const { return path_; }
   std::string config() const { return path_ + "/config.yaml"; }
   std::string metrics() const { return path_ + "/metrics.jsonl"; }
+  std::string figures() const { return path_ + "/figures.json"; }
   std::string ladder() const { return path_ + "/ladder.json"; }
   std::string report() const { return path_ + "/report.html"; }
   std::string checkpoints() const { return path_ + "/checkpoints"; }
@@ -33,7 +34,9 @@ class RunDirectory {
   /// replaces it.
   void write_config(Config&) const;
 
-  void write_ladder(const std::vector<LadderRung>&) const;
+  /// What the report needs to know of the task and the model.
+  void write_figures(const std::vector<ShownFigure>&) const;
+  void write_ladder(const Ladder&) const;
 
  private:
   std::string path_;

@@ -41,7 +41,40 @@ View<float> floats_like(Context& ctx, RealView spent) {
 
 }  // namespace
 
-SbmAttention::SbmAttention(const AttentionConfig& config, ParameterStore& store,
+SbmAttention::GraphFacts SbmAttention::declare(FactTable& facts, int64_t heads) {
+  const GraphFacts ids{
+      .edges = facts.declare_per_layer<int64_t>("edges", heads),
+      .pairs = facts.declare_per_layer<int64_t>("pairs", heads),
+      .empty_rows = facts.declare_per_layer<int64_t>("empty_rows", heads),
+      .rows = facts.declare_per_layer<int64_t>("rows", heads),
+      .effective_cells = facts.declare_per_layer<float>("effective_cells", heads, Unite::kSame),
+      .overflow = facts.declare_per_layer<int32_t>("overflow"),
+      .auxiliary_loss = facts.declare_per_layer<double>(kAuxiliaryLoss)};
+  facts.show({.name = "density",
+              .title = "Density",
+              .unit = "edges / pairs",
+              .is_share = true,
+              .over = ids.edges,
+              .under = ids.pairs,
+              .has_total = true});
+  facts.show({.name = "empty_rows",
+              .title = "Empty rows",
+              .unit = "share of queries without an edge",
+              .is_share = true,
+              .over = ids.empty_rows,
+              .under = ids.rows});
+  facts.show({.name = "effective_cells",
+              .title = "Effective cells",
+              .unit = "block-matrix cells that carry the edges",
+              .over = ids.effective_cells});
+  facts.require_zero({.fact = ids.overflow,
+                      .message_before = "attention.sbm.max_density: the graphs of this step have ",
+                      .message_after = " edges more than was reserved; raise it, or "
+                                       "attention.sbm.tile_density"});
+  return ids;
+}
+
+SbmAttention::SbmAttention(const AttentionConfig& config, ParameterStore& store, FactTable& facts,
                            const AttentionShape& shape)
     : store_(store),
       config_(config.sbm.resolved()),
@@ -49,6 +82,7 @@ SbmAttention::SbmAttention(const AttentionConfig& config, ParameterStore& store,
       scale_(static_cast<float>(1.0 / std::sqrt(static_cast<double>(shape.head_dim)))),
       dropout_rate_(static_cast<float>(config.dropout)),
       implementation_(config.implementation),
+      facts_(declare(facts, shape.num_heads)),
       phi_hidden_(store, shape.name + ".phi.hidden", shape.head_dim, shape.head_dim),
       phi_out_(store, shape.name + ".phi.out", shape.head_dim, shape.head_dim),
       clusters_(store.declare(
@@ -162,14 +196,14 @@ void SbmAttention::draw_graph(Context& ctx, const AttentionInputs& in, View<doub
 
 void SbmAttention::report(Context& ctx, const AttentionInputs& in, View<const double> expected,
                           const Saved& saved) const {
-  const LeafRecord::Layer record = ctx.record.layer(shape_.layer);
+  const auto counts = [&](FactId id) { return ctx.facts.at<int64_t>(id, shape_.layer); };
   const bool by_expectation = config_.regularizer == SbmRegularizer::kExpected;
   kernels::edge_statistics(ctx.stream,
-                           {.edges = record.edges,
-                            .pairs = record.pairs,
-                            .empty_rows = record.empty_rows,
-                            .rows = record.rows,
-                            .loss = record.auxiliary_loss,
+                           {.edges = counts(facts_.edges),
+                            .pairs = counts(facts_.pairs),
+                            .empty_rows = counts(facts_.empty_rows),
+                            .rows = counts(facts_.rows),
+                            .loss = ctx.facts.at<double>(facts_.auxiliary_loss, shape_.layer),
                             .expected = by_expectation ? expected : View<const double>{},
                             .weight = ctx.training ? edge_weight(in) : 0.0,
                             .graph = saved.edges,
@@ -189,17 +223,18 @@ void SbmAttention::do_forward(Context& ctx, const AttentionInputs& in, RealView 
   embed(ctx, in.content_q, graph_mask(in), saved.query);
   embed(ctx, in.content_k, graph_mask(in), saved.key);
   saved.blocks = ctx.saved.alloc<float>({heads, clusters, clusters});
-  kernels::block_matrix(ctx.stream,
-                        {.s = saved.blocks,
-                         .effective_cells = ctx.record.layer(shape_.layer).effective_cells,
-                         .clusters = store_.value(clusters_),
-                         .scratch = &ctx.scratch});
+  kernels::block_matrix(
+      ctx.stream, {.s = saved.blocks,
+                   .effective_cells = ctx.facts.at<float>(facts_.effective_cells, shape_.layer),
+                   .clusters = store_.value(clusters_),
+                   .scratch = &ctx.scratch});
 
   saved.y_sum = ctx.saved.alloc<double>({problems, clusters});
   saved.z_sum = ctx.saved.alloc<double>({problems, clusters});
   saved.edges =
       kernels::alloc_edges(ctx.saved, problems, in.q.shape[2], in.k.shape[2], edge_capacity());
-  if (!saved.edges.overflow.empty()) saved.edges.overflow = ctx.record.layer(shape_.layer).overflow;
+  if (!saved.edges.overflow.empty())
+    saved.edges.overflow = ctx.facts.at<int32_t>(facts_.overflow, shape_.layer);
   draw_graph(ctx, in, expected, saved);
   report(ctx, in, expected, saved);
 

@@ -29,7 +29,7 @@ class SbmAttention final : public Attention {
     View<float> lse;  // [B, H, N]
   };
 
-  SbmAttention(const AttentionConfig&, ParameterStore&, const AttentionShape&);
+  SbmAttention(const AttentionConfig&, ParameterStore&, FactTable&, const AttentionShape&);
   std::unique_ptr<Attention::Saved> make_saved() const override;
   /// Memberships are of tokens, not of places.
   bool reads_content() const override { return true; }
@@ -52,12 +52,25 @@ class SbmAttention final : public Attention {
   double edge_weight(const AttentionInputs&) const;
   float ste_clip() const;
 
+  /// Facts about the graphs of a layer, by head, summed over the leaf.
+  struct GraphFacts {
+    FactId edges;            // int64_t [H]
+    FactId pairs;            // int64_t [H]  real queries x real keys
+    FactId empty_rows;       // int64_t [H]  real queries without an edge
+    FactId rows;             // int64_t [H]  real queries
+    FactId effective_cells;  // float [H]  exp(entropy of the block matrix)
+    FactId overflow;         // int32_t [1]  edges that had no room
+    FactId auxiliary_loss;   // double [1]
+  };
+  static GraphFacts declare(FactTable&, int64_t heads);
+
   const ParameterStore& store_;
   SbmConfig config_;
   AttentionShape shape_;
   float scale_;
   float dropout_rate_;
   kernels::EdgesImplementation implementation_;
+  GraphFacts facts_;
   Linear phi_hidden_, phi_out_;
   ParamId clusters_;
 };

@@ -5,7 +5,7 @@
 
 namespace stipple::model {
 
-SoftmaxAttention::SoftmaxAttention(const AttentionConfig& config, ParameterStore&,
+SoftmaxAttention::SoftmaxAttention(const AttentionConfig& config, ParameterStore&, FactTable&,
                                    const AttentionShape& shape)
     : layer_(shape.layer),
       scale_(static_cast<float>(1.0 / std::sqrt(static_cast<double>(shape.head_dim)))),

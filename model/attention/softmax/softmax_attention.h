@@ -14,7 +14,7 @@ class SoftmaxAttention final : public Attention {
     View<float> lse;  // [B, H, N]
   };
 
-  SoftmaxAttention(const AttentionConfig&, ParameterStore&, const AttentionShape&);
+  SoftmaxAttention(const AttentionConfig&, ParameterStore&, FactTable&, const AttentionShape&);
   std::unique_ptr<Attention::Saved> make_saved() const override;
 
  private:

@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "data/metric.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+namespace stipple::data {
+namespace {
+
+double accuracy(Sums sum) { return sum("correct") / std::max(1.0, sum("count")); }
+
+}  // namespace
+
+const Metric kAccuracy{.name = "accuracy", .title = "Accuracy", .is_share = true, .of = &accuracy};
+
+std::string metric_text(double value, bool is_share, int decimals) {
+  if (!std::isfinite(value)) return "none";
+  return is_share ? fmt::format("{:.{}f} %", 100 * value, decimals)
+                  : fmt::format("{:.{}f}", value, decimals + 2);
+}
+
+std::string place_on_ladder(double value, bool is_share, const std::vector<Rung>& ascending) {
+  const Rung* below = nullptr;
+  const Rung* above = nullptr;
+  for (const Rung& rung : ascending) {
+    if (rung.value <= value) {
+      below = &rung;
+    } else if (above == nullptr) {
+      above = &rung;
+    }
+  }
+  std::string text = metric_text(value, is_share);
+  const auto add = [&](const Rung& rung, const char* where) {
+    const double distance = std::abs(value - rung.value);
+    text += fmt::format(
+        ", {} {} '{}' ({})",
+        is_share ? fmt::format("{:.1f} points", 100 * distance) : metric_text(distance, false),
+        where, rung.name, metric_text(rung.value, is_share));
+  };
+  if (below != nullptr) add(*below, "above");
+  if (above != nullptr) add(*above, "below");
+  return text;
+}
+
+}  // namespace stipple::data

@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a task is judged by: formulas over sums that the model's head tells. Ratios are taken of
+// sums, never averaged.
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/function_ref.h"
+
+namespace stipple::data {
+
+/// The sum over all examples of what the head declares under this name (model/heads.h).
+using Sums = FunctionRef<double(std::string_view)>;
+
+struct Metric {
+  std::string_view name;  ///< the key in metrics.jsonl
+  std::string_view title;
+  bool is_share = false;  ///< between 0 and 1, shown in percent
+  double (*of)(Sums) = nullptr;
+};
+
+/// Labels that the model's first choice gets right: "correct" / "count".
+extern const Metric kAccuracy;
+
+/// A result to compare with, in the task's first metric.
+struct Rung {
+  std::string name;
+  double value = 0;
+};
+
+/// 0.331 of a share: "33.1 %", else "0.331".
+std::string metric_text(double value, bool is_share, int decimals = 1);
+
+/// "41.2 %, 5.0 points above 'root operator' (36.2 %), 18.6 points below 'depth 1' (59.8 %)".
+std::string place_on_ladder(double value, bool is_share, const std::vector<Rung>& ascending);
+
+}  // namespace stipple::data
