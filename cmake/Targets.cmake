@@ -37,20 +37,31 @@ set(STIPPLE_TEST_ENVIRONMENT
 # MPI's own leaks are known by their callers, which only the slow unwinding finds: several times the time of a test that allocates much.
 set(STIPPLE_MPI_TEST_ENVIRONMENT ${STIPPLE_TEST_ENVIRONMENT} ASAN_OPTIONS=fast_unwind_on_malloc=0)
 
-# stipple_test(tests/core/rng_test.cpp's stem  DEPS core ...  [LABELS slow] [TIMEOUT 60] [FOLDER where the file is])
+# stipple_test_program(core_tests DEPS core ... [MPI]): the tests of a folder in one program; the calls of stipple_test after it add to it.
+# With MPI its ranks are started by mpirun (stipple_mp_test).
+function(stipple_test_program name)
+  cmake_parse_arguments(ARG "MPI" "FOLDER" "DEPS;LIBS" ${ARGN})
+  list(TRANSFORM ARG_DEPS PREPEND stipple_)
+  add_executable(${name})
+  target_link_libraries(${name} PRIVATE ${ARG_DEPS} ${ARG_LIBS} stipple_test_support stipple_warnings)
+  target_precompile_headers(${name} REUSE_FROM stipple_test_support)
+  if(ARG_MPI)
+    target_sources(${name} PRIVATE ${PROJECT_SOURCE_DIR}/tests/support/mp_main.cpp)
+    target_link_libraries(${name} PRIVATE stipple_mpi)
+  endif()
+  set(STIPPLE_TEST_PROGRAM ${name} PARENT_SCOPE)
+  set(STIPPLE_TEST_FOLDER ${CMAKE_CURRENT_SOURCE_DIR}/${ARG_FOLDER} PARENT_SCOPE)
+endfunction()
+
+# stipple_test(rng_test [LABELS slow] [TIMEOUT 60]): adds rng_test.cpp to the folder's program and gives ctest a test of that name.
 # Tests that may take longest start first. Those labelled `statistics` take too many samples for sanitizers, and are not built there.
 function(stipple_test stem)
-  cmake_parse_arguments(ARG "" "TIMEOUT;FOLDER" "DEPS;LIBS;LABELS" ${ARGN})
+  cmake_parse_arguments(ARG "" "TIMEOUT" "LABELS" ${ARGN})
   if(STIPPLE_SANITIZE AND "statistics" IN_LIST ARG_LABELS)
     return()
   endif()
-  list(TRANSFORM ARG_DEPS PREPEND stipple_)
-  if(NOT ARG_FOLDER)
-    set(ARG_FOLDER .)
-  endif()
-  add_executable(${stem} ${ARG_FOLDER}/${stem}.cpp)
-  target_link_libraries(${stem} PRIVATE ${ARG_DEPS} ${ARG_LIBS} stipple_warnings GTest::gtest GTest::gtest_main)
-  add_test(NAME ${stem} COMMAND ${stem} --gtest_brief=1)
+  target_sources(${STIPPLE_TEST_PROGRAM} PRIVATE ${STIPPLE_TEST_FOLDER}/${stem}.cpp)
+  add_test(NAME ${stem} COMMAND ${STIPPLE_TEST_PROGRAM} --source=${stem} --gtest_brief=1)
   if(NOT ARG_TIMEOUT)
     set(ARG_TIMEOUT 120)
   endif()
@@ -65,12 +76,10 @@ function(stipple_test stem)
   set_tests_properties(${stem} PROPERTIES ENVIRONMENT "${environment}" TIMEOUT ${ARG_TIMEOUT} COST ${ARG_TIMEOUT} LABELS "${ARG_LABELS}")
 endfunction()
 
-# stipple_mp_test(communicator_mp_test RANKS 1 2 4  DEPS comm): the whole binary under mpirun, once per number of ranks.
+# stipple_mp_test(communicator_mp_test RANKS 1 2 4): the same under mpirun, one test for each number of ranks.
 function(stipple_mp_test stem)
-  cmake_parse_arguments(ARG "" "TIMEOUT" "DEPS;LIBS;RANKS;LABELS" ${ARGN})
-  list(TRANSFORM ARG_DEPS PREPEND stipple_)
-  add_executable(${stem} ${stem}.cpp ${PROJECT_SOURCE_DIR}/tests/support/mp_main.cpp)
-  target_link_libraries(${stem} PRIVATE ${ARG_DEPS} ${ARG_LIBS} stipple_warnings stipple_mpi GTest::gtest)
+  cmake_parse_arguments(ARG "" "TIMEOUT" "RANKS;LABELS" ${ARGN})
+  target_sources(${STIPPLE_TEST_PROGRAM} PRIVATE ${STIPPLE_TEST_FOLDER}/${stem}.cpp)
   if(NOT ARG_TIMEOUT)
     set(ARG_TIMEOUT 120)
   endif()
@@ -78,7 +87,8 @@ function(stipple_mp_test stem)
     set(ARG_LABELS mp)
   endif()
   foreach(ranks ${ARG_RANKS})
-    add_test(NAME ${stem}.np${ranks} COMMAND ${MPIEXEC_EXECUTABLE} --timeout ${ARG_TIMEOUT} -np ${ranks} $<TARGET_FILE:${stem}> --gtest_brief=1)
+    add_test(NAME ${stem}.np${ranks}
+      COMMAND ${MPIEXEC_EXECUTABLE} --timeout ${ARG_TIMEOUT} -np ${ranks} $<TARGET_FILE:${STIPPLE_TEST_PROGRAM}> --source=${stem} --gtest_brief=1)
     set_tests_properties(${stem}.np${ranks} PROPERTIES ENVIRONMENT "${STIPPLE_MPI_TEST_ENVIRONMENT}" TIMEOUT ${ARG_TIMEOUT} COST ${ARG_TIMEOUT}
       PROCESSORS ${ranks} LABELS "${ARG_LABELS}")
   endforeach()

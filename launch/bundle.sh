@@ -21,7 +21,7 @@ case "$out" in
   *) echo "bundle: $out: name it .tar.xz or .tar.zst" >&2; exit 2 ;;
 esac
 
-tests=$("$root/launch/cuda_tests.sh")
+tests=$("$root/launch/cuda_tests.sh" | cut -d' ' -f1 | sort -u)
 if [ -z "$build" ]; then
   "$root/launch/build.sh" cuda stipple bench_cuda $tests
   build=$root/build-cuda
@@ -65,6 +65,7 @@ fi
 cp -r "$root/configs" "$bundle/configs"
 mkdir "$bundle/launch"
 cp "$root"/launch/{gpu_check.sh,gpu_check_page.awk,mpi_environment.sh} "$bundle/launch/"
+"$root/launch/cuda_tests.sh" >"$bundle/launch/cuda_tests.txt"
 cp "$root/bench/peers.py" "$bundle/bench/"
 cp "$root/LICENSE" "$bundle/"
 

@@ -37,8 +37,8 @@ else
   # Nobody wants to wait for a build that cannot be used.
   shows_gpu || no_gpu
   echo "Building the preset cuda"
-  mapfile -t names < <("$root/launch/cuda_tests.sh")
-  if ! (cd "$root" && launch/build.sh cuda stipple bench_cuda "${names[@]}"); then
+  mapfile -t programs < <("$root/launch/cuda_tests.sh" | cut -d' ' -f1 | sort -u)
+  if ! (cd "$root" && launch/build.sh cuda stipple bench_cuda "${programs[@]}"); then
     echo "gpu_check: Stipple cannot be built here (docs/dependencies.md lists what it needs). Run launch/bundle.sh on a machine where it" \
       "can, unpack the bundle here, and run its launch/gpu_check.sh." >&2
     exit 2
@@ -83,11 +83,10 @@ step() {
 # --- what it is, and whether it is right -----------------------------------------------------------
 cd "$root" || exit 2
 step doctor 60 0 "$bin/stipple" doctor
-while read -r binary; do
-  name=$(basename "$binary")
-  [ ! -x launch/cuda_tests.sh ] || launch/cuda_tests.sh | grep -qx "$name" || continue  # a bundle has nothing else
-  step "test.$name" 120 $((budget * 3 / 4)) "$binary" --gtest_brief=1 </dev/null
-done < <(find "$tests" -name '*_test' -type f -perm -u+x | sort)
+while read -r program name; do
+  binary=$(find "$tests" -name "$program" -type f -perm -u+x | head -n 1)
+  step "test.$name" 120 $((budget * 3 / 4)) "${binary:-$program}" --source="$name" --gtest_brief=1 </dev/null
+done < <(cat launch/cuda_tests.txt 2>/dev/null || launch/cuda_tests.sh)  # the list of a bundle, which has no sources
 
 small=$out/work/listops-small
 "$bin/stipple" data listops --out "$small" --seed 1 --train 200 --val 20 --test 20 --min-length 20 --max-length 120 >"$out/data.log" 2>&1

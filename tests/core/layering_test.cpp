@@ -11,10 +11,12 @@
 #include <string>
 #include <vector>
 
+#include "tests/support/source_folder.h"
+
 namespace {
 
 namespace fs = std::filesystem;
-const fs::path kRoot = STIPPLE_SOURCE_DIR;
+const fs::path kRoot = stipple::test::source_folder();
 const std::vector<std::string> kLayers = {"core", "kernels", "comm", "data", "model", "trainer"};
 
 struct Include {
@@ -195,6 +197,18 @@ TEST(Catalogue, EveryOperationHasAFrontAndTwoBodies) {
     ++operations;
   }
   EXPECT_GE(operations, 10u);
+}
+
+TEST(Catalogue, EveryTestFileIsRun) {
+  for (const auto& entry : fs::recursive_directory_iterator(kRoot / "tests")) {
+    const std::string stem = entry.path().stem().string();
+    if (!stem.ends_with("_test") || entry.path().extension() != ".cpp") continue;
+    const fs::path folder = entry.path().parent_path();
+    const fs::path list =
+        (folder.filename() == "cuda_on_cpu" ? kRoot / "tests" : folder) / "CMakeLists.txt";
+    EXPECT_TRUE(std::regex_search(read_file(list), std::regex("\\b" + stem + "\\b")))
+        << entry.path() << " is not in " << list;
+  }
 }
 
 TEST(Catalogue, EveryAttentionIsRegisteredDocumentedAndTested) {

@@ -12,6 +12,7 @@
 
 #include "core/cuda/runtime.h"
 #include "core/error.h"
+#include "tests/support/source_folder.h"
 #include "trainer/config/config.h"
 
 namespace stipple::trainer {
@@ -19,7 +20,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-const fs::path kRoot = fs::path(__FILE__).parent_path().parent_path().parent_path();
+const fs::path kRoot = test::source_folder();
 
 std::string read_file(const fs::path& path) {
   std::ifstream in(path, std::ios::binary);

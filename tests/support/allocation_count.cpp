@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tests/support/allocation_count.h"
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+
+#include <sanitizer/allocator_interface.h>
+
+namespace stipple::test {
+
+std::atomic<int64_t> allocations = 0;
+
+namespace {
+const int kInstalled = __sanitizer_install_malloc_and_free_hooks(
+    [](const volatile void*, size_t) { ++allocations; }, [](const volatile void*) {});
+}  // namespace
+
+}  // namespace stipple::test
+
+#else
+
+#include <cstddef>
+#include <cstdlib>
+#include <new>
+
+namespace stipple::test {
+
+std::atomic<int64_t> allocations = 0;
+
+namespace {
+
+void* counted(std::size_t bytes, std::size_t alignment) noexcept {
+  ++allocations;
+  return std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
+}
+
+void* counted_or_throw(std::size_t bytes, std::size_t alignment) {
+  if (void* p = counted(bytes, alignment)) return p;
+  throw std::bad_alloc();
+}
+
+}  // namespace
+}  // namespace stipple::test
+
+void* operator new(std::size_t bytes) {
+  return stipple::test::counted_or_throw(bytes, alignof(std::max_align_t));
+}
+void* operator new(std::size_t bytes, const std::nothrow_t&) noexcept {
+  return stipple::test::counted(bytes, alignof(std::max_align_t));
+}
+void* operator new(std::size_t bytes, std::align_val_t alignment) {
+  return stipple::test::counted_or_throw(bytes, static_cast<std::size_t>(alignment));
+}
+void operator delete(void* p) noexcept { std::free(p); }
+void operator delete(void* p, std::size_t) noexcept { std::free(p); }
+void operator delete(void* p, std::align_val_t) noexcept { std::free(p); }
+void operator delete(void* p, std::size_t, std::align_val_t) noexcept { std::free(p); }
+
+#endif
