@@ -2,30 +2,10 @@
 // The optimizer's arithmetic over flat arenas.
 #pragma once
 
-#include "core/arena.h"
-#include "core/range.h"
 #include "core/stream.h"
 #include "core/view.h"
 
 namespace stipple::kernels {
-
-/// sum[0] = sum of x^2, accumulated in double over fixed runs of 4096 elements and a fixed tree
-/// over the runs: the same bits for any number of threads. A NaN or infinity anywhere makes the sum
-/// non-finite.
-struct SquaredNorm {
-  View<double> sum;     // [1]  written
-  View<const float> x;  // [N]
-  Arena* scratch = nullptr;
-};
-void squared_norm(const Stream&, const SquaredNorm&);
-namespace cpu {
-/// partials: [runs of 4096]
-void squared_norm(const Stream&, const SquaredNorm&, View<double> partials);
-}  // namespace cpu
-namespace cuda {
-/// partials: [runs of 4096]
-void squared_norm(const Stream&, const SquaredNorm&, View<double> partials);
-}  // namespace cuda
 
 /// What the schedule says of one step. In device memory, so that a captured step can be replayed
 /// with other values.

@@ -1,9 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// From token vectors to one vector per sequence, and between the two layouts of multi-head
-// attention.
+// From token vectors to one vector per sequence.
 #pragma once
 
-#include "core/real_view.h"
 #include "core/stream.h"
 #include "core/view.h"
 
@@ -47,32 +45,6 @@ void pooling_backward(const Stream&, const PoolingBackward&);
 }
 namespace cuda {
 void pooling_backward(const Stream&, const PoolingBackward&);
-}
-
-/// y[b, h, n, d] = x[b, n, h * D + d]: the columns of a projection, one matrix per head.
-struct SplitHeads {
-  RealView y;       // [B, H, N, D]  written
-  ConstRealView x;  // [B, N, H * D]
-};
-void split_heads(const Stream&, const SplitHeads&);
-namespace cpu {
-void split_heads(const Stream&, const SplitHeads&);
-}
-namespace cuda {
-void split_heads(const Stream&, const SplitHeads&);
-}
-
-/// The inverse of split_heads.
-struct MergeHeads {
-  RealView y;       // [B, N, H * D]  written
-  ConstRealView x;  // [B, H, N, D]
-};
-void merge_heads(const Stream&, const MergeHeads&);
-namespace cpu {
-void merge_heads(const Stream&, const MergeHeads&);
-}
-namespace cuda {
-void merge_heads(const Stream&, const MergeHeads&);
 }
 
 }  // namespace stipple::kernels

@@ -4,7 +4,7 @@
 #include "core/copy.h"
 #include "core/profiler_range.h"
 #include "kernels/activation.h"
-#include "kernels/pooling.h"
+#include "kernels/heads.h"
 
 namespace stipple::model {
 namespace {

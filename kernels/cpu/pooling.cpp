@@ -57,22 +57,6 @@ void spread(const PoolingBackward& args, int64_t b) {
   }
 }
 
-/// Calls copy(joined offset, split offset, D) for every row of every head.
-template <class Copy>
-void for_each_head_row(const Stream& stream, const Shape& split, const Copy& copy) {
-  const int64_t heads = split[1], tokens = split[2], width = split[3];
-  const int64_t rows = split[0] * tokens;
-  stream.parallel_for(num_runs(rows, kCopyRowRun), [&](int64_t i, int) {
-    const Range run = nth_run(i, rows, kCopyRowRun);
-    for (int64_t row = run.begin; row < run.end; ++row) {
-      const int64_t b = row / tokens, n = row % tokens;
-      for (int64_t h = 0; h < heads; ++h) {
-        copy((row * heads + h) * width, ((b * heads + h) * tokens + n) * width, width);
-      }
-    }
-  });
-}
-
 }  // namespace
 
 void pooling(const Stream& stream, const Pooling& args) {
@@ -85,18 +69,6 @@ void pooling(const Stream& stream, const Pooling& args) {
 
 void pooling_backward(const Stream& stream, const PoolingBackward& args) {
   stream.parallel_for(args.dx.shape[0], [&](int64_t b, int) { spread(args, b); });
-}
-
-void split_heads(const Stream& stream, const SplitHeads& args) {
-  for_each_head_row(stream, args.y.shape, [&](int64_t joined, int64_t split, int64_t n) {
-    std::copy_n(args.x.floats().data + joined, n, args.y.floats().data + split);
-  });
-}
-
-void merge_heads(const Stream& stream, const MergeHeads& args) {
-  for_each_head_row(stream, args.x.shape, [&](int64_t joined, int64_t split, int64_t n) {
-    std::copy_n(args.x.floats().data + split, n, args.y.floats().data + joined);
-  });
 }
 
 }  // namespace stipple::kernels::cpu

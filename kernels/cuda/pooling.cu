@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Pooling over sequences and the two layouts of heads, bound by memory.
+// Pooling over sequences, bound by memory.
 //   pooling: a block of 512 threads per sequence and 32 channels: 8 threads side by side (32 where
 //   channels cannot be moved in fours), the others over tokens; sums in double, then a tree.
-//   pooling_backward: a block of 256 threads per sequence and 256 tokens; heads: a thread per 16
-//   bytes.
+//   pooling_backward: a block of 256 threads per sequence and 256 tokens.
 // Shared memory of pooling: 20 KiB.
 #include "kernels/cuda/elements.cuh"
 #include "kernels/pooling.h"
@@ -145,36 +144,6 @@ void launch_spread(const Stream& stream, const Spread& spread, int64_t batch) {
          spread_kernel<kWidth>, spread, row_lanes(spread.channels / kWidth, kBlockThreads));
 }
 
-/// Copies between [B, N, H * D] and [B, H, N, D].
-template <bool kIsSplit, class T>
-struct MoveHeads {
-  T* y;
-  const T* x;
-  int64_t heads, tokens, width;
-
-  /// Channels [c, c + kWidth) of a token.
-  template <int kWidth>
-  __device__ void run(int64_t row, int64_t c) const {
-    const int64_t b = row / tokens, n = row - b * tokens;
-    const int64_t h = c / width, d = c - h * width;
-    const int64_t joined = row * heads * width + c;
-    const int64_t split = ((b * heads + h) * tokens + n) * width + d;
-    store(y + (kIsSplit ? split : joined), load<kWidth>(x + (kIsSplit ? joined : split)));
-  }
-};
-
-template <bool kIsSplit>
-void move_heads(const Stream& stream, RealView y, ConstRealView x, const Shape& split) {
-  const int64_t heads = split[1], tokens = split[2], width = split[3];
-  with_real_type(y.precision, [&](auto zero) {
-    using T = decltype(zero);
-    constexpr int kWidth = kPackWidthOf<T>;
-    const MoveHeads<kIsSplit, T> move{y.as<T>().data, x.as<T>().data, heads, tokens, width};
-    for_each_row<kWidth>(stream, split[0] * tokens, heads * width,
-                         are_aligned(move.y, move.x) && width % kWidth == 0, move);
-  });
-}
-
 }  // namespace
 
 void pooling(const Stream& stream, const Pooling& args) {
@@ -206,14 +175,6 @@ void pooling_backward(const Stream& stream, const PoolingBackward& args) {
   const int64_t batch = args.dx.shape[0];
   is_vector ? launch_spread<kPackWidth>(stream, spread, batch)
             : launch_spread<1>(stream, spread, batch);
-}
-
-void split_heads(const Stream& stream, const SplitHeads& args) {
-  move_heads<true>(stream, args.y, args.x, args.y.shape);
-}
-
-void merge_heads(const Stream& stream, const MergeHeads& args) {
-  move_heads<false>(stream, args.y, args.x, args.x.shape);
 }
 
 }  // namespace stipple::kernels::cuda

@@ -6,6 +6,7 @@
 
 #include "core/copy.h"
 #include "core/error.h"
+#include "kernels/squared_norm.h"
 
 namespace stipple::trainer {
 namespace {
