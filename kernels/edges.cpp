@@ -4,7 +4,9 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/dispatch.h"
 #include "core/error.h"
+#include "kernels/checks.h"
 
 namespace stipple::kernels {
 namespace {
@@ -118,9 +120,9 @@ EdgeSet alloc_edges(Arena& arena, int64_t problems, int64_t num_queries, int64_t
                 " x ", num_keys, " tokens; at most 2^31 each");
   const int64_t pairs = num_queries * num_keys;
   const int64_t most_edges = reserves_bits(capacity) ? pairs : csr_room(pairs, capacity);
-  STIPPLE_CHECK(most_edges < kMostEdges, "alloc_edges: up to ", most_edges, " edges among ",
-                num_queries, " x ", num_keys,
-                " tokens, must stay below 2^31; promise a lower attention.sbm.max_density");
+  STIPPLE_CHECK_AS(EdgeRoomError, most_edges < kMostEdges, "up to ", most_edges, " edges among ",
+                   num_queries, " x ", num_keys,
+                   " tokens, must stay below 2^31; promise a lower max_density");
   EdgeSet edges;
   edges.num_queries = num_queries;
   edges.num_keys = num_keys;
@@ -147,6 +149,22 @@ EdgeSet alloc_edges(Arena& arena, int64_t problems, int64_t num_queries, int64_t
 }
 
 bool has_room_for_bits(const EdgeSet& edges) { return reserves_bits(edges.capacity); }
+
+void edge_statistics(const Stream& stream, const EdgeStatistics& args) {
+  STIPPLE_CHECK_AS(ShapeError, args.edges.shape.rank() == 1 && args.edges.shape[0] > 0,
+                   "edge_statistics: edges has shape ", args.edges.shape.str(), ", expected [H]");
+  const int64_t heads = args.edges.shape[0];
+  const int64_t problems = args.graph.num_problems();
+  STIPPLE_CHECK_AS(ShapeError, problems % heads == 0, "edge_statistics: the graph has ", problems,
+                   " problems, not a multiple of ", heads, " heads");
+  STIPPLE_CHECK_SHAPE("edge_statistics", args.pairs, ({heads}));
+  STIPPLE_CHECK_SHAPE("edge_statistics", args.empty_rows, ({heads}));
+  STIPPLE_CHECK_SHAPE("edge_statistics", args.rows, ({heads}));
+  const int64_t batch = problems / heads;
+  check_mask("edge_statistics", "query_mask", args.query_mask, batch, args.graph.num_queries);
+  check_mask("edge_statistics", "key_mask", args.key_mask, batch, args.graph.num_keys);
+  STIPPLE_DISPATCH(stream, edge_statistics, args);
+}
 
 void set_edges(EdgeSet& edges, int64_t p, EdgeForm form, View<const uint8_t> dense) {
   STIPPLE_CHECK_SHAPE("set_edges", dense, ({edges.num_queries, edges.num_keys}));

@@ -12,6 +12,8 @@
 #pragma once
 
 #include "core/arena.h"
+#include "core/error.h"
+#include "core/stream.h"
 #include "core/view.h"
 
 namespace stipple::kernels {
@@ -36,6 +38,14 @@ constexpr BitPlace bit_place(BitOrder order, int64_t column) {
   if (order == BitOrder::kRows) return {column / 32, static_cast<int>(column % 32)};
   return {column / 128 * 4 + column % 8 / 2, static_cast<int>(column % 128 / 8 * 2 + column % 2)};
 }
+
+/// A graph does not fit into the room that its EdgeCapacity reserves, or no memory could hold what
+/// the capacity promises: max_density or tile_density must change. Whoever owns the settings says
+/// under which name.
+class EdgeRoomError : public Error {
+ public:
+  using Error::Error;
+};
 
 /// How much room a graph may need, fixed when memory is planned.
 struct EdgeCapacity {
@@ -81,7 +91,7 @@ struct EdgeSet {
 /// Room for `problems` graphs of N queries and M keys. Bits are reserved only where max_density >=
 /// tile_density; CSR room covers the largest expected count that goes to CSR plus six standard
 /// deviations. The number of edges that may occur (N * M where bits are reserved) must stay below
-/// 2^31. The layout is that of the arena's device, or of the device it plans for, unless `layout`
+/// 2^31, else EdgeRoomError. The layout is that of the arena's device, or of the device it plans for, unless `layout`
 /// says otherwise.
 EdgeSet alloc_edges(Arena&, int64_t problems, int64_t num_queries, int64_t num_keys,
                     const EdgeCapacity&);
@@ -90,6 +100,23 @@ EdgeSet alloc_edges(Arena&, int64_t problems, int64_t num_queries, int64_t num_k
 
 /// Whether a problem of this graph can be stored as bits.
 bool has_room_for_bits(const EdgeSet&);
+
+/// What a graph amounts to, per head, summed over the batch.
+struct EdgeStatistics {
+  View<int64_t> edges;                           // [H]  written
+  View<int64_t> pairs;                           // [H]  written: real queries x real keys
+  View<int64_t> empty_rows;                      // [H]  written: real queries without an edge
+  View<int64_t> rows;                            // [H]  written: real queries
+  EdgeSet graph;                                 // B * H problems
+  View<const uint8_t> query_mask{}, key_mask{};  // [B, N], [B, M]; empty: all real
+};
+void edge_statistics(const Stream&, const EdgeStatistics&);
+namespace cpu {
+void edge_statistics(const Stream&, const EdgeStatistics&);
+}
+namespace cuda {
+void edge_statistics(const Stream&, const EdgeStatistics&);
+}
 
 /// Host helpers for tests and reference code (graphs in CPU memory, of any layout): fill one
 /// problem from 0/1 entries [N, M] (how often drawn, where the graph keeps multiplicity), by query

@@ -3,12 +3,11 @@
 // alone.
 #pragma once
 
-#include <algorithm>
-
 #include "core/arena.h"
 #include "core/bf16.h"
 #include "core/stream.h"
 #include "core/view.h"
+#include "kernels/cuda/edges.h"
 #include "kernels/math/alias_table.h"
 #include "kernels/sbm.h"
 
@@ -52,14 +51,6 @@ struct AliasWorkspace {
   int64_t bytes;
   bool is_long;
 };
-
-/// Into how many chunks of rows CUDA cuts a problem, to count their edges and bring them by key
-/// side by side. Each has a count a key, so chunks of few rows would cost more than their edges.
-inline int64_t transpose_chunks(int64_t num_queries) {
-  constexpr int64_t kFewestRows = 64;
-  constexpr int64_t kMostChunks = 128;
-  return std::clamp<int64_t>((num_queries + kFewestRows - 1) / kFewestRows, 1, kMostChunks);
-}
 
 /// CUDA. Problems are worked on in waves of W, so that memory does not grow with their number.
 /// First dimension, unless said otherwise: the problem within the wave.

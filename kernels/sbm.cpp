@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "core/dispatch.h"
+#include "kernels/checks.h"
 #include "kernels/cpu/sample/rows.h"
 #include "kernels/cpu/sample/sample.h"
 #include "kernels/math/key_tables.h"
@@ -27,11 +28,6 @@ Sizes cluster_sizes(const char* op, const Shape& shape) {
   STIPPLE_CHECK_AS(ShapeError, shape.rank() == 3 && shape[1] > 0 && shape[2] > 0, op,
                    ": clusters has shape ", shape.str(), ", expected [H, K, D]");
   return {.b = 1, .h = shape[0], .n = shape[2], .k = shape[1]};
-}
-
-void check_mask(const char* op, const char* name, View<const uint8_t> mask, int64_t b, int64_t n) {
-  STIPPLE_CHECK_AS(ShapeError, mask.empty() || mask.shape == Shape({b, n}), op, ": ", name,
-                   " has shape ", mask.shape.str(), ", expected ", Shape({b, n}).str(), " or none");
 }
 
 void check_graph(const char* op, const EdgeSet& graph, int64_t problems) {
@@ -142,7 +138,7 @@ CudaSampleScratch alloc_wave(Arena& arena, const SampleEdges& args, Precision pr
   if (may_use_rows(args) || draws_counted_tiles(args)) {
     scratch.drawn = arena.alloc<uint64_t>({wave});
     scratch.row_begin = arena.alloc<uint32_t>({wave, n});
-    scratch.cursors = arena.alloc<int32_t>({wave, transpose_chunks(n), m});
+    scratch.cursors = arena.alloc<int32_t>({wave, cuda::transpose_chunks(n), m});
   }
   return scratch;
 }
@@ -266,29 +262,19 @@ void expected_edges_backward(const Stream& stream, const ExpectedEdgesBackward& 
   STIPPLE_DISPATCH(stream, expected_edges_backward, args, gradients);
 }
 
+void sparsity_loss(const Stream& stream, const SparsityLoss& args) {
+  STIPPLE_CHECK_SHAPE("sparsity_loss", args.loss, ({1}));
+  if (!args.expected.empty()) {
+    STIPPLE_CHECK_SHAPE("sparsity_loss", args.expected, ({args.graph.num_problems()}));
+  }
+  STIPPLE_DISPATCH(stream, sparsity_loss, args);
+}
+
 void sample_edges(const Stream& stream, const SampleEdges& args) {
   check_sample_edges(args);
   const Arena::Scope scope(*args.scratch);
   const SampleScratch scratch = alloc_sample_scratch(*args.scratch, args, stream);
   STIPPLE_DISPATCH(stream, sample_edges, args, scratch);
-}
-
-void edge_statistics(const Stream& stream, const EdgeStatistics& args) {
-  STIPPLE_CHECK_AS(ShapeError, args.edges.shape.rank() == 1 && args.edges.shape[0] > 0,
-                   "edge_statistics: edges has shape ", args.edges.shape.str(), ", expected [H]");
-  const int64_t heads = args.edges.shape[0];
-  const int64_t batch = args.graph.form.shape[0] / heads;
-  STIPPLE_CHECK_SHAPE("edge_statistics", args.pairs, ({heads}));
-  STIPPLE_CHECK_SHAPE("edge_statistics", args.empty_rows, ({heads}));
-  STIPPLE_CHECK_SHAPE("edge_statistics", args.rows, ({heads}));
-  STIPPLE_CHECK_SHAPE("edge_statistics", args.loss, ({1}));
-  if (!args.expected.empty()) {
-    STIPPLE_CHECK_SHAPE("edge_statistics", args.expected, ({batch * heads}));
-  }
-  check_graph("edge_statistics", args.graph, batch * heads);
-  check_mask("edge_statistics", "query_mask", args.query_mask, batch, args.graph.num_queries);
-  check_mask("edge_statistics", "key_mask", args.key_mask, batch, args.graph.num_keys);
-  STIPPLE_DISPATCH(stream, edge_statistics, args);
 }
 
 }  // namespace stipple::kernels

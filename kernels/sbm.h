@@ -110,6 +110,22 @@ namespace cuda {
 void expected_edges_backward(const Stream&, const ExpectedEdgesBackward&, View<double> gradients);
 }  // namespace cuda
 
+/// loss = weight times the expected number of edges of all problems, or the drawn one where
+/// `expected` is empty: what the training log tells of the sparsity loss.
+struct SparsityLoss {
+  View<double> loss;              // [1]  written
+  View<const double> expected{};  // [B * H]  of expected_edges; empty: none
+  double weight = 0.0;
+  EdgeSet graph;  // B * H problems
+};
+void sparsity_loss(const Stream&, const SparsityLoss&);
+namespace cpu {
+void sparsity_loss(const Stream&, const SparsityLoss&);
+}
+namespace cuda {
+void sparsity_loss(const Stream&, const SparsityLoss&);
+}
+
 /// The distribution of the mask given p_ij = mu_i . z_j (docs/attention/sbm.md, "Three mask laws").
 enum class MaskLaw : uint8_t {
   kBernoulli,        ///< independent Bernoulli(min(1, p + delta)): the official default path
@@ -135,9 +151,8 @@ enum class SamplerKind : uint8_t {
 ///   independent rows; bernoulli oversamples by c = -ln(1 - p) / p and thins, rows whose bound on p
 ///   exceeds 0.98 are drawn pair by pair. kAuto: tiles where expected edges (exploration and self
 ///   loops included) are at least tile_density of the real pairs. Law poisson_multi always writes
-///   CSR; kAuto is kRows for it. More edges than CSR room throw Error naming
-///   attention.sbm.max_density; on CUDA the first that fit are kept, edges.overflow counts the
-///   rest. NaN probabilities give no edges. CUDA draws the CPU's bits, but for tiles of precision
+///   CSR; kAuto is kRows for it. More edges than CSR room throw
+///   EdgeRoomError; on CUDA the first that fit are kept, edges.overflow counts the rest. NaN probabilities give no edges. CUDA draws the CPU's bits, but for tiles of precision
 ///   bf16, whose probabilities are products of rounded factors. The first call on a CUDA device
 ///   that may draw rows sets up tables there: it must not be captured.
 /// Cost: see SamplerKind. No floating-point memory of size N x M.
@@ -164,28 +179,6 @@ void sample_edges(const Stream&, const SampleEdges&, const SampleScratch&);
 }
 namespace cuda {
 void sample_edges(const Stream&, const SampleEdges&, const SampleScratch&);
-}
-
-/// What the training log tells about a graph, per head, summed over the batch, and the value of the
-/// sparsity loss: weight times the expected number of edges, or the drawn one where `expected` is
-/// empty.
-struct EdgeStatistics {
-  View<int64_t> edges;            // [H]  written
-  View<int64_t> pairs;            // [H]  written: real queries x real keys
-  View<int64_t> empty_rows;       // [H]  written: real queries without an edge
-  View<int64_t> rows;             // [H]  written: real queries
-  View<double> loss;              // [1]  written
-  View<const double> expected{};  // [B * H]  of expected_edges; empty: none
-  double weight = 0.0;
-  EdgeSet graph;                                 // B * H problems
-  View<const uint8_t> query_mask{}, key_mask{};  // [B, N], [B, M]; empty: all real
-};
-void edge_statistics(const Stream&, const EdgeStatistics&);
-namespace cpu {
-void edge_statistics(const Stream&, const EdgeStatistics&);
-}
-namespace cuda {
-void edge_statistics(const Stream&, const EdgeStatistics&);
 }
 
 }  // namespace stipple::kernels

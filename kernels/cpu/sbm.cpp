@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "kernels/cpu/masks.h"
 #include "kernels/cpu/sums.h"
 #include "kernels/cpu/vectorize.h"
 #include "kernels/math/sigmoid.h"
@@ -11,16 +12,6 @@
 
 namespace stipple::kernels::cpu {
 namespace {
-
-bool is_real(const uint8_t* mask, int64_t i) { return mask == nullptr || mask[i] != 0; }
-
-const uint8_t* mask_row(View<const uint8_t> mask, int64_t b) {
-  return mask.empty() ? nullptr : mask.at(b).data;
-}
-
-int64_t count_real(const uint8_t* mask, int64_t n) {
-  return mask == nullptr ? n : n - std::count(mask, mask + n, uint8_t{0});
-}
 
 // r[u, v] = <c_u, c_v>. The two halves are the same operations, hence the same bits.
 STIPPLE_VECTOR_BODY void gram_matrix(float* r, const float* c, int64_t k, int64_t d) {
@@ -228,30 +219,8 @@ void expected_edges_backward(const Stream& stream, const ExpectedEdgesBackward& 
                       [&](int64_t row, int) { add_block_gradient(args, row / k, row % k); });
 }
 
-void edge_statistics(const Stream& stream, const EdgeStatistics& args) {
+void sparsity_loss(const Stream&, const SparsityLoss& args) {
   const EdgeSet& graph = args.graph;
-  const int64_t heads = args.edges.shape[0];
-  stream.parallel_for(heads, [&](int64_t head, int) {
-    int64_t edges = 0;
-    int64_t pairs = 0;
-    int64_t empty_rows = 0;
-    int64_t rows = 0;
-    for (int64_t p = head; p < graph.num_problems(); p += heads) {
-      const uint8_t* queries = mask_row(args.query_mask, p / heads);
-      const uint8_t* keys = mask_row(args.key_mask, p / heads);
-      edges += graph.num_edges(p);
-      const int64_t real_queries = count_real(queries, graph.num_queries);
-      rows += real_queries;
-      pairs += real_queries * count_real(keys, graph.num_keys);
-      for (int64_t i = 0; i < graph.num_queries; ++i) {
-        empty_rows += is_real(queries, i) && graph.degree(p, i) == 0 ? 1 : 0;
-      }
-    }
-    args.edges[head] = edges;
-    args.pairs[head] = pairs;
-    args.empty_rows[head] = empty_rows;
-    args.rows[head] = rows;
-  });
   double sum = 0.0;
   for (int64_t p = 0; p < graph.num_problems(); ++p) {
     sum += args.expected.empty() ? static_cast<double>(graph.num_edges(p)) : args.expected[p];

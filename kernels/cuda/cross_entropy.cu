@@ -9,6 +9,7 @@
 
 #include "kernels/cross_entropy.h"
 #include "kernels/cuda/elements.cuh"
+#include "kernels/cuda/sums.h"
 #include "kernels/math/exponential.h"
 #include "kernels/runs.h"
 

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What simple operations share: arrays of either storage, work over elements and over rows of
-// channels, 16 bytes a thread where addresses and widths allow it, and sums over lanes, warps and
-// blocks in a fixed order.
+// channels, 16 bytes a thread where addresses and widths allow it.
 #pragma once
 
 #include <algorithm>
@@ -78,26 +77,6 @@ template <class... Pointers>
 bool are_aligned(const Pointers*... pointers) {
   constexpr uintptr_t kBytes = 16;
   return ((reinterpret_cast<uintptr_t>(pointers) % kBytes == 0) && ...);
-}
-
-/// The sum over `lanes` neighbouring lanes, a power of two that is the same in the whole warp;
-/// every lane gets it.
-template <class T>
-__device__ inline T lanes_sum(T value, int lanes = kWarpSize) {
-  for (int mask = lanes / 2; mask > 0; mask /= 2) value += shuffle_xor(value, mask);
-  return value;
-}
-
-/// The sum over a block of kThreads threads; thread 0 gets it. `shared` has a place per warp.
-template <int kThreads, class T>
-__device__ inline T block_sum(T value, T* shared) {
-  constexpr int kWarps = kThreads / kWarpSize;
-  const T sum = lanes_sum(value);
-  if (lane_index() == 0) shared[warp_index()] = sum;
-  sync_threads();
-  const T of_warp = lane_index() < kWarps ? shared[lane_index()] : T{};
-  sync_threads();
-  return lanes_sum(of_warp);
 }
 
 template <int kWidth, class Operation>

@@ -9,6 +9,7 @@
 #include <cmath>
 
 #include "kernels/cuda/elements.cuh"
+#include "kernels/cuda/sums.h"
 #include "kernels/layernorm.h"
 #include "kernels/runs.h"
 

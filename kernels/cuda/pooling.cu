@@ -5,6 +5,7 @@
 //   pooling_backward: a block of 256 threads per sequence and 256 tokens.
 // Shared memory of pooling: 20 KiB.
 #include "kernels/cuda/elements.cuh"
+#include "kernels/cuda/sums.h"
 #include "kernels/pooling.h"
 
 namespace stipple::kernels::cuda {
@@ -108,10 +109,7 @@ __device__ int count_real_tokens(const uint8_t* mask, int64_t tokens) {
   auto* shared = reinterpret_cast<int*>(shared_memory());
   int count = 0;
   for (int64_t n = threadIdx.x; n < tokens; n += kBlockThreads) count += mask[n] != 0 ? 1 : 0;
-  count = block_sum<kBlockThreads>(count, shared);
-  if (threadIdx.x == 0) shared[0] = count;
-  sync_threads();
-  return shared[0];
+  return block_sum<kBlockThreads>(count, shared);
 }
 
 template <int kWidth>

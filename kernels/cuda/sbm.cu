@@ -10,6 +10,7 @@
 
 #include "core/copy.h"
 #include "kernels/cuda/elements.cuh"
+#include "kernels/cuda/masks.cuh"
 #include "kernels/cuda/sums.h"
 #include "kernels/math/sigmoid.h"
 #include "kernels/runs.h"
@@ -114,8 +115,8 @@ __global__ void weights_kernel(SoftmaxArgs args) {
     weighted += w * x;
     r[e] = static_cast<float>(w);
   }
-  sum = block_sum(sum, shared_doubles());
-  weighted = block_sum(weighted, shared_doubles());
+  sum = block_sum<kThreads>(sum, shared_doubles());
+  weighted = block_sum<kThreads>(weighted, shared_doubles());
   if (threadIdx.x != 0) return;
   double* partial = args.partials + (int64_t{blockIdx.y} * gridDim.x + blockIdx.x) * 2;
   partial[0] = sum;
@@ -126,7 +127,7 @@ __global__ void weights_kernel(SoftmaxArgs args) {
 __device__ double sum_partials(const double* partials, int64_t count, int64_t stride) {
   double sum = 0.0;
   for (int64_t i = threadIdx.x; i < count; i += kThreads) sum += partials[i * stride];
-  return block_sum(sum, shared_doubles());
+  return block_sum<kThreads>(sum, shared_doubles());
 }
 
 __global__ void normalize_kernel(SoftmaxArgs args) {
@@ -162,7 +163,7 @@ __global__ void mean_kernel(BlockGradientArgs args) {
   for (int64_t e = first + run.begin + threadIdx.x; e < first + run.end; e += kThreads) {
     dot += static_cast<double>(args.s[e]) * static_cast<double>(args.ds[e]);
   }
-  dot = block_sum(dot, shared_doubles());
+  dot = block_sum<kThreads>(dot, shared_doubles());
   if (threadIdx.x == 0) args.partials[blockIdx.y * args.runs + blockIdx.x] = dot;
 }
 
@@ -217,8 +218,6 @@ __global__ void cluster_gradient_kernel(BlockGradientArgs args) {
 }
 
 // ------------------------------------------------------------------------------- memberships
-
-__device__ bool is_real(const uint8_t* mask, int64_t i) { return mask == nullptr || mask[i] != 0; }
 
 /// What the rows of an array [B, H, N, K] are of.
 struct TokenRows {
@@ -288,7 +287,7 @@ __global__ void expected_edges_kernel(ExpectedArgs args) {
     }
     sum += a[u] * dot;
   }
-  sum = block_sum(sum, shared_doubles());
+  sum = block_sum<kThreads>(sum, shared_doubles());
   if (threadIdx.x == 0) args.expected[p] = sum;
 }
 
@@ -368,58 +367,22 @@ __global__ void block_gradient_kernel(EdgeGradientArgs args) {
 
 // --------------------------------------------------------------------------------- statistics
 
-struct StatisticsArgs {
-  int64_t* edges;          // [H]
-  int64_t* pairs;          // [H]
-  int64_t* empty_rows;     // [H]
-  int64_t* rows;           // [H]
+struct SparsityLossArgs {
   double* loss;            // [1]
   const double* expected;  // [P] or nullptr
   const int32_t* row_ptr;  // [P, N + 1]
-  const uint8_t* query_mask;
-  const uint8_t* key_mask;
-  int64_t problems, heads, n, m;
+  int64_t problems, n;
   double weight;
 };
 
-__device__ void add_loss(const StatisticsArgs& args) {
+__global__ void sparsity_loss_kernel(SparsityLossArgs args) {
   double sum = 0.0;
   for (int64_t p = threadIdx.x; p < args.problems; p += kThreads) {
     sum += args.expected != nullptr ? args.expected[p]
                                     : static_cast<double>(args.row_ptr[p * (args.n + 1) + args.n]);
   }
-  sum = block_sum(sum, shared_doubles());
+  sum = block_sum<kThreads>(sum, shared_doubles());
   if (threadIdx.x == 0) args.loss[0] = args.weight * sum;
-}
-
-/// Block p counts problem p; integers, so the order of the blocks cannot show. The last block has
-/// the loss.
-__global__ void edge_statistics_kernel(StatisticsArgs args) {
-  const int64_t p = blockIdx.x;
-  if (p == args.problems) return add_loss(args);
-  const int64_t sample = p / args.heads;
-  const int32_t* row_ptr = args.row_ptr + p * (args.n + 1);
-  int64_t queries = 0;
-  int64_t empty = 0;
-  for (int64_t i = threadIdx.x; i < args.n; i += kThreads) {
-    const bool real = is_real(args.query_mask, sample * args.n + i);
-    queries += real ? 1 : 0;
-    empty += real && row_ptr[i] == row_ptr[i + 1] ? 1 : 0;
-  }
-  int64_t keys = 0;
-  for (int64_t j = threadIdx.x; j < args.m; j += kThreads) {
-    keys += is_real(args.key_mask, sample * args.m + j) ? 1 : 0;
-  }
-  auto* shared = reinterpret_cast<int64_t*>(shared_memory());
-  queries = block_sum(queries, shared);
-  empty = block_sum(empty, shared);
-  keys = block_sum(keys, shared);
-  if (threadIdx.x != 0) return;
-  const int64_t head = p % args.heads;
-  atomic_add(args.edges + head, int64_t{row_ptr[args.n]});
-  atomic_add(args.pairs + head, queries * keys);
-  atomic_add(args.empty_rows + head, empty);
-  atomic_add(args.rows + head, queries);
 }
 
 dim3 tiles_of(int64_t cols, int64_t rows, int64_t heads) {
@@ -523,19 +486,10 @@ void expected_edges_backward(const Stream& stream, const ExpectedEdgesBackward& 
   launch(stream, {.grid = tiles_of(k, k, heads), .block = kThreads}, block_gradient_kernel, edges);
 }
 
-void edge_statistics(const Stream& stream, const EdgeStatistics& args) {
-  for (View<int64_t> counts : {args.edges, args.pairs, args.empty_rows, args.rows}) {
-    fill_zero(stream, counts);
-  }
-  const EdgeSet& graph = args.graph;
-  const int64_t problems = graph.num_problems();
-  launch(stream,
-         {.grid = blocks_for(problems + 1, 1), .block = kThreads, .shared_bytes = kSumBytes},
-         edge_statistics_kernel,
-         StatisticsArgs{args.edges.data, args.pairs.data, args.empty_rows.data, args.rows.data,
-                        args.loss.data, args.expected.data, graph.row_ptr.data,
-                        args.query_mask.data, args.key_mask.data, problems, args.edges.shape[0],
-                        graph.num_queries, graph.num_keys, args.weight});
+void sparsity_loss(const Stream& stream, const SparsityLoss& args) {
+  launch(stream, {.grid = 1, .block = kThreads, .shared_bytes = kSumBytes}, sparsity_loss_kernel,
+         SparsityLossArgs{args.loss.data, args.expected.data, args.graph.row_ptr.data,
+                          args.graph.num_problems(), args.graph.num_queries, args.weight});
 }
 
 }  // namespace stipple::kernels::cuda

@@ -2,6 +2,7 @@
 // The squared norm, bound by memory: a block of 256 threads per run of 4096 elements, then one block
 // of 1024 over the runs. Few registers; shared memory: one double per warp.
 #include "kernels/cuda/elements.cuh"
+#include "kernels/cuda/sums.h"
 #include "kernels/runs.h"
 #include "kernels/squared_norm.h"
 

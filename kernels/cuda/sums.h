@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Sums in a fixed order: over the threads of a block, over the rows of a matrix.
+// Sums in a fixed order: over lanes of a warp, over the threads of a block, over the rows of a
+// matrix.
 #pragma once
 
 #include "core/bf16.h"
@@ -8,18 +9,35 @@
 
 namespace stipple::kernels::cuda {
 
-/// Sum of every thread's value, to every thread of the block. All threads call it; `shared` has
-/// room for one T a warp.
+/// The sum over `lanes` neighbouring lanes, a power of two that is the same in the whole warp;
+/// every lane gets it.
 template <class T>
-__device__ T block_sum(T value, T* shared) {
-  for (int mask = kWarpSize / 2; mask > 0; mask /= 2) value += shuffle_xor(value, mask);
-  sync_threads();  // an earlier call's values may still be read
-  if (lane_index() == 0) shared[warp_index()] = value;
+__device__ inline T lanes_sum(T value, int lanes = kWarpSize) {
+  for (int mask = lanes / 2; mask > 0; mask /= 2) value += shuffle_xor(value, mask);
+  return value;
+}
+
+/// Sum over the lanes up to this one; warp-wide.
+template <class T>
+__device__ inline T running_sum(T x) {
+  for (int step = 1; step < kWarpSize; step *= 2) {
+    const T below = shuffle_up(x, step);
+    if (lane_index() >= step) x += below;
+  }
+  return x;
+}
+
+/// The sum over a block of kThreads threads, which all call it and all get it. `shared` has a place
+/// per warp and may be used again at once.
+template <int kThreads, class T>
+__device__ inline T block_sum(T value, T* shared) {
+  constexpr int kWarps = kThreads / kWarpSize;
+  const T sum = lanes_sum(value);
+  if (lane_index() == 0) shared[warp_index()] = sum;
   sync_threads();
-  T sum = 0;
-  const int warps = static_cast<int>(blockDim.x) / kWarpSize;
-  for (int warp = 0; warp < warps; ++warp) sum += shared[warp];
-  return sum;
+  const T of_warp = lane_index() < kWarps ? shared[lane_index()] : T{};
+  sync_threads();
+  return lanes_sum(of_warp);
 }
 
 /// sums[p, i, col] = (or +=, where it adds) the sum of rows [i * run, (i + 1) * run) of x[p]. Rows

@@ -7,16 +7,20 @@
 #include <vector>
 
 #include "core/error.h"
+#include "tests/support/devices.h"
 #include "tests/support/graphs.h"
 
 namespace stipple::kernels {
 namespace {
 
 using test::Array;
+using test::DeviceMemory;
 using test::graph_defect;
 using test::GraphProblem;
 using test::HostGraph;
+using test::put_graph;
 using test::random_graph;
+using test::test_devices;
 
 constexpr DeviceType kLayouts[] = {DeviceType::kCpu, DeviceType::kCuda};
 
@@ -199,12 +203,13 @@ TEST(Edges, LongSequencesFitWhenTheirGraphsAreSparse) {
   const EdgeSet edges = alloc_edges(plan, 1, n, n, {.tile_density = 0.06, .max_density = 1e-3});
   EXPECT_GT(edges.storage.numel(), n * n / 1000);
   EXPECT_LT(edges.storage.numel(), n * n / 900);
-  EXPECT_THROW(alloc_edges(plan, 1, n, n, {.tile_density = 0.06, .max_density = 1.0}), Error);
+  EXPECT_THROW(alloc_edges(plan, 1, n, n, {.tile_density = 0.06, .max_density = 1.0}),
+               EdgeRoomError);
 }
 
 TEST(Edges, RefuseWhatDoesNotFit) {
   Arena memory("edges", kCpuDevice, size_t{1} << 20);
-  EXPECT_THROW(alloc_edges(memory, 1, int64_t{1} << 16, int64_t{1} << 15, {}), Error);
+  EXPECT_THROW(alloc_edges(memory, 1, int64_t{1} << 16, int64_t{1} << 15, {}), EdgeRoomError);
   EdgeSet edges = alloc_edges(memory, 1, 100, 100, {.tile_density = 0.5, .max_density = 0.02});
   const Array<uint8_t> full = random_graph(100, 100, 1.0, 1);
   EXPECT_THROW(set_edges(edges, 0, EdgeForm::kCsr, full), Error);
@@ -212,6 +217,81 @@ TEST(Edges, RefuseWhatDoesNotFit) {
   Array<uint8_t> wrong({100, 99});
   EXPECT_THROW(set_edges(edges, 0, EdgeForm::kCsr, wrong), ShapeError);
   EXPECT_THROW(get_edges(edges, 0, wrong), ShapeError);
+}
+
+struct Statistics {
+  std::vector<int64_t> edges, pairs, empty_rows, rows;
+};
+
+struct StatisticsInputs {
+  const Array<uint8_t>* queries = nullptr;
+  const Array<uint8_t>* keys = nullptr;
+};
+
+Statistics statistics_of(DeviceMemory& memory, const EdgeSet& graph, int64_t heads,
+                         const StatisticsInputs& in) {
+  const auto put = [&]<class T>(const Array<T>* host) {
+    return host == nullptr ? View<const T>{} : memory.put(*host);
+  };
+  const EdgeStatistics args{.edges = memory.fresh<int64_t>({heads}),
+                            .pairs = memory.fresh<int64_t>({heads}),
+                            .empty_rows = memory.fresh<int64_t>({heads}),
+                            .rows = memory.fresh<int64_t>({heads}),
+                            .graph = graph,
+                            .query_mask = put(in.queries),
+                            .key_mask = put(in.keys)};
+  edge_statistics(memory.stream(), args);
+  return {memory.get(args.edges).values(), memory.get(args.pairs).values(),
+          memory.get(args.empty_rows).values(), memory.get(args.rows).values()};
+}
+
+TEST(EdgeStatistics, CountEdgesPairsAndEmptyRowsOfRealTokens) {
+  using Counts = std::vector<int64_t>;
+  const Array<uint8_t> two_rows({3, 3}, {1, 1, 0, 0, 1, 0, 0, 0, 0});
+  const Array<uint8_t> no_rows({3, 3});
+  const std::vector<GraphProblem> problems = {{EdgeForm::kCsr, two_rows},
+                                              {EdgeForm::kBits, two_rows},
+                                              {EdgeForm::kCsr, no_rows},
+                                              {EdgeForm::kBits, two_rows}};
+  const Array<uint8_t> queries({2, 3}, {1, 1, 1, 1, 1, 0});
+  const Array<uint8_t> keys({2, 3}, {1, 1, 0, 1, 1, 1});
+  for (Device device : test_devices()) {
+    DeviceMemory memory(device);
+    const HostGraph host(problems, {.tile_density = 0.5}, device.type);
+    const EdgeSet graph = put_graph(memory, host);
+    const Statistics masked = statistics_of(memory, graph, 2, {.queries = &queries, .keys = &keys});
+    EXPECT_EQ(masked.edges, (Counts{3, 6}));
+    EXPECT_EQ(masked.pairs, (Counts{6 + 6, 6 + 6}));
+    EXPECT_EQ(masked.empty_rows, (Counts{1 + 2, 1 + 0}));
+    EXPECT_EQ(masked.rows, (Counts{5, 5}));
+    const Statistics all = statistics_of(memory, graph, 2, {});
+    EXPECT_EQ(all.pairs, (Counts{18, 18}));
+    EXPECT_EQ(all.empty_rows, (Counts{1 + 3, 1 + 1}));
+    EXPECT_EQ(all.rows, (Counts{6, 6}));
+  }
+}
+
+TEST(EdgeStatistics, CountMoreRowsThanABlockHasThreads) {
+  const std::vector<GraphProblem> problems = {{EdgeForm::kCsr, random_graph(300, 270, 0.01, 1)},
+                                              {EdgeForm::kCsr, random_graph(300, 270, 0.005, 2)}};
+  int64_t edges = 0, empty = 0;
+  for (const GraphProblem& problem : problems) {
+    for (int64_t i = 0; i < 300; ++i) {
+      int64_t degree = 0;
+      for (int64_t j = 0; j < 270; ++j) degree += problem.dense[i * 270 + j];
+      edges += degree;
+      empty += degree == 0 ? 1 : 0;
+    }
+  }
+  for (Device device : test_devices()) {
+    DeviceMemory memory(device);
+    const HostGraph host(problems, {.tile_density = 0.5}, device.type);
+    const Statistics counted = statistics_of(memory, put_graph(memory, host), 1, {});
+    EXPECT_EQ(counted.edges[0], edges);
+    EXPECT_EQ(counted.pairs[0], 2 * 300 * 270);
+    EXPECT_EQ(counted.empty_rows[0], empty);
+    EXPECT_EQ(counted.rows[0], 600);
+  }
 }
 
 }  // namespace

@@ -494,89 +494,18 @@ TEST(ExpectedEdges, PlanTheirScratch) {
   }
 }
 
-struct Statistics {
-  std::vector<int64_t> edges, pairs, empty_rows, rows;
-  double loss;
-};
-
-struct StatisticsInputs {
-  const Array<uint8_t>* queries = nullptr;
-  const Array<uint8_t>* keys = nullptr;
-  const Array<double>* expected = nullptr;
-  double weight = 0.0;
-};
-
-Statistics statistics_of(DeviceMemory& memory, const kernels::EdgeSet& graph, int64_t heads,
-                         const StatisticsInputs& in) {
-  const auto put = [&]<class T>(const Array<T>* host) {
-    return host == nullptr ? View<const T>{} : memory.put(*host);
-  };
-  const kernels::EdgeStatistics args{.edges = memory.fresh<int64_t>({heads}),
-                                     .pairs = memory.fresh<int64_t>({heads}),
-                                     .empty_rows = memory.fresh<int64_t>({heads}),
-                                     .rows = memory.fresh<int64_t>({heads}),
-                                     .loss = memory.fresh<double>({1}),
-                                     .expected = put(in.expected),
-                                     .weight = in.weight,
-                                     .graph = graph,
-                                     .query_mask = put(in.queries),
-                                     .key_mask = put(in.keys)};
-  kernels::edge_statistics(memory.stream(), args);
-  return {memory.get(args.edges).values(), memory.get(args.pairs).values(),
-          memory.get(args.empty_rows).values(), memory.get(args.rows).values(),
-          memory.get(args.loss)[0]};
+double loss_of(DeviceMemory& memory, const kernels::EdgeSet& graph, double weight,
+               const Array<double>* expected = nullptr) {
+  const View<double> loss = memory.fresh<double>({1});
+  kernels::sparsity_loss(memory.stream(), {.loss = loss,
+                                           .expected = expected == nullptr ? View<const double>{}
+                                                                           : memory.put(*expected),
+                                           .weight = weight,
+                                           .graph = graph});
+  return memory.get(loss)[0];
 }
 
-TEST(EdgeStatistics, CountEdgesPairsAndEmptyRowsOfRealTokens) {
-  using Counts = std::vector<int64_t>;
-  const Array<uint8_t> two_rows({3, 3}, {1, 1, 0, 0, 1, 0, 0, 0, 0});
-  const Array<uint8_t> no_rows({3, 3});
-  const std::vector<GraphProblem> problems = {{EdgeForm::kCsr, two_rows},
-                                              {EdgeForm::kBits, two_rows},
-                                              {EdgeForm::kCsr, no_rows},
-                                              {EdgeForm::kBits, two_rows}};
-  const Array<uint8_t> queries({2, 3}, {1, 1, 1, 1, 1, 0});
-  const Array<uint8_t> keys({2, 3}, {1, 1, 0, 1, 1, 1});
-  for (Device device : test_devices()) {
-    DeviceMemory memory = memory_of(device);
-    const HostGraph host(problems, {.tile_density = 0.5}, device.type);
-    const kernels::EdgeSet graph = put_graph(memory, host);
-    const Statistics masked = statistics_of(memory, graph, 2, {.queries = &queries, .keys = &keys});
-    EXPECT_EQ(masked.edges, (Counts{3, 6}));
-    EXPECT_EQ(masked.pairs, (Counts{6 + 6, 6 + 6}));
-    EXPECT_EQ(masked.empty_rows, (Counts{1 + 2, 1 + 0}));
-    EXPECT_EQ(masked.rows, (Counts{5, 5}));
-    const Statistics all = statistics_of(memory, graph, 2, {});
-    EXPECT_EQ(all.pairs, (Counts{18, 18}));
-    EXPECT_EQ(all.empty_rows, (Counts{1 + 3, 1 + 1}));
-    EXPECT_EQ(all.rows, (Counts{6, 6}));
-  }
-}
-
-TEST(EdgeStatistics, CountMoreRowsThanABlockHasThreads) {
-  const std::vector<GraphProblem> problems = {{EdgeForm::kCsr, random_graph(300, 270, 0.01, 1)},
-                                              {EdgeForm::kCsr, random_graph(300, 270, 0.005, 2)}};
-  int64_t edges = 0, empty = 0;
-  for (const GraphProblem& problem : problems) {
-    for (int64_t i = 0; i < 300; ++i) {
-      int64_t degree = 0;
-      for (int64_t j = 0; j < 270; ++j) degree += problem.dense[i * 270 + j];
-      edges += degree;
-      empty += degree == 0 ? 1 : 0;
-    }
-  }
-  for (Device device : test_devices()) {
-    DeviceMemory memory = memory_of(device);
-    const HostGraph host(problems, {.tile_density = 0.5}, device.type);
-    const Statistics counted = statistics_of(memory, put_graph(memory, host), 1, {});
-    EXPECT_EQ(counted.edges[0], edges);
-    EXPECT_EQ(counted.pairs[0], 2 * 300 * 270);
-    EXPECT_EQ(counted.empty_rows[0], empty);
-    EXPECT_EQ(counted.rows[0], 600);
-  }
-}
-
-TEST(EdgeStatistics, LossIsTheWeightOfExpectedOrElseOfDrawnEdges) {
+TEST(SparsityLoss, IsTheWeightOfExpectedOrElseOfDrawnEdges) {
   const Array<uint8_t> three({2, 2}, {1, 1, 1, 0}), one({2, 2}, {0, 0, 0, 1});
   const std::vector<GraphProblem> problems = {{EdgeForm::kCsr, three}, {EdgeForm::kCsr, one}};
   const Array<double> expected({2}, {2.5, 0.75});
@@ -584,9 +513,9 @@ TEST(EdgeStatistics, LossIsTheWeightOfExpectedOrElseOfDrawnEdges) {
     DeviceMemory memory = memory_of(device);
     const HostGraph host(problems, {.tile_density = 2.0}, device.type);
     const kernels::EdgeSet graph = put_graph(memory, host);
-    EXPECT_EQ(statistics_of(memory, graph, 2, {.expected = &expected, .weight = 0.5}).loss, 1.625);
-    EXPECT_EQ(statistics_of(memory, graph, 2, {.weight = 0.5}).loss, 2.0);
-    EXPECT_EQ(statistics_of(memory, graph, 1, {.expected = &expected}).loss, 0.0);
+    EXPECT_EQ(loss_of(memory, graph, 0.5, &expected), 1.625);
+    EXPECT_EQ(loss_of(memory, graph, 0.5), 2.0);
+    EXPECT_EQ(loss_of(memory, graph, 0.0, &expected), 0.0);
   }
 }
 

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // Chooses a sampler for every problem and turns what it draws into an EdgeSet.
+#include "kernels/cpu/edges.h"
+
 #include <algorithm>
 #include <bit>
 #include <cmath>
 
-#include "core/error.h"
+#include "kernels/cpu/masks.h"
 #include "kernels/cpu/sample/rows.h"
 #include "kernels/cpu/sample/sample.h"
 #include "kernels/math/poisson.h"
@@ -27,8 +29,8 @@ SampleProblem problem_at(const SampleEdges& args, int64_t p) {
   const int64_t k = args.mu.shape[3];
   return {.mu = args.mu.floats().data + p * n * k,
           .z = args.z.floats().data + p * m * k,
-          .query_mask = args.query_mask.empty() ? nullptr : args.query_mask.at(b).data,
-          .key_mask = args.key_mask.empty() ? nullptr : args.key_mask.at(b).data,
+          .query_mask = mask_row(args.query_mask, b),
+          .key_mask = mask_row(args.key_mask, b),
           .num_queries = n,
           .num_keys = m,
           .num_clusters = k,
@@ -39,10 +41,6 @@ SampleProblem problem_at(const SampleEdges& args, int64_t p) {
           .sample = args.samples[b],
           .layer = args.layer,
           .head = args.first_head + static_cast<int>(p % heads)};
-}
-
-int64_t count_real(const uint8_t* mask, int64_t n) {
-  return mask == nullptr ? n : n - std::count(mask, mask + n, uint8_t{0});
 }
 
 bool uses_tiles(const SampleEdges& args, int64_t p) {
@@ -78,50 +76,9 @@ void sample_tile_rows(const SampleEdges& args, int64_t p, Range rows, float* pan
   set_self_loops(problem, rows, bits, words);
   int32_t* row_ptr = args.edges.row_ptr.at(p).data;
   for (int64_t i = rows.begin; i < rows.end; ++i, bits += words) {
-    int32_t degree = 0;
-    for (int64_t w = 0; w < words; ++w) degree += std::popcount(bits[w]);
-    row_ptr[i + 1] = degree;
+    row_ptr[i + 1] = count_bits(bits, words);
   }
 }
-
-void sum_degrees(const EdgeSet& edges, int64_t p) {
-  int32_t* row_ptr = edges.row_ptr.at(p).data;
-  row_ptr[0] = 0;
-  for (int64_t i = 0; i < edges.num_queries; ++i) row_ptr[i + 1] += row_ptr[i];
-}
-
-// Appends rows to the CSR form of one problem.
-class CsrWriter {
- public:
-  CsrWriter(const EdgeSet& edges, int64_t p)
-      : columns_(edges.columns(p)),
-        multiplicity_(edges.capacity.multiplicity ? edges.multiplicity.at(p).data : nullptr),
-        row_ptr_(edges.row_ptr.at(p).data),
-        room_(edges.storage.shape[1]) {
-    row_ptr_[0] = 0;
-  }
-
-  /// Makes room for the next row's columns.
-  uint32_t* begin_row(int64_t degree) {
-    STIPPLE_CHECK(
-        size_ + degree <= room_, "sample_edges: a graph has more than the ", room_,
-        " edges reserved for it; raise attention.sbm.max_density or attention.sbm.tile_density");
-    return columns_ + size_;
-  }
-  uint16_t* multiplicity() const { return multiplicity_ + size_; }
-  void end_row(int64_t degree) {
-    size_ += degree;
-    row_ptr_[++row_] = static_cast<int32_t>(size_);
-  }
-
- private:
-  uint32_t* columns_;
-  uint16_t* multiplicity_;
-  int32_t* row_ptr_;
-  int64_t room_;
-  int64_t size_ = 0;
-  int64_t row_ = 0;
-};
 
 void sample_rows(const SampleEdges& args, int64_t p, const SampleScratch& scratch, int worker) {
   const SampleProblem problem = problem_at(args, p);
@@ -154,8 +111,7 @@ uint16_t count_pair(const SampleProblem& problem, int64_t i, uint32_t j) {
 
 void write_counted_row(const SampleProblem& problem, int64_t i, const uint32_t* bits, int64_t words,
                        CsrWriter& writer) {
-  int64_t degree = 0;
-  for (int64_t w = 0; w < words; ++w) degree += std::popcount(bits[w]);
+  const int64_t degree = count_bits(bits, words);
   uint32_t* columns = writer.begin_row(degree);
   int64_t e = 0;
   for (int64_t w = 0; w < words; ++w) {

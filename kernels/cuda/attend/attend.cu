@@ -9,6 +9,7 @@
 #include "kernels/attend.h"
 #include "kernels/cuda/attend/parts.h"
 #include "kernels/cuda/elements.cuh"
+#include "kernels/cuda/sums.h"
 
 namespace stipple::kernels::cuda {
 namespace {

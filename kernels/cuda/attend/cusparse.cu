@@ -8,6 +8,7 @@
 #include "kernels/cuda/attend/edge.cuh"
 #include "kernels/cuda/device.cuh"
 #include "kernels/cuda/elements.cuh"
+#include "kernels/cuda/sums.h"
 
 namespace stipple::kernels::cuda {
 namespace {

@@ -28,6 +28,7 @@
 #include "kernels/cuda/attend/parts.h"
 #include "kernels/cuda/device.cuh"
 #include "kernels/cuda/elements.cuh"
+#include "kernels/cuda/sums.h"
 
 namespace stipple::kernels::cuda {
 namespace {

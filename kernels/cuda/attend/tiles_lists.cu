@@ -190,7 +190,7 @@ void check_sizes(int64_t blocks, const PairBits& pairs) {
                 " blocks of rows, at most 2^31 - 1; use a smaller batch");
   STIPPLE_CHECK(pairs.bits == nullptr || pairs.num_rows * pairs.words_per_row < int64_t{1} << 32,
                 "attention on CUDA: bits of ", pairs.num_rows, " x ", pairs.num_columns,
-                " pairs; use a smaller attention.sbm.max_density");
+                " pairs take more than 2^32 words of a problem; use shorter sequences");
 }
 
 }  // namespace

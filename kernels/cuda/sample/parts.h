@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Inside CUDA's sample_edges: the arguments as plain pointers, as kernels take them, and the parts
-// that the work falls into. graph.cu chooses a form for every problem and goes through the
+// that the work falls into. edges.cu chooses a form for every problem and goes through the
 // problems in waves, because scratch memory holds what one wave needs; in each wave both samplers
 // are launched over all problems, and blocks of a problem of the other form leave at once, so the
 // host never has to know the forms.
@@ -8,7 +8,7 @@
 
 #include "core/rng.h"
 #include "core/stream.h"
-#include "kernels/edges.h"
+#include "kernels/cuda/edges.h"
 #include "kernels/math/key_tables.h"
 #include "kernels/sample_scratch.h"
 #include "kernels/sbm.h"
@@ -73,36 +73,10 @@ struct SampleInputs {
   }
 };
 
-/// The graph of all problems; p's arrays start at p * stride.
-struct SampledGraph {
-  EdgeForm* form = nullptr;                // [P]
-  int32_t* row_ptr = nullptr;              // [P, N + 1]
-  int32_t* column_ptr = nullptr;           // [P, M + 1]
-  uint32_t* by_query = nullptr;            // bits in lane order or CSR columns
-  uint32_t* by_key = nullptr;              // bits in lane order or CSC rows
-  uint16_t* query_multiplicity = nullptr;  // null: not kept
-  uint16_t* key_multiplicity = nullptr;
-  int32_t* overflow = nullptr;
-  int64_t query_stride = 0;
-  int64_t key_stride = 0;
-  int64_t row_words = 0;     ///< of bits, a query
-  int64_t column_words = 0;  ///< of bits, a key
-  bool has_bits = false;     ///< room for bits is reserved
-
-  /// CSR edges that fit.
-  STIPPLE_HD int64_t room() const { return query_stride < key_stride ? query_stride : key_stride; }
-};
-
-/// Problems [first, first + count).
-struct Wave {
-  int64_t first = 0;
-  int64_t count = 0;
-};
-
 struct SampleCall {
   const Stream& stream;
   SampleInputs inputs;
-  SampledGraph graph;
+  WritableGraph graph;
   const CudaSampleScratch& scratch;
 };
 

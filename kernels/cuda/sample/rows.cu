@@ -30,6 +30,7 @@
 #include "core/copy.h"
 #include "kernels/cuda/device.cuh"
 #include "kernels/cuda/sample/parts.h"
+#include "kernels/cuda/sums.h"
 #include "kernels/math/thinning.h"
 
 namespace stipple::kernels::cuda {
@@ -49,7 +50,7 @@ static_assert(kGroupWords == kLanes);
 /// What row kernels know: the wave's tables and where rows go.
 struct RowInputs {
   SampleInputs in;
-  SampledGraph graph;
+  WritableGraph graph;
   Wave wave;
   bool draws_pairs = false;  ///< every pair by its own uniform (kTiles with law poisson_multi)
   // Of the wave's first problem.
@@ -77,22 +78,6 @@ struct RowInputs {
 };
 
 // --- inside a warp
-
-template <class T>
-__device__ T warp_sum(T x) {
-  for (int step = kLanes / 2; step > 0; step /= 2) x += shuffle_xor(x, step);
-  return x;
-}
-
-/// Sum over the lanes up to this one.
-template <class T>
-__device__ T running_sum(T x) {
-  for (int step = 1; step < kLanes; step *= 2) {
-    const T below = shuffle_up(x, step);
-    if (lane_index() >= step) x += below;
-  }
-  return x;
-}
 
 /// The upper levels of a tree whose level 0 is complete.
 __device__ void build_tree(const SumTree& tree, uint64_t* sums) {
@@ -230,7 +215,7 @@ class AliasTableBuilder {
   __device__ uint64_t sum_weights() {
     KeySums mine;
     for (int64_t j = begin_ + lane_index(); j < end_; j += kLanes) mine.light_weight += weight(j);
-    mine.light_weight = warp_sum(mine.light_weight);
+    mine.light_weight = lanes_sum(mine.light_weight);
     exchange(mine);
     total_ = all_.light_weight;
     return total_;
@@ -239,8 +224,8 @@ class AliasTableBuilder {
   __device__ void build() {
     KeySums mine;
     for (int64_t j = begin_ + lane_index(); j < end_; j += kLanes) mine = mine + sums_of(weight(j));
-    mine = {warp_sum(mine.light_weight), warp_sum(mine.heavy_weight), warp_sum(mine.num_light),
-            warp_sum(mine.num_heavy)};
+    mine = {lanes_sum(mine.light_weight), lanes_sum(mine.heavy_weight), lanes_sum(mine.num_light),
+            lanes_sum(mine.num_heavy)};
     exchange(mine);
     list_items();
     sync_threads();
@@ -445,7 +430,7 @@ class RowSampler {
     sync_warp();
     int32_t degree = 0;
     drawn_.for_each_group([&](int64_t group) { degree += popcount(drawn_.word(group)); });
-    return warp_sum(degree);
+    return lanes_sum(degree);
   }
 
   /// Writes the keys that fit, ascending, and empties the set.
@@ -538,7 +523,7 @@ class RowSampler {
       }
       before += popcount(there);
     }
-    return warp_sum(total);
+    return lanes_sum(total);
   }
 
   __device__ uint32_t draw_key(const KeyTables& tables, PhiloxCounter counter, int64_t e) const {
@@ -757,7 +742,7 @@ __global__ void __launch_bounds__(256) draw_rows_kernel(RowInputs rows) {
       rows.row_begin[row] = begin;
     }
     begin = shuffle(begin, 0);
-    const SampledGraph& graph = rows.graph;
+    const WritableGraph& graph = rows.graph;
     RowOutput out{.offset = begin, .room = degree};
     if (begin != kNowhere) {
       out.columns = graph.by_key + p * graph.key_stride;
@@ -769,7 +754,7 @@ __global__ void __launch_bounds__(256) draw_rows_kernel(RowInputs rows) {
   }
 }
 
-__device__ void copy_row(const SampledGraph& graph, int64_t p, const RowOutput& out,
+__device__ void copy_row(const WritableGraph& graph, int64_t p, const RowOutput& out,
                          uint32_t begin) {
   const uint32_t* columns = graph.by_key + p * graph.key_stride + begin;
   const uint16_t* counts = graph.key_multiplicity == nullptr
@@ -784,7 +769,7 @@ __device__ void copy_row(const SampledGraph& graph, int64_t p, const RowOutput& 
 template <class T>
 __global__ void __launch_bounds__(256) place_rows_kernel(RowInputs rows) {
   const int64_t n = rows.in.num_queries;
-  const SampledGraph& graph = rows.graph;
+  const WritableGraph& graph = rows.graph;
   RowSampler<T> sampler = make_row_sampler<T>(rows);
   for (int64_t row = first_row(); row < rows.wave.count * n; row += row_step()) {
     const int64_t w = row / n;

@@ -140,7 +140,7 @@ __device__ void draw_exact(const SampleInputs& in, const SampleProblem& problem,
 }
 
 // Thread 2 r + h puts words 2 h and 2 h + 1 of row r together.
-__device__ void store_exact(const SampleInputs& in, const SampledGraph& graph,
+__device__ void store_exact(const SampleInputs& in, const WritableGraph& graph,
                             const SampleProblem& problem, const TileBlock& block, int64_t tile,
                             const ExactShared& shared) {
   const int row = static_cast<int>(threadIdx.x) / 2;
@@ -167,7 +167,7 @@ __device__ void store_exact(const SampleInputs& in, const SampledGraph& graph,
 
 template <bool kCollapse>
 __global__ void __launch_bounds__(kExactThreads)
-    sample_exact_tiles_kernel(SampleInputs in, SampledGraph graph, TileGrid grid) {
+    sample_exact_tiles_kernel(SampleInputs in, WritableGraph graph, TileGrid grid) {
   const TileBlock block = this_block(grid, kExactRows);
   if (graph.form[block.problem] != EdgeForm::kBits) return;
   const SampleProblem problem = in.problem(block.problem);
@@ -316,7 +316,7 @@ __device__ void draw_fast(const SampleInputs& in, const SampleProblem& problem, 
   }
 }
 
-__device__ void store_fast(const SampleInputs& in, const SampledGraph& graph,
+__device__ void store_fast(const SampleInputs& in, const WritableGraph& graph,
                            const SampleProblem& problem, const TileBlock& block, int64_t tile,
                            const uint32_t (&bits)[kRowTiles][2]) {
   const int word = lane_index() % 4;
@@ -340,7 +340,7 @@ __device__ void store_fast(const SampleInputs& in, const SampledGraph& graph,
 
 template <bool kCollapse>
 __global__ void __launch_bounds__(kFastThreads, 3)
-    sample_fast_tiles_kernel(SampleInputs in, SampledGraph graph, TileGrid grid,
+    sample_fast_tiles_kernel(SampleInputs in, WritableGraph graph, TileGrid grid,
                              RoundedFactors factors) {
   const TileBlock block = this_block(grid, kFastRows);
   if (graph.form[block.problem] != EdgeForm::kBits) return;

@@ -39,6 +39,17 @@ View<float> floats_like(Context& ctx, RealView spent) {
   return ctx.scratch.alloc<float>(spent.shape);
 }
 
+/// The result of `body`; its errors about the room of a graph name the section whose
+/// max_density and tile_density reserve it.
+template <class Body>
+auto naming_settings(const Body& body) {
+  try {
+    return body();
+  } catch (const kernels::EdgeRoomError& error) {
+    throw Error(detail::concat("attention.sbm: ", error.what()));
+  }
+}
+
 }  // namespace
 
 SbmAttention::GraphFacts SbmAttention::declare(FactTable& facts, int64_t heads) {
@@ -177,20 +188,22 @@ void SbmAttention::draw_graph(Context& ctx, const AttentionInputs& in, View<doub
                            ? std::min(config_.delta, per_key)
                            : config_.delta;
   const bool explore = ctx.training || config_.explore_eval;
-  kernels::sample_edges(ctx.stream, {.edges = saved.edges,
-                                     .mu = mu,
-                                     .z = saved.key.memberships,
-                                     .expected = expected,
-                                     .query_mask = graph_mask(in),
-                                     .key_mask = graph_mask(in),
-                                     .samples = in.samples,
-                                     .law = config_.law,
-                                     .sampler = config_.sampler,
-                                     .delta = explore ? static_cast<float>(delta) : 0.0f,
-                                     .self_loop = config_.self_loop,
-                                     .rng = ctx.rng,
-                                     .layer = shape_.layer,
-                                     .scratch = &ctx.scratch});
+  naming_settings([&] {
+    kernels::sample_edges(ctx.stream, {.edges = saved.edges,
+                                       .mu = mu,
+                                       .z = saved.key.memberships,
+                                       .expected = expected,
+                                       .query_mask = graph_mask(in),
+                                       .key_mask = graph_mask(in),
+                                       .samples = in.samples,
+                                       .law = config_.law,
+                                       .sampler = config_.sampler,
+                                       .delta = explore ? static_cast<float>(delta) : 0.0f,
+                                       .self_loop = config_.self_loop,
+                                       .rng = ctx.rng,
+                                       .layer = shape_.layer,
+                                       .scratch = &ctx.scratch});
+  });
   ctx.observer.end(Phase::kSampling, ctx.stream);
 }
 
@@ -198,17 +211,18 @@ void SbmAttention::report(Context& ctx, const AttentionInputs& in, View<const do
                           const Saved& saved) const {
   const auto counts = [&](FactId id) { return ctx.facts.at<int64_t>(id, shape_.layer); };
   const bool by_expectation = config_.regularizer == SbmRegularizer::kExpected;
-  kernels::edge_statistics(ctx.stream,
-                           {.edges = counts(facts_.edges),
-                            .pairs = counts(facts_.pairs),
-                            .empty_rows = counts(facts_.empty_rows),
-                            .rows = counts(facts_.rows),
-                            .loss = ctx.facts.at<double>(facts_.auxiliary_loss, shape_.layer),
-                            .expected = by_expectation ? expected : View<const double>{},
-                            .weight = ctx.training ? edge_weight(in) : 0.0,
-                            .graph = saved.edges,
-                            .query_mask = graph_mask(in),
-                            .key_mask = graph_mask(in)});
+  kernels::edge_statistics(ctx.stream, {.edges = counts(facts_.edges),
+                                        .pairs = counts(facts_.pairs),
+                                        .empty_rows = counts(facts_.empty_rows),
+                                        .rows = counts(facts_.rows),
+                                        .graph = saved.edges,
+                                        .query_mask = graph_mask(in),
+                                        .key_mask = graph_mask(in)});
+  kernels::sparsity_loss(ctx.stream,
+                         {.loss = ctx.facts.at<double>(facts_.auxiliary_loss, shape_.layer),
+                          .expected = by_expectation ? expected : View<const double>{},
+                          .weight = ctx.training ? edge_weight(in) : 0.0,
+                          .graph = saved.edges});
 }
 
 void SbmAttention::do_forward(Context& ctx, const AttentionInputs& in, RealView out,
@@ -231,8 +245,9 @@ void SbmAttention::do_forward(Context& ctx, const AttentionInputs& in, RealView 
 
   saved.y_sum = ctx.saved.alloc<double>({problems, clusters});
   saved.z_sum = ctx.saved.alloc<double>({problems, clusters});
-  saved.edges =
-      kernels::alloc_edges(ctx.saved, problems, in.q.shape[2], in.k.shape[2], edge_capacity());
+  saved.edges = naming_settings([&] {
+    return kernels::alloc_edges(ctx.saved, problems, in.q.shape[2], in.k.shape[2], edge_capacity());
+  });
   if (!saved.edges.overflow.empty())
     saved.edges.overflow = ctx.facts.at<int32_t>(facts_.overflow, shape_.layer);
   draw_graph(ctx, in, expected, saved);

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// sample_edges: gives every problem a form by its expected density, launches both samplers, and
-// finishes the graph: degrees, offsets, and all of it once more by key.
-//   choose_forms: a block a problem. count_bits: a warp a row. sum_counts: a block a problem, in
+// Finishing a graph: degrees, offsets, and all of it once more by key; and what it amounts to.
+//   edge_statistics: a block a problem. count_bits: a warp a row. sum_counts: a block a problem, in
 //   steps of 2,048 counts, by CUB's scan of a block. transpose_bits: a warp a tile of 128 queries
 //   and 128 keys, as sixteen 32 x 32 transposes by shuffles; reads and writes N M / 8 bytes once.
 //   CSR by key: rows are cut into chunks of 64 or more, 128 at most, keys into slices of at most
@@ -19,80 +18,18 @@
 
 #include "core/copy.h"
 #include "kernels/cuda/device.cuh"
-#include "kernels/cuda/sample/parts.h"
+#include "kernels/cuda/edges.h"
+#include "kernels/cuda/masks.cuh"
 
 namespace stipple::kernels::cuda {
 namespace {
 
 constexpr int kThreads = 256;
 
-template <class T>
-__device__ T warp_sum(T x) {
-  for (int step = kWarpSize / 2; step > 0; step /= 2) x += shuffle_xor(x, step);
-  return x;
-}
-
-// --- forms
-
-/// Sum over the block; `sums` has room for a number a warp.
-__device__ int64_t block_sum(int64_t x, int64_t* sums) {
-  x = warp_sum(x);
-  if (lane_index() == 0) sums[warp_index()] = x;
-  sync_threads();
-  int64_t total = 0;
-  for (int warp = 0; warp * kWarpSize < static_cast<int>(blockDim.x); ++warp) total += sums[warp];
-  sync_threads();
-  return total;
-}
-
-__device__ int64_t count_real(const uint8_t* mask, int64_t n, int64_t* sums) {
-  if (mask == nullptr) return n;
-  int64_t count = 0;
-  for (int64_t i = threadIdx.x; i < n; i += blockDim.x) count += mask[i] != 0 ? 1 : 0;
-  return block_sum(count, sums);
-}
-
-// kAuto: as the CPU decides.
-__device__ bool is_dense(const SampleInputs& in, int64_t p, int64_t real_queries, int64_t real_keys,
-                         double tile_density) {
-  const auto queries = static_cast<double>(real_queries);
-  const auto keys = static_cast<double>(real_keys);
-  const double loops = in.self_loop ? queries : 0.0;
-  const double edges = in.expected[p] + static_cast<double>(in.delta) * queries * keys + loops;
-  // Bits cannot overflow; what to do about the numbers is the trainer's business.
-  if (isnan(edges)) return true;
-  return edges > 0.0 && edges >= tile_density * queries * keys;
-}
-
-__global__ void __launch_bounds__(kThreads)
-    choose_forms_kernel(SampleInputs in, SampledGraph graph, double tile_density) {
-  auto* sums = reinterpret_cast<int64_t*>(shared_memory());
-  const int64_t p = blockIdx.x;
-  bool is_bits = graph.has_bits && in.law != MaskLaw::kPoissonMulti;
-  if (in.sampler == SamplerKind::kRows) is_bits = false;
-  if (in.sampler == SamplerKind::kAuto && is_bits) {
-    const SampleProblem problem = in.problem(p);
-    const int64_t queries = count_real(problem.query_mask, in.num_queries, sums);
-    const int64_t keys = count_real(problem.key_mask, in.num_keys, sums);
-    is_bits = is_dense(in, p, queries, keys, tile_density);
-  }
-  if (threadIdx.x != 0) return;
-  graph.form[p] = is_bits ? EdgeForm::kBits : EdgeForm::kCsr;
-  if (p == 0) *graph.overflow = 0;
-}
-
-void choose_forms(const SampleCall& call, int64_t problems, double tile_density) {
-  launch(call.stream,
-         {.grid = dim3(static_cast<unsigned>(problems)),
-          .block = kThreads,
-          .shared_bytes = kThreads / kWarpSize * sizeof(int64_t)},
-         choose_forms_kernel, call.inputs, call.graph, tile_density);
-}
-
 // --- degrees and offsets
 
 __global__ void __launch_bounds__(kThreads)
-    count_bits_kernel(SampledGraph graph, Wave wave, int64_t n) {
+    count_bits_kernel(WritableGraph graph, Wave wave, int64_t n) {
   const int64_t row = (int64_t{blockIdx.x} * blockDim.x + threadIdx.x) / kWarpSize;
   if (row >= wave.count * n) return;
   const int64_t p = wave.first + row / n;
@@ -101,7 +38,7 @@ __global__ void __launch_bounds__(kThreads)
   const uint32_t* bits = graph.by_query + p * graph.query_stride + i * graph.row_words;
   int32_t degree = 0;
   for (int64_t w = lane_index(); w < graph.row_words; w += kWarpSize) degree += popcount(bits[w]);
-  degree = warp_sum(degree);
+  degree = lanes_sum(degree);
   if (lane_index() == 0) graph.row_ptr[p * (n + 1) + i + 1] = degree;
 }
 
@@ -133,7 +70,7 @@ __device__ int64_t sum_counts(int32_t* ptr, int64_t n, int64_t room) {
 
 // A graph that is too large loses its last edges, and says how many.
 __global__ void __launch_bounds__(kThreads)
-    sum_degrees_kernel(SampledGraph graph, Wave wave, int64_t n, int64_t most_lost) {
+    sum_degrees_kernel(WritableGraph graph, Wave wave, int64_t n, int64_t most_lost) {
   const int64_t p = wave.first + blockIdx.x;
   const bool is_csr = graph.form[p] == EdgeForm::kCsr;
   const int64_t lost =
@@ -143,7 +80,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 __global__ void __launch_bounds__(kThreads)
-    sum_columns_kernel(SampledGraph graph, Wave wave, int64_t m) {
+    sum_columns_kernel(WritableGraph graph, Wave wave, int64_t m) {
   const int64_t p = wave.first + blockIdx.x;
   if (graph.form[p] != EdgeForm::kCsr) return;
   sum_counts(graph.column_ptr + p * (m + 1), m, graph.room());
@@ -151,18 +88,6 @@ __global__ void __launch_bounds__(kThreads)
 
 LaunchShape scan_launch(const Wave& wave) {
   return {.grid = dim3(static_cast<unsigned>(wave.count)), .block = kThreads};
-}
-
-void count_bits(const SampleCall& call, const Wave& wave) {
-  const int64_t n = call.inputs.num_queries;
-  launch(call.stream, {.grid = blocks_for(wave.count * n * kWarpSize, kThreads), .block = kThreads},
-         count_bits_kernel, call.graph, wave, n);
-}
-
-void sum_degrees(const SampleCall& call, const Wave& wave, int64_t problems) {
-  const int64_t n = call.inputs.num_queries;
-  launch(call.stream, scan_launch(wave), sum_degrees_kernel, call.graph, wave, n,
-         int64_t{INT32_MAX} / problems);
 }
 
 // --- bits by key
@@ -185,7 +110,7 @@ __device__ int64_t lane_token(int word) {
 }
 
 __global__ void __launch_bounds__(kThreads)
-    transpose_bits_kernel(SampledGraph graph, Wave wave, int64_t n, int64_t m) {
+    transpose_bits_kernel(WritableGraph graph, Wave wave, int64_t n, int64_t m) {
   const int64_t query_tiles = graph.column_words / 4;
   const int64_t key_tiles = graph.row_words / 4;
   const int64_t warp = (int64_t{blockIdx.x} * blockDim.x + threadIdx.x) / kWarpSize;
@@ -213,13 +138,6 @@ __global__ void __launch_bounds__(kThreads)
     *reinterpret_cast<uint4*>(to + j * graph.column_words) =
         make_uint4(turned[in][0], turned[in][1], turned[in][2], turned[in][3]);
   }
-}
-
-void transpose_bits(const SampleCall& call, const Wave& wave) {
-  const int64_t tiles = call.graph.column_words / 4 * (call.graph.row_words / 4);
-  launch(call.stream,
-         {.grid = blocks_for(wave.count * tiles * kWarpSize, kThreads), .block = kThreads},
-         transpose_bits_kernel, call.graph, wave, call.inputs.num_queries, call.inputs.num_keys);
 }
 
 // --- CSR by key
@@ -326,8 +244,8 @@ __device__ void visit_rows(const Slice& slice, const uint32_t* columns, const in
 
 // cursors[j] = the chunk's edges of key j.
 __global__ void __launch_bounds__(kSliceWarps* kWarpSize)
-    count_columns_kernel(SampledGraph graph, Wave wave, SliceGrid grid, int32_t* cursors, int64_t n,
-                         int64_t m) {
+    count_columns_kernel(WritableGraph graph, Wave wave, SliceGrid grid, int32_t* cursors,
+                         int64_t n, int64_t m) {
   const Slice slice = slice_of_warp(grid, cursors, n, m);
   const int64_t p = wave.first + slice.w;
   if (slice.w >= wave.count || graph.form[p] != EdgeForm::kCsr) return;
@@ -343,7 +261,7 @@ __global__ void __launch_bounds__(kSliceWarps* kWarpSize)
 
 // A key's counts in all chunks become where each chunk begins within the key.
 __global__ void __launch_bounds__(kThreads)
-    add_chunks_kernel(SampledGraph graph, Wave wave, int64_t chunks, int32_t* cursors, int64_t m) {
+    add_chunks_kernel(WritableGraph graph, Wave wave, int64_t chunks, int32_t* cursors, int64_t m) {
   constexpr int kAtOnce = 16;  // loads on their way
   const int64_t key = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   if (key >= wave.count * m) return;
@@ -369,7 +287,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 __global__ void __launch_bounds__(kSliceWarps* kWarpSize)
-    fill_columns_kernel(SampledGraph graph, Wave wave, SliceGrid grid, int32_t* cursors, int64_t n,
+    fill_columns_kernel(WritableGraph graph, Wave wave, SliceGrid grid, int32_t* cursors, int64_t n,
                         int64_t m) {
   const Slice slice = slice_of_warp(grid, cursors, n, m);
   const int64_t p = wave.first + slice.w;
@@ -401,52 +319,57 @@ SliceGrid slice_grid(int64_t n, int64_t m) {
           .slice_keys = (m + slices - 1) / slices};
 }
 
-void build_columns(const SampleCall& call, const Wave& wave) {
-  const int64_t n = call.inputs.num_queries;
-  const int64_t m = call.inputs.num_keys;
-  int32_t* cursors = call.scratch.cursors.data;
-  const SliceGrid grid = slice_grid(n, m);
-  const LaunchShape slices = {
-      .grid = blocks_for(wave.count * grid.chunks * grid.slices, kSliceWarps),
-      .block = kSliceWarps * kWarpSize,
-      .shared_bytes = kSliceWarps * static_cast<size_t>(grid.slice_keys) * sizeof(int32_t)};
-  launch(call.stream, slices, count_columns_kernel, call.graph, wave, grid, cursors, n, m);
-  launch(call.stream, {.grid = blocks_for(wave.count * m, kThreads), .block = kThreads},
-         add_chunks_kernel, call.graph, wave, grid.chunks, cursors, m);
-  launch(call.stream, scan_launch(wave), sum_columns_kernel, call.graph, wave, m);
-  launch(call.stream, slices, fill_columns_kernel, call.graph, wave, grid, cursors, n, m);
-}
+// --- statistics
 
-// --- host
+struct StatisticsArgs {
+  int64_t* edges;          // [H]
+  int64_t* pairs;          // [H]
+  int64_t* empty_rows;     // [H]
+  int64_t* rows;           // [H]
+  const int32_t* row_ptr;  // [P, N + 1]
+  const uint8_t* query_mask;
+  const uint8_t* key_mask;
+  int64_t heads, n, m;
+};
+
+/// Block p counts problem p; integers, so the order of the blocks cannot show.
+__global__ void __launch_bounds__(kThreads) edge_statistics_kernel(StatisticsArgs args) {
+  const int64_t p = blockIdx.x;
+  const int64_t sample = p / args.heads;
+  const int32_t* row_ptr = args.row_ptr + p * (args.n + 1);
+  const uint8_t* real_queries =
+      args.query_mask == nullptr ? nullptr : args.query_mask + sample * args.n;
+  const uint8_t* real_keys = args.key_mask == nullptr ? nullptr : args.key_mask + sample * args.m;
+  int64_t queries = 0;
+  int64_t empty = 0;
+  for (int64_t i = threadIdx.x; i < args.n; i += kThreads) {
+    const bool real = is_real(real_queries, i);
+    queries += real ? 1 : 0;
+    empty += real && row_ptr[i] == row_ptr[i + 1] ? 1 : 0;
+  }
+  auto* sums = reinterpret_cast<int64_t*>(shared_memory());
+  queries = block_sum<kThreads>(queries, sums);
+  empty = block_sum<kThreads>(empty, sums);
+  const int64_t keys = count_real<kThreads>(real_keys, args.m, sums);
+  if (threadIdx.x != 0) return;
+  const int64_t head = p % args.heads;
+  atomic_add(args.edges + head, int64_t{row_ptr[args.n]});
+  atomic_add(args.pairs + head, queries * keys);
+  atomic_add(args.empty_rows + head, empty);
+  atomic_add(args.rows + head, queries);
+}
 
 template <class T>
 T* data_or_null(const View<T>& view) {
   return view.empty() ? nullptr : view.data;
 }
 
-SampleInputs sample_inputs(const SampleEdges& args) {
-  return {.storage = args.mu.precision,
-          .mu = args.mu.data,
-          .z = args.z.data,
-          .expected = args.expected.data,
-          .query_mask = data_or_null(args.query_mask),
-          .key_mask = data_or_null(args.key_mask),
-          .samples = args.samples.data,
-          .heads = args.mu.shape[1],
-          .num_queries = args.edges.num_queries,
-          .num_keys = args.edges.num_keys,
-          .num_clusters = args.mu.shape[3],
-          .law = args.law,
-          .sampler = args.sampler,
-          .delta = args.delta,
-          .self_loop = args.self_loop,
-          .rng = args.rng,
-          .layer = args.layer,
-          .first_head = args.first_head};
-}
+}  // namespace
 
-SampledGraph sampled_graph(const EdgeSet& edges) {
-  return {.form = edges.form.data,
+WritableGraph writable_graph(const EdgeSet& edges) {
+  return {.num_queries = edges.num_queries,
+          .num_keys = edges.num_keys,
+          .form = edges.form.data,
           .row_ptr = edges.row_ptr.data,
           .column_ptr = edges.column_ptr.data,
           .by_query = edges.storage.data,
@@ -461,41 +384,54 @@ SampledGraph sampled_graph(const EdgeSet& edges) {
           .has_bits = has_room_for_bits(edges)};
 }
 
-// Which forms are possible is known from the arguments; which one a problem has, only on the
-// device.
-void sample_wave(const SampleCall& call, const Wave& wave, int64_t problems) {
-  const SampleInputs& in = call.inputs;
-  const bool may_have_bits =
-      call.graph.has_bits && in.law != MaskLaw::kPoissonMulti && in.sampler != SamplerKind::kRows;
-  const bool may_have_csr = in.sampler != SamplerKind::kTiles || !may_have_bits;
-  if (may_have_bits) {
-    sample_tiles(call, wave);
-    count_bits(call, wave);
-  }
-  if (may_have_csr) draw_rows(call, wave);
-  sum_degrees(call, wave, problems);
-  if (may_have_bits) transpose_bits(call, wave);
-  if (may_have_csr) {
-    place_rows(call, wave);
-    build_columns(call, wave);
-  }
+void count_bits(const Stream& stream, const WritableGraph& graph, const Wave& wave) {
+  const int64_t n = graph.num_queries;
+  launch(stream, {.grid = blocks_for(wave.count * n * kWarpSize, kThreads), .block = kThreads},
+         count_bits_kernel, graph, wave, n);
 }
 
-}  // namespace
+void sum_degrees(const Stream& stream, const WritableGraph& graph, const Wave& wave,
+                 int64_t problems) {
+  const int64_t n = graph.num_queries;
+  launch(stream, scan_launch(wave), sum_degrees_kernel, graph, wave, n,
+         int64_t{INT32_MAX} / problems);
+}
 
-void sample_edges(const Stream& stream, const SampleEdges& args, const SampleScratch& scratch) {
-  const int64_t problems = args.edges.num_problems();
-  const SampleCall call{stream, sample_inputs(args), sampled_graph(args.edges), scratch.cuda};
-  if (problems == 0) return fill_zero(stream, args.edges.overflow);
-  choose_forms(call, problems, args.edges.capacity.tile_density);
-  if (args.edges.num_queries == 0 || args.edges.num_keys == 0) {
-    fill_zero(stream, args.edges.row_ptr);
-    fill_zero(stream, args.edges.column_ptr);
-    return;
+void transpose_bits(const Stream& stream, const WritableGraph& graph, const Wave& wave) {
+  const int64_t tiles = graph.column_words / 4 * (graph.row_words / 4);
+  launch(stream, {.grid = blocks_for(wave.count * tiles * kWarpSize, kThreads), .block = kThreads},
+         transpose_bits_kernel, graph, wave, graph.num_queries, graph.num_keys);
+}
+
+void transpose_csr(const Stream& stream, const WritableGraph& graph, const Wave& wave,
+                   View<int32_t> cursors) {
+  const int64_t n = graph.num_queries;
+  const int64_t m = graph.num_keys;
+  const SliceGrid grid = slice_grid(n, m);
+  const LaunchShape slices = {
+      .grid = blocks_for(wave.count * grid.chunks * grid.slices, kSliceWarps),
+      .block = kSliceWarps * kWarpSize,
+      .shared_bytes = kSliceWarps * static_cast<size_t>(grid.slice_keys) * sizeof(int32_t)};
+  launch(stream, slices, count_columns_kernel, graph, wave, grid, cursors.data, n, m);
+  launch(stream, {.grid = blocks_for(wave.count * m, kThreads), .block = kThreads},
+         add_chunks_kernel, graph, wave, grid.chunks, cursors.data, m);
+  launch(stream, scan_launch(wave), sum_columns_kernel, graph, wave, m);
+  launch(stream, slices, fill_columns_kernel, graph, wave, grid, cursors.data, n, m);
+}
+
+void edge_statistics(const Stream& stream, const EdgeStatistics& args) {
+  for (View<int64_t> counts : {args.edges, args.pairs, args.empty_rows, args.rows}) {
+    fill_zero(stream, counts);
   }
-  for (int64_t first = 0; first < problems; first += scratch.cuda.wave) {
-    sample_wave(call, {first, std::min(scratch.cuda.wave, problems - first)}, problems);
-  }
+  const EdgeSet& graph = args.graph;
+  launch(stream,
+         {.grid = blocks_for(graph.num_problems(), 1),
+          .block = kThreads,
+          .shared_bytes = kThreads / kWarpSize * sizeof(int64_t)},
+         edge_statistics_kernel,
+         StatisticsArgs{args.edges.data, args.pairs.data, args.empty_rows.data, args.rows.data,
+                        graph.row_ptr.data, args.query_mask.data, args.key_mask.data,
+                        args.edges.shape[0], graph.num_queries, graph.num_keys});
 }
 
 }  // namespace stipple::kernels::cuda
