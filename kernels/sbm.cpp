@@ -7,6 +7,7 @@
 #include "kernels/checks.h"
 #include "kernels/cpu/sample/rows.h"
 #include "kernels/cpu/sample/sample.h"
+#include "kernels/math/edge_form.h"
 #include "kernels/math/key_tables.h"
 #include "kernels/runs.h"
 #include "kernels/sample_scratch.h"
@@ -43,18 +44,6 @@ int64_t entry_runs(int64_t k) {
   return std::min(kMost, num_runs(k * k, kShortest));
 }
 
-bool draws_counted_tiles(const SampleEdges& args) {
-  return args.law == MaskLaw::kPoissonMulti && args.sampler == SamplerKind::kTiles;
-}
-bool may_use_tiles(const SampleEdges& args) {
-  if (args.law == MaskLaw::kPoissonMulti) return draws_counted_tiles(args);
-  return args.sampler != SamplerKind::kRows && has_room_for_bits(args.edges);
-}
-bool may_use_rows(const SampleEdges& args) {
-  return args.sampler != SamplerKind::kTiles ||
-         (args.law != MaskLaw::kPoissonMulti && !has_room_for_bits(args.edges));
-}
-
 void check_sample_edges(const SampleEdges& args) {
   const Sizes mu = token_sizes("sample_edges", "mu", args.mu.shape);
   const int64_t m = args.edges.num_keys;
@@ -82,15 +71,16 @@ namespace {
 SampleScratch alloc_cpu_scratch(Arena& arena, const SampleEdges& args, int threads) {
   const int64_t m = args.edges.num_keys;
   const int64_t k = args.mu.shape[3];
+  const math::EdgeFormRule rule(args);
   SampleScratch scratch;
-  if (may_use_tiles(args)) {
+  if (rule.may_draw_tiles()) {
     scratch.panel = arena.alloc<float>({threads, k, cpu::kMaxPanel});
-    if (draws_counted_tiles(args)) {
+    if (rule.draws_counted_tiles()) {
       scratch.bits =
           arena.alloc<uint32_t>({threads, cpu::kCountedRowRun, args.edges.words_per_row()});
     }
   }
-  if (may_use_rows(args)) {
+  if (rule.may_draw_rows()) {
     const int64_t columns = std::min(k, cpu::kAliasColumns);
     const int64_t stride = cpu::AliasBuild::stride_of(m);
     scratch.entries = arena.alloc<cpu::AliasEntry>({threads, k + 1, m});
@@ -117,6 +107,7 @@ CudaSampleScratch alloc_wave(Arena& arena, const SampleEdges& args, Precision pr
   const int64_t n = args.edges.num_queries;
   const int64_t m = args.edges.num_keys;
   const int64_t k = args.mu.shape[3];
+  const math::EdgeFormRule rule(args);
   CudaSampleScratch scratch;
   scratch.wave = wave;
   constexpr int64_t kProduct = 16;
@@ -124,18 +115,18 @@ CudaSampleScratch alloc_wave(Arena& arena, const SampleEdges& args, Precision pr
   const bool is_stored_rounded = args.mu.precision == Precision::kBf16;
   const bool is_rounded = is_stored_rounded || precision == Precision::kBf16;
   const bool is_ready = is_stored_rounded && padded == k;
-  if (may_use_tiles(args) && !draws_counted_tiles(args) && is_rounded && !is_ready) {
+  if (rule.may_be_bits() && is_rounded && !is_ready) {
     scratch.mu = arena.alloc<bf16>({wave, n, padded});
     scratch.z = arena.alloc<bf16>({wave, m, padded});
   }
-  if (may_use_rows(args)) {
+  if (rule.may_draw_rows()) {
     scratch.entries = arena.alloc<math::AliasEntry>({wave, k + 1, m});
     scratch.zmax = arena.alloc<float>({wave, k});
     scratch.zeta = arena.alloc<double>({wave, k});
     scratch.num_real = arena.alloc<int32_t>({wave});
     scratch.num_items = arena.alloc<int32_t>({wave});
   }
-  if (may_use_rows(args) || draws_counted_tiles(args)) {
+  if (rule.may_draw_rows() || rule.draws_counted_tiles()) {
     scratch.drawn = arena.alloc<uint64_t>({wave});
     scratch.row_begin = arena.alloc<uint32_t>({wave, n});
     scratch.cursors = arena.alloc<int32_t>({wave, cuda::transpose_chunks(n), m});
@@ -159,7 +150,7 @@ CudaSampleScratch alloc_cuda_scratch(Arena& arena, const SampleEdges& args, Prec
   arena.alloc<std::byte>({std::max<int64_t>(0, enough - used)});
   const int64_t k = args.mu.shape[3];
   const int64_t m = args.edges.num_keys;
-  if (may_use_rows(args) && AliasWorkspace(m).is_long) {
+  if (math::EdgeFormRule(args).may_draw_rows() && AliasWorkspace(m).is_long) {
     const int64_t blocks = std::min(AliasWorkspace::kLongBlocks, problems * (k + 1));
     scratch.long_sums = arena.alloc<uint64_t>({blocks, m});
     scratch.long_items = arena.alloc<uint32_t>({blocks, m});

@@ -9,6 +9,7 @@
 #include "kernels/cpu/masks.h"
 #include "kernels/cpu/sample/rows.h"
 #include "kernels/cpu/sample/sample.h"
+#include "kernels/math/edge_form.h"
 #include "kernels/math/poisson.h"
 #include "kernels/runs.h"
 #include "kernels/sample_scratch.h"
@@ -43,21 +44,12 @@ SampleProblem problem_at(const SampleEdges& args, int64_t p) {
           .head = args.first_head + static_cast<int>(p % heads)};
 }
 
-bool uses_tiles(const SampleEdges& args, int64_t p) {
-  const bool counted = args.law == MaskLaw::kPoissonMulti;
-  if (args.sampler == SamplerKind::kRows || (counted && args.sampler == SamplerKind::kAuto)) {
-    return false;
-  }
-  if (args.sampler == SamplerKind::kTiles) return counted || has_room_for_bits(args.edges);
-  if (!has_room_for_bits(args.edges)) return false;
-  const SampleProblem problem = problem_at(args, p);
-  const auto queries = static_cast<double>(count_real(problem.query_mask, problem.num_queries));
-  const auto keys = static_cast<double>(count_real(problem.key_mask, problem.num_keys));
-  const double loops = args.self_loop ? queries : 0.0;
-  const double edges = args.expected[p] + static_cast<double>(args.delta) * queries * keys + loops;
-  // Bits cannot overflow; what to do about the numbers is the trainer's business.
-  if (std::isnan(edges)) return true;
-  return edges > 0.0 && edges >= args.edges.capacity.tile_density * queries * keys;
+EdgeForm form_of(const SampleEdges& args, const math::EdgeFormRule& rule, int64_t p) {
+  if (!rule.is_by_density()) return rule.form(0.0, 0, 0);
+  const int64_t b = p / args.mu.shape[1];
+  return rule.form(args.expected[p],
+                   count_real(mask_row(args.query_mask, b), args.edges.num_queries),
+                   count_real(mask_row(args.key_mask, b), args.edges.num_keys));
 }
 
 void set_self_loops(const SampleProblem& problem, Range rows, uint32_t* bits, int64_t words) {
@@ -146,10 +138,8 @@ void sample_edges(const Stream& stream, const SampleEdges& args, const SampleScr
   const EdgeSet& edges = args.edges;
   const int64_t problems = edges.num_problems();
   const int64_t runs = std::max<int64_t>(1, num_runs(edges.num_queries, kTileRowRun));
-  const bool counted = args.law == MaskLaw::kPoissonMulti;
-  for (int64_t p = 0; p < problems; ++p) {
-    edges.form[p] = uses_tiles(args, p) && !counted ? EdgeForm::kBits : EdgeForm::kCsr;
-  }
+  const math::EdgeFormRule rule(args);
+  for (int64_t p = 0; p < problems; ++p) edges.form[p] = form_of(args, rule, p);
   stream.parallel_for(problems * runs, [&](int64_t task, int worker) {
     const int64_t p = task / runs;
     const int64_t run = task % runs;
@@ -158,7 +148,7 @@ void sample_edges(const Stream& stream, const SampleEdges& args, const SampleScr
       return sample_tile_rows(args, p, rows, scratch.panel.at(worker).data);
     }
     if (run != 0) return;  // CSR rows follow one another: one task draws them all
-    if (counted && args.sampler == SamplerKind::kTiles) {
+    if (rule.draws_counted_tiles()) {
       sample_counted_tiles(args, p, scratch, worker);
     } else {
       sample_rows(args, p, scratch, worker);

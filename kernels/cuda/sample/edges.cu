@@ -7,52 +7,28 @@
 #include "kernels/cuda/device.cuh"
 #include "kernels/cuda/masks.cuh"
 #include "kernels/cuda/sample/parts.h"
+#include "kernels/math/edge_form.h"
 
 namespace stipple::kernels::cuda {
 namespace {
 
 constexpr int kThreads = 256;
 
-// --- forms
-
-// kAuto: as the CPU decides.
-__device__ bool is_dense(const SampleInputs& in, int64_t p, int64_t real_queries, int64_t real_keys,
-                         double tile_density) {
-  const auto queries = static_cast<double>(real_queries);
-  const auto keys = static_cast<double>(real_keys);
-  const double loops = in.self_loop ? queries : 0.0;
-  const double edges = in.expected[p] + static_cast<double>(in.delta) * queries * keys + loops;
-  // Bits cannot overflow; what to do about the numbers is the trainer's business.
-  if (isnan(edges)) return true;
-  return edges > 0.0 && edges >= tile_density * queries * keys;
-}
-
 __global__ void __launch_bounds__(kThreads)
-    choose_forms_kernel(SampleInputs in, WritableGraph graph, double tile_density) {
+    choose_forms_kernel(SampleInputs in, WritableGraph graph, math::EdgeFormRule rule) {
   auto* sums = reinterpret_cast<int64_t*>(shared_memory());
   const int64_t p = blockIdx.x;
-  bool is_bits = graph.has_bits && in.law != MaskLaw::kPoissonMulti;
-  if (in.sampler == SamplerKind::kRows) is_bits = false;
-  if (in.sampler == SamplerKind::kAuto && is_bits) {
+  int64_t queries = 0;
+  int64_t keys = 0;
+  if (rule.is_by_density()) {
     const SampleProblem problem = in.problem(p);
-    const int64_t queries = count_real<kThreads>(problem.query_mask, in.num_queries, sums);
-    const int64_t keys = count_real<kThreads>(problem.key_mask, in.num_keys, sums);
-    is_bits = is_dense(in, p, queries, keys, tile_density);
+    queries = count_real<kThreads>(problem.query_mask, in.num_queries, sums);
+    keys = count_real<kThreads>(problem.key_mask, in.num_keys, sums);
   }
   if (threadIdx.x != 0) return;
-  graph.form[p] = is_bits ? EdgeForm::kBits : EdgeForm::kCsr;
+  graph.form[p] = rule.form(in.expected[p], queries, keys);
   if (p == 0) *graph.overflow = 0;
 }
-
-void choose_forms(const SampleCall& call, int64_t problems, double tile_density) {
-  launch(call.stream,
-         {.grid = dim3(static_cast<unsigned>(problems)),
-          .block = kThreads,
-          .shared_bytes = kThreads / kWarpSize * sizeof(int64_t)},
-         choose_forms_kernel, call.inputs, call.graph, tile_density);
-}
-
-// --- host
 
 SampleInputs sample_inputs(const SampleEdges& args) {
   return {.storage = args.mu.precision,
@@ -77,19 +53,16 @@ SampleInputs sample_inputs(const SampleEdges& args) {
 
 // Which forms are possible is known from the arguments; which one a problem has, only on the
 // device.
-void sample_wave(const SampleCall& call, const Wave& wave, int64_t problems) {
-  const SampleInputs& in = call.inputs;
-  const bool may_have_bits =
-      call.graph.has_bits && in.law != MaskLaw::kPoissonMulti && in.sampler != SamplerKind::kRows;
-  const bool may_have_csr = in.sampler != SamplerKind::kTiles || !may_have_bits;
-  if (may_have_bits) {
+void sample_wave(const SampleCall& call, const math::EdgeFormRule& rule, const Wave& wave,
+                 int64_t problems) {
+  if (rule.may_be_bits()) {
     sample_tiles(call, wave);
     count_bits(call.stream, call.graph, wave);
   }
-  if (may_have_csr) draw_rows(call, wave);
+  if (rule.may_be_csr()) draw_rows(call, wave);
   sum_degrees(call.stream, call.graph, wave, problems);
-  if (may_have_bits) transpose_bits(call.stream, call.graph, wave);
-  if (may_have_csr) {
+  if (rule.may_be_bits()) transpose_bits(call.stream, call.graph, wave);
+  if (rule.may_be_csr()) {
     place_rows(call, wave);
     transpose_csr(call.stream, call.graph, wave, call.scratch.cursors);
   }
@@ -101,14 +74,19 @@ void sample_edges(const Stream& stream, const SampleEdges& args, const SampleScr
   const int64_t problems = args.edges.num_problems();
   const SampleCall call{stream, sample_inputs(args), writable_graph(args.edges), scratch.cuda};
   if (problems == 0) return fill_zero(stream, args.edges.overflow);
-  choose_forms(call, problems, args.edges.capacity.tile_density);
+  const math::EdgeFormRule rule(args);
+  launch(stream,
+         {.grid = blocks_for(problems, 1),
+          .block = kThreads,
+          .shared_bytes = kThreads / kWarpSize * sizeof(int64_t)},
+         choose_forms_kernel, call.inputs, call.graph, rule);
   if (args.edges.num_queries == 0 || args.edges.num_keys == 0) {
     fill_zero(stream, args.edges.row_ptr);
     fill_zero(stream, args.edges.column_ptr);
     return;
   }
   for (int64_t first = 0; first < problems; first += scratch.cuda.wave) {
-    sample_wave(call, {first, std::min(scratch.cuda.wave, problems - first)}, problems);
+    sample_wave(call, rule, {first, std::min(scratch.cuda.wave, problems - first)}, problems);
   }
 }
 

@@ -7,6 +7,7 @@
 
 #include "core/error.h"
 #include "kernels/activation.h"
+#include "kernels/math/edge_form.h"
 #include "kernels/matmul.h"
 #include "kernels/sbm.h"
 
@@ -115,17 +116,6 @@ kernels::AttentionDropout SbmAttention::dropout(const Context& ctx,
           .rng = ctx.rng,
           .layer = shape_.layer,
           .samples = in.samples};
-}
-
-/// A forced sampler needs room for its form alone: rows write CSR at any density, tiles write bits.
-kernels::EdgeCapacity SbmAttention::edge_capacity() const {
-  constexpr double kNeverBits = 2.0;
-  double tile_density = config_.tile_density;
-  if (config_.sampler == kernels::SamplerKind::kRows) tile_density = kNeverBits;
-  if (config_.sampler == kernels::SamplerKind::kTiles) tile_density = 0.0;
-  return {.tile_density = tile_density,
-          .max_density = config_.max_density,
-          .multiplicity = config_.law == kernels::MaskLaw::kPoissonMulti};
 }
 
 /// What one edge adds to the sparsity loss: weight / (L H sequences max_length²), over the
@@ -246,7 +236,10 @@ void SbmAttention::do_forward(Context& ctx, const AttentionInputs& in, RealView 
   saved.y_sum = ctx.saved.alloc<double>({problems, clusters});
   saved.z_sum = ctx.saved.alloc<double>({problems, clusters});
   saved.edges = naming_settings([&] {
-    return kernels::alloc_edges(ctx.saved, problems, in.q.shape[2], in.k.shape[2], edge_capacity());
+    return kernels::alloc_edges(
+        ctx.saved, problems, in.q.shape[2], in.k.shape[2],
+        kernels::math::sampler_capacity(config_.law, config_.sampler, config_.tile_density,
+                                        config_.max_density));
   });
   if (!saved.edges.overflow.empty())
     saved.edges.overflow = ctx.facts.at<int32_t>(facts_.overflow, shape_.layer);

@@ -48,7 +48,6 @@ class SbmAttention final : public Attention {
 
   View<const uint8_t> graph_mask(const AttentionInputs&) const;
   kernels::AttentionDropout dropout(const Context&, const AttentionInputs&) const;
-  kernels::EdgeCapacity edge_capacity() const;
   double edge_weight(const AttentionInputs&) const;
   float ste_clip() const;
 
