@@ -3,11 +3,6 @@
 // set of drawn keys is a string of bits in shared memory (global memory beyond half a million
 // keys): atomic OR deduplicates, and reading it back sorts. One bit per 1,024 keys tells which
 // parts are in use, so a row costs its edges, not its keys.
-//   tables: key_maxima: (p, 32 clusters, 1,024 keys) a block; key_weights: (p, 32 clusters, 32
-//   keys) a block, transposed through shared memory into the entries of the alias tables to be;
-//   alias_tables: (p, cluster) a block: its warps list the light and heavy keys of a run each with
-//   running sums of deficits and surpluses, then a thread makes an entry by one search in the other
-//   list (kernels/math/alias_table.h).
 //   rows: warp w of all takes rows w, w + W, ... of the wave. Lanes take clusters while rates are
 //   summed, terms of the Poisson count, then draws; half-warps take candidates while products are
 //   formed, which are the CPU's sums of 16 lanes.
@@ -15,29 +10,21 @@
 // space taken from by_key, which is free until the transpose is made, and is copied from there: 4
 // bytes an edge written and read once more. Which space depends on the order of the warps, what is
 // copied does not. Rows for which the space did not suffice are drawn again.
-// Shared memory a warp that draws: rates 8 K 8 / 7 bytes, string M / 8 bytes, 2.2 KB for lists; a
-// block that makes an alias table: 12 bytes a key (global memory beyond 8,192 keys).
-// What the tables cost on an H200, by count, not measured: a key and cluster is read twice (8 bytes
-// in fp32), written as a weight and read back three times, twice from L2, and written as an entry:
-// 32 bytes of HBM; 50 instructions of a lane for its list and 8 for each step of its search. For P
-// = 256 problems of 4,096 keys and 128 clusters, 134 million entries: 4.3 GB or 1.0 ms of HBM and
-// 0.6 ms of instructions, which overlap in part: 1.0 to 1.6 ms. A draw then reads one entry, a
-// sector of 32 bytes.
+// Shared memory a warp that draws: rates 8 K 8 / 7 bytes, string M / 8 bytes, 2.2 KB for lists. A draw
+// reads one entry of a table, a sector of 32 bytes.
 #include <map>
 #include <mutex>
 
 #include "core/buffer.h"
 #include "core/copy.h"
 #include "kernels/cuda/device.cuh"
-#include "kernels/cuda/sample/parts.h"
+#include "kernels/cuda/sample/key_tables.cuh"
 #include "kernels/cuda/sums.h"
 #include "kernels/math/thinning.h"
 
 namespace stipple::kernels::cuda {
 namespace {
 
-using math::AliasEntry;
-using math::AliasLists;
 using math::KeyTables;
 using math::PoissonTerms;
 using math::SumTree;
@@ -53,28 +40,13 @@ struct RowInputs {
   WritableGraph graph;
   Wave wave;
   bool draws_pairs = false;  ///< every pair by its own uniform (kTiles with law poisson_multi)
-  // Of the wave's first problem.
-  AliasEntry* entries = nullptr;  // [W, K + 1, M]
-  float* zmax = nullptr;
-  double* zeta = nullptr;
-  int32_t* num_real = nullptr;
-  int32_t* num_items = nullptr;  ///< of a table: keys up to the last real one
+  WaveTables tables;
   SumTree rate_tree;
   PoissonTerms poisson;
-  uint64_t* long_sums = nullptr;
-  uint32_t* long_items = nullptr;
   uint32_t* long_string = nullptr;
   uint64_t* drawn = nullptr;
   uint32_t* row_begin = nullptr;
   RowWorkspace workspace{0, 0};
-
-  /// Of cluster v of the w-th problem of the wave; cluster number K is exploration.
-  __device__ AliasEntry* table(int64_t w, int64_t v) const {
-    return entries + w * (in.num_clusters + 1) * in.num_keys + v * num_items[w];
-  }
-  __device__ KeyTables tables_of(int64_t w) const {
-    return {.num_clusters = in.num_clusters, .num_keys = num_items[w], .entries = table(w, 0)};
-  }
 };
 
 // --- inside a warp
@@ -107,247 +79,6 @@ __device__ float half_warp_dot(const A* a, const B* b, int64_t n) {
   }
   for (int width = 8; width > 0; width /= 2) sum += shuffle_xor(sum, width);
   return sum;
-}
-
-// --- tables
-
-constexpr int kMaximaKeys = 1024;
-constexpr int kMaximaWarps = 8;
-
-// zmax and num_items start as zeros. Positive floats are ordered as their bits are.
-template <class T>
-__global__ void __launch_bounds__(kMaximaWarps* kLanes) key_maxima_kernel(RowInputs rows) {
-  const SampleInputs& in = rows.in;
-  const int64_t groups = (in.num_clusters + kLanes - 1) / kLanes;
-  const int64_t runs = (in.num_keys + kMaximaKeys - 1) / kMaximaKeys;
-  const int64_t w = int64_t{blockIdx.x} / runs / groups;
-  const int64_t p = rows.wave.first + w;
-  if (rows.graph.form[p] != EdgeForm::kCsr) return;
-  const SampleProblem problem = in.problem(p);
-  const int64_t v = int64_t{blockIdx.x} / runs % groups * kLanes + lane_index();
-  const int64_t begin = int64_t{blockIdx.x} % runs * kMaximaKeys;
-  const int64_t end = begin + kMaximaKeys < in.num_keys ? begin + kMaximaKeys : in.num_keys;
-  if (v >= in.num_clusters) return;
-  const T* column = problem.as<T>(problem.z) + v;
-  float largest = 0.0f;
-  int64_t num_items = 0;
-  for (int64_t j = begin + warp_index(); j < end; j += kMaximaWarps) {
-    if (!problem.is_real_key(j)) continue;
-    const float z = to_float(column[j * in.num_clusters]);
-    largest = z > largest ? z : largest;
-    num_items = j + 1;
-  }
-  if (v == 0) atomic_max(rows.num_items + w, static_cast<int32_t>(num_items));
-  auto* zmax = reinterpret_cast<int32_t*>(rows.zmax + w * in.num_clusters);
-  atomic_max(zmax + v, std::bit_cast<int32_t>(largest));
-}
-
-constexpr int kWeightWarps = 8;
-constexpr int kWeightPitch = kLanes + 1;  // words, so that columns lie in different banks
-
-// Leaves each weight where its entry will be, as the alias.
-template <class T>
-__global__ void __launch_bounds__(kWeightWarps* kLanes) key_weights_kernel(RowInputs rows) {
-  const SampleInputs& in = rows.in;
-  const int64_t groups = (in.num_clusters + kLanes - 1) / kLanes;
-  const int64_t runs = (in.num_keys + kLanes - 1) / kLanes;
-  const int64_t w = int64_t{blockIdx.x} / runs / groups;
-  const int64_t p = rows.wave.first + w;
-  if (rows.graph.form[p] != EdgeForm::kCsr) return;
-  const SampleProblem problem = in.problem(p);
-  const int64_t first_cluster = int64_t{blockIdx.x} / runs % groups * kLanes;
-  const int64_t first_key = int64_t{blockIdx.x} % runs * kLanes;
-  auto* tile = reinterpret_cast<uint32_t*>(shared_memory());
-  const int64_t num_items = rows.num_items[w];
-  const int bits = math::weight_bits(num_items);
-  const int64_t v = first_cluster + lane_index();
-  const bool has_cluster = v < in.num_clusters;
-  const float zmax = has_cluster ? rows.zmax[w * in.num_clusters + v] : 0.0f;
-  const float scale = math::weight_scale(zmax, bits);
-  for (int t = warp_index(); t < kLanes; t += kWeightWarps) {
-    const int64_t j = first_key + t;
-    int32_t weight = 0;
-    if (has_cluster && j < num_items && problem.is_real_key(j)) {
-      const T* z = problem.as<T>(problem.z) + j * in.num_clusters;
-      weight = math::fixed_weight(to_float(z[v]), scale, bits);
-    }
-    tile[lane_index() * kWeightPitch + t] = static_cast<uint32_t>(weight);
-  }
-  sync_threads();
-  const int64_t j = first_key + lane_index();
-  for (int t = warp_index(); t < kLanes && j < num_items; t += kWeightWarps) {
-    if (first_cluster + t >= in.num_clusters) break;
-    rows.table(w, first_cluster + t)[j] = {tile[t * kWeightPitch + lane_index()], 0};
-  }
-}
-
-/// Sums over light and heavy keys, of their weights and of 1.
-struct KeySums {
-  uint64_t light_weight = 0;
-  uint64_t heavy_weight = 0;
-  int64_t num_light = 0;
-  int64_t num_heavy = 0;
-};
-__device__ KeySums operator+(const KeySums& a, const KeySums& b) {
-  return {a.light_weight + b.light_weight, a.heavy_weight + b.heavy_weight,
-          a.num_light + b.num_light, a.num_heavy + b.num_heavy};
-}
-
-/// Makes one alias table, by a block. Weights lie in the entries that they will be overwritten by.
-class AliasTableBuilder {
- public:
-  __device__ AliasTableBuilder(const RowInputs& rows, int64_t w, int64_t v, KeySums* partial,
-                               uint64_t* sums, uint32_t* items)
-      : problem_(rows.in.problem(rows.wave.first + w)),
-        entries_(rows.table(w, v)),
-        n_(rows.num_items[w]),
-        is_exploration_(v == rows.in.num_clusters),
-        partial_(partial),
-        sums_(sums),
-        items_(items) {
-    const int64_t warps = blockDim.x / kLanes;
-    const int64_t run = (n_ + warps * kLanes - 1) / (warps * kLanes) * kLanes;
-    begin_ = run * warp_index();
-    end_ = begin_ + run < n_ ? begin_ + run : n_;
-  }
-
-  /// The sum of all weights.
-  __device__ uint64_t sum_weights() {
-    KeySums mine;
-    for (int64_t j = begin_ + lane_index(); j < end_; j += kLanes) mine.light_weight += weight(j);
-    mine.light_weight = lanes_sum(mine.light_weight);
-    exchange(mine);
-    total_ = all_.light_weight;
-    return total_;
-  }
-
-  __device__ void build() {
-    KeySums mine;
-    for (int64_t j = begin_ + lane_index(); j < end_; j += kLanes) mine = mine + sums_of(weight(j));
-    mine = {lanes_sum(mine.light_weight), lanes_sum(mine.heavy_weight), lanes_sum(mine.num_light),
-            lanes_sum(mine.num_heavy)};
-    exchange(mine);
-    list_items();
-    sync_threads();
-    make_entries();
-  }
-
- private:
-  __device__ uint32_t weight(int64_t j) const {
-    return is_exploration_ ? uint32_t{problem_.is_real_key(j)} : entries_[j].alias;
-  }
-  __device__ bool is_light(uint64_t weight) const {
-    return weight * static_cast<uint64_t>(n_) < total_;
-  }
-  __device__ bool is_heavy(uint64_t weight) const {
-    return weight * static_cast<uint64_t>(n_) > total_;
-  }
-  __device__ KeySums sums_of(uint64_t weight) const {
-    if (is_light(weight)) return {weight, 0, 1, 0};
-    if (is_heavy(weight)) return {0, weight, 0, 1};
-    return {};
-  }
-
-  // From what each warp has: what the warps below this one have, and all.
-  __device__ void exchange(const KeySums& mine) {
-    sync_threads();  // the last exchange has been read
-    if (lane_index() == 0) partial_[warp_index()] = mine;
-    sync_threads();
-    before_ = {};
-    all_ = {};
-    for (int warp = 0; warp < static_cast<int>(blockDim.x / kLanes); ++warp) {
-      if (warp == warp_index()) before_ = all_;
-      all_ = all_ + partial_[warp];
-    }
-  }
-
-  // Light keys first, then heavy ones, each with its running sum. Average keys are done here.
-  __device__ void list_items() {
-    const auto size = static_cast<uint64_t>(n_);
-    const uint32_t below = (1u << lane_index()) - 1;
-    for (int64_t first = begin_; first < end_; first += kLanes) {
-      const int64_t j = first + lane_index();
-      const uint64_t w = j < end_ ? weight(j) : 0;
-      const bool light = j < end_ && is_light(w);
-      const bool heavy = j < end_ && is_heavy(w);
-      // Both sums at once: those of a warp have 32 bits.
-      const uint64_t running = running_sum(heavy ? w << 32 : light ? w : 0);
-      const uint64_t light_weight = before_.light_weight + static_cast<uint32_t>(running);
-      const uint64_t heavy_weight = before_.heavy_weight + (running >> 32);
-      const uint32_t lights = ballot(light);
-      const uint32_t heavies = ballot(heavy);
-      if (light) {
-        const int64_t at = before_.num_light + popcount(lights & below);
-        sums_[at] = static_cast<uint64_t>(at + 1) * total_ - size * light_weight;
-        items_[at] = static_cast<uint32_t>(j);
-      } else if (heavy) {
-        const int64_t at = before_.num_heavy + popcount(heavies & below);
-        sums_[all_.num_light + at] = size * heavy_weight - static_cast<uint64_t>(at + 1) * total_;
-        items_[all_.num_light + at] = static_cast<uint32_t>(j);
-      } else if (j < end_) {
-        entries_[j] = math::full_entry(j);
-      }
-      const uint64_t last = shuffle(running, kLanes - 1);
-      before_ = before_ + KeySums{static_cast<uint32_t>(last), last >> 32, popcount(lights),
-                                  popcount(heavies)};
-    }
-  }
-
-  __device__ void make_entries() const {
-    const int64_t num_light = all_.num_light;
-    const AliasLists lists{.total = total_,
-                           .scale = math::threshold_scale(total_),
-                           .num_light = num_light,
-                           .num_heavy = all_.num_heavy,
-                           .light = items_,
-                           .heavy = items_ + num_light,
-                           .deficits = sums_,
-                           .surpluses = sums_ + num_light};
-    for (int64_t e = threadIdx.x; e < num_light + all_.num_heavy; e += blockDim.x) {
-      entries_[items_[e]] = e < num_light ? lists.light_entry(e) : lists.heavy_entry(e - num_light);
-    }
-  }
-
-  SampleProblem problem_;
-  AliasEntry* entries_;
-  int64_t n_;
-  bool is_exploration_;
-  KeySums* partial_;   // [warps]
-  uint64_t* sums_;     // [M]
-  uint32_t* items_;    // [M]
-  int64_t begin_ = 0;  // of this warp's keys
-  int64_t end_ = 0;
-  uint64_t total_ = 0;
-  KeySums before_;
-  KeySums all_;
-};
-
-// Also the clusters' rates and the number of real keys, which is what the weights of exploration
-// add up to.
-__global__ void __launch_bounds__(AliasWorkspace::kMostThreads)
-    alias_tables_kernel(RowInputs rows, AliasWorkspace workspace, int64_t tables) {
-  const int64_t num_clusters = rows.in.num_clusters;
-  auto* partial = reinterpret_cast<KeySums*>(shared_memory());
-  auto* sums = reinterpret_cast<uint64_t*>(partial + blockDim.x / kLanes);
-  auto* items = reinterpret_cast<uint32_t*>(sums + rows.in.num_keys);
-  if (workspace.is_long) {
-    sums = rows.long_sums + blockIdx.x * rows.in.num_keys;
-    items = rows.long_items + blockIdx.x * rows.in.num_keys;
-  }
-  for (int64_t table = blockIdx.x; table < tables; table += gridDim.x) {
-    const int64_t w = table / (num_clusters + 1);
-    const int64_t v = table % (num_clusters + 1);
-    if (rows.graph.form[rows.wave.first + w] != EdgeForm::kCsr) continue;
-    AliasTableBuilder builder(rows, w, v, partial, sums, items);
-    const uint64_t total = builder.sum_weights();
-    const int64_t at = w * num_clusters + v;
-    if (threadIdx.x == 0 && v == num_clusters) rows.num_real[w] = static_cast<int32_t>(total);
-    if (threadIdx.x == 0 && v < num_clusters) {
-      const int bits = math::weight_bits(rows.num_items[w]);
-      rows.zeta[at] = math::cluster_rate(total, rows.zmax[at], bits);
-    }
-    builder.build();
-  }
 }
 
 // --- rows
@@ -471,12 +202,12 @@ class RowSampler {
 
   __device__ void draw_edges() {
     if (rows_.draws_pairs) return draw_pairs();
-    if (rows_.num_real[w_] == 0) return;
+    if (rows_.tables.num_real[w_] == 0) return;
     if (in_.law != MaskLaw::kBernoulli) return draw_keys(sum_rates());
     // Bounds every p of the row, rounding included: the sum is the same sequence of monotone
     // operations.
     const float largest =
-        half_warp_dot(mu_, rows_.zmax + w_ * in_.num_clusters, in_.num_clusters) + in_.delta;
+        half_warp_dot(mu_, rows_.tables.zmax + w_ * in_.num_clusters, in_.num_clusters) + in_.delta;
     if (!(largest > 0.0f)) return;
     if (largest > math::kLargestThinnedProbability) return thin_all();
     const math::FixedOversampling oversampling(largest);
@@ -487,7 +218,7 @@ class RowSampler {
 
   // The running sums of the clusters' rates, exploration last; returns the row's rate.
   __device__ uint64_t sum_rates() {
-    const double* zeta = rows_.zeta + w_ * in_.num_clusters;
+    const double* zeta = rows_.tables.zeta + w_ * in_.num_clusters;
     uint64_t sum = 0;
     sync_warp();  // others may still search the last row's rates
     for (int64_t first = 0; first < in_.num_clusters; first += kLanes) {
@@ -499,7 +230,7 @@ class RowSampler {
       if (exists) rates_[v] = running;
       sum = shuffle(running, kLanes - 1);
     }
-    sum += math::exploration_rate(in_.delta, rows_.num_real[w_]);
+    sum += math::exploration_rate(in_.delta, rows_.tables.num_real[w_]);
     if (lane_index() == 0) rates_[in_.num_clusters] = sum;
     build_tree(rows_.rate_tree, rates_);
     return sum;
@@ -533,7 +264,7 @@ class RowSampler {
 
   __device__ void draw_keys(uint64_t rate) {
     draws_ = draw_count(rate);
-    const KeyTables tables = rows_.tables_of(w_);
+    const KeyTables tables = rows_.tables.of(w_);
     const PhiloxCounter first = counter(Purpose::kEdgeDraw);
     for (int64_t e = lane_index(); e < draws_; e += kLanes) {
       drawn_.insert(draw_key(tables, first, e));
@@ -659,7 +390,7 @@ class RowSampler {
     uint16_t* counts = out.multiplicity + out.offset;
     for (int64_t e = lane_index(); e < edges; e += kLanes) counts[e] = 0;
     sync_warp();
-    const KeyTables tables = rows_.tables_of(w_);
+    const KeyTables tables = rows_.tables.of(w_);
     const PhiloxCounter first = counter(Purpose::kEdgeDraw);
     for (int64_t e = lane_index(); e < draws_; e += kLanes) {
       const uint32_t key = draw_key(tables, first, e);
@@ -824,50 +555,14 @@ RowInputs row_inputs(const SampleCall& call, const Wave& wave) {
                  .graph = call.graph,
                  .wave = wave,
                  .draws_pairs = scratch.entries.empty(),
-                 .entries = scratch.entries.data,
-                 .zmax = scratch.zmax.data,
-                 .zeta = scratch.zeta.data,
-                 .num_real = scratch.num_real.data,
-                 .num_items = scratch.num_items.data,
+                 .tables = wave_tables(call),
                  .rate_tree = rate_tree,
                  .poisson = poisson_terms(call.stream),
-                 .long_sums = scratch.long_sums.data,
-                 .long_items = scratch.long_items.data,
                  .long_string = scratch.long_string.data,
                  .drawn = scratch.drawn.data,
                  .row_begin = scratch.row_begin.data,
                  .workspace = RowWorkspace(in.num_keys, rate_tree.size)};
   return rows;
-}
-
-LaunchShape table_launch(const AliasWorkspace& workspace, int64_t tables) {
-  const int64_t threads = workspace.is_long ? AliasWorkspace::kMostThreads : 256;
-  const int64_t blocks = workspace.is_long ? std::min(tables, AliasWorkspace::kLongBlocks) : tables;
-  const int64_t lists = workspace.is_long ? 0 : workspace.bytes;
-  return {.grid = blocks_for(blocks, 1),
-          .block = dim3(static_cast<unsigned>(threads)),
-          .shared_bytes =
-              static_cast<size_t>(threads / kLanes) * sizeof(KeySums) + static_cast<size_t>(lists)};
-}
-
-template <class T>
-void build_tables(const Stream& stream, const RowInputs& rows, const CudaSampleScratch& scratch) {
-  const int64_t m = rows.in.num_keys;
-  const int64_t columns = rows.wave.count * ((rows.in.num_clusters + kLanes - 1) / kLanes);
-  fill_zero(stream, scratch.zmax);
-  fill_zero(stream, scratch.num_items);
-  launch(stream,
-         {.grid = blocks_for(columns * ((m + kMaximaKeys - 1) / kMaximaKeys), 1),
-          .block = kMaximaWarps * kLanes},
-         key_maxima_kernel<T>, rows);
-  launch(stream,
-         {.grid = blocks_for(columns * ((m + kLanes - 1) / kLanes), 1),
-          .block = kWeightWarps * kLanes,
-          .shared_bytes = kLanes * kWeightPitch * sizeof(uint32_t)},
-         key_weights_kernel<T>, rows);
-  const AliasWorkspace workspace(m);
-  const int64_t tables = rows.wave.count * (rows.in.num_clusters + 1);
-  launch(stream, table_launch(workspace, tables), alias_tables_kernel, rows, workspace, tables);
 }
 
 LaunchShape row_launch(const RowInputs& rows) {
@@ -889,10 +584,9 @@ LaunchShape row_launch(const RowInputs& rows) {
 void draw_rows(const SampleCall& call, const Wave& wave) {
   const RowInputs rows = row_inputs(call, wave);
   fill_zero(call.stream, call.scratch.drawn);
+  if (!rows.draws_pairs) build_key_tables(call, wave);
   with_real_type(call.inputs.storage, [&](auto zero) {
-    using T = decltype(zero);
-    if (!rows.draws_pairs) build_tables<T>(call.stream, rows, call.scratch);
-    launch(call.stream, row_launch(rows), draw_rows_kernel<T>, rows);
+    launch(call.stream, row_launch(rows), draw_rows_kernel<decltype(zero)>, rows);
   });
 }
 
