@@ -41,6 +41,8 @@ int run_local(const std::function<int()>& command) {
   }
 }
 
+constexpr int kMostThreads = 4096;
+
 constexpr const char* kConfigHelp =
     "Configuration files, composed left to right, then key=value overrides (docs/config.md lists "
     "the keys)";
@@ -123,7 +125,7 @@ struct CommandLine {
     task->add_option("--max-length", listops.max_length, "Longest expression, exclusive, in tokens")
         ->capture_default_str();
     task->add_option("--threads", listops.threads, "Threads; any number writes the same bytes")
-        ->check(CLI::PositiveNumber);
+        ->check(CLI::Range(1, kMostThreads));
     task->callback([this] {
       action = [this] {
         return run_local([this] {

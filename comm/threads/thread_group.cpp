@@ -11,6 +11,7 @@
 #include <thread>
 
 #include "core/error.h"
+#include "core/thread.h"
 
 namespace stipple::comm {
 namespace {
@@ -310,17 +311,22 @@ class ThreadCommunicator final : public Communicator {
 void run_ranks(int size, const std::function<void(Communicator&)>& body) {
   STIPPLE_CHECK(size > 0, "run_ranks: at least one rank is needed, got ", size);
   ThreadGroup group(size);
+  const auto run = [&group, &body](int rank) {
+    try {
+      ThreadCommunicator communicator(group, rank);
+      body(communicator);
+    } catch (...) {
+      group.fail(std::current_exception());
+    }
+    group.end(static_cast<size_t>(rank));
+  };
   std::vector<std::thread> ranks;
-  for (int r = 0; r < size; ++r) {
-    ranks.emplace_back([&group, &body, r] {
-      try {
-        ThreadCommunicator communicator(group, r);
-        body(communicator);
-      } catch (...) {
-        group.fail(std::current_exception());
-      }
-      group.end(static_cast<size_t>(r));
-    });
+  try {
+    for (int r = 0; r < size; ++r) {
+      ranks.push_back(start_thread(detail::concat("rank ", r, "/", size), [&run, r] { run(r); }));
+    }
+  } catch (...) {
+    group.fail(std::current_exception());
   }
   for (std::thread& rank : ranks) rank.join();
   if (group.error()) std::rethrow_exception(group.error());

@@ -18,8 +18,9 @@ namespace stipple::cpu {
 
 class ThreadPool {
  public:
+  /// ConfigError when the machine refuses one of them; those that run already have ended then.
   explicit ThreadPool(int threads);
-  ~ThreadPool();
+  ~ThreadPool() { stop(); }
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
 
@@ -27,6 +28,7 @@ class ThreadPool {
   void run(int64_t count, FunctionRef<void(int64_t, int)> body);
 
  private:
+  void stop();
   void work(int worker);
   void drain(int worker, FunctionRef<void(int64_t, int)> body);
 

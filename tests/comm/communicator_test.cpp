@@ -6,6 +6,7 @@
 
 #include "comm/threads/thread_group.h"
 #include "communicator_checks.h"
+#include "tests/support/refused_threads.h"
 
 namespace stipple::comm {
 namespace {
@@ -96,6 +97,11 @@ TEST(ThreadGroup, WaitingTwiceIsAnError) {
     EXPECT_THROW(c.wait(sum), CommError);
     EXPECT_THROW(c.wait(Pending{}), CommError);
   });
+}
+
+TEST(ThreadGroup, EndsItsRanksWhenOneIsRefused) {
+  const stipple::test::RefusedThreads refused(2);
+  EXPECT_THROW(run_ranks(3, [](Communicator& c) { c.barrier(); }), ConfigError);
 }
 
 TEST(Communicator, SpansPerRankAreChecked) {

@@ -40,6 +40,11 @@ expect 2 mpirun -q -np 3 "$STIPPLE" train small.yaml
 equal "$(grep -c "stipple data listops" <<<"$output")" 1 "ranks that tell of missing data"
 make_data
 expect 2 "$STIPPLE" data listops --out other --min-length 50 --max-length 51
+# A machine that refuses a thread. A sanitized build cannot live within such a limit at all.
+if prlimit --as=500000000 "$STIPPLE" --version >/dev/null 2>&1; then
+  expect 2 timeout 60 prlimit --as=500000000 "$STIPPLE" data listops --out refused --threads 200
+  contains "$output" "lower threads"
+fi
 expect 0 "$STIPPLE" dry-run small.yaml --ranks 4
 contains "$output" "2 leaves each"
 
