@@ -88,14 +88,14 @@ void FlightRecorder::look() {
   if (!(position_ == before)) last_progress_ = Clock::now();
 }
 
-Position FlightRecorder::poll() {
-  const std::lock_guard lock(mutex_);
+std::optional<FlightRecorder::Progress> FlightRecorder::poll() {
+  const std::unique_lock lock(mutex_, std::try_to_lock);
+  if (!lock) return std::nullopt;
   look();
-  return position_;
+  return Progress{position_, oldest_open()};
 }
 
 FlightRecorder::Open FlightRecorder::oldest_open() const {
-  const std::lock_guard lock(mutex_);
   if (position_.finished == position_.begun) return {};
   const Slot& s = slot(position_.finished + 1);
   const Clock::time_point since = std::max(s.begun, last_progress_);

@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cstdint>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -39,16 +40,20 @@ class FlightRecorder {
   /// Lets `stream` wait for the operation. CommError, starting with `who`, when it is not pending.
   void wait(const Stream& stream, Pending, const std::string& who);
 
-  /// For the watchdog: looks at the events.
-  Position poll();
-  /// The oldest operation that has not finished, and since when nothing has; empty kind: none.
+  /// The oldest operation that has not finished, and since when nothing has; sequence 0: none.
   struct Open {
     const char* kind = "";
     int64_t sequence = 0;
     int64_t bytes = 0;
     double seconds = 0;
   };
-  Open oldest_open() const;
+  struct Progress {
+    Position position;
+    Open open;
+  };
+  /// For the watchdog: looks at the events. Empty while another thread is inside one of the calls
+  /// above, which may hang with the device: this one does not wait for it.
+  std::optional<Progress> poll();
 
  private:
   struct Slot {
@@ -72,9 +77,10 @@ class FlightRecorder {
   bool is_full() const;
   void grow();
   void look();
+  Open oldest_open() const;
 
   const Stream& stream_;
-  mutable std::mutex mutex_;
+  std::mutex mutex_;
   std::vector<Slot> slots_;  // by sequence number, modulo their number
   Position position_;
   Clock::time_point last_progress_ = Clock::now();

@@ -17,6 +17,7 @@
 #include <thread>
 
 #include "comm/communicator.h"
+#include "comm/deadline.h"
 #include "comm/flight_recorder.h"
 #include "comm/gpu_assignment.h"
 #include "comm/rank_board.h"
@@ -38,6 +39,9 @@ constexpr std::chrono::milliseconds kStartPoll{1};
 constexpr std::chrono::seconds kCloseTimeout{10};
 // A thread that is stuck inside NCCL with the lock does not keep the communicator from being ended.
 constexpr std::chrono::seconds kLockTimeout{1};
+// Freeing what NCCL holds may wait for a device that hangs.
+constexpr double kAbortTimeout_s = 30;
+constexpr int kFailedExitCode = 1;
 
 std::string host_name() {
   std::array<char, HOST_NAME_MAX + 1> name{};
@@ -130,7 +134,10 @@ class NcclCommunicator final : public Communicator {
   bool is_alone() const { return control_.size() == 1; }
   void start(double timeout_s);
   ncclResult_t state_after_start(double timeout_s);
+  void close();
   void finish();
+  /// Ends the process with `why` should NCCL never come back from freeing its communicator.
+  void abort(const std::string& why);
 
   void check() {
     if (watchdog_) watchdog_->check();
@@ -154,6 +161,7 @@ class NcclCommunicator final : public Communicator {
   std::string who_;
   FlightRecorder recorder_;
   std::shared_ptr<Library> library_ = std::make_shared<Library>();
+  std::shared_ptr<Deadline> deadline_;
   std::optional<RankBoard> board_;
   std::optional<Watchdog> watchdog_;
 };
@@ -184,9 +192,10 @@ NcclCommunicator::NcclCommunicator(Communicator& control, const Stream& compute,
       who_(describe(control, compute.device().index)),
       recorder_(stream_, kOperations) {
   if (is_alone()) return;
+  deadline_ = std::make_shared<Deadline>(kFailedExitCode);
   start(options.init_timeout_s);
   board_.emplace(control);
-  watchdog_.emplace(recorder_, *board_,
+  watchdog_.emplace(recorder_, *board_, deadline_,
                     WatchdogOptions{.who = who_,
                                     .device = compute.device(),
                                     .operation_timeout_s = options.operation_timeout_s,
@@ -223,11 +232,12 @@ ncclResult_t NcclCommunicator::state_after_start(double timeout_s) {
   ncclResult_t state = library_->state();
   while (state == ncclInProgress) {
     if (Clock::now() > end) {
-      library_->abort();
-      throw CommError(detail::concat(
+      const std::string text = detail::concat(
           who_, ": NCCL has not found all ", size(), " ranks after ", timeout_s,
           " s; see whether all are alive and can reach each other (NCCL_DEBUG=INFO tells how they "
-          "try, NCCL_SOCKET_IFNAME names the network)"));
+          "try, NCCL_SOCKET_IFNAME names the network)");
+      abort(text);
+      throw CommError(text);
     }
     std::this_thread::sleep_for(kStartPoll);
     state = library_->state();
@@ -238,16 +248,26 @@ ncclResult_t NcclCommunicator::state_after_start(double timeout_s) {
 NcclCommunicator::~NcclCommunicator() {
   const bool failed = watchdog_ && watchdog_->has_failed();
   watchdog_.reset();
-  if (is_alone() || failed) return;
+  if (!is_alone() && !failed) close();
+}
+
+void NcclCommunicator::close() {
   // After a fault the other ranks may never arrive: closing would hang instead of ending the job.
   if (std::uncaught_exceptions() > 0) {
-    library_->abort();
+    abort(who_ + ": NCCL does not come to its end after an error");
   } else {
     finish();
   }
 }
 
+void NcclCommunicator::abort(const std::string& why) {
+  deadline_->set(kAbortTimeout_s, why);
+  library_->abort();
+  deadline_->lift();
+}
+
 void NcclCommunicator::finish() {
+  deadline_->set(kAbortTimeout_s, who_ + ": NCCL does not come to its end");
   library_->call(ncclCommFinalize);
   const Clock::time_point end = Clock::now() + kCloseTimeout;
   while (library_->state() == ncclInProgress && Clock::now() < end) std::this_thread::yield();
@@ -258,6 +278,7 @@ void NcclCommunicator::finish() {
     log::warn(error_text(state, "ncclCommFinalize"));
     library_->abort();
   }
+  deadline_->lift();
 }
 
 std::string NcclCommunicator::error_text(ncclResult_t result, const char* call) const {

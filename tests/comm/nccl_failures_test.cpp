@@ -1,41 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 // Whole jobs on emulated devices in which something fails: all ranks end, in time, with a message
 // that names the guilty one.
-#include <gtest/gtest.h>
-#include <sys/wait.h>
+#include "job.h"
 
-#include <array>
-#include <chrono>
-#include <cstdio>
-#include <regex>
-#include <string>
-
+namespace stipple::comm {
 namespace {
 
-struct Job {
-  std::string output;
-  int exit_code = -1;
-  double seconds = 0;
-};
+using test::expect_line;
+using test::Job;
 
 Job run_job(int ranks, const std::string& environment, const std::string& arguments) {
-  const std::string command = "env STIPPLE_CUDA_ON_CPU_DEVICES=8 " + environment +
-                              " " MPIEXEC " -q --timeout 60 -np " + std::to_string(ranks) +
-                              " " NCCL_STEPS " " + arguments + " 2>&1";
-  const auto begin = std::chrono::steady_clock::now();
-  Job job;
-  FILE* const pipe = popen(command.c_str(), "r");
-  std::array<char, 4096> text{};
-  while (fgets(text.data(), text.size(), pipe) != nullptr) job.output += text.data();
-  job.exit_code = WEXITSTATUS(pclose(pipe));
-  job.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-  return job;
-}
-
-void expect_line(const Job& job, const std::string& pattern) {
-  EXPECT_TRUE(std::regex_search(job.output, std::regex(pattern)))
-      << "missing: " << pattern << "\nin:\n"
-      << job.output;
+  return test::run_job(ranks, "STIPPLE_CUDA_ON_CPU_DEVICES=8 " + environment,
+                       NCCL_STEPS " " + arguments);
 }
 
 // Start of the processes, one timeout, and the end of the job: far below what mpirun waits.
@@ -80,6 +56,16 @@ TEST(NcclJob, ARankThatNeverJoinsIsNotWaitedForLongerThanAsked) {
   expect_line(job, R"(rank \d/2 \(.*, GPU \d, .*\): NCCL has not found all 2 ranks after 2 s)");
 }
 
+// The second of the three events of an operation: recorded under the recorder's lock.
+TEST(NcclJob, ACallOfTheDriverThatNeverComesBackEndsTheJob) {
+  const Job job = run_job(2, "STIPPLE_CUDA_ON_CPU_HANG=41", "20 2 30");
+  EXPECT_EQ(job.exit_code, 1) << job.output;
+  EXPECT_LT(job.seconds, kSoon);
+  expect_line(job,
+              R"(fatal: rank \d/2 .*: an operation is being enqueued, and the call to the device )"
+              R"(has not come back after 2)");
+}
+
 TEST(NcclJob, MoreRanksThanGpusAreRefusedOnce) {
   const Job job = run_job(3, "STIPPLE_CUDA_ON_CPU_DEVICES=2", "20 30 30");
   EXPECT_EQ(job.exit_code, 2) << job.output;
@@ -96,3 +82,4 @@ TEST(NcclJob, AnOldGpuIsRefused) {
 }
 
 }  // namespace
+}  // namespace stipple::comm

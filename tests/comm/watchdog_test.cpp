@@ -9,6 +9,7 @@
 
 #include "comm/threads/thread_group.h"
 #include "core/error.h"
+#include "tests/support/refused_threads.h"
 
 namespace stipple::comm {
 namespace {
@@ -25,8 +26,8 @@ TEST(FlightRecorder, NumbersOperationsAndReusesTheirSlots) {
     EXPECT_THROW(recorder.wait(stream, pending, "rank 0"), CommError);
   }
   EXPECT_THROW(recorder.wait(stream, Pending{}, "rank 0"), CommError);
-  EXPECT_EQ(recorder.poll(), (Position{10, 10, 10}));
-  EXPECT_EQ(recorder.oldest_open().sequence, 0);
+  EXPECT_EQ(recorder.poll()->position, (Position{10, 10, 10}));
+  EXPECT_EQ(recorder.poll()->open.sequence, 0);
 }
 
 TEST(FlightRecorder, MakesRoomForOperationsThatNobodyHasWaitedFor) {
@@ -41,9 +42,9 @@ TEST(FlightRecorder, KnowsTheOldestOperationThatIsUnderWay) {
   FlightRecorder recorder(stream, 4);
   recorder.end(recorder.begin("exchange", 40, kNoIdle));
   recorder.begin("all_reduce_sum", 80, kNoIdle);
-  EXPECT_EQ(recorder.poll(), (Position{2, 2, 1}));
+  EXPECT_EQ(recorder.poll()->position, (Position{2, 2, 1}));
   std::this_thread::sleep_for(std::chrono::milliseconds(20));
-  const FlightRecorder::Open open = recorder.oldest_open();
+  const FlightRecorder::Open open = recorder.poll()->open;
   EXPECT_STREQ(open.kind, "all_reduce_sum");
   EXPECT_EQ(open.sequence, 2);
   EXPECT_EQ(open.bytes, 80);
@@ -104,14 +105,14 @@ struct Transport {
   FlightRecorder recorder{stream, 4};
   RankBoard board{*alone};
   std::shared_ptr<std::atomic<int>> aborts = std::make_shared<std::atomic<int>>(0);
+  std::shared_ptr<Deadline> deadline = std::make_shared<Deadline>(42);
   std::string fault;
 
   WatchdogOptions options() {
     return {.who = "rank 0/1 (n1)",
             .operation_timeout_s = 0.2,
             .poll_s = 0.01,
-            .grace_s = 60,
-            .exit_code = 42,
+            .grace_s = 3600,
             .fault = [this] { return fault; },
             .abort = [counter = aborts] { ++*counter; }};
   }
@@ -131,7 +132,7 @@ std::string message_of(Watchdog& watchdog) {
 
 TEST(Watchdog, LeavesOperationsThatEndAlone) {
   Transport transport;
-  Watchdog watchdog(transport.recorder, transport.board, transport.options());
+  Watchdog watchdog(transport.recorder, transport.board, transport.deadline, transport.options());
   for (int i = 0; i < 50; ++i) {
     const Pending pending = transport.recorder.end(transport.recorder.begin("x", 4, kNoIdle));
     transport.recorder.wait(transport.stream, pending, "");
@@ -143,7 +144,7 @@ TEST(Watchdog, LeavesOperationsThatEndAlone) {
 
 TEST(Watchdog, TellsOfAnOperationThatDoesNotEnd) {
   Transport transport;
-  Watchdog watchdog(transport.recorder, transport.board, transport.options());
+  Watchdog watchdog(transport.recorder, transport.board, transport.deadline, transport.options());
   transport.recorder.end(transport.recorder.begin("exchange", 40, kNoIdle));
   transport.recorder.begin("all_reduce_sum", 80, kNoIdle);
   const std::string text = message_of(watchdog);
@@ -158,22 +159,90 @@ TEST(Watchdog, TellsOfAnOperationThatDoesNotEnd) {
 TEST(Watchdog, TellsWhatTheTransportReports) {
   Transport transport;
   transport.fault = "the network is down";
-  Watchdog watchdog(transport.recorder, transport.board, transport.options());
+  Watchdog watchdog(transport.recorder, transport.board, transport.deadline, transport.options());
   const std::string text = message_of(watchdog);
   EXPECT_NE(text.find("the network is down"), std::string::npos) << text;
 }
 
-TEST(WatchdogDeathTest, EndsAProcessThatDoesNotReact) {
+TEST(Watchdog, IsNotHadWhereItsThreadIsRefused) {
+  Transport transport;
+  const stipple::test::RefusedThreads refused(0);
+  EXPECT_THROW(
+      Watchdog(transport.recorder, transport.board, transport.deadline, transport.options()),
+      ConfigError);
+  EXPECT_THROW(Deadline(1), ConfigError);
+}
+
+TEST(Deadline, EndsNothingBeforeItsTimeNorOnceLifted) {
+  Deadline deadline(42);
+  for (int i = 0; i < 20; ++i) {
+    deadline.set(0.5, "moved away again and again");
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  }
+  deadline.set(3600, "far");
+  deadline.set(0.5, "near");
+  deadline.lift();
+  std::this_thread::sleep_for(std::chrono::milliseconds(700));
+}
+
+constexpr auto kForEver = std::chrono::seconds(30);
+
+/// A process whose operation does not end, with this abort; then `program` runs. It ends with the
+/// diagnosis, and with these words.
+template <class Program>
+void expect_end(const Program& program, std::function<void()> abort, const char* words) {
   GTEST_FLAG_SET(death_test_style, "threadsafe");
-  const auto ignore = [] {
+  const auto run = [&] {
     Transport transport;
     WatchdogOptions options = transport.options();
-    options.grace_s = 0.1;
-    Watchdog watchdog(transport.recorder, transport.board, options);
+    options.grace_s = 0.2;
+    options.abort = abort;
+    auto watchdog = std::make_unique<Watchdog>(transport.recorder, transport.board,
+                                               transport.deadline, options);
+    transport.deadline.reset();
     transport.recorder.begin("exchange", 40, kNoIdle);
-    std::this_thread::sleep_for(std::chrono::seconds(30));
+    program(watchdog);
   };
-  EXPECT_EXIT(ignore(), ::testing::ExitedWithCode(42), "exchange #1 of 40 bytes has not ended");
+  EXPECT_EXIT(run(), ::testing::ExitedWithCode(42), words);
+}
+
+constexpr const char* kDiagnosis = "exchange #1 of 40 bytes has not ended";
+
+constexpr auto kIgnore = [](auto&) { std::this_thread::sleep_for(kForEver); };
+/// What check() throws ends the program's work, and then something never comes back.
+constexpr auto kHangOnceTold = [](auto& watchdog) {
+  message_of(*watchdog);
+  std::this_thread::sleep_for(kForEver);
+};
+/// The same, but what hangs is freed after the watchdog.
+constexpr auto kHangWithoutWatchdog = [](auto& watchdog) {
+  message_of(*watchdog);
+  watchdog.reset();
+  std::this_thread::sleep_for(kForEver);
+};
+const auto kAbort = [] {};
+const auto kAbortHangs = [] { std::this_thread::sleep_for(kForEver); };
+const auto kAbortThrows = [] { throw CommError("NCCL cannot be aborted"); };
+
+TEST(WatchdogDeathTest, EndsAProcessThatDoesNotReact) {
+  expect_end(kIgnore, kAbort, kDiagnosis);
+  expect_end(kIgnore, kAbortHangs, kDiagnosis);
+}
+
+TEST(WatchdogDeathTest, EndsAProcessWhoseAbortThrowsAndSaysWhatItThrew) {
+  expect_end(kIgnore, kAbortThrows, kDiagnosis);
+  expect_end(kIgnore, kAbortThrows, "aborting failed, too: NCCL cannot be aborted");
+}
+
+TEST(WatchdogDeathTest, EndsAProcessThatHangsOnceItWasTold) {
+  expect_end(kHangOnceTold, kAbort, kDiagnosis);
+  expect_end(kHangOnceTold, kAbortHangs, kDiagnosis);
+  expect_end(kHangOnceTold, kAbortThrows, kDiagnosis);
+}
+
+TEST(WatchdogDeathTest, EndsAProcessThatHangsAfterTheWatchdog) {
+  expect_end(kHangWithoutWatchdog, kAbort, kDiagnosis);
+  expect_end(kHangWithoutWatchdog, kAbortHangs, kDiagnosis);
 }
 
 }  // namespace

@@ -5,8 +5,10 @@
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <cstdlib>
 #include <functional>
 #include <map>
 #include <memory>
@@ -81,6 +83,15 @@ uint64_t& last_record() {
 std::shared_ptr<uint64_t>& known_of(CUstream_st* stream) {
   static auto of_device = std::make_shared<uint64_t>(0);
   return stream == nullptr ? of_device : stream->known;
+}
+
+/// STIPPLE_CUDA_ON_CPU_HANG=n: the n-th record of an event never comes back, as with a driver whose
+/// device is gone.
+void hang_when_asked() {
+  static const char* const number = std::getenv("STIPPLE_CUDA_ON_CPU_HANG");
+  static std::atomic<int64_t> records = 0;
+  if (number == nullptr || ++records != std::atoll(number)) return;
+  while (true) std::this_thread::sleep_for(std::chrono::hours(1));
 }
 
 bool is_under_way(const CUevent_st& event) {
@@ -260,6 +271,7 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
 
 cudaError_t cudaEventRecordWithFlags(cudaEvent_t event, cudaStream_t stream, unsigned flags) {
   if (event == nullptr) return note(cudaErrorInvalidResourceHandle);
+  hang_when_asked();
   const bool is_captured = cuda_on_cpu::detail::is_capturing(stream);
   if (flags == cudaEventRecordExternal) {
     if (!is_captured) return note(cudaErrorInvalidValue);
