@@ -57,7 +57,7 @@ class SilentReporter final : public benchmark::BenchmarkReporter {
 }  // namespace stipple::comm
 
 int main(int argc, char** argv) {
-  const auto communicator = stipple::comm::make_mpi_communicator(&argc, &argv);
+  const auto communicator = stipple::comm::make_mpi_communicator();
   stipple::comm::g_communicator = communicator.get();
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;

@@ -3,7 +3,8 @@
 // (processes), `nccl/` (their GPUs), `threads/` (ranks in one process, for tests). Every call is
 // collective unless it says otherwise: all ranks make the same calls in the same order. Errors of
 // the transport throw CommError with rank, operation and sequence number; there is no recovery in
-// place.
+// place. A rank that never comes to a call is such an error on the others, once the time-out is
+// over.
 #pragma once
 
 #include <cstdint>
@@ -44,11 +45,17 @@ class Communicator {
   virtual Pending exchange(std::span<const std::span<const float>> send,
                            std::span<const std::span<float>> recv) = 0;
   virtual void wait(Pending) = 0;
-  /// Lets started operations advance; never blocks. Cheap; called between layers.
+  /// Lets started operations advance; never blocks. Cheap; called between layers. It also tells the
+  /// others, now and then, that this rank works, so that their time-out does not take it for dead.
   virtual void progress() = 0;
   /// Call it after each launch of a graph in which operations were captured: those are not watched
   /// one by one, so the launch is. The host does not wait.
   virtual void launched(const char* /*graph*/) {}
+
+  /// How long this rank waits, in one call, for others of which it hears nothing: then CommError
+  /// names them and their machines. `key` is the configuration's, for the message. At first
+  /// kStartTimeout_s.
+  virtual void set_timeout(double /*seconds*/, const char* /*key*/) {}
 
   // --- control: small, blocking
   // ----------------------------------------------------------------------------------------------
@@ -73,9 +80,14 @@ class Communicator {
 /// or on none before it does.
 void agree(Communicator&, FunctionRef<void()> body);
 
+/// For ranks to find each other and to agree on the configuration, which says how long they wait
+/// later.
+inline constexpr double kStartTimeout_s = 120;
+
 /// The world that mpirun started, or a single rank when it did not. Initialises MPI on first use,
-/// once per process; the returned object finalises it. CommError when MPI cannot start.
-std::unique_ptr<Communicator> make_mpi_communicator(int* argc = nullptr, char*** argv = nullptr);
+/// once per process; the returned object finalises it. CommError when MPI cannot start; the process
+/// ends with exit code 1 when ranks do not find each other in time.
+std::unique_ptr<Communicator> make_mpi_communicator(double start_timeout_s = kStartTimeout_s);
 
 /// One rank and no transport: every operation is the identity.
 std::unique_ptr<Communicator> make_single_communicator();

@@ -11,10 +11,16 @@
 #include <csignal>
 #include <cstdlib>
 #include <exception>
+#include <memory>
+#include <optional>
 #include <thread>
+#include <utility>
 
 #include "comm/communicator.h"
+#include "comm/deadline.h"
+#include "comm/mpi/rank_watch.h"
 #include "core/error.h"
+#include "core/log.h"
 
 namespace stipple::comm {
 namespace {
@@ -26,6 +32,7 @@ constexpr size_t kMaxCount = size_t{1} << 28;
 constexpr int64_t kNumTags = 32767;
 // A Pending's id holds the operation's slot in its low bits and its sequence number above.
 constexpr int kSlotBits = 20;
+constexpr int kFailedExitCode = 1;
 
 MPI_Op mpi_op(Reduction reduction) {
   switch (reduction) {
@@ -64,7 +71,7 @@ class MpiCommunicator final : public Communicator {
   using Communicator::all_reduce;
   using Communicator::broadcast;
 
-  explicit MpiCommunicator(bool finalizes);
+  MpiCommunicator(bool finalizes, std::unique_ptr<Deadline>);
   ~MpiCommunicator() override;
   MpiCommunicator(const MpiCommunicator&) = delete;
   MpiCommunicator& operator=(const MpiCommunicator&) = delete;
@@ -79,6 +86,9 @@ class MpiCommunicator final : public Communicator {
                    std::span<const std::span<float>> recv) override;
   void wait(Pending) override;
   void progress() override;
+  void set_timeout(double seconds, const char* key) override {
+    if (watch_) watch_->set_timeout(seconds, key);
+  }
 
   void barrier() override;
   void broadcast(std::span<std::byte>, int root) override;
@@ -105,6 +115,7 @@ class MpiCommunicator final : public Communicator {
   }
   bool test(size_t slot);
   void complete(size_t slot);
+  void meet();
   template <class T>
   void reduce(std::span<T> values, MPI_Datatype type, Reduction reduction);
 
@@ -117,9 +128,12 @@ class MpiCommunicator final : public Communicator {
   int64_t sequence_ = 0;
   std::vector<Operation> operations_;
   std::vector<MPI_Status> statuses_;
+  std::optional<RankWatch> watch_;      ///< none: this rank is alone
+  std::unique_ptr<Deadline> deadline_;  ///< of calls in which MPI blocks
 };
 
-MpiCommunicator::MpiCommunicator(bool finalizes) : finalizes_(finalizes) {
+MpiCommunicator::MpiCommunicator(bool finalizes, std::unique_ptr<Deadline> deadline)
+    : finalizes_(finalizes), deadline_(std::move(deadline)) {
   check(MPI_Comm_dup(MPI_COMM_WORLD, &world_), "start", 0);
   check(MPI_Comm_set_errhandler(world_, MPI_ERRORS_RETURN), "start", 0);
   MPI_Comm_rank(world_, &rank_);
@@ -130,6 +144,8 @@ MpiCommunicator::MpiCommunicator(bool finalizes) : finalizes_(finalizes) {
   MPI_Comm_rank(machine, &local_rank_);
   MPI_Comm_size(machine, &local_size_);
   MPI_Comm_free(&machine);
+  if (size_ > 1) watch_.emplace(world_);
+  deadline_->lift();
 }
 
 MpiCommunicator::~MpiCommunicator() {
@@ -141,8 +157,24 @@ MpiCommunicator::~MpiCommunicator() {
   int finalized = 0;
   MPI_Finalized(&finalized);
   if (finalized) return;
+  if (finalizes_) meet();
+  deadline_->set(kStartTimeout_s,
+                 detail::concat("rank ", rank_, "/", size_,
+                                ": MPI does not come to its end; is another rank stopped?"));
+  if (watch_) watch_->close();
   MPI_Comm_free(&world_);
   if (finalizes_) MPI_Finalize();
+  deadline_->lift();
+}
+
+/// MPI's own end waits for all ranks without saying for whom, so they meet here before.
+void MpiCommunicator::meet() {
+  try {
+    barrier();
+  } catch (const Error& e) {
+    log::fatal(e.what());
+    abort_job(kFailedExitCode);
+  }
 }
 
 void MpiCommunicator::check(int code, const char* name, int64_t sequence) const {
@@ -187,7 +219,14 @@ bool MpiCommunicator::test(size_t slot) {
 }
 
 void MpiCommunicator::complete(size_t slot) {
-  while (!test(slot)) std::this_thread::yield();
+  if (!test(slot)) {
+    if (watch_) watch_->begin_wait();
+    do {
+      std::this_thread::yield();
+      if (watch_) watch_->waiting(operations_[slot].name, operations_[slot].sequence);
+    } while (!test(slot));
+  }
+  if (watch_) watch_->end_wait();
   operations_[slot].active = false;
 }
 
@@ -203,6 +242,7 @@ void MpiCommunicator::wait(Pending pending) {
 }
 
 void MpiCommunicator::progress() {
+  if (watch_) watch_->working();
   // Testing one unfinished request advances all of them: the rest of the table can be left alone.
   for (size_t slot = 0; slot < operations_.size(); ++slot) {
     if (operations_[slot].active && !test(slot)) return;
@@ -334,9 +374,9 @@ bool mpi_is_up() {
   return initialized != 0;
 }
 
-void initialize_mpi(int* argc, char*** argv) {
+void initialize_mpi() {
   int provided = MPI_THREAD_SINGLE;
-  const int code = MPI_Init_thread(argc, argv, MPI_THREAD_SERIALIZED, &provided);
+  const int code = MPI_Init_thread(nullptr, nullptr, MPI_THREAD_SERIALIZED, &provided);
   STIPPLE_CHECK_AS(CommError, code == MPI_SUCCESS, "MPI does not start: ", mpi_text(code));
   STIPPLE_CHECK_AS(CommError, provided >= MPI_THREAD_SERIALIZED,
                    "this MPI allows calls from its first thread only; install one with "
@@ -345,7 +385,7 @@ void initialize_mpi(int* argc, char*** argv) {
 
 }  // namespace
 
-std::unique_ptr<Communicator> make_mpi_communicator(int* argc, char*** argv) {
+std::unique_ptr<Communicator> make_mpi_communicator(double start_timeout_s) {
   const bool is_up = mpi_is_up();
   if (!is_up && !started_by_launcher()) {
     const char* tasks = std::getenv("SLURM_STEP_NUM_TASKS");
@@ -358,8 +398,13 @@ std::unique_ptr<Communicator> make_mpi_communicator(int* argc, char*** argv) {
   }
   // mpirun killed with SIGKILL cannot tell its ranks: the kernel does.
   if (std::getenv("OMPI_COMM_WORLD_SIZE") != nullptr) prctl(PR_SET_PDEATHSIG, SIGKILL);
-  if (!is_up) initialize_mpi(argc, argv);
-  return std::make_unique<MpiCommunicator>(!is_up);
+  // MPI blocks while ranks find each other, and cannot be asked for whom it waits.
+  auto deadline = std::make_unique<Deadline>(kFailedExitCode);
+  deadline->set(start_timeout_s,
+                detail::concat("MPI has not found all ranks after ", start_timeout_s,
+                               " s; see whether all were started and can reach each other"));
+  if (!is_up) initialize_mpi();
+  return std::make_unique<MpiCommunicator>(!is_up, std::move(deadline));
 }
 
 void abort_job(int exit_code) noexcept {

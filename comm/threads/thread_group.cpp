@@ -4,12 +4,15 @@
 #include "comm/threads/thread_group.h"
 
 #include <algorithm>
+#include <chrono>
 #include <condition_variable>
 #include <cstring>
 #include <exception>
 #include <mutex>
+#include <optional>
 #include <thread>
 
+#include "comm/rank_board.h"
 #include "core/error.h"
 #include "core/thread.h"
 
@@ -124,7 +127,7 @@ class ThreadGroup {
   void post(size_t rank, int64_t sequence, const Call& call, std::span<std::byte> data,
             size_t count, std::span<const std::span<const float>> send,
             std::span<const std::span<float>> recv);
-  void wait(size_t rank, int64_t sequence);
+  void wait(size_t rank, int64_t sequence, double timeout_s);
 
   void fail(std::exception_ptr error);
   void end(size_t rank);
@@ -138,6 +141,7 @@ class ThreadGroup {
   Operation* find(int64_t sequence);
   Operation& find_or_open(int64_t sequence, const Call& call);
   bool cannot_complete(const Operation& operation) const;
+  std::string who_is_missing(const Operation& operation) const;
 
   const size_t size_;
   std::mutex mutex_;
@@ -208,13 +212,26 @@ bool ThreadGroup::cannot_complete(const Operation& operation) const {
   return false;
 }
 
-void ThreadGroup::wait(size_t rank, int64_t sequence) {
+std::string ThreadGroup::who_is_missing(const Operation& operation) const {
+  std::vector<std::optional<Position>> positions;
+  for (const Part& part : operation.parts) {
+    const int64_t at = operation.sequence - (part.arrived ? 0 : 1);
+    positions.push_back(Position{at, at, at});
+  }
+  return who_is_behind(positions);
+}
+
+void ThreadGroup::wait(size_t rank, int64_t sequence, double timeout_s) {
   std::unique_lock lock(mutex_);
   Operation* const operation = sequence == kFree ? nullptr : find(sequence);
   STIPPLE_CHECK_AS(CommError, operation && !operation->parts[rank].waited, "rank ", rank, "/",
                    size_, ": wait for operation #", sequence,
                    ", which is not pending; each is waited for once");
-  changed_.wait(lock, [&] { return operation->done || cannot_complete(*operation); });
+  const bool has_ended = changed_.wait_for(lock, std::chrono::duration<double>(timeout_s), [&] {
+    return operation->done || cannot_complete(*operation);
+  });
+  STIPPLE_CHECK_AS(CommError, has_ended, where(rank, operation->call.name, sequence),
+                   "has not ended after ", timeout_s, " s: ", who_is_missing(*operation));
   STIPPLE_CHECK_AS(CommError, operation->done, where(rank, operation->call.name, sequence),
                    "another rank failed or ended without this call");
   operation->parts[rank].waited = true;
@@ -262,8 +279,11 @@ class ThreadCommunicator final : public Communicator {
     return post({"exchange", 0, perform_exchange}, {}, 0, send, recv);
   }
 
-  void wait(Pending pending) override { group_.wait(static_cast<size_t>(rank_), pending.id); }
+  void wait(Pending pending) override {
+    group_.wait(static_cast<size_t>(rank_), pending.id, timeout_s_);
+  }
   void progress() override {}
+  void set_timeout(double seconds, const char* /*key*/) override { timeout_s_ = seconds; }
 
   void barrier() override { wait(post({"barrier", 0, perform_nothing}, {}, 0)); }
 
@@ -304,6 +324,7 @@ class ThreadCommunicator final : public Communicator {
   ThreadGroup& group_;
   int rank_;
   int64_t sequence_ = 0;
+  double timeout_s_ = kStartTimeout_s;
 };
 
 }  // namespace

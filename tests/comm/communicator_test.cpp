@@ -2,7 +2,9 @@
 #include "comm/communicator.h"
 
 #include <atomic>
+#include <chrono>
 #include <stdexcept>
+#include <thread>
 
 #include "comm/threads/thread_group.h"
 #include "communicator_checks.h"
@@ -97,6 +99,25 @@ TEST(ThreadGroup, WaitingTwiceIsAnError) {
     EXPECT_THROW(c.wait(sum), CommError);
     EXPECT_THROW(c.wait(Pending{}), CommError);
   });
+}
+
+TEST(ThreadGroup, NamesTheRankThatDoesNotCome) {
+  const auto late = [](Communicator& c) {
+    c.barrier();
+    c.set_timeout(0.1, "comm.timeout_s");
+    if (c.rank() == 1) std::this_thread::sleep_for(std::chrono::milliseconds(400));
+    c.barrier();
+  };
+  try {
+    run_ranks(3, late);
+    FAIL() << "nobody missed rank 1";
+  } catch (const CommError& e) {
+    EXPECT_NE(
+        std::string(e.what()).find(
+            "barrier #2: has not ended after 0.1 s: rank 1 is at operation 1, all others at 2"),
+        std::string::npos)
+        << e.what();
+  }
 }
 
 TEST(ThreadGroup, EndsItsRanksWhenOneIsRefused) {

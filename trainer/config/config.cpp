@@ -105,17 +105,21 @@ void StepConfig::describe(ConfigVisitor& v) {
 
 void CommConfig::describe(ConfigVisitor& v) {
   v.field("init_timeout_s", init_timeout_s,
-          {.doc = "GPUs: how long ranks may take to find each other before the run ends with an "
-                  "error.",
+          {.doc = "GPUs: how long ranks may take to find each other over NCCL before the run ends "
+                  "with an error. Before that, to find each other over MPI and to read this "
+                  "configuration, they have 120 s.",
            .unit = "s",
            .min = 1,
            .max = 86400});
-  v.field("timeout_s", timeout_s,
-          {.doc = "GPUs: how long one exchange of gradients may take before the run ends with an "
-                  "error that names the rank that is behind.",
-           .unit = "s",
-           .min = 1,
-           .max = 86400});
+  v.field(
+      "timeout_s", timeout_s,
+      {.doc = "How long ranks wait for one that does not come to an exchange and gives no sign "
+              "of work, before the run ends with an error that names it and its machine. Longer "
+              "than the slowest rank needs to read the data or to save a checkpoint. On GPUs "
+              "also: how long one exchange of gradients may take.",
+       .unit = "s",
+       .min = 1,
+       .max = 86400});
 }
 
 void EvalConfig::describe(ConfigVisitor& v) {

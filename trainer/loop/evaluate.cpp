@@ -36,6 +36,7 @@ bool evaluate_once(Replica& replica, comm::Communicator& communicator,
     replica.fetch_facts(1, memory.data());
     replica.stream().synchronize();
     sums.add(i, {replica.facts(), memory.data()});
+    communicator.progress();
   }
   sums.all_reduce(communicator);
   sums.require_limits();

@@ -322,6 +322,7 @@ void Trainer::compute_leaves(Flight& flight) {
       reducer_->end_leaf();
       flight.backward.end(stream);
     }
+    communicator_.progress();
   }
 }
 

@@ -103,6 +103,7 @@ Config load_config_on_all_ranks(comm::Communicator& communicator,
   Config config;
   load_config_text(communicator.broadcast(text, 0), "configuration of rank 0",
                    [&](ConfigVisitor& v) { config.describe(v); });
+  communicator.set_timeout(config.comm.timeout_s, "comm.timeout_s");
   return config;
 }
 

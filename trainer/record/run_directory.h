@@ -55,8 +55,8 @@ class RunLock {
   int descriptor_ = -1;
 };
 
-/// Rank 0 reads and validates, all get the result: a mistake is found once, and told once.
-/// ConfigError, collective.
+/// Rank 0 reads and validates, all get the result: a mistake is found once, and told once. From then
+/// on the communicator waits for comm.timeout_s. ConfigError, collective.
 Config load_config_on_all_ranks(comm::Communicator&, const std::vector<std::string>& files,
                                 const std::vector<std::string>& overrides);
 
