@@ -36,16 +36,23 @@ Range slice_of(Range bucket, int owner, int num_ranks) {
 /// Everything that follows from the options and the rank, before any memory is had.
 struct ExactPlan {
   ExactPlan(const ReducerOptions& options, int rank, int num_ranks);
+  /// Makes it the plan of another rank, at the cost of that rank's share only.
+  void choose(int rank);
 
   size_t partial_bytes() const { return static_cast<size_t>(buckets.numel) * sizeof(float); }
   size_t num_items() const { return first_item.back(); }
   size_t items_of(size_t rank) const { return first_item[rank + 1] - first_item[rank]; }
   size_t staging_bytes() const { return static_cast<size_t>(stages * stage_numel) * sizeof(float); }
+  size_t bytes() const { return num_partials * partial_bytes() + staging_bytes(); }
 
+  SummationTree tree;
+  std::vector<TreeNode> items;  ///< of all ranks, in tree order
+  int64_t num_leaves;
+  int num_ranks;
   Range leaves;
   std::vector<int> merges;  ///< by leaf of this rank: how often to add the two newest partial sums
   size_t num_partials = 1;  ///< that exist at one time; the first one also takes the result
-  std::vector<size_t> first_item;   ///< by rank, and the end: items are numbered in tree order
+  std::vector<size_t> first_item;   ///< by rank, and the end
   size_t rounds = 0;                ///< most items of any rank
   std::vector<Addition> additions;  ///< of items
   Buckets buckets;
@@ -54,35 +61,36 @@ struct ExactPlan {
   int64_t stages = 0;       ///< buckets that wait to be combined at one time
 };
 
-ExactPlan::ExactPlan(const ReducerOptions& options, int rank, int num_ranks)
-    : leaves(leaves_of_rank(options.num_leaves, rank, num_ranks)), buckets(options) {
-  const SummationTree tree(options.num_leaves);
-  std::vector<TreeNode> items;
+ExactPlan::ExactPlan(const ReducerOptions& options, int rank, int ranks)
+    : tree(options.num_leaves), num_leaves(options.num_leaves), num_ranks(ranks), buckets(options) {
   first_item.push_back(0);
   for (int r = 0; r < num_ranks; ++r) {
-    const std::vector<TreeNode> nodes =
-        tree.cover(leaves_of_rank(options.num_leaves, r, num_ranks));
+    const std::vector<TreeNode> nodes = tree.cover(leaves_of_rank(num_leaves, r, num_ranks));
     items.insert(items.end(), nodes.begin(), nodes.end());
     first_item.push_back(items.size());
     rounds = std::max(rounds, nodes.size());
   }
   additions = tree.additions(items);
-
-  const auto self = static_cast<size_t>(rank);
-  for (size_t item = first_item[self]; item < first_item[self + 1]; ++item) {
-    const std::vector<int> of_node = tree.merges(items[item]);
-    merges.insert(merges.end(), of_node.begin(), of_node.end());
-  }
-  size_t depth = 0;
-  for (const int count : merges) {
-    num_partials = std::max(num_partials, ++depth);
-    depth -= static_cast<size_t>(count);
-  }
-
   const int64_t granules = (buckets[0].size() + kGranule - 1) / kGranule;
   slice_numel = (granules + num_ranks - 1) / num_ranks * kGranule;
-  stage_numel = slice_numel * static_cast<int64_t>(num_items() - items_of(self));
   if (num_ranks > 1) stages = std::min(buckets.count(), kStageDistance + 1);
+  choose(rank);
+}
+
+void ExactPlan::choose(int rank) {
+  const auto self = static_cast<size_t>(rank);
+  leaves = leaves_of_rank(num_leaves, rank, num_ranks);
+  merges.clear();
+  num_partials = 1;
+  size_t depth = 0;
+  for (size_t item = first_item[self]; item < first_item[self + 1]; ++item) {
+    for (const int count : tree.merges(items[item])) {
+      merges.push_back(count);
+      num_partials = std::max(num_partials, ++depth);
+      depth -= static_cast<size_t>(count);
+    }
+  }
+  stage_numel = slice_numel * static_cast<int64_t>(num_items() - items_of(self));
 }
 
 class ExactReducer final : public GradientReducer {
@@ -328,8 +336,17 @@ std::unique_ptr<GradientReducer> make_exact_reducer(Communicator& communicator,
 }
 
 size_t exact_reducer_bytes(const ReducerOptions& options, int rank, int num_ranks) {
-  const ExactPlan plan(options, rank, num_ranks);
-  return plan.num_partials * plan.partial_bytes() + plan.staging_bytes();
+  return ExactPlan(options, rank, num_ranks).bytes();
+}
+
+size_t largest_exact_reducer_bytes(const ReducerOptions& options, int num_ranks) {
+  ExactPlan plan(options, 0, num_ranks);
+  size_t most = 0;
+  for (int rank = 0; rank < num_ranks; ++rank) {
+    plan.choose(rank);
+    most = std::max(most, plan.bytes());
+  }
+  return most;
 }
 
 }  // namespace stipple::comm

@@ -9,5 +9,6 @@ namespace stipple::comm {
 
 std::unique_ptr<GradientReducer> make_exact_reducer(Communicator&, const ReducerOptions&);
 size_t exact_reducer_bytes(const ReducerOptions&, int rank, int num_ranks);
+size_t largest_exact_reducer_bytes(const ReducerOptions&, int num_ranks);
 
 }  // namespace stipple::comm

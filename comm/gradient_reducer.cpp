@@ -44,4 +44,10 @@ size_t reducer_bytes(const ReducerOptions& options, int rank, int num_ranks) {
   return exact_reducer_bytes(options, rank, num_ranks);
 }
 
+size_t largest_reducer_bytes(const ReducerOptions& options, int num_ranks) {
+  check(options);
+  if (options.policy == ReductionPolicy::kFast) return fast_reducer_bytes(options);
+  return largest_exact_reducer_bytes(options, num_ranks);
+}
+
 }  // namespace stipple::comm

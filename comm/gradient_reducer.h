@@ -94,5 +94,8 @@ std::unique_ptr<GradientReducer> make_gradient_reducer(Communicator&, const Redu
 
 /// What make_gradient_reducer would hold on `rank` of `num_ranks`, without making it.
 size_t reducer_bytes(const ReducerOptions&, int rank, int num_ranks);
+/// The most that one of `num_ranks` would hold. Its time grows with ranks and leaves, not with their
+/// product.
+size_t largest_reducer_bytes(const ReducerOptions&, int num_ranks);
 
 }  // namespace stipple::comm

@@ -41,6 +41,7 @@ int run_local(const std::function<int()>& command) {
   }
 }
 
+constexpr int kMostRanks = 1'000'000;
 constexpr int kMostThreads = 4096;
 
 constexpr const char* kConfigHelp =
@@ -141,11 +142,11 @@ struct CommandLine {
     command->add_option("config", config, kConfigHelp)->required();
     command->add_option("--ranks", ranks, "Number of MPI ranks to plan for")
         ->capture_default_str()
-        ->check(CLI::PositiveNumber);
+        ->check(CLI::Range(1, kMostRanks));
     command
         ->add_option("--ranks-per-node", ranks_per_node,
                      "Ranks that share a machine like this one; all by default")
-        ->check(CLI::PositiveNumber);
+        ->check(CLI::Range(1, kMostRanks));
     command->callback([this] {
       action = [this] {
         return run_local([this] {

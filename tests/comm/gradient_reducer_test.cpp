@@ -162,6 +162,20 @@ TEST(ExactReducer, KeepsAPartialSumPerLevelOfTheTree) {
   EXPECT_EQ(reducer_bytes(exact_options(batch), 2, 4), 4 * partial + 5 * 3 * 2 * 128);
 }
 
+TEST(ExactReducer, KnowsTheLargestShareOfManyRanks) {
+  for (const int64_t leaves : {1, 7, 32}) {
+    const Batch batch = make_batch(kNumel, leaves, 0);
+    for (const int ranks : {1, 3, 8, 50}) {
+      size_t largest = 0;
+      for (int rank = 0; rank < ranks; ++rank)
+        largest = std::max(largest, reducer_bytes(exact_options(batch), rank, ranks));
+      EXPECT_EQ(largest_reducer_bytes(exact_options(batch), ranks), largest);
+    }
+  }
+  // Quadratic time would be hours.
+  EXPECT_GT(largest_reducer_bytes(exact_options(make_batch(kNumel, 64, 0)), 1'000'000), 0u);
+}
+
 TEST(FastReducer, IsCloseToTheTree) {
   for (const int64_t leaves : kLeaves) {
     std::vector<Batch> batches;

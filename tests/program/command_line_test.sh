@@ -47,6 +47,20 @@ if prlimit --as=500000000 "$STIPPLE" --version >/dev/null 2>&1; then
 fi
 expect 0 "$STIPPLE" dry-run small.yaml --ranks 4
 contains "$output" "2 leaves each"
+expect 0 timeout 60 "$STIPPLE" dry-run small.yaml --ranks 1000000
+contains "$output" "0 to 1 leaves each"
+contains "$output" "999992 of 1000000 ranks have no work"
+expect 2 timeout 60 "$STIPPLE" dry-run small.yaml --ranks 2000000000
+contains "$output" "--ranks"
+
+# More memory than any machine has, or than this process may take: told before anything is taken, with what fits.
+expect 2 timeout 60 mpirun -q -np 2 "$STIPPLE" train small.yaml train.batch=1000000 train.micro_batch=1000000 model.feedforward=100000
+contains "$output" "train.micro_batch="
+equal "$(grep -c "MB of memory" <<<"$output")" 1 "ranks that tell of memory"
+if prlimit --as=900000000 "$STIPPLE" --version >/dev/null 2>&1; then
+  expect 2 timeout 60 prlimit --as=900000000 "$STIPPLE" train small.yaml train.batch=65536 train.micro_batch=65536
+  contains "$output" "train.micro_batch="
+fi
 
 "$STIPPLE" data listops --out empty --val 0 --train 100 --test 1 --min-length 8 --max-length 60 2>/dev/null
 expect 2 "$STIPPLE" train small.yaml data.dir=empty
@@ -71,6 +85,10 @@ kill -USR1 $pid
 wait $pid || true
 expect 93 mpirun -q -np 2 "$STIPPLE" train small.yaml run.dir=diverged optimizer.learning_rate=1000 guard.spike_factor=2 guard.window=2 guard.max_skips=2
 equal "$(grep -c "stopped at step" <<<"$output")" 1 "ranks that tell of divergence"
+
+# Ranks without work are told of.
+expect 0 mpirun -q -np 3 "$STIPPLE" train small.yaml run.dir=idle train.steps=7 train.micro_batch=8
+contains "$output" "1 of 3 ranks have no work"
 
 # A malformed line is named by file and line number.
 cp -r data bad

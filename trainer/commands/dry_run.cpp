@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <cstdio>
 
-#include "comm/gradient_reducer.h"
+#include "core/cpu/memory.h"
 #include "data/task_config.h"
 #include "trainer/commands/commands.h"
 #include "trainer/exit_code.h"
@@ -21,19 +21,21 @@ std::string bytes_text(size_t bytes) {
 
 std::string batch_split(const Config& config, int ranks) {
   const int64_t leaves = config.train.batch / config.train.micro_batch;
-  int64_t fewest = leaves;
-  int64_t most = 0;
-  for (int rank = 0; rank < ranks; ++rank) {
-    const int64_t n = comm::leaves_of_rank(leaves, rank, ranks).size();
-    fewest = std::min(fewest, n);
-    most = std::max(most, n);
-  }
-  std::string text = fmt::format("{} examples = {} leaves of {}; {} ranks with ",
-                                 config.train.batch, leaves, config.train.micro_batch, ranks);
-  text += fewest == most ? fmt::format("{} leaves each", most)
-                         : fmt::format("{} to {} leaves each", fewest, most);
-  if (fewest == 0)
-    text += "  (some ranks would have no work: lower train.micro_batch or the number of ranks)";
+  const int64_t most = leaves_per_rank(config, ranks);
+  const int64_t fewest = leaves / ranks;
+  return fmt::format("{} examples = {} leaves of {}; {} ranks with ", config.train.batch, leaves,
+                     config.train.micro_batch, ranks) +
+         (fewest == most ? fmt::format("{} leaves each", most)
+                         : fmt::format("{} to {} leaves each", fewest, most));
+}
+
+/// What the ranks of a machine need together, and whether this one has it.
+std::string node_text(size_t bytes_per_rank, int ranks_of_node, DeviceChoice device) {
+  const size_t needed = bytes_per_rank * static_cast<size_t>(ranks_of_node);
+  const size_t available = cpu::available_memory();
+  std::string text = bytes_text(needed);
+  if (device == DeviceChoice::kCpu && needed > available)
+    text += fmt::format("; more than this one can give: {}", bytes_text(available));
   return text;
 }
 
@@ -43,17 +45,16 @@ int dry_run(const ConfigArguments& arguments, int ranks, int ranks_per_node) {
   const Config config = Config::load(arguments.files, arguments.overrides);
   validate(config);
   const auto task = data::make_task(config.data, static_cast<uint64_t>(config.run.seed));
-  const int threads = threads_per_rank(config, std::min(ranks, ranks_per_node));
-  MemoryPlan largest;
-  for (int rank = 0; rank < ranks; ++rank) {
-    const MemoryPlan plan = plan_memory(config, task->info(), threads, rank, ranks);
-    if (plan.total() >= largest.total()) largest = plan;
-  }
+  const int ranks_of_node = std::min(ranks, ranks_per_node);
+  const int threads = threads_per_rank(config, ranks_of_node);
+  const MemoryPlan largest = plan_memory(config, task->info(), threads, kLargestRank, ranks);
   fmt::print("task         {} of {} tokens, {} classes\n", task->info().name,
              task->info().max_length, task->info().num_classes);
   fmt::print("parameters   {}\n", largest.num_parameters);
   fmt::print("steps        {}\n", config.train.steps);
   fmt::print("batch        {}\n", batch_split(config, ranks));
+  const std::string idle = idle_ranks_text(config, ranks);
+  if (!idle.empty()) fmt::print("             {}\n", idle);
   fmt::print("threads      {} per rank\n", threads);
   fmt::print("bytes per rank, the largest of {}:\n", ranks);
   fmt::print("  parameters {:>12}\n", bytes_text(largest.parameters));
@@ -68,6 +69,9 @@ int dry_run(const ConfigArguments& arguments, int ranks, int ranks_per_node) {
                bytes_text(largest.libraries));
   }
   fmt::print("  total      {:>12}\n", bytes_text(largest.total()));
+  fmt::print("bytes of the {} rank{} of a machine: {}\n", ranks_of_node,
+             ranks_of_node == 1 ? "" : "s",
+             node_text(largest.total(), ranks_of_node, config.device));
   return kDone;
 }
 

@@ -12,6 +12,7 @@
 #include "trainer/commands/commands.h"
 #include "trainer/exit_code.h"
 #include "trainer/loop/evaluate.h"
+#include "trainer/loop/memory_check.h"
 #include "trainer/record/run_directory.h"
 
 namespace stipple::trainer {
@@ -87,7 +88,7 @@ int eval(comm::Communicator& communicator, const std::string& run_dir,
   const Device device = choose_device(config, communicator);
   const MemoryPlan plan = plan_memory(config, task->info(), threads, communicator.rank(),
                                       communicator.size(), PlanFor::kEvaluation);
-  require_memory(plan, device, communicator);
+  require_memory(plan, config, task->info(), threads, device, communicator, PlanFor::kEvaluation);
   Replica replica(config, task->info(), device, threads, 1, plan);
   const int64_t step = load_parameters(run_dir, communicator, replica);
   const auto never = [] { return false; };

@@ -79,12 +79,27 @@ Device choose_device(const Config& config, comm::Communicator& communicator) {
 
 int64_t leaves_per_rank(const Config& config, int num_ranks) {
   const int64_t leaves = config.train.batch / config.train.micro_batch;
-  int64_t most = 1;
-  for (int rank = 0; rank < num_ranks; ++rank) {
-    most = std::max(most, comm::leaves_of_rank(leaves, rank, num_ranks).size());
-  }
-  return most;
+  return (leaves + num_ranks - 1) / num_ranks;
 }
+
+std::string idle_ranks_text(const Config& config, int num_ranks) {
+  const int64_t leaves = config.train.batch / config.train.micro_batch;
+  if (leaves >= num_ranks) return {};
+  return detail::concat(num_ranks - leaves, " of ", num_ranks, " ranks have no work: train.batch ",
+                        config.train.batch, " is ", leaves, " leaves of train.micro_batch ",
+                        config.train.micro_batch, "; lower train.micro_batch or start ", leaves,
+                        leaves == 1 ? " rank" : " ranks");
+}
+
+namespace {
+
+size_t gradient_bytes(const Config& config, int64_t numel, int rank, int num_ranks) {
+  const comm::ReducerOptions options = reducer_options(config, numel);
+  return rank == kLargestRank ? comm::largest_reducer_bytes(options, num_ranks)
+                              : comm::reducer_bytes(options, rank, num_ranks);
+}
+
+}  // namespace
 
 MemoryPlan plan_memory(const Config& config, const data::TaskInfo& info, int threads, int rank,
                        int num_ranks, PlanFor purpose) {
@@ -119,26 +134,11 @@ MemoryPlan plan_memory(const Config& config, const data::TaskInfo& info, int thr
           .numel = parameters.numel(),
           .parameters = flat,
           .moments = trains ? 2 * flat : 0,
-          .gradients = trains ? comm::reducer_bytes(reducer_options(config, parameters.numel()),
-                                                    rank, num_ranks)
-                              : 0,
+          .gradients = trains ? gradient_bytes(config, parameters.numel(), rank, num_ranks) : 0,
           .saved = saved.peak(),
           .scratch = scratch.peak(),
           .inputs = config.device == DeviceChoice::kCpu ? 0 : Feed::device_bytes(feed),
           .libraries = library_bytes(config, trains ? num_ranks : 1)};
-}
-
-void require_memory(const MemoryPlan& plan, Device device, comm::Communicator& communicator) {
-  comm::agree(communicator, [&] {
-    if (device.type != DeviceType::kCuda) return;
-    const size_t free = cuda::device_info(device.index).free_bytes;
-    STIPPLE_CHECK_AS(ConfigError, plan.total() <= free, "rank ", communicator.rank(),
-                     ": this run needs ", plan.total() / kMegabyte, " MB of memory, GPU ",
-                     device.index, " has ", free / kMegabyte, " MB free (", plan.saved / kMegabyte,
-                     " MB are activations, ", plan.scratch / kMegabyte,
-                     " MB scratch); lower train.micro_batch, data.max_length or, with "
-                     "attention.kind=sbm, attention.sbm.max_density");
-  });
 }
 
 Replica::Replica(const Config& config, const data::TaskInfo& info, Device device, int threads,

@@ -41,20 +41,20 @@ struct MemoryPlan {
 
 /// Runs the model of `config` on meta, training and evaluation, at the largest leaf, for the device
 /// of the config; evaluation alone needs less. ConfigError or ShapeError when it cannot work.
+inline constexpr int kLargestRank = -1;  ///< in place of a rank: what none needs more than
 enum class PlanFor : uint8_t { kTraining, kEvaluation };
 MemoryPlan plan_memory(const Config&, const data::TaskInfo&, int threads, int rank, int num_ranks,
                        PlanFor = PlanFor::kTraining);
-/// Fails before anything is allocated, and says what would help. Collective.
-void require_memory(const MemoryPlan&, Device, comm::Communicator&);
-
 /// Threads per rank: the config's, or the machine's cores shared among its ranks.
 int threads_per_rank(const Config&, int local_ranks);
 
 /// The CPU, or this rank's own GPU. Collective; ConfigError when there is none.
 Device choose_device(const Config&, comm::Communicator&);
 
-/// Leaves that the largest share of a rank has in one step.
+/// Leaves that the largest share of a rank has in one step; others have one less at most.
 int64_t leaves_per_rank(const Config&, int num_ranks);
+/// "3 of 8 ranks have no work: ...", and what would help; empty when all have some.
+std::string idle_ranks_text(const Config&, int num_ranks);
 
 class Replica {
  public:

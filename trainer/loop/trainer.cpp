@@ -18,6 +18,7 @@
 #include "core/stopwatch.h"
 #include "kernels/activation.h"
 #include "trainer/exit_code.h"
+#include "trainer/loop/memory_check.h"
 #include "trainer/loop/signals.h"
 #include "trainer/record/report.h"
 
@@ -63,6 +64,8 @@ MemoryPlan plan_and_tell(const Config& config, const data::TaskInfo& info, int t
                         plan.num_parameters, static_cast<double>(plan.total()) / 1e6,
                         communicator.size(), communicator.size() == 1 ? "" : "s", threads,
                         threads == 1 ? "" : "s"));
+  const std::string idle = idle_ranks_text(config, communicator.size());
+  if (!idle.empty() && communicator.rank() == 0) log::warn(idle);
   return plan;
 }
 
@@ -140,7 +143,10 @@ Trainer::Trainer(const Config& config, comm::Communicator& communicator)
                           threads_per_rank(config, communicator.local_size()), communicator)),
       replica_(config, task_->info(), device_, threads_per_rank(config, communicator.local_size()),
                leaves_per_rank(config, communicator.size()),
-               (require_memory(plan_, device_, communicator), plan_)),
+               (require_memory(plan_, config, task_->info(),
+                               threads_per_rank(config, communicator.local_size()), device_,
+                               communicator),
+                plan_)),
       data_plane_(make_data_plane(config, communicator, replica_.stream())),
       reducer_(comm::make_gradient_reducer(data_plane_ ? *data_plane_ : communicator,
                                            reducer_options_on(config, replica_, plan_.numel))),
