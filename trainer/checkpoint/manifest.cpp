@@ -5,17 +5,15 @@
 
 #include <cmath>
 #include <cstdlib>
-#include <nlohmann/json.hpp>
 
 #include "core/error.h"
+#include "core/json.h"
 #include "trainer/checkpoint/content_hash.h"
 #include "trainer/checkpoint/durable_file.h"
 #include "trainer/checkpoint/safetensors.h"
 
 namespace stipple::trainer {
 namespace {
-
-using nlohmann::ordered_json;
 
 constexpr int64_t kFormatVersion = 1;
 constexpr int64_t kMaxManifestBytes = int64_t{256} << 20;
@@ -30,13 +28,13 @@ double exact_value(const std::string& text) {
   return value;
 }
 
-ordered_json extents_of(const Shape& shape) {
-  ordered_json extents = ordered_json::array();
+Json extents_of(const Shape& shape) {
+  Json extents = Json::array();
   for (int i = 0; i < shape.rank(); ++i) extents.push_back(shape[i]);
   return extents;
 }
 
-ordered_json tensor_to_json(const ManifestTensor& t) {
+Json tensor_to_json(const ManifestTensor& t) {
   return {{"name", t.name},
           {"shape", extents_of(t.shape)},
           {"dtype", "F32"},
@@ -44,14 +42,14 @@ ordered_json tensor_to_json(const ManifestTensor& t) {
           {"xxh3_128", t.hash}};
 }
 
-ManifestTensor tensor_from_json(const ordered_json& j) {
+ManifestTensor tensor_from_json(const Json& j) {
   STIPPLE_CHECK_AS(CheckpointError, j.at("dtype") == "F32", "a tensor is not F32");
   return {j.at("name"), shape_from(j.at("shape").get<std::vector<int64_t>>()), j.at("file"),
           j.at("xxh3_128")};
 }
 
 /// A name from a manifest becomes part of a path, so it must not lead anywhere else.
-ManifestFile file_from_json(const ordered_json& j) {
+ManifestFile file_from_json(const Json& j) {
   ManifestFile f{j.at("name"), j.at("bytes"), j.at("xxh3_128")};
   STIPPLE_CHECK_AS(CheckpointError,
                    f.name.find('/') == std::string::npos && !f.name.starts_with('.'), "'", f.name,
@@ -59,7 +57,7 @@ ManifestFile file_from_json(const ordered_json& j) {
   return f;
 }
 
-CheckpointMeta meta_from_json(const ordered_json& j) {
+CheckpointMeta meta_from_json(const Json& j) {
   CheckpointMeta meta;
   meta.step = j.at("step");
   meta.data_position = j.at("data_position");
@@ -118,7 +116,7 @@ std::vector<std::string> find_file_faults(const std::string& directory, const Ma
 }  // namespace
 
 std::string manifest_to_json(const Manifest& m) {
-  ordered_json j;
+  Json j;
   j["format"] = "stipple checkpoint";
   j["format_version"] = kFormatVersion;
   j["created_by"] = m.created_by;
@@ -127,20 +125,20 @@ std::string manifest_to_json(const Manifest& m) {
   j["applied_steps"] = m.meta.applied_steps;
   j["dataset_fingerprint"] = fmt::format("{:016x}", m.meta.dataset_fingerprint);
   j["world_size"] = m.world_size;
-  j["extra"] = ordered_json::array();
-  for (double value : m.meta.extra) j["extra"].push_back(exact_text(value));
+  Json& extra = j["extra"] = Json::array();
+  for (double value : m.meta.extra) extra.push_back(exact_text(value));
   j["config_yaml"] = m.meta.config_yaml;
-  j["files"] = ordered_json::array();
+  Json& files = j["files"] = Json::array();
   for (const ManifestFile& f : m.files)
-    j["files"].push_back({{"name", f.name}, {"bytes", f.bytes}, {"xxh3_128", f.hash}});
-  j["tensors"] = ordered_json::array();
-  for (const ManifestTensor& t : m.tensors) j["tensors"].push_back(tensor_to_json(t));
+    files.push_back({{"name", f.name}, {"bytes", f.bytes}, {"xxh3_128", f.hash}});
+  Json& tensors = j["tensors"] = Json::array();
+  for (const ManifestTensor& t : m.tensors) tensors.push_back(tensor_to_json(t));
   return j.dump(1) + "\n";
 }
 
 Manifest manifest_from_json(const std::string& text, const std::string& where) {
   try {
-    const auto j = ordered_json::parse(text);
+    const auto j = Json::parse(text);
     const int64_t version = j.at("format_version");
     STIPPLE_CHECK_AS(CheckpointError, version == kFormatVersion, "its format version is ", version,
                      "; this program reads ", kFormatVersion);

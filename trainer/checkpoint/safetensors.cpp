@@ -5,17 +5,14 @@
 #include <array>
 #include <bit>
 #include <cstring>
-#include <nlohmann/json.hpp>
 #include <optional>
 #include <set>
 
 #include "core/error.h"
+#include "core/json.h"
 
 namespace stipple::trainer {
 namespace {
-
-using nlohmann::json;
-using nlohmann::ordered_json;
 
 static_assert(std::endian::native == std::endian::little,
               "tensors are written as they lie in memory");
@@ -48,59 +45,40 @@ std::optional<int64_t> bytes_needed(std::span<const int64_t> extents, TensorType
   return bytes;
 }
 
-json extents_json(const Shape& shape) {
-  json extents = json::array();
+Json extents_json(const Shape& shape) {
+  Json extents = Json::array();
   for (int i = 0; i < shape.rank(); ++i) extents.push_back(shape[i]);
   return extents;
 }
 
-/// Parses JSON that must have no repeated keys and no more nesting than the format has: the library
-/// alone takes the last of two equal keys, so that two readers could see different tensors.
-json parse_header(const std::string& text) {
-  constexpr int kMaxDepth = 4;
-  std::vector<std::set<std::string>> keys;
-  const auto check = [&keys](int depth, json::parse_event_t event, json& parsed) {
-    STIPPLE_CHECK_AS(CheckpointError, depth <= kMaxDepth, "the header is nested too deeply");
-    if (event == json::parse_event_t::object_start) keys.emplace_back();
-    if (event == json::parse_event_t::object_end) keys.pop_back();
-    if (event == json::parse_event_t::key)
-      STIPPLE_CHECK_AS(CheckpointError, keys.back().insert(parsed.get<std::string>()).second,
-                       "the header has the key '", parsed.get<std::string>(), "' twice");
-    return true;
-  };
+Json parse_header(const std::string& text) {
   try {
-    return json::parse(text, check);
-  } catch (const json::exception& e) {
+    return Json::parse(text);
+  } catch (const DataError& e) {
     throw CheckpointError(detail::concat("the header is no JSON: ", e.what()));
   }
 }
 
-int64_t integer(const json& value, const std::string& tensor) {
-  STIPPLE_CHECK_AS(CheckpointError, value.is_number_integer(), "tensor '", tensor,
-                   "' has a number that is no integer");
-  // An unsigned value above the signed range must not come back negative.
-  if (value.is_number_unsigned())
-    STIPPLE_CHECK_AS(CheckpointError, value.get<uint64_t>() <= static_cast<uint64_t>(INT64_MAX),
-                     "tensor '", tensor, "' has a number that is too large");
-  return value.get<int64_t>();
+std::vector<int64_t> integers(const Json& fields, const char* key, const std::string& tensor) {
+  const Json* list = fields.find(key);
+  STIPPLE_CHECK_AS(CheckpointError, list && list->is_array(), "tensor '", tensor,
+                   "' has no array '", key, "'");
+  try {
+    return list->get<std::vector<int64_t>>();
+  } catch (const DataError& e) {
+    throw CheckpointError(detail::concat("tensor '", tensor, "', ", key, ": ", e.what()));
+  }
 }
 
-std::vector<int64_t> integers(const json& fields, const char* key, const std::string& tensor) {
-  STIPPLE_CHECK_AS(CheckpointError, fields.contains(key) && fields[key].is_array(), "tensor '",
-                   tensor, "' has no array '", key, "'");
-  std::vector<int64_t> values;
-  for (const json& value : fields[key]) values.push_back(integer(value, tensor));
-  return values;
-}
-
-SafetensorsFile::Entry parse_entry(const std::string& name, const json& fields, int64_t data) {
+SafetensorsFile::Entry parse_entry(const std::string& name, const Json& fields, int64_t data) {
   STIPPLE_CHECK_AS(CheckpointError, fields.is_object() && fields.size() == 3, "tensor '", name,
                    "' is not described by dtype, shape and data_offsets");
-  STIPPLE_CHECK_AS(CheckpointError, fields.contains("dtype") && fields["dtype"].is_string(),
-                   "tensor '", name, "' has no dtype");
-  const auto type = type_named(fields["dtype"].get<std::string>());
+  const Json* dtype = fields.find("dtype");
+  STIPPLE_CHECK_AS(CheckpointError, dtype && dtype->is_string(), "tensor '", name,
+                   "' has no dtype");
+  const auto type = type_named(dtype->get<std::string>());
   STIPPLE_CHECK_AS(CheckpointError, type, "tensor '", name, "' has the unsupported dtype ",
-                   fields["dtype"].get<std::string>());
+                   dtype->get<std::string>());
   const std::vector<int64_t> extents = integers(fields, "shape", name);
   const std::vector<int64_t> offsets = integers(fields, "data_offsets", name);
   STIPPLE_CHECK_AS(CheckpointError,
@@ -115,10 +93,10 @@ SafetensorsFile::Entry parse_entry(const std::string& name, const json& fields, 
   return {name, *type, shape_from(extents), offsets[0] + data, end};
 }
 
-TensorMetadata parse_metadata(const json& fields) {
+TensorMetadata parse_metadata(const Json& fields) {
   STIPPLE_CHECK_AS(CheckpointError, fields.is_object(), "__metadata__ is no map");
   TensorMetadata metadata;
-  for (const auto& [key, value] : fields.items()) {
+  for (const auto& [key, value] : fields.members()) {
     STIPPLE_CHECK_AS(CheckpointError, value.is_string(), "__metadata__ '", key, "' is no text");
     metadata[key] = value.get<std::string>();
   }
@@ -178,8 +156,11 @@ Shape shape_from(std::span<const int64_t> e) {
 
 std::string safetensors_header(std::span<const TensorSource> tensors,
                                const TensorMetadata& metadata) {
-  ordered_json header = ordered_json::object();
-  if (!metadata.empty()) header[kMetadataKey] = metadata;
+  Json header = Json::object();
+  if (!metadata.empty()) {
+    Json& texts = header[kMetadataKey] = Json::object();
+    for (const auto& [key, text] : metadata) texts[key] = text;
+  }
   int64_t at = 0;
   for (const TensorSource& t : tensors) {
     const auto bytes = static_cast<int64_t>(t.bytes.size());
@@ -191,7 +172,7 @@ std::string safetensors_header(std::span<const TensorSource> tensors,
                      "' would not be aligned: order tensors by falling element size");
     header[t.name] = {{"dtype", name_of(t.type)},
                       {"shape", extents_json(t.shape)},
-                      {"data_offsets", {at, at + bytes}}};
+                      {"data_offsets", Json::array({at, at + bytes})}};
     at += bytes;
   }
   std::string text = header.dump();
@@ -207,9 +188,9 @@ SafetensorsFile::SafetensorsFile(std::string path) : file_(std::move(path)) {
   try {
     const std::string text = read_header(file_);
     const int64_t data = kLengthBytes + static_cast<int64_t>(text.size());
-    const json header = parse_header(text);
+    const Json header = parse_header(text);
     STIPPLE_CHECK_AS(CheckpointError, header.is_object(), "its header is no map");
-    for (const auto& [key, value] : header.items()) {
+    for (const auto& [key, value] : header.members()) {
       if (key == kMetadataKey)
         metadata_ = parse_metadata(value);
       else

@@ -8,11 +8,11 @@
 #include <algorithm>
 #include <filesystem>
 #include <map>
-#include <nlohmann/json.hpp>
 #include <numeric>
 #include <sstream>
 
 #include "core/error.h"
+#include "core/json.h"
 #include "core/log.h"
 #include "trainer/checkpoint/safetensors.h"
 #include "trainer/config/config_text.h"
@@ -21,7 +21,6 @@ namespace stipple::trainer {
 namespace {
 
 using comm::Communicator;
-using nlohmann::json;
 
 constexpr std::string_view kStepPrefix = "step-";
 constexpr std::string_view kTemporaryPrefix = ".tmp-";
@@ -95,9 +94,9 @@ struct ShardReport {
 };
 
 std::string to_text(const ShardReport& report) {
-  json hashes = json::object();
+  Json hashes = Json::object();
   for (const ManifestTensor& t : report.tensors) hashes[t.name] = t.hash;
-  return json{{"bytes", report.file.bytes}, {"hash", report.file.hash}, {"tensors", hashes}}.dump();
+  return Json{{"bytes", report.file.bytes}, {"hash", report.file.hash}, {"tensors", hashes}}.dump();
 }
 
 /// The tensors that `rank` writes, by ascending name.
@@ -156,11 +155,11 @@ Manifest make_manifest(const CheckpointMeta& meta, std::span<const TensorRef> te
                     .tensors = {},
                     .files = {}};
   for (int rank = 0; rank < world_size; ++rank) {
-    const json report = json::parse(reports[static_cast<size_t>(rank)]);
+    const Json report = Json::parse(reports[static_cast<size_t>(rank)]);
     const std::string name = shard_name(rank, world_size);
-    manifest.files.push_back({name, report["bytes"], report["hash"]});
+    manifest.files.push_back({name, report.at("bytes"), report.at("hash")});
     for (const TensorRef* t : tensors_of_rank(tensors, owners, rank))
-      manifest.tensors.push_back({t->name, t->shape, name, report["tensors"].at(t->name)});
+      manifest.tensors.push_back({t->name, t->shape, name, report.at("tensors").at(t->name)});
   }
   std::sort(manifest.tensors.begin(), manifest.tensors.end(),
             [](const auto& a, const auto& b) { return a.name < b.name; });

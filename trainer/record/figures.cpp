@@ -2,9 +2,9 @@
 #include "trainer/record/figures.h"
 
 #include <filesystem>
-#include <nlohmann/json.hpp>
 
 #include "core/error.h"
+#include "core/json.h"
 #include "trainer/checkpoint/durable_file.h"
 
 namespace stipple::trainer {
@@ -15,7 +15,7 @@ constexpr int64_t kMaxFileBytes = int64_t{1} << 20;
 }  // namespace
 
 std::string figures_to_json(const std::vector<ShownFigure>& figures) {
-  nlohmann::ordered_json list = nlohmann::ordered_json::array();
+  Json list = Json::array();
   for (const ShownFigure& f : figures)
     list.push_back({{"name", f.name},
                     {"title", f.title},
@@ -29,7 +29,7 @@ std::vector<ShownFigure> read_figures(const std::string& path) {
   std::vector<ShownFigure> figures;
   if (!std::filesystem::exists(path)) return figures;
   try {
-    for (const auto& f : nlohmann::json::parse(read_text(path, kMaxFileBytes)))
+    for (const auto& f : Json::parse(read_text(path, kMaxFileBytes)))
       figures.push_back({f.at("name"), f.at("title"), f.at("unit"), f.at("share"), f.at("metric")});
   } catch (const std::exception& e) {
     throw DataError(path + ": not a list of figures: " + e.what());

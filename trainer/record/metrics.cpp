@@ -7,32 +7,28 @@
 #include <fstream>
 #include <functional>
 #include <limits>
-#include <nlohmann/json.hpp>
 #include <sstream>
 
 #include "core/error.h"
+#include "core/json.h"
 #include "core/log.h"
 
 namespace stipple::trainer {
 namespace {
 
-using nlohmann::ordered_json;
+Json number(double value) { return std::isfinite(value) ? Json(value) : Json(); }
 
-ordered_json number(double value) {
-  return std::isfinite(value) ? ordered_json(value) : ordered_json(nullptr);
-}
-
-ordered_json numbers(const std::vector<double>& values) {
-  ordered_json list = ordered_json::array();
+Json numbers(const std::vector<double>& values) {
+  Json list = Json::array();
   for (double value : values) list.push_back(number(value));
   return list;
 }
 
-double number_from(const ordered_json& j) {
+double number_from(const Json& j) {
   return j.is_null() ? std::numeric_limits<double>::quiet_NaN() : j.get<double>();
 }
 
-std::vector<double> numbers_from(const ordered_json& j) {
+std::vector<double> numbers_from(const Json& j) {
   std::vector<double> values;
   for (const auto& value : j) values.push_back(number_from(value));
   return values;
@@ -52,41 +48,41 @@ void visit_seconds(StepSeconds& s, Visit visit) {
 constexpr std::string_view kSeedPrefix = "seed_";
 constexpr const char* kSeedSpread = "seed_spread";
 
-ordered_json layers_to_json(const std::vector<LayerRecord>& layers) {
-  ordered_json list = ordered_json::array();
+Json layers_to_json(const std::vector<LayerRecord>& layers) {
+  Json list = Json::array();
   for (const LayerRecord& layer : layers) {
-    ordered_json j = ordered_json::object();
+    Json j = Json::object();
     for (const auto& [name, values] : layer) j[name] = numbers(values);
     list.push_back(std::move(j));
   }
   return list;
 }
 
-std::vector<LayerRecord> layers_from_json(const ordered_json& list) {
+std::vector<LayerRecord> layers_from_json(const Json& list) {
   std::vector<LayerRecord> layers;
   for (const auto& j : list) {
     LayerRecord& layer = layers.emplace_back();
-    for (const auto& [name, values] : j.items()) layer.emplace_back(name, numbers_from(values));
+    for (const auto& [name, values] : j.members()) layer.emplace_back(name, numbers_from(values));
   }
   return layers;
 }
 
-void add_values(ordered_json& j, const Named<double>& values) {
+void add_values(Json& j, const Named<double>& values) {
   for (const auto& [name, value] : values) j[name] = number(value);
 }
 
 /// All numbers of the record that `fixed` does not hold.
-Named<double> values_from(const ordered_json& j, const ordered_json& fixed) {
+Named<double> values_from(const Json& j, const Json& fixed) {
   Named<double> values;
-  for (const auto& [key, value] : j.items()) {
+  for (const auto& [key, value] : j.members()) {
     if ((value.is_number() || value.is_null()) && !fixed.contains(key))
       values.emplace_back(key, number_from(value));
   }
   return values;
 }
 
-ordered_json to_json(const TrainRecord& r) {
-  ordered_json j{{"kind", "train"}, {"step", r.step}, {"split", "train"}, {"loss", number(r.loss)}};
+Json to_json(const TrainRecord& r) {
+  Json j{{"kind", "train"}, {"step", r.step}, {"split", "train"}, {"loss", number(r.loss)}};
   add_values(j, r.values);
   j["examples_per_s"] = number(r.examples_per_s);
   j["tokens_per_s"] = number(r.tokens_per_s);
@@ -100,8 +96,8 @@ ordered_json to_json(const TrainRecord& r) {
   return j;
 }
 
-ordered_json to_json(const EvalRecord& r) {
-  ordered_json j{{"kind", "eval"}, {"step", r.step}, {"split", r.split}, {"loss", number(r.loss)}};
+Json to_json(const EvalRecord& r) {
+  Json j{{"kind", "eval"}, {"step", r.step}, {"split", r.split}, {"loss", number(r.loss)}};
   add_values(j, r.values);
   j["examples"] = r.examples;
   j["examples_per_s"] = number(r.examples_per_s);
@@ -111,7 +107,7 @@ ordered_json to_json(const EvalRecord& r) {
   return j;
 }
 
-TrainRecord train_from_json(const ordered_json& j) {
+TrainRecord train_from_json(const Json& j) {
   TrainRecord r;
   r.step = j.at("step");
   r.loss = number_from(j.at("loss"));
@@ -127,7 +123,7 @@ TrainRecord train_from_json(const ordered_json& j) {
   return r;
 }
 
-EvalRecord eval_from_json(const ordered_json& j) {
+EvalRecord eval_from_json(const Json& j) {
   EvalRecord r;
   r.step = j.at("step");
   r.split = j.at("split");
@@ -135,7 +131,7 @@ EvalRecord eval_from_json(const ordered_json& j) {
   r.values = values_from(j, to_json(r));
   r.examples = j.at("examples");
   r.examples_per_s = number_from(j.at("examples_per_s"));
-  for (const auto& [key, value] : j.items()) {
+  for (const auto& [key, value] : j.members()) {
     if (value.is_array() && key.starts_with(kSeedPrefix))
       r.seed_values.emplace_back(key.substr(kSeedPrefix.size()), numbers_from(value));
   }
@@ -144,7 +140,7 @@ EvalRecord eval_from_json(const ordered_json& j) {
 }
 
 void add_record(const std::string& line, Metrics& metrics) {
-  const auto j = ordered_json::parse(line);
+  const auto j = Json::parse(line);
   const std::string kind = j.at("kind");
   if (kind == "train")
     metrics.train.push_back(train_from_json(j));
@@ -175,8 +171,8 @@ std::string lines_to_keep(const std::string& path, int64_t restored_step) {
   std::string kept;
   for_each_line(read_all(path), [&](int64_t count, const std::string& line) {
     try {
-      if (ordered_json::parse(line).at("step").get<int64_t>() <= restored_step) kept += line + "\n";
-    } catch (const ordered_json::exception& e) {
+      if (Json::parse(line).at("step").get<int64_t>() <= restored_step) kept += line + "\n";
+    } catch (const Error& e) {
       // A resumed run must not stop for what a power failure left in a log.
       log::warn(fmt::format("{}:{}: dropped, no metrics record: {}", path, count, e.what()));
     }

@@ -10,10 +10,10 @@
 #include <functional>
 #include <limits>
 #include <map>
-#include <nlohmann/json.hpp>
 #include <optional>
 
 #include "core/error.h"
+#include "core/json.h"
 #include "trainer/checkpoint/durable_file.h"
 #include "trainer/config/config_text.h"
 #include "trainer/record/svg_chart.h"
@@ -402,8 +402,8 @@ Ladder read_ladder(const std::string& path) {
   Ladder ladder;
   if (!std::filesystem::exists(path)) return ladder;
   try {
-    for (const auto& rung : nlohmann::json::parse(read_text(path, kMaxSideFileBytes))) {
-      for (const auto& [key, value] : rung.items())
+    for (const auto& rung : Json::parse(read_text(path, kMaxSideFileBytes))) {
+      for (const auto& [key, value] : rung.members())
         if (value.is_number()) ladder.metric = key;
       ladder.rungs.push_back({rung.at("name"), rung.at(ladder.metric)});
     }
@@ -414,7 +414,7 @@ Ladder read_ladder(const std::string& path) {
 }
 
 std::string ladder_to_json(const Ladder& ladder) {
-  nlohmann::json list = nlohmann::json::array();
+  Json list = Json::array();
   for (const data::Rung& rung : ladder.rungs)
     list.push_back({{"name", rung.name}, {ladder.metric, rung.value}});
   return list.dump(2) + "\n";
