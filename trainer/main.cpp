@@ -2,11 +2,15 @@
 // The program `stipple`: reads the command line, starts the ranks, runs one command, turns errors
 // into one line and an exit code.
 #include <CLI/CLI.hpp>
+#include <cstdio>
 #include <functional>
+#include <iostream>
+#include <sstream>
 
 #include "core/cpu/cores.h"
 #include "core/error.h"
 #include "core/log.h"
+#include "core/standard_streams.h"
 #include "trainer/commands/commands.h"
 #include "trainer/exit_code.h"
 
@@ -28,16 +32,8 @@ int run_collective(const std::function<int(comm::Communicator&)>& command) {
       return exit_code_of(e);
     }
     log::fatal(e.what());
+    std::fflush(stdout);  // what has been answered so far: nothing else will write it
     comm::abort_job(exit_code_of(e));
-  }
-}
-
-int run_local(const std::function<int()>& command) {
-  try {
-    return command();
-  } catch (const std::exception& e) {
-    log::error(e.what());
-    return exit_code_of(e);
   }
 }
 
@@ -129,10 +125,8 @@ struct CommandLine {
         ->check(CLI::Range(1, kMostThreads));
     task->callback([this] {
       action = [this] {
-        return run_local([this] {
-          listops.seed = static_cast<uint64_t>(seed);
-          return data_listops(out, listops);
-        });
+        listops.seed = static_cast<uint64_t>(seed);
+        return data_listops(out, listops);
       };
     });
   }
@@ -149,10 +143,8 @@ struct CommandLine {
         ->check(CLI::Range(1, kMostRanks));
     command->callback([this] {
       action = [this] {
-        return run_local([this] {
-          return dry_run(split_config_arguments(config), ranks,
-                         ranks_per_node > 0 ? ranks_per_node : ranks);
-        });
+        return dry_run(split_config_arguments(config), ranks,
+                       ranks_per_node > 0 ? ranks_per_node : ranks);
       };
     });
   }
@@ -162,14 +154,12 @@ struct CommandLine {
     command
         ->add_option("checkpoint", path, "Checkpoint directory, or a run directory for its newest")
         ->required();
-    command->callback(
-        [this] { action = [this] { return run_local([this] { return inspect(path); }); }; });
+    command->callback([this] { action = [this] { return inspect(path); }; });
   }
   void add_report() {
     CLI::App* command = app.add_subcommand("report", "Write report.html of a run");
     command->add_option("run_dir", path, "Run directory that `train` wrote")->required();
-    command->callback(
-        [this] { action = [this] { return run_local([this] { return report(path); }); }; });
+    command->callback([this] { action = [this] { return report(path); }; });
   }
   void add_doctor() {
     CLI::App* command = app.add_subcommand(
@@ -179,20 +169,40 @@ struct CommandLine {
   }
 };
 
+int run(int argc, char** argv) {
+  CommandLine line;
+  try {
+    line.app.parse(argc, argv);
+  } catch (const CLI::ParseError& e) {
+    std::ostringstream answer;
+    const int code = line.app.exit(e, answer, std::cerr);
+    std::fputs(answer.str().c_str(), stdout);
+    return code == 0 ? kDone : kBadConfig;
+  }
+  return line.action();
+}
+
+/// `body`'s exit code, or the one that an error outside any command means: the ranks could not even
+/// be started, or the answer could not be written.
+int code_of(const std::function<int()>& body) {
+  try {
+    return body();
+  } catch (const std::exception& e) {
+    log::error(e.what());
+    return exit_code_of(e);
+  }
+}
+
 }  // namespace
 }  // namespace stipple::trainer
 
 int main(int argc, char** argv) {
-  stipple::trainer::CommandLine line;
-  try {
-    line.app.parse(argc, argv);
-  } catch (const CLI::ParseError& e) {
-    return line.app.exit(e) == 0 ? stipple::trainer::kDone : stipple::trainer::kBadConfig;
-  }
-  try {
-    return line.action();
-  } catch (const std::exception& e) {  // the ranks could not even be started
-    stipple::log::error(e.what());
-    return stipple::trainer::exit_code_of(e);
-  }
+  namespace trainer = stipple::trainer;
+  stipple::prepare_standard_streams();
+  const int code = trainer::code_of([&] { return trainer::run(argc, argv); });
+  const int written = trainer::code_of([] {
+    stipple::flush_standard_output();
+    return int{trainer::kDone};
+  });
+  return code != trainer::kDone ? code : written;
 }

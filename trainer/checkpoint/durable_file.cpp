@@ -37,7 +37,15 @@ int64_t free_bytes(const struct statvfs& s) {
   return static_cast<int64_t>(s.f_bavail) * static_cast<int64_t>(s.f_frsize);
 }
 
+/// What limits a process's files (ulimit -f, RLIMIT_FSIZE) will limit them after a restart, too.
+void require_allowed_size(const std::string& path, int code) {
+  STIPPLE_CHECK_AS(ConfigError, code != EFBIG, "cannot write ", path,
+                   ": it would grow beyond the file-size limit of this process; raise it (ulimit "
+                   "-f) and start again");
+}
+
 [[noreturn]] void fail_write(const std::string& path, size_t missing, int code) {
+  require_allowed_size(path, code);
   std::string room;
   struct statvfs s {};
   if (code == ENOSPC && ::statvfs(path.c_str(), &s) == 0)
@@ -99,8 +107,10 @@ AppendFile::AppendFile(std::string path) : path_(std::move(path)) {
 AppendFile::~AppendFile() { ::close(descriptor_); }
 
 void AppendFile::append(std::string_view piece) {
-  const size_t missing = write_fully(descriptor_, std::as_bytes(std::span(piece)));
-  STIPPLE_CHECK(missing == 0, "cannot write ", path_, ": ", std::strerror(errno));
+  if (write_fully(descriptor_, std::as_bytes(std::span(piece))) == 0) return;
+  const int code = errno;
+  require_allowed_size(path_, code);
+  throw Error(detail::concat("cannot write ", path_, ": ", std::strerror(code)));
 }
 
 ReadableFile::ReadableFile(std::string path) : path_(std::move(path)) {
