@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a person reads while a job runs. Information comes from rank 0 only; warnings and errors
 // from every rank, labelled
-// "[rank 3/8 host:pid]". Metrics are data, not log lines: see trainer/record/metrics.h.
+// "[rank 3/8 host:pid]". Metrics are data, not log lines: see trainer/record/metrics.h. Lines go to
+// standard error; where that is closed or gone, they are lost and the job goes on.
 #pragma once
 
 #include <string>
@@ -23,7 +24,9 @@ void error(std::string_view message);
 /// dying rank.
 void fatal(std::string_view message) noexcept;
 
-/// A line that overwrites itself on a terminal, and is printed at most every few seconds elsewhere.
+/// A line that overwrites itself on a terminal, cut to its width, and is printed at most every few
+/// seconds elsewhere (also where TERM is dumb). The log file receives each of them. Fields are
+/// separated by two spaces, the most important first.
 void progress(std::string_view line);
 
 }  // namespace stipple::log
