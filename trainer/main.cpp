@@ -13,6 +13,7 @@
 #include "core/standard_streams.h"
 #include "trainer/commands/commands.h"
 #include "trainer/exit_code.h"
+#include "trainer/loop/signals.h"
 
 namespace stipple::trainer {
 namespace {
@@ -62,6 +63,8 @@ struct CommandLine {
     app.footer(
         "Start several ranks with mpirun: mpirun -np 4 stipple train "
         "configs/recipe/quickstart.yaml\n"
+        "SIGINT (Ctrl-C), SIGTERM, SIGHUP, SIGUSR1, SIGUSR2 and SIGXCPU save and stop training; a "
+        "second\nSIGINT stops it without saving.\n"
         "Exit codes: 0 done, 1 failed (start again to resume), 2 bad configuration or data, 75 "
         "saved "
         "and stopped by a signal, 93 diverged (starting again would not help)");
@@ -81,6 +84,7 @@ struct CommandLine {
     command->add_option("config", config, kConfigHelp)->required();
     command->callback([this] {
       action = [this] {
+        catch_stop_signals();  // before MPI starts threads
         return run_collective([this](auto& c) { return train(c, split_config_arguments(config)); });
       };
     });

@@ -3,7 +3,6 @@
 #include <optional>
 
 #include "trainer/commands/commands.h"
-#include "trainer/loop/signals.h"
 #include "trainer/loop/trainer.h"
 #include "trainer/record/run_directory.h"
 
@@ -20,7 +19,6 @@ ConfigArguments split_config_arguments(const std::vector<std::string>& arguments
 }
 
 int train(comm::Communicator& communicator, const ConfigArguments& arguments) {
-  catch_stop_signals();
   const Config config =
       load_config_on_all_ranks(communicator, arguments.files, arguments.overrides);
   const RunDirectory directory(config.run.dir);
