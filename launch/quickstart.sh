@@ -8,7 +8,6 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 launch/install_deps.sh
-. launch/mpi_environment.sh
 
 if [ "${DEVICE:-cpu}" = cuda ]; then
   preset=cuda program=build-cuda/bin/stipple ranks=${RANKS:-1} device=(device=cuda run.dir=runs/quickstart-cuda)
@@ -24,4 +23,4 @@ if [ ! -f "$data/basic_test.tsv" ]; then
   $program data listops --out "$data" --seed 1 --train 50000 --val 2000 --test 2000 --min-length 40 --max-length 200
 fi
 
-mpirun -q -np "$ranks" "$program" train configs/recipe/quickstart.yaml "${device[@]}" "$@"
+exec launch/run.sh -np "$ranks" "$program" train configs/recipe/quickstart.yaml "${device[@]}" "$@"

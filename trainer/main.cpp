@@ -61,7 +61,7 @@ struct CommandLine {
     app.set_version_flag("--version", "stipple " STIPPLE_VERSION);
     app.require_subcommand(1);
     app.footer(
-        "Start several ranks with mpirun: mpirun -np 4 stipple train "
+        "Start several ranks with mpirun: launch/run.sh -np 4 stipple train "
         "configs/recipe/quickstart.yaml\n"
         "SIGINT (Ctrl-C), SIGTERM, SIGHUP, SIGUSR1, SIGUSR2 and SIGXCPU save and stop training; a "
         "second\nSIGINT stops it without saving.\n"

@@ -34,6 +34,10 @@ for file in data/*; do cmp "$file" closed_data/"$(basename "$file")"; done
 equal "${PIPESTATUS[0]}" 0 "exit code of training into head"
 equal "$(state piped)" "$(state plain)" "state of training into head"
 [ -s piped/report.html ] || fail "training into head left no report"
+# mpirun itself ends when its reader leaves; launch/run.sh listens on its behalf.
+"$SOURCE/launch/run.sh" -np 2 "$STIPPLE" train small.yaml run.dir=relayed train.steps=100 2>&1 | head -n 1 >/dev/null
+equal "${PIPESTATUS[0]}" 0 "exit code of training on two ranks into head"
+[ -s relayed/report.html ] || fail "training on two ranks into head left no report"
 
 # Files may not grow as they must: one line, and no restart would help.
 code=0

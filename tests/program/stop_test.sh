@@ -48,3 +48,20 @@ for n in $(seq "$stops"); do
   "$STIPPLE" inspect stopped >/dev/null || fail "no good checkpoint after stop $n by SIG$signal"
 done
 echo "$stops stops, every one saved"
+
+# launch/run.sh gives a step the time it takes: here one that takes longer than mpirun lets ranks live after SIGTERM.
+run_train 1 run.dir=measured train.steps=2 optimizer.schedule.warmup_steps=1 log.every=1 "${model[@]}" 2>/dev/null
+step_s=$(sed -n 's/.*"step_s":\([0-9.e-]*\).*/\1/p' measured/metrics.jsonl | sort -g | head -n 1)
+batch=$(awk -v s="$step_s" 'BEGIN { n = int(4 / s) + 1; print 16 * n }')
+slow=("${endless[@]}" train.batch="$batch")
+for signal in TERM INT; do
+  rm -rf slow
+  set -m   # or the shell starts it with SIGINT ignored
+  "$SOURCE/launch/run.sh" -np 2 "$STIPPLE" train small.yaml run.dir=slow "${slow[@]}" 2>stop.log &
+  pid=$!
+  set +m
+  await_step slow 1 $pid
+  sleep 1
+  kill -s $signal $pid
+  stopped $pid "launch/run.sh, SIG$signal in a step that takes seconds"
+done

@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# mpirun, but a stop leaves the job the time to save. All arguments are mpirun's.
+#   launch/run.sh -np 4 build/bin/stipple train configs/recipe/quickstart.yaml
+# INT (Ctrl-C), TERM and HUP reach mpirun as USR2, which it passes on to every rank; sent to mpirun itself they leave ranks alive for two
+# seconds (Open MPI 4.1). A second INT ends the job within two seconds, saved or not. Returns what the job returns: 75 after a stop. A reader that leaves
+# (`| head`) and a terminal that closes, which end mpirun, do not end the job.
+set -uo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/mpi_environment.sh"
+
+job= asked= reminder=
+
+# Tells the ranks again and again: mpirun drops what comes before it has started them.
+ask() {
+  [ -z "$reminder" ] || return
+  while kill -s USR2 "$job"; do sleep 1; done >/dev/null 2>&1 &
+  reminder=$!
+}
+stop() {
+  local before=$asked
+  asked=$1
+  if [ -z "$job" ]; then return; fi
+  if [ "$before $1" = "INT INT" ]; then kill -s TERM "$job" 2>/dev/null; else ask; fi
+}
+for signal in INT TERM HUP USR1 USR2; do trap "stop $signal" $signal; done
+
+# Copies until nobody listens, then only reads.
+relay() {
+  trap '' INT TERM HUP USR1 USR2
+  cat 2>/dev/null || cat >/dev/null
+}
+exec {answers}> >(relay)
+answers_relay=$!
+exec {messages}> >(relay >&2)
+messages_relay=$!
+
+set -m   # a process group of its own: the terminal's Ctrl-C comes here only
+mpirun -q "$@" </dev/null >&$answers 2>&$messages {answers}>&- {messages}>&- &
+job=$!
+set +m
+exec {answers}>&- {messages}>&-
+if [ -n "$asked" ]; then ask; fi
+
+until wait "$job"; ! kill -0 "$job" 2>/dev/null; do :; done   # wait returns early after each trapped signal
+wait "$job"
+code=$?
+if [ -n "$reminder" ]; then kill "$reminder" 2>/dev/null; fi
+wait "$answers_relay" "$messages_relay"
+# Before the ranks can be told, a stop ends mpirun or a rank by the signal itself: nothing was lost, and the caller starts again as after 75.
+if [ -n "$asked" ] && [ "$code" = $((128 + $(kill -l USR2))) ]; then code=75; fi
+exit "$code"
