@@ -1,16 +1,19 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Installs what the tests need, builds, and runs every test. Arguments go to ctest: launch/test.sh -R sampler
+# Installs what the tests need, checks the sources (launch/lint.sh), builds, and runs every test. Arguments go to ctest and leave out the
+# rest: launch/test.sh -R sampler
 #   STIPPLE_SANITIZED=0 leaves out the second build, with address and undefined-behaviour sanitizers and the CUDA kernels run on the CPU.
 #   STIPPLE_NVCC=0 leaves out compiling for GPUs, which happens where nvcc is found.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 launch/install_deps.sh --tests
 . launch/mpi_environment.sh
+[ $# != 0 ] || launch/lint.sh --format
 
 # The release build runs everything: unit, multi-process and whole-program tests.
 launch/build.sh cpu
 ctest --preset cpu "$@"
+[ $# != 0 ] || launch/lint.sh
 
 # The sanitized build repeats what is quick, on the CPU and on the emulated CUDA device.
 if [ "${STIPPLE_SANITIZED:-1}" = 1 ]; then
