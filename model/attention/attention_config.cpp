@@ -4,9 +4,10 @@
 namespace stipple::model {
 
 void AttentionConfig::describe(ConfigVisitor& v) {
-  v.choice("kind", kind, {"softmax", "sbm"},
+  v.choice("kind", kind, {"softmax", "sbm", "none"},
            {.doc = "softmax: every query sees every key. sbm: a graph sampled from a stochastic "
-                   "block model of the data."});
+                   "block model of the data. none: every token sees itself only, to tell what a "
+                   "task is worth without attention."});
   v.field("dropout", dropout,
           {.doc = "Probability of dropping a normalised attention weight in training.",
            .min = 0,

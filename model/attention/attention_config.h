@@ -8,7 +8,7 @@
 
 namespace stipple::model {
 
-enum class AttentionKind : uint8_t { kSoftmax, kSbm };
+enum class AttentionKind : uint8_t { kSoftmax, kSbm, kNone };
 
 struct AttentionConfig {
   AttentionKind kind = AttentionKind::kSbm;

@@ -3,6 +3,7 @@
 
 #include "core/error.h"
 #include "model/attention/attention.h"
+#include "model/attention/none/none_attention.h"
 #include "model/attention/sbm/sbm_attention.h"
 #include "model/attention/softmax/softmax_attention.h"
 
@@ -24,6 +25,7 @@ struct Row {
 constexpr std::array kTable{
     Row{AttentionKind::kSoftmax, &make<SoftmaxAttention>},
     Row{AttentionKind::kSbm, &make<SbmAttention>},
+    Row{AttentionKind::kNone, &make<NoneAttention>},
 };
 
 }  // namespace

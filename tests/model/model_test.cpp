@@ -18,7 +18,7 @@ using test::ModelCase;
 using test::ModelRun;
 using test::small_case;
 
-constexpr std::array kKinds{AttentionKind::kSoftmax, AttentionKind::kSbm};
+constexpr std::array kKinds{AttentionKind::kSoftmax, AttentionKind::kSbm, AttentionKind::kNone};
 
 /// Softmax, and SBM by every sampler, with a regulariser; both with every kind of positions.
 std::vector<ModelCase> every_case() {
