@@ -90,7 +90,7 @@ done < <(cat launch/cuda_tests.txt 2>/dev/null || launch/cuda_tests.sh)  # the l
 
 small=$out/work/listops-small
 "$bin/stipple" data listops --out "$small" --seed 1 --train 200 --val 20 --test 20 --min-length 20 --max-length 120 >"$out/data.log" 2>&1
-short="device=cuda data.dir=$small data.max_length=128 train.steps=3 train.batch=8 eval.every=0 eval.seeds=1 log.every=1 run.resume=never
+short="device=cuda data.dir=$small data.max_length=128 train.steps=3 train.batch=8 train.micro_batch=4 eval.every=0 eval.seeds=1 log.every=1 run.resume=never
   optimizer.schedule.warmup_steps=1"
 sanitizer=$(command -v compute-sanitizer || ls "${CUDA_HOME:-/usr/local/cuda}/bin/compute-sanitizer" 2>/dev/null || true)
 if [ -n "$sanitizer" ]; then

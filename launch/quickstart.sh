@@ -17,10 +17,10 @@ fi
 echo "Building $program"
 launch/build.sh $preset stipple
 
-data=datasets/listops-quickstart
+data=datasets/listops-short
 if [ ! -f "$data/basic_test.tsv" ]; then
   echo "Writing ListOps by the grammar of the Long Range Arena, with shorter sequences, to $data"
-  $program data listops --out "$data" --seed 1 --train 50000 --val 2000 --test 2000 --min-length 40 --max-length 200
+  $program data listops --out "$data" --seed 1 --train 200000 --val 2000 --test 2000 --min-length 8 --max-length 60
 fi
 
 exec launch/run.sh -np "$ranks" "$program" train configs/recipe/quickstart.yaml "${device[@]}" "$@"
