@@ -65,5 +65,10 @@ function(stipple_cuda_sources target)
   if(STIPPLE_CUDA STREQUAL "EMULATED")
     set_source_files_properties(${ARGN} PROPERTIES LANGUAGE CXX COMPILE_OPTIONS
       "-x;c++;-Wno-unknown-pragmas;-Wno-sign-conversion;-Wno-conversion")
+    if(NOT STIPPLE_EMULATE_ALL)
+      # Device and shared memory end at pages that nobody may touch; bounds of fixed arrays are the undefined-behaviour sanitizer's.
+      list(FILTER ARGN INCLUDE REGEX "\\.cu$")
+      set_property(SOURCE ${ARGN} APPEND PROPERTY COMPILE_OPTIONS -fno-sanitize=address -DSTIPPLE_FEW_HEAD_SIZES=1)
+    endif()
   endif()
 endfunction()

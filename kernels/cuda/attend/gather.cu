@@ -518,7 +518,9 @@ void with_rows(const AttendArrays& a, const Run& run) {
       return run(Rows<T, 128, false>{});
     }
     if (a.dim <= 32) return run(Rows<T, 32, true>{});
+#if !STIPPLE_FEW_HEAD_SIZES
     if (a.dim <= 64) return run(Rows<T, 64, true>{});
+#endif
     run(Rows<T, 128, true>{});
   });
 }

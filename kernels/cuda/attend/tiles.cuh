@@ -628,12 +628,17 @@ template <class T>
 const T* make_rows(const Stream&, Arena& scratch, const void* from, int64_t rows, int64_t dim,
                    int64_t padded);
 
-/// Calls body(std::integral_constant<int, D>) with the smallest of 16, 32, 64, 128 that holds dim.
+/// Calls body(std::integral_constant<int, D>) with the smallest of 16, 32, 64, 128 that holds dim; 16
+/// and 64 are left out where STIPPLE_FEW_HEAD_SIZES asks for it.
 template <class Body>
 void with_padded_dim(int64_t dim, const Body& body) {
+#if !STIPPLE_FEW_HEAD_SIZES
   if (dim <= 16) return body(std::integral_constant<int, 16>{});
+#endif
   if (dim <= 32) return body(std::integral_constant<int, 32>{});
+#if !STIPPLE_FEW_HEAD_SIZES
   if (dim <= 64) return body(std::integral_constant<int, 64>{});
+#endif
   STIPPLE_CHECK(dim <= kMaxHeadDim, "attention on CUDA: head dimension ", dim, ", at most ",
                 kMaxHeadDim, " are supported; use more heads");
   return body(std::integral_constant<int, 128>{});
