@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "comm/communicator.h"
 
+#include <new>
+
 #include "core/error.h"
 
 namespace stipple::comm {
@@ -44,6 +46,8 @@ std::string caught(FunctionRef<void()> body) {
     return std::string(1, kCheckpoint) + e.what();
   } catch (const DivergenceError& e) {
     return std::string(1, kDivergence) + e.what();
+  } catch (const std::bad_alloc&) {
+    return std::string(1, kConfig) + "out of memory; lower train.micro_batch or data.max_length";
   } catch (const std::exception& e) {
     return std::string(1, kError) + e.what();
   }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "trainer/exit_code.h"
 
+#include <new>
+
 #include "core/error.h"
 
 namespace stipple::trainer {
@@ -8,8 +10,14 @@ namespace stipple::trainer {
 int exit_code_of(const std::exception& e) {
   if (dynamic_cast<const ConfigError*>(&e) != nullptr) return kBadConfig;
   if (dynamic_cast<const DataError*>(&e) != nullptr) return kBadConfig;
+  if (dynamic_cast<const std::bad_alloc*>(&e) != nullptr) return kBadConfig;
   if (dynamic_cast<const DivergenceError*>(&e) != nullptr) return kDoNotRestart;
   return kFailed;
+}
+
+std::string message_of(const std::exception& e) {
+  if (dynamic_cast<const std::bad_alloc*>(&e) == nullptr) return e.what();
+  return "out of memory; lower train.micro_batch or data.max_length";
 }
 
 }  // namespace stipple::trainer

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <exception>
+#include <string>
 
 namespace stipple::trainer {
 
@@ -11,11 +12,13 @@ enum ExitCode : int {
   kDone = 0,
   kFailed = 1,  ///< something broke; starting again resumes from the last checkpoint
   kBadConfig =
-      2,  ///< what was asked cannot be (configuration, data, model): starting again would not help
+      2,  ///< what was asked cannot be (configuration, data, model, memory): starting again would not help
   kRequeue = 75,       ///< stopped by a signal after a checkpoint; start again to go on
   kDoNotRestart = 93,  ///< training diverged and would do so again
 };
 /// The exit code that an exception means.
 int exit_code_of(const std::exception&);
+/// What to tell a person about it, in one line.
+std::string message_of(const std::exception&);
 
 }  // namespace stipple::trainer

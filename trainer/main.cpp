@@ -29,10 +29,10 @@ int run_collective(const std::function<int(comm::Communicator&)>& command) {
   } catch (const std::exception& e) {
     const auto* error = dynamic_cast<const Error*>(&e);
     if (communicator->size() == 1 || (error != nullptr && error->is_collective())) {
-      if (communicator->rank() == 0) log::error(e.what());
+      if (communicator->rank() == 0) log::error(message_of(e));
       return exit_code_of(e);
     }
-    log::fatal(e.what());
+    log::fatal(message_of(e));
     std::fflush(stdout);  // what has been answered so far: nothing else will write it
     comm::abort_job(exit_code_of(e));
   }
@@ -192,7 +192,7 @@ int code_of(const std::function<int()>& body) {
   try {
     return body();
   } catch (const std::exception& e) {
-    log::error(e.what());
+    log::error(message_of(e));
     return exit_code_of(e);
   }
 }

@@ -129,9 +129,11 @@ void* allocate(int device, size_t bytes) {
     cudaGetLastError();
     size_t free = 0, total = 0;
     cudaMemGetInfo(&free, &total);
-    throw CudaError(detail::concat("out of memory on GPU ", device, ": ", bytes, " bytes asked, ",
-                                   free, " of ", total, " free (", cudaGetErrorString(status),
-                                   "); lower train.micro_batch or data.max_length"));
+    const std::string what = detail::concat(
+        "out of memory on GPU ", device, ": ", bytes, " bytes asked, ", free, " of ", total,
+        " free (", cudaGetErrorString(status), "); lower train.micro_batch or data.max_length");
+    if (status == cudaErrorMemoryAllocation) throw ConfigError(what);
+    throw CudaError(what);
   }
   CUDA_CHECK(cudaMemset(p, 0, bytes));
   CUDA_CHECK(cudaDeviceSynchronize());  // our streams do not wait for the default one

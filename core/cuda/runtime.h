@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The CUDA runtime as the rest of core needs it, without CUDA's own headers: streams and events are
 // opaque pointers. Two bodies: runtime.cpp over cudart, no_cuda.cpp for builds without CUDA.
-// Everything throws CudaError; release and destroy log instead.
+// Everything throws CudaError, ConfigError where memory is short; release and destroy log instead.
 #pragma once
 
 #include <cstddef>

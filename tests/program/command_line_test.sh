@@ -111,13 +111,13 @@ rm run/report.html
 expect 0 "$STIPPLE" report run
 [ -s run/report.html ] || fail "report wrote nothing"
 expect 2 "$STIPPLE" eval nowhere
-expect 1 "$STIPPLE" inspect data
+expect 2 "$STIPPLE" inspect data
 
 # An altered checkpoint is found; training takes the older one and says so.
 newest=$(ls -d run/checkpoints/step-* | tail -n 1)
 shard=$(ls "$newest"/shard-* | head -n 1)
 printf '\x55' | dd of="$shard" bs=1 seek=$(($(stat -c %s "$shard") - 5)) conv=notrunc 2>/dev/null
-expect 1 "$STIPPLE" inspect "$newest"
+expect 2 "$STIPPLE" inspect "$newest"
 contains "$output" "$(basename "$shard")"
 expect 0 run_train 1
 contains "$output" "skipped"

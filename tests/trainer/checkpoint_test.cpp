@@ -159,6 +159,8 @@ std::string message_of(const std::function<void()>& body) {
     body();
   } catch (const CheckpointError& e) {
     return e.what();
+  } catch (const DataError& e) {  // nothing that was saved is intact
+    return e.what();
   } catch (const ConfigError& e) {  // the checkpoint is good, the model is another
     return e.what();
   }

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
@@ -25,8 +26,11 @@ namespace {
 constexpr size_t kPieceBytes = size_t{64} << 20;
 constexpr size_t kHashPieceBytes = size_t{1} << 20;
 
+template <class Healing = CheckpointError>
 [[noreturn]] void fail(std::string_view step, const std::string& path, int code) {
-  throw CheckpointError(detail::concat("cannot ", step, " ", path, ": ", std::strerror(code)));
+  const std::string what = detail::concat("cannot ", step, " ", path, ": ", std::strerror(code));
+  if (is_permanent(code)) throw ConfigError(what);
+  throw Healing(what);
 }
 
 void reach(const FaultPoint& fault, std::string_view step, const std::string& path) {
@@ -73,6 +77,11 @@ std::string parent_of(const std::string& path) {
 
 }  // namespace
 
+bool is_permanent(int code) {
+  constexpr std::array kCodes = {EACCES, EPERM, EROFS, ENOTDIR, EISDIR, ELOOP, ENAMETOOLONG};
+  return std::find(kCodes.begin(), kCodes.end(), code) != kCodes.end();
+}
+
 DurableFile::DurableFile(std::string path, FaultPoint fault)
     : path_(std::move(path)), fault_(std::move(fault)) {
   reach(fault_, "create", path_);
@@ -101,7 +110,7 @@ void DurableFile::close() {
 
 AppendFile::AppendFile(std::string path) : path_(std::move(path)) {
   descriptor_ = ::open(path_.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
-  STIPPLE_CHECK(descriptor_ >= 0, "cannot open ", path_, ": ", std::strerror(errno));
+  if (descriptor_ < 0) fail<Error>("open", path_, errno);
 }
 
 AppendFile::~AppendFile() { ::close(descriptor_); }
@@ -179,6 +188,15 @@ void replace_durably(const std::string& path, std::string_view text, const Fault
 void create_directory(const std::string& path, const FaultPoint& fault) {
   reach(fault, "create", path);
   if (::mkdir(path.c_str(), 0755) != 0) fail("create", path, errno);
+}
+
+void create_directories(const std::string& path) {
+  std::error_code code;
+  std::filesystem::create_directories(path, code);
+  // A file in the place of the last folder is no error to the library.
+  if (!code && !std::filesystem::is_directory(path))
+    code = std::make_error_code(std::errc::not_a_directory);
+  if (code) fail("create", path, code.value());
 }
 
 void sync_directory(const std::string& path, const FaultPoint& fault) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Files that survive a crash: created exclusively, written in full, synchronised, renamed into
 // place; every system call is checked. Failures are CheckpointError with the path, the step that
-// failed and the system's reason.
+// failed and the system's reason; ConfigError where only the user can mend that reason.
 //
 // A FaultPoint is called with the name of each step just before it runs ("create /runs/a/x", "sync
 // /runs/a/x"). Tests throw or kill the process from it; an empty one costs nothing.
@@ -18,6 +18,10 @@
 namespace stipple::trainer {
 
 using FaultPoint = std::function<void(std::string_view step)>;
+
+/// Whether an errno stays until somebody changes something: no permission, a read-only file
+/// system, a file in the place of a folder. Others, a full disk among them, may heal.
+bool is_permanent(int code);
 
 /// A file being written. It must not exist before. Without close() it is left incomplete.
 class DurableFile {
@@ -38,7 +42,7 @@ class DurableFile {
 };
 
 /// A log that grows by whole pieces; created where it is missing. Error, not CheckpointError, when
-/// it cannot be written.
+/// it cannot be written; ConfigError as above.
 class AppendFile {
  public:
   explicit AppendFile(std::string path);
@@ -89,6 +93,9 @@ void replace_durably(const std::string& path, std::string_view text, const Fault
 /// Creates a directory; its parent must exist. The entry is durable once the parent is
 /// synchronised.
 void create_directory(const std::string& path, const FaultPoint& fault = {});
+
+/// Creates a directory and its parents where they are missing.
+void create_directories(const std::string& path);
 
 /// Makes the names inside a directory durable.
 void sync_directory(const std::string& path, const FaultPoint& fault = {});

@@ -68,7 +68,7 @@ Manifest verified_manifest(const std::string& directory) {
   } catch (const CheckpointError& e) {
     faults.push_back(e.what());
   }
-  STIPPLE_CHECK_AS(CheckpointError, faults.empty(), "checkpoint ", directory,
+  STIPPLE_CHECK_AS(DataError, faults.empty(), "checkpoint ", directory,
                    " is damaged: ", fmt::format("{}", fmt::join(faults, "; ")));
   return manifest;
 }
@@ -85,7 +85,7 @@ std::string summary(const std::string& directory, const Manifest& m) {
 
 std::string inspect_checkpoint(const std::string& path) {
   const auto directories = list_checkpoints(path);
-  STIPPLE_CHECK_AS(CheckpointError, !directories.empty(), "no checkpoint in ", path,
+  STIPPLE_CHECK_AS(ConfigError, !directories.empty(), "no checkpoint in ", path,
                    "; give a run directory, its checkpoints or one step directory");
   const std::string& directory = directories.front();
   const Manifest manifest = verified_manifest(directory);

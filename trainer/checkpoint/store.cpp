@@ -54,6 +54,8 @@ void collectively(Communicator& comm, Body body) {
     throw;
   } catch (const ConfigError&) {
     throw;
+  } catch (const DataError&) {
+    throw;
   } catch (const Error& e) {
     CheckpointError error(e.what());
     error.set_collective();
@@ -296,9 +298,7 @@ CheckpointStore::CheckpointStore(std::string directory, Communicator& comm, int6
 }
 
 void CheckpointStore::sweep() {
-  std::error_code code;
-  std::filesystem::create_directories(directory_, code);
-  STIPPLE_CHECK_AS(CheckpointError, !code, "cannot create ", directory_, ": ", code.message());
+  create_directories(directory_);
   const auto parent = std::filesystem::absolute(directory_).lexically_normal().parent_path();
   sync_directory(parent.string());
   for (const std::string& name : list_directory(directory_)) {
@@ -335,7 +335,9 @@ void CheckpointStore::save(const CheckpointMeta& meta, std::span<const TensorRef
       if (comm_.rank() == 0)
         commit(make_manifest(meta, tensors, owners, reports), temporary, target);
     });
-  } catch (const CheckpointError&) {
+  } catch (const CommError&) {
+    throw;
+  } catch (const Error&) {
     if (comm_.rank() == 0) discard(temporary);
     throw;
   }
@@ -423,11 +425,13 @@ std::optional<CheckpointMeta> load_checkpoint(const std::string& path, Communica
     if (verdict.reason.empty()) return verdict.manifest.meta;
     if (comm.rank() == 0) log::warn(fmt::format("checkpoint {} skipped: {}", name, verdict.reason));
   }
-  STIPPLE_CHECK_AS(CheckpointError, candidates.empty(), "none of the ", candidates.size(),
-                   " checkpoints in ", path,
-                   " is intact (see the warnings above); restore one from a backup, or move them "
-                   "away to start from the beginning");
-  return std::nullopt;
+  if (candidates.empty()) return std::nullopt;
+  DataError error(fmt::format(
+      "none of the {} checkpoints in {} is intact (see the warnings above); restore one from a "
+      "backup, or choose another run.dir to start from the beginning",
+      candidates.size(), path));
+  error.set_collective();  // every rank has the same verdicts
+  throw error;
 }
 
 std::vector<std::string> list_checkpoints(const std::string& path) {

@@ -70,7 +70,7 @@ class CheckpointStore {
 /// directory, changing nothing on disk. Each checkpoint that fails verification is named in a
 /// warning with the reason. Tensors of kinds that `into` does not have are left out: parameters
 /// alone can be restored.
-///   CheckpointError: there are checkpoints but none is good.
+///   DataError: there are checkpoints but none is good.
 ///   ConfigError: the tensors do not fit, naming them and, when the present `config_yaml` is given,
 ///   the keys that differ from the stored one.
 ///   None: there is no checkpoint.
@@ -101,8 +101,8 @@ std::string state_hash(const CheckpointMeta&, std::span<const TensorRef>);
 std::vector<int> deal_tensors(std::span<const TensorRef>, int world_size);
 
 /// What a checkpoint holds, for a person: tensors with statistics, totals, files, and a last line
-/// "state <hex>". `path` as for load_checkpoint. CheckpointError naming every failing item when it
-/// does not verify.
+/// "state <hex>". `path` as for load_checkpoint. DataError naming every failing item when it does
+/// not verify; ConfigError where there is none.
 std::string inspect_checkpoint(const std::string& path);
 
 }  // namespace stipple::trainer

@@ -29,7 +29,7 @@ int64_t load_parameters(const std::string& run_dir, comm::Communicator& communic
                                             static_cast<size_t>(entry.range.size()))});
   }
   const auto found = load_checkpoint(run_dir, communicator, into);
-  STIPPLE_CHECK_AS(CheckpointError, found.has_value(), run_dir, " has no checkpoint yet");
+  STIPPLE_CHECK_AS(ConfigError, found.has_value(), run_dir, " has no checkpoint yet");
   upload(replica.stream(), replica.parameters().values(), std::span<const float>(flat));
   return found->step;
 }
@@ -57,17 +57,17 @@ void print(const EvalResult& result, int64_t step, std::string_view split,
   fmt::print("speed        {:.0f} examples/s\n", record.examples_per_s);
 }
 
-/// Adds the result to the run's metrics and report, unless a training job holds the run.
-bool keep(const RunDirectory& directory, const EvalResult& result, int64_t step,
+/// Adds the result to the run's metrics and report. What was printed is not lost where that cannot
+/// be: a training job holds the run, or nothing may be written to it.
+void keep(const RunDirectory& directory, const EvalResult& result, int64_t step,
           std::string_view split) {
   try {
     const RunLock lock(directory);
     MetricsWriter(directory.metrics(), std::numeric_limits<int64_t>::max())
         .write(eval_record(result, step, split));
     write_report(directory.path());
-    return true;
-  } catch (const ConfigError&) {
-    return false;
+  } catch (const ConfigError& e) {
+    log::info(fmt::format("the result is not added to the run's metrics and report: {}", e.what()));
   }
 }
 
@@ -98,8 +98,7 @@ int eval(comm::Communicator& communicator, const std::string& run_dir,
   if (communicator.rank() != 0) return kDone;
   print(result, step, data::split_name(config.eval.split),
         shown_figures(task->info(), replica.facts()), ladder_of(*task, *dataset));
-  if (!keep(directory, result, step, data::split_name(config.eval.split)))
-    log::info("the run is being trained: the result is not added to its metrics and report");
+  keep(directory, result, step, data::split_name(config.eval.split));
   return kDone;
 }
 

@@ -43,9 +43,11 @@ void RunDirectory::open(Resume resume) const {
                    " holds a run already and run.resume is 'never'; choose another run.dir");
   STIPPLE_CHECK_AS(ConfigError, existing || resume != Resume::kMust, path_,
                    " holds no run and run.resume is 'must'; check run.dir");
-  std::error_code error;
-  fs::create_directories(path_, error);
-  STIPPLE_CHECK(!error, "cannot make the run directory ", path_, ": ", error.message());
+  try {
+    create_directories(path_);
+  } catch (const ConfigError& e) {
+    throw ConfigError(fmt::format("run.dir: {}; choose another folder", e.what()));
+  }
   log::set_file(path_ + "/log.txt");
 }
 
@@ -68,7 +70,12 @@ void RunDirectory::write_ladder(const Ladder& rungs) const {
 RunLock::RunLock(const RunDirectory& directory) {
   const std::string path = directory.path() + "/lock";
   descriptor_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
-  STIPPLE_CHECK(descriptor_ >= 0, "cannot open ", path, ": ", std::strerror(errno));
+  if (descriptor_ < 0) {
+    const int code = errno;
+    const std::string refused = fmt::format("cannot open {}: {}", path, std::strerror(code));
+    if (is_permanent(code)) throw ConfigError(refused);
+    throw Error(refused);
+  }
   struct flock whole = {};
   whole.l_type = F_WRLCK;
   whole.l_whence = SEEK_SET;

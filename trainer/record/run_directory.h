@@ -45,7 +45,7 @@ class RunDirectory {
 /// Holds a run directory for one job. The kernel gives the lock back however the process ends.
 class RunLock {
  public:
-  /// ConfigError naming the holder when another process has it.
+  /// ConfigError naming the holder when another process has it, or when the lock cannot be had.
   explicit RunLock(const RunDirectory&);
   ~RunLock();
   RunLock(const RunLock&) = delete;

@@ -67,7 +67,7 @@ TEST(EmulatedMemory, RunsOut) {
   {
     const OnDevice<std::byte> most(1000000);
     EXPECT_LE(stipple::cuda::device_info(0).free_bytes, 48576u);
-    EXPECT_THROW(OnDevice<std::byte>(100000), CudaError);
+    EXPECT_THROW(OnDevice<std::byte>(100000), ConfigError);
   }
   EXPECT_EQ(stipple::cuda::device_info(0).free_bytes, free_bytes);
 }
