@@ -34,3 +34,46 @@ expect 0 as_nobody "$STIPPLE" eval readonly
 contains "$output" "accuracy"
 contains "$output" "not added"
 equal "$(ls -lR readonly)" "$before" "files of a run that may only be read"
+
+# --- checkpoints that were saved are missed, not done again over the results ---
+history=$(cat run/metrics.jsonl)
+mv run/checkpoints purged
+expect 2 train
+contains "$output" "step 8 of this run was saved"
+mkdir run/checkpoints   # not mounted
+expect 2 mpirun -q -np 2 "$STIPPLE" train small.yaml
+equal "$(grep -c "was saved" <<<"$output")" 1 "ranks that tell of missing checkpoints"
+rmdir run/checkpoints
+ln -s nowhere run/checkpoints
+expect 2 train
+equal "$(cat run/metrics.jsonl)" "$history" "metrics of a run without checkpoints"
+rm run/checkpoints
+mv purged run/checkpoints
+expect 0 train
+# Killed before its first checkpoint, a run begins again; what its writers left is swept.
+cp -r run early
+rm -r early/checkpoints early/run.json
+touch early/metrics.jsonl.tmp early/notes.tmp
+expect 0 train run.dir=early
+equal "$(state early)" "$(state run)" "a run that began again"
+[ ! -e early/metrics.jsonl.tmp ] || fail "a temporary file was not swept"
+[ -e early/notes.tmp ] || fail "a foreign file was swept"
+# A run directory of an earlier version has no record; resuming makes one.
+cp -r run old
+rm old/run.json
+expect 0 train run.dir=old
+rm -r old/checkpoints
+expect 2 train run.dir=old
+
+# --- a folder that holds no run is left alone ---
+mkdir foreign
+echo mine >foreign/report.html
+for command in report eval inspect; do
+  expect 2 "$STIPPLE" $command foreign
+  equal "$(ls -A foreign)" "report.html" "files of a folder without a run, after $command"
+  equal "$(cat foreign/report.html)" mine "a foreign report"
+done
+cp run/config.yaml foreign/
+touch foreign/metrics.jsonl
+expect 2 "$STIPPLE" report foreign
+equal "$(cat foreign/report.html)" mine "a foreign report beside files with our names"

@@ -207,7 +207,7 @@ TEST(Report, IsWrittenFromTheFilesOfARun) {
   std::string directory = (fs::temp_directory_path() / "stipple-report-XXXXXX").string();
   ASSERT_NE(mkdtemp(directory.data()), nullptr);
   EXPECT_THROW(write_report(directory + "/none"), ConfigError);
-  write_report(directory);
+  EXPECT_THROW(write_report(directory), ConfigError) << "no run here";
   { MetricsWriter(directory + "/metrics.jsonl", -1).write(example().metrics.eval.back()); }
   std::ofstream(directory + "/config.yaml") << "model:\n  width: 64\n";
   std::ofstream(directory + "/figures.json") << figures_to_json(shown());
@@ -218,6 +218,10 @@ TEST(Report, IsWrittenFromTheFilesOfARun) {
     EXPECT_NE(html.find(text), std::string::npos) << text;
   std::ofstream(directory + "/ladder.json") << R"([{"name": "Best"}])";
   EXPECT_THROW(write_report(directory), DataError);
+  fs::remove(directory + "/ladder.json");
+  std::ofstream(directory + "/report.html") << "of another program";
+  EXPECT_THROW(write_report(directory), ConfigError);
+  EXPECT_EQ(read_text(directory + "/report.html", 100), "of another program");
   fs::remove_all(directory);
 }
 

@@ -177,7 +177,7 @@ void write_durably(const std::string& path, std::string_view text, const FaultPo
 }
 
 void replace_durably(const std::string& path, std::string_view text, const FaultPoint& fault) {
-  const std::string temporary = path + ".tmp";
+  const std::string temporary = path + kTemporarySuffix;
   remove_tree(temporary, fault);
   write_durably(temporary, text, fault);
   reach(fault, "rename", path);
@@ -242,6 +242,13 @@ void require_free_space(const std::string& directory, int64_t bytes, int64_t fil
   STIPPLE_CHECK_AS(CheckpointError, s.f_files == 0 || static_cast<int64_t>(s.f_favail) >= files,
                    "no room in ", directory, ": ", files, " new files needed, ", s.f_favail,
                    " inodes free; remove some files");
+}
+
+bool path_exists(const std::string& path) {
+  std::error_code code;
+  const std::filesystem::file_status status = std::filesystem::status(path, code);
+  if (status.type() == std::filesystem::file_type::none) fail("look at", path, code.value());
+  return std::filesystem::exists(status);
 }
 
 std::vector<std::string> list_directory(const std::string& path) {

@@ -87,7 +87,8 @@ std::string read_text(const std::string& path, int64_t max_bytes);
 void write_durably(const std::string& path, std::string_view text, const FaultPoint& fault = {});
 
 /// Gives `path` new contents such that a reader, or a crash, sees either all of the old or all of
-/// the new.
+/// the new. A crash may leave `path` + kTemporarySuffix behind.
+inline constexpr const char* kTemporarySuffix = ".tmp";
 void replace_durably(const std::string& path, std::string_view text, const FaultPoint& fault = {});
 
 /// Creates a directory; its parent must exist. The entry is durable once the parent is
@@ -112,6 +113,9 @@ void remove_tree(const std::string& path, const FaultPoint& fault = {});
 /// needed and what is free.
 void require_free_space(const std::string& directory, int64_t bytes, int64_t files,
                         const FaultPoint& fault = {});
+
+/// Whether there is something of this name. A broken link is nothing.
+bool path_exists(const std::string& path);
 
 /// Names in a directory, sorted; none when it does not exist.
 std::vector<std::string> list_directory(const std::string& path);

@@ -29,7 +29,9 @@ int64_t load_parameters(const std::string& run_dir, comm::Communicator& communic
                                             static_cast<size_t>(entry.range.size()))});
   }
   const auto found = load_checkpoint(run_dir, communicator, into);
-  STIPPLE_CHECK_AS(ConfigError, found.has_value(), run_dir, " has no checkpoint yet");
+  comm::agree(communicator, [&] {
+    STIPPLE_CHECK_AS(ConfigError, found.has_value(), run_dir, " has no checkpoint yet");
+  });
   upload(replica.stream(), replica.parameters().values(), std::span<const float>(flat));
   return found->step;
 }
@@ -76,6 +78,9 @@ void keep(const RunDirectory& directory, const EvalResult& result, int64_t step,
 int eval(comm::Communicator& communicator, const std::string& run_dir,
          const std::vector<std::string>& overrides) {
   const RunDirectory directory(run_dir);
+  comm::agree(communicator, [&] {
+    if (communicator.rank() == 0) directory.require_run();
+  });
   const Config config = load_config_on_all_ranks(communicator, {directory.config()}, overrides);
   const auto task = data::make_task(config.data, static_cast<uint64_t>(config.run.seed));
   std::unique_ptr<data::Dataset> dataset;

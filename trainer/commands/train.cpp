@@ -27,6 +27,7 @@ int train(comm::Communicator& communicator, const ConfigArguments& arguments) {
     if (communicator.rank() != 0) return;
     directory.open(config.run.resume);
     lock.emplace(directory);
+    directory.sweep();
   });
   return Trainer(config, communicator).run();
 }

@@ -172,6 +172,7 @@ Trainer::Trainer(const Config& config, comm::Communicator& communicator)
   enqueued_ = step_;
   comm::agree(communicator_, [&] {
     if (communicator_.rank() != 0) return;
+    if (saved_step_ >= 0) directory_.remember_checkpoint(saved_step_);
     directory_.write_config(config_);
     directory_.write_ladder(ladder_of(*task_, *validation_set_));
     log_.open(directory_, saved_step_);
@@ -293,6 +294,9 @@ void Trainer::save() {
   copy_state(/*to_device=*/false);
   checkpoints_.save(meta(), tensors());
   saved_step_ = step_;
+  comm::agree(communicator_, [&] {
+    if (communicator_.rank() == 0) directory_.remember_checkpoint(step_);
+  });
 }
 
 void Trainer::load_leaves(Flight& flight) {

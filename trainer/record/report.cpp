@@ -16,6 +16,7 @@
 #include "core/json.h"
 #include "trainer/checkpoint/durable_file.h"
 #include "trainer/config/config_text.h"
+#include "trainer/record/run_directory.h"
 #include "trainer/record/svg_chart.h"
 
 namespace stipple::trainer {
@@ -23,7 +24,11 @@ namespace {
 
 // More curves than this in one chart cannot be told apart; a heat map takes over.
 constexpr size_t kMaxCurves = 8;
+constexpr int64_t kMaxReportBytes = int64_t{256} << 20;
 constexpr int64_t kMaxSideFileBytes = int64_t{16} << 20;
+
+// How a page tells that it is one of ours.
+constexpr const char* kTitleEnd = " · Stipple";
 
 constexpr const char* kPageCss = R"(*{box-sizing:border-box}
 body{margin:0;background:var(--page);color:var(--text);font:14px/1.45 system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",sans-serif}
@@ -396,6 +401,14 @@ std::string charts(const ReportInput& input) {
   return html + "</div>\n";
 }
 
+/// Metrics of other programs may lie in files of the same names.
+void require_own_report(const std::string& path) {
+  if (!path_exists(path)) return;
+  const std::string page = read_text(path, kMaxReportBytes);
+  STIPPLE_CHECK_AS(ConfigError, page.empty() || page.find(kTitleEnd) != std::string::npos, path,
+                   " was not written by stipple; move it away to have a report");
+}
+
 }  // namespace
 
 Ladder read_ladder(const std::string& path) {
@@ -427,26 +440,24 @@ std::string render_report(const ReportInput& input) {
   return fmt::format(
       "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"/>\n"
       "<meta name=\"viewport\" content=\"width=device-width\"/>\n"
-      "<meta name=\"color-scheme\" content=\"light dark\"/>\n<title>{0} · Stipple</title>\n"
+      "<meta name=\"color-scheme\" content=\"light dark\"/>\n<title>{0}{8}</title>\n"
       "<style>{1}{2}</style></head>\n<body><main>\n<h1>{0}</h1>\n<p class=\"sub\">{3}</p>\n"
       "<div class=\"tiles\">\n{4}</div>\n{5}{6}{7}</main></body></html>\n",
       name, chart_css(), kPageCss, records, tiles(input), ladder_table(input), charts(input),
-      config_tables(input.config_yaml));
+      config_tables(input.config_yaml), kTitleEnd);
 }
 
 void write_report(const std::string& run_directory) {
   namespace fs = std::filesystem;
-  STIPPLE_CHECK_AS(ConfigError, fs::is_directory(run_directory), "no run directory ", run_directory,
-                   "; give the directory that holds metrics.jsonl");
-  const fs::path run = fs::canonical(run_directory);
-  const std::string config = (run / "config.yaml").string();
-  replace_durably(
-      (run / "report.html").string(),
-      render_report({.run_name = run.filename().string(),
-                     .metrics = read_metrics((run / "metrics.jsonl").string()),
-                     .config_yaml = fs::exists(config) ? read_text(config, kMaxSideFileBytes) : "",
-                     .figures = read_figures((run / "figures.json").string()),
-                     .ladder = read_ladder((run / "ladder.json").string())}));
+  const RunDirectory run(run_directory);
+  run.require_run();
+  require_own_report(run.report());
+  replace_durably(run.report(),
+                  render_report({.run_name = fs::canonical(run_directory).filename().string(),
+                                 .metrics = read_metrics(run.metrics()),
+                                 .config_yaml = read_text(run.config(), kMaxSideFileBytes),
+                                 .figures = read_figures(run.figures()),
+                                 .ladder = read_ladder(run.ladder())}));
 }
 
 }  // namespace stipple::trainer

@@ -34,9 +34,10 @@ std::string render_report(const ReportInput&);
 Ladder read_ladder(const std::string& path);
 std::string ladder_to_json(const Ladder&);
 
-/// Reads metrics.jsonl, config.yaml, figures.json and ladder.json of a run, as far as they exist, and
-/// writes report.html beside them. ConfigError when there is no such
-/// directory; DataError "file:line: what" when a file does not hold what it should.
+/// Reads metrics.jsonl, config.yaml and, as far as they exist, figures.json and ladder.json of a
+/// run, and writes report.html beside them. ConfigError when the directory holds no run, or a
+/// report.html that is not ours; DataError "file:line: what" when a file does not hold what it
+/// should.
 void write_report(const std::string& run_directory);
 
 }  // namespace stipple::trainer

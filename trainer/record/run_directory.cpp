@@ -12,7 +12,9 @@
 
 #include "core/log.h"
 #include "trainer/checkpoint/durable_file.h"
+#include "trainer/checkpoint/store.h"
 #include "trainer/config/config_text.h"
+#include "trainer/record/run_record.h"
 
 namespace stipple::trainer {
 namespace {
@@ -28,14 +30,28 @@ std::string read_file(const std::string& path) {
   return {std::istreambuf_iterator<char>(in), {}};
 }
 
-bool has_entries(const std::string& directory) {
-  std::error_code error;
-  return fs::directory_iterator(directory, error) != fs::directory_iterator();
-}
-
 }  // namespace
 
-bool RunDirectory::has_run() const { return fs::exists(metrics()) || has_entries(checkpoints()); }
+bool RunDirectory::has_run() const {
+  return path_exists(metrics()) ||
+         (path_exists(checkpoints()) && !list_directory(checkpoints()).empty());
+}
+
+void RunDirectory::require_run() const {
+  for (const std::string& file : {config(), metrics()}) {
+    STIPPLE_CHECK_AS(ConfigError, path_exists(file), path_, " holds no run: there is no ", file,
+                     "; give the folder that `stipple train` wrote (run.dir)");
+  }
+}
+
+void RunDirectory::require_checkpoints() const {
+  const std::optional<int64_t> saved = read_run_record(record()).saved_step;
+  STIPPLE_CHECK_AS(ConfigError, !saved || !list_checkpoints(checkpoints()).empty(), path_,
+                   ": step ", saved.value_or(0), " of this run was saved, but no checkpoint is in ",
+                   checkpoints(),
+                   "; bring it back (mount it, restore a backup), or choose another "
+                   "run.dir to start from the beginning");
+}
 
 void RunDirectory::open(Resume resume) const {
   const bool existing = has_run();
@@ -48,7 +64,30 @@ void RunDirectory::open(Resume resume) const {
   } catch (const ConfigError& e) {
     throw ConfigError(fmt::format("run.dir: {}; choose another folder", e.what()));
   }
+  require_checkpoints();
   log::set_file(path_ + "/log.txt");
+}
+
+void RunDirectory::sweep() const {
+  for (const std::string& file : {config(), record(), metrics(), figures(), ladder(), report()}) {
+    const std::string left = file + kTemporarySuffix;
+    if (!path_exists(left)) continue;
+    log::info(fmt::format("removing {}, left by a killed process", left));
+    remove_tree(left);
+  }
+}
+
+void RunDirectory::remember_checkpoint(int64_t step) const {
+  RunRecord kept = read_run_record(record());
+  if (kept.saved_step == step) return;
+  if (kept.saved_step > step) {
+    log::warn(
+        fmt::format("step {} of this run was saved, too, but is gone or damaged; going on from "
+                    "step {}",
+                    *kept.saved_step, step));
+  }
+  kept.saved_step = step;
+  write_run_record(record(), kept);
 }
 
 void RunDirectory::write_config(Config& config) const {

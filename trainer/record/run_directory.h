@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The folder of one run: config.yaml, metrics.jsonl, log.txt, TensorBoard events, figures.json,
-// ladder.json, report.html, lock, checkpoints/.
+// The folder of one run: config.yaml, run.json, metrics.jsonl, log.txt, TensorBoard events,
+// figures.json, ladder.json, report.html, lock, checkpoints/.
 #pragma once
 
 #include <string>
@@ -18,6 +18,7 @@ class RunDirectory {
 
   const std::string& path() const { return path_; }
   std::string config() const { return path_ + "/config.yaml"; }
+  std::string record() const { return path_ + "/run.json"; }
   std::string metrics() const { return path_ + "/metrics.jsonl"; }
   std::string figures() const { return path_ + "/figures.json"; }
   std::string ladder() const { return path_ + "/ladder.json"; }
@@ -27,8 +28,18 @@ class RunDirectory {
   /// Training has begun here: there is something to resume.
   bool has_run() const;
 
-  /// Rank 0: obeys `resume` (ConfigError), makes the folder, opens log.txt.
+  /// ConfigError unless this is the folder of a run. For those who read, or add to, what is there.
+  void require_run() const;
+
+  /// Rank 0: obeys `resume`, makes the folder, opens log.txt. ConfigError also where the run has
+  /// saved checkpoints and none is there: starting at step 0 would replace its results.
   void open(Resume resume) const;
+
+  /// Rank 0, under the lock: removes what a killed writer left.
+  void sweep() const;
+
+  /// Rank 0, after a checkpoint was committed or restored: keeps in mind that there is one.
+  void remember_checkpoint(int64_t step) const;
 
   /// Rank 0, once the run is known to fit: says which keys differ from the run's config.yaml and
   /// replaces it.
@@ -39,6 +50,8 @@ class RunDirectory {
   void write_ladder(const Ladder&) const;
 
  private:
+  void require_checkpoints() const;
+
   std::string path_;
 };
 
