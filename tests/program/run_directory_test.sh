@@ -77,3 +77,22 @@ cp run/config.yaml foreign/
 touch foreign/metrics.jsonl
 expect 2 "$STIPPLE" report foreign
 equal "$(cat foreign/report.html)" mine "a foreign report beside files with our names"
+
+# --- paths mean the same from everywhere ---
+expect 2 train 'run.dir=$HOME/run'
+contains "$output" '$HOME/run'
+[ ! -e '$HOME' ] || fail "a folder named \$HOME was made"
+expect 2 train 'run.dir=~nobody/run'
+expect 2 mpirun -q -np 2 "$STIPPLE" eval '~nobody/run'
+equal "$(grep -c "~nobody" <<<"$output")" 1 "ranks that tell of a path"
+HOME=$work/home expect 0 train 'run.dir=~/run'
+[ -d home/run/checkpoints ] || fail "~ was not expanded: $(ls)"
+[ ! -e '~' ] || fail "a folder named ~ was made"
+HOME=$work/home expect 0 "$STIPPLE" inspect '~/run'
+HOME=$work/home expect 0 "$STIPPLE" report '~/run'
+
+# --- a preset and a key that contradict each other ---
+expect 2 train run.dir=preset attention.sbm.compat=official attention.sbm.self_loop=true
+contains "$output" "attention.sbm.self_loop"
+contains "$output" "attention.sbm.compat"
+expect 0 train run.dir=preset attention.sbm.compat=official attention.sbm.self_loop=false

@@ -14,6 +14,7 @@
 #include "core/error.h"
 #include "tests/support/source_folder.h"
 #include "trainer/config/config.h"
+#include "trainer/config/user_path.h"
 
 namespace stipple::trainer {
 namespace {
@@ -117,6 +118,40 @@ TEST(TrainerConfig, TheListopsRecipePeaksWhereThePublishedOneDoes) {
   const StepRates last =
       rates_at(config.optimizer.schedule, config.optimizer.learning_rate, 4999, config.train.steps);
   EXPECT_NEAR(last.learning_rate, 2e-9, 1e-15);
+}
+
+TEST(TrainerConfig, APresetAndAnotherValueOfItsKeysContradictEachOther) {
+  const auto load = [](const std::vector<std::string>& overrides) {
+    return Config::load({}, overrides);
+  };
+  EXPECT_EQ(mistake({"attention.sbm.compat=official", "attention.sbm.self_loop=true"}),
+            "attention.sbm.self_loop: is set to true, and attention.sbm.compat to official, which "
+            "makes it false; remove one of the two");
+  // The default of the key, but set.
+  EXPECT_NE(mistake({"attention.sbm.explore_eval=false", "attention.sbm.compat=official"}), "none");
+  EXPECT_EQ(mistake({"attention.sbm.compat=official", "attention.sbm.explore_eval=true",
+                     "attention.sbm.clusters=7"}),
+            "none");
+  const Config official = load({"attention.sbm.compat=official"}).resolved();
+  EXPECT_TRUE(official.attention.sbm.explore_eval);
+  // On top of what a run holds: its values are no contradiction, those that are set now can be.
+  EXPECT_THROW(official.with({}, {"attention.sbm.delta=0.5"}), ConfigError);
+  EXPECT_EQ(official.with({}, {"attention.sbm.compat=none", "attention.sbm.delta=0.5"})
+                .attention.sbm.delta,
+            0.5);
+  EXPECT_EQ(pairs_of(official.with({}, {})), pairs_of(official));
+}
+
+TEST(TrainerConfig, PathsAreThoseThatAShellWouldMean) {
+  const char* home = std::getenv("HOME");
+  const std::string before = home == nullptr ? "" : home;
+  setenv("HOME", "/home/somebody", 1);
+  EXPECT_EQ(Config::load({}, {"run.dir=~/run"}).run.dir, "/home/somebody/run");
+  EXPECT_EQ(expand_path("~", "here"), "/home/somebody");
+  for (const char* path : {"/a/~b", "a b", "", "./~"}) EXPECT_EQ(expand_path(path, "here"), path);
+  setenv("HOME", before.c_str(), 1);
+  EXPECT_NE(mistake({"data.dir=$HOME/lists"}).find("data.dir: '$HOME/lists'"), std::string::npos);
+  EXPECT_NE(mistake({"run.dir=~nobody"}).find("run.dir"), std::string::npos);
 }
 
 TEST(TrainerConfig, WhatThisBuildCannotDoIsRefused) {

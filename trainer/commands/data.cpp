@@ -5,6 +5,7 @@
 #include "core/log.h"
 #include "core/stopwatch.h"
 #include "trainer/commands/commands.h"
+#include "trainer/config/user_path.h"
 #include "trainer/exit_code.h"
 
 namespace stipple::trainer {
@@ -14,12 +15,13 @@ int data_listops(const std::string& out, const data::listops::GeneratorOptions& 
                    options.min_length, " and --max-length ", options.max_length,
                    " are exclusive and leave no length between them");
   Stopwatch watch;
-  data::listops::generate(out, options, [](int64_t done, int64_t total) {
+  const std::string folder = expand_path(out, "--out");
+  data::listops::generate(folder, options, [](int64_t done, int64_t total) {
     log::progress(fmt::format("{} of {} expressions", done, total));
   });
   log::info(
       fmt::format("wrote {} training, {} validation and {} test expressions to {} in {:.1f} s",
-                  options.train, options.val, options.test, out, watch.lap()));
+                  options.train, options.val, options.test, folder, watch.lap()));
   return kDone;
 }
 

@@ -10,6 +10,7 @@
 #include "data/task_config.h"
 #include "trainer/checkpoint/store.h"
 #include "trainer/commands/commands.h"
+#include "trainer/config/user_path.h"
 #include "trainer/exit_code.h"
 #include "trainer/loop/evaluate.h"
 #include "trainer/loop/memory_check.h"
@@ -77,8 +78,9 @@ void keep(const RunDirectory& directory, const EvalResult& result, int64_t step,
 
 int eval(comm::Communicator& communicator, const std::string& run_dir,
          const std::vector<std::string>& overrides) {
-  const RunDirectory directory(run_dir);
+  RunDirectory directory(run_dir);
   comm::agree(communicator, [&] {
+    directory = RunDirectory(expand_path(run_dir, "run directory"));
     if (communicator.rank() == 0) directory.require_run();
   });
   const Config config = load_config_on_all_ranks(communicator, {directory.config()}, overrides);
@@ -95,7 +97,7 @@ int eval(comm::Communicator& communicator, const std::string& run_dir,
                                       communicator.size(), PlanFor::kEvaluation);
   require_memory(plan, config, task->info(), threads, device, communicator, PlanFor::kEvaluation);
   Replica replica(config, task->info(), device, threads, 1, plan);
-  const int64_t step = load_parameters(run_dir, communicator, replica);
+  const int64_t step = load_parameters(directory.path(), communicator, replica);
   const auto never = [] { return false; };
   const EvalResult result =
       evaluate(replica, communicator, *dataset, task->info(), config, config.eval.seeds, never)

@@ -3,13 +3,16 @@
 
 #include "core/log.h"
 #include "trainer/commands/commands.h"
+#include "trainer/config/user_path.h"
 #include "trainer/exit_code.h"
+#include "trainer/record/run_directory.h"
 
 namespace stipple::trainer {
 
 int report(const std::string& run_dir) {
-  write_report(run_dir);
-  log::info("wrote " + run_dir + "/report.html");
+  const RunDirectory directory(expand_path(run_dir, "run directory"));
+  write_report(directory.path());
+  log::info("wrote " + directory.report());
   return kDone;
 }
 

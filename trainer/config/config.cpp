@@ -3,6 +3,7 @@
 
 #include "core/cuda/runtime.h"
 #include "core/error.h"
+#include "trainer/config/user_path.h"
 
 namespace stipple::trainer {
 namespace {
@@ -60,6 +61,22 @@ void validate_model(const Config& config) {
           sbm.max_density,
           ", which reserves no room for what attention.sbm.sampler=tiles writes; lower "
           "tile_density or use sampler=auto");
+}
+
+std::vector<std::pair<std::string, std::string>> pairs_of(Config config) {
+  return config_to_pairs([&](ConfigVisitor& v) { config.describe(v); });
+}
+
+/// `config` was read over a preset's values.
+void require_no_contradiction(const Config& config) {
+  const auto set = pairs_of(config);
+  const auto preset = pairs_of(config.resolved());
+  for (size_t i = 0; i < set.size(); ++i) {
+    const auto& [key, value] = set[i];
+    require(value == preset[i].second, key, ": is set to ", value, ", and attention.sbm.compat to ",
+            config.attention.sbm.compat == model::SbmCompat::kOfficial ? "official" : "paper",
+            ", which makes it ", preset[i].second, "; remove one of the two");
+  }
 }
 
 }  // namespace
@@ -186,10 +203,26 @@ void Config::describe(ConfigVisitor& v) {
   v.section("guard", guard, "What happens to steps with bad numbers.");
 }
 
-Config Config::load(const std::vector<std::string>& files,
-                    const std::vector<std::string>& overrides) {
-  Config config;
-  load_config(files, overrides, [&](ConfigVisitor& v) { config.describe(v); });
+Config Config::with(const std::vector<std::string>& files,
+                    const std::vector<std::string>& overrides) const {
+  const auto read_over = [&](Config config) {
+    load_config(files, overrides, [&](ConfigVisitor& v) { config.describe(v); });
+    return config;
+  };
+  Config config = read_over(*this);
+  Config preset = *this;
+  preset.attention.sbm.compat = config.attention.sbm.compat;
+  // What does not have the preset's value although it was there before: somebody set it.
+  if (preset.attention.sbm.compat != model::SbmCompat::kNone)
+    require_no_contradiction(read_over(preset.resolved()));
+  if (config.run.dir != run.dir) config.run.dir = expand_path(config.run.dir, "run.dir");
+  if (config.data.dir != data.dir) config.data.dir = expand_path(config.data.dir, "data.dir");
+  return config;
+}
+
+Config Config::resolved() const {
+  Config config = *this;
+  config.attention.sbm = attention.sbm.resolved();
   return config;
 }
 

@@ -84,10 +84,18 @@ struct Config {
 
   void describe(ConfigVisitor&);
 
-  /// Defaults, then the files from left to right, then the overrides. ConfigError; does not
-  /// validate().
+  /// Defaults, then the files from left to right, then the overrides. ConfigError, also for a
+  /// preset and a key that contradict each other; does not validate().
   static Config load(const std::vector<std::string>& files,
-                     const std::vector<std::string>& overrides);
+                     const std::vector<std::string>& overrides) {
+    return Config().with(files, overrides);
+  }
+  /// The same on top of these values.
+  Config with(const std::vector<std::string>& files,
+              const std::vector<std::string>& overrides) const;
+
+  /// With presets applied: what runs.
+  Config resolved() const;
 };
 
 /// What no single key can tell: values that contradict each other, or that this build cannot do.

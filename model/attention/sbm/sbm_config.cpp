@@ -5,10 +5,12 @@ namespace stipple::model {
 namespace {
 
 void describe_graph(SbmConfig& c, ConfigVisitor& v) {
-  v.choice("compat", c.compat, {"none", "official", "paper"},
-           {.doc = "A preset that overrides law, exploration, delta, explore_eval, self_loop, ste, "
-                   "ste_clip, ste_clip_at, regularizer, padding and cluster_init: official, as the "
-                   "released code behaves; paper, as the text describes; none, the keys below."});
+  v.choice(
+      "compat", c.compat, {"none", "official", "paper"},
+      {.doc = "A preset of law, exploration, delta, explore_eval, self_loop, ste, "
+              "ste_clip, ste_clip_at, regularizer, padding and cluster_init, none of which may "
+              "then be set to something else: official, as the released code behaves; paper, "
+              "as the text describes; none, the keys below."});
   v.field("clusters", c.clusters, {.doc = "Clusters per head.", .min = 1, .max = 4096});
   v.choice("cluster_init", c.cluster_init, {"official", "spread"},
            {.doc = "official: N(0, 2 / (K D)), a nearly uniform block matrix. spread: N(0, (ln K + "
