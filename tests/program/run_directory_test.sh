@@ -78,6 +78,50 @@ touch foreign/metrics.jsonl
 expect 2 "$STIPPLE" report foreign
 equal "$(cat foreign/report.html)" mine "a foreign report beside files with our names"
 
+# --- what ran is what is recorded ---
+cp run/config.yaml config.before
+cp run/report.html report.before
+expect 0 train optimizer.learning_rate=0.5
+contains "$output" "optimizer.learning_rate: 0.003 before, 0.5 now, without effect"
+cmp run/config.yaml config.before
+cmp run/report.html report.before
+expect 2 train optimizer.learning_rate=0.5 train.steps=12 model.dropout=0.25 run.dir=run
+equal "$(grep -o "error: [a-z.]*" <<<"$output")" "error: model.dropout" "the key that is told first"
+expect 2 train run.seed=5
+contains "$output" "run.seed: 1 before, 5 now"
+cp -r run longer
+expect 0 train run.dir=longer train.steps=12 optimizer.learning_rate=0.001 log.every=1 train.micro_batch=4
+contains "$output" "optimizer.learning_rate: 0.003 before, 0.001 now"
+contains "$(cat longer/config.yaml)" "learning_rate: 0.001"
+contains "$(cat longer/config.until-step-00000008.yaml)" "learning_rate: 0.003"
+contains "$(cat longer/report.html)" "Changed on the way"
+
+# An evaluation of something else is marked, and quoted nowhere.
+last_eval() { grep '"kind":"eval"' "$1/metrics.jsonl" | tail -n 1; }
+summary() { grep -o "validation  *.*" <<<"$output"; }
+expect 0 train
+plain=$(summary)
+expect 0 "$STIPPLE" eval run attention.sbm.exploration=fixed attention.sbm.delta=1 attention.sbm.explore_eval=true
+contains "$(last_eval run)" '"attention.sbm.delta=1"'
+contains "$output" "attention.sbm.delta=1"
+expect 0 train
+equal "$(summary)" "$plain" "the result of a run after an evaluation with overrides"
+contains "$(cat run/report.html)" "Evaluated with other settings"
+expect 0 "$STIPPLE" eval run eval.seeds=2 threads=2
+contains "$(last_eval run)" '"overrides":[]'
+
+# Validation data that changed are noticed; checkpoints that do not know theirs still load.
+cp -r data data.first
+sed -i '2d' data/basic_val.tsv
+expect 2 train train.steps=12
+contains "$output" "validation data"
+expect 2 "$STIPPLE" eval run
+contains "$output" "data.dir"
+expect 0 "$STIPPLE" eval run data.dir=data
+contains "$(last_eval run)" '"overrides":["data.dir=data"]'
+rm -r data
+mv data.first data
+
 # --- paths mean the same from everywhere ---
 expect 2 train 'run.dir=$HOME/run'
 contains "$output" '$HOME/run'
@@ -90,9 +134,22 @@ HOME=$work/home expect 0 train 'run.dir=~/run'
 [ ! -e '~' ] || fail "a folder named ~ was made"
 HOME=$work/home expect 0 "$STIPPLE" inspect '~/run'
 HOME=$work/home expect 0 "$STIPPLE" report '~/run'
+mkdir elsewhere
+expect 0 env -C elsewhere "$STIPPLE" eval ../run
+contains "$output" "accuracy"
+contains "$(last_eval run)" '"overrides":[]'
 
 # --- a preset and a key that contradict each other ---
 expect 2 train run.dir=preset attention.sbm.compat=official attention.sbm.self_loop=true
 contains "$output" "attention.sbm.self_loop"
 contains "$output" "attention.sbm.compat"
 expect 0 train run.dir=preset attention.sbm.compat=official attention.sbm.self_loop=false
+contains "$(cat preset/config.yaml)" "explore_eval: true"
+expect 0 "$STIPPLE" train preset/config.yaml
+# Before presets were resolved in it, config.yaml of a run held the keys' own defaults.
+cp -r preset preset.old
+sed -i 's/explore_eval: true/explore_eval: false/' preset.old/config.yaml
+expect 0 "$STIPPLE" train preset.old/config.yaml run.dir=preset.old train.steps=9
+expect 0 env -C elsewhere "$STIPPLE" dry-run ../preset.old/config.yaml
+expect 2 "$STIPPLE" eval preset attention.sbm.explore_eval=false
+expect 0 "$STIPPLE" eval preset

@@ -83,7 +83,8 @@ EvalRecord eval_at(int64_t step) {
           .examples = 2000,
           .examples_per_s = 900,
           .seed_values = {{"accuracy", {0.37, 0.374}}},
-          .seed_spread = 0.004};
+          .seed_spread = 0.004,
+          .overrides = {"attention.sbm.delta=0.5"}};
 }
 
 TEST_F(MetricsFile, KeysAreTheDocumentedOnes) {
@@ -101,7 +102,7 @@ TEST_F(MetricsFile, KeysAreTheDocumentedOnes) {
       "\n"
       R"({"kind":"eval","step":10,"split":"val","loss":1.5,"accuracy":0.372,"density":0.2,)"
       R"("examples":2000,"examples_per_s":900.0,"seed_accuracy":[0.37,0.374],)"
-      R"("seed_spread":0.004})"
+      R"("seed_spread":0.004,"overrides":["attention.sbm.delta=0.5"]})"
       "\n");
 }
 
@@ -127,6 +128,16 @@ TEST_F(MetricsFile, WhatIsWrittenIsReadBack) {
   EXPECT_EQ(m.eval[0].values, eval_at(2).values);
   EXPECT_EQ(m.eval[0].seed_values, eval_at(2).seed_values);
   EXPECT_EQ(m.eval[0].split, "val");
+  EXPECT_EQ(m.eval[0].overrides, std::vector<std::string>{"attention.sbm.delta=0.5"});
+  EXPECT_FALSE(m.eval[0].is_plain());
+}
+
+TEST_F(MetricsFile, EvaluationsOfBeforeOverridesWereKeptArePlain) {
+  append_raw(R"({"kind":"eval","step":10,"split":"val","loss":1.5,"accuracy":0.3,"density":0.2,)"
+             R"("examples":2000,"examples_per_s":900.0,"seed_accuracy":[0.3],"seed_spread":0.0})"
+             "\n");
+  ASSERT_EQ(read_metrics(path_).eval.size(), 1u);
+  EXPECT_TRUE(read_metrics(path_).eval[0].is_plain());
 }
 
 TEST_F(MetricsFile, ResumeLeavesNoStepTwiceAndKeepsTheRestUnchanged) {

@@ -128,6 +128,34 @@ TEST(Report, ShowsTheTestResultAndItsPlaceOnTheLadder) {
   EXPECT_EQ(occurrences(html, "class=\"reference\""), 2u);
 }
 
+TEST(Report, QuotesOnlyEvaluationsOfTheModelAsItWasTrained) {
+  ReportInput input = example();
+  EvalRecord other = input.metrics.eval.back();
+  other.values = {{"accuracy", 0.9}};
+  other.overrides = {"attention.sbm.delta=0.5", "device=cuda"};
+  input.metrics.eval.push_back(other);
+  const std::string html = render_report(input);
+  expect_sound(html);
+  EXPECT_NE(html.find("<b>34.56%</b><span>test accuracy"), std::string::npos);
+  EXPECT_EQ(occurrences(html, "90.00%"), 1u);
+  EXPECT_NE(html.find("<code>attention.sbm.delta=0.5 device=cuda</code>"), std::string::npos);
+}
+
+TEST(Report, ShowsWhatWasChangedOnTheWay) {
+  ReportInput input = example();
+  EXPECT_EQ(render_report(input).find("Changed on the way"), std::string::npos);
+  input.config_yaml = "optimizer:\n  learning_rate: 0.1\n";
+  input.earlier_configs = {{20, "optimizer:\n  learning_rate: 0.3\n"},
+                           {30, "optimizer:\n  learning_rate: 0.2\n"}};
+  const std::string html = render_report(input);
+  expect_sound(html);
+  const size_t first = html.find("<td>20</td><td>optimizer.learning_rate</td><td><code>0.3</code>");
+  const size_t second =
+      html.find("<td>30</td><td>optimizer.learning_rate</td><td><code>0.2</code>");
+  EXPECT_LT(first, second);
+  EXPECT_NE(second, std::string::npos);
+}
+
 TEST(Report, HasTheCharts) {
   const std::string html = render_report(example());
   for (const char* title :

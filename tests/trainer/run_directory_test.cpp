@@ -44,7 +44,8 @@ using RunRecordTest = RunDirectoryTest;
 TEST_F(RunRecordTest, ComesBackAsItWasWritten) {
   EXPECT_EQ(read_run_record(path("run.json")), RunRecord());
   for (const RunRecord& record :
-       {RunRecord{}, RunRecord{.saved_step = 0}, RunRecord{.saved_step = 400}}) {
+       {RunRecord{}, RunRecord{.saved_step = 0},
+        RunRecord{.saved_step = 400, .paths = {{"data.dir", "/lists \"a\""}}}}) {
     write_run_record(path("run.json"), record);
     EXPECT_EQ(read_run_record(path("run.json")), record);
   }
@@ -73,6 +74,44 @@ TEST_F(RunDirectoryTest, IsARunOnlyWithItsFiles) {
   EXPECT_THROW(run.require_run(), ConfigError);
   write(run.metrics());
   run.require_run();
+}
+
+TEST_F(RunDirectoryTest, KeepsTheConfigurationsThatAreNoLongerInForce) {
+  const RunDirectory run(path(""));
+  Config config;
+  run.write_config(config, 0, "");
+  EXPECT_TRUE(run.earlier_configs().empty());
+  const auto resume_at = [&](int64_t step, double rate) {
+    const std::string until_now = yaml_of(config);
+    config.optimizer.learning_rate = rate;
+    run.write_config(config, step, until_now);
+  };
+  const auto steps = [&] {
+    std::vector<int64_t> list;
+    for (const EarlierConfig& earlier : run.earlier_configs()) list.push_back(earlier.until_step);
+    return list;
+  };
+  resume_at(10, 0.5);
+  resume_at(20, 0.5);
+  resume_at(30, 0.25);
+  EXPECT_EQ(steps(), (std::vector<int64_t>{10, 30}));
+  EXPECT_NE(run.earlier_configs()[1].yaml.find("learning_rate: 0.5"), std::string::npos);
+  resume_at(20, 0.25);
+  EXPECT_EQ(steps(), std::vector<int64_t>{10}) << "what is done again has one configuration";
+  run.write_config(config, 0, "");
+  EXPECT_TRUE(steps().empty());
+}
+
+TEST_F(RunDirectoryTest, FindsItsDataFromAnyFolder) {
+  const RunDirectory run(path(""));
+  Config config;
+  config.data.dir = "stipple-lists";
+  run.write_config(config, 0, "");
+  EXPECT_EQ(run.load_config().data.dir, (fs::current_path() / "stipple-lists").string());
+  write_run_record(run.record(), {.paths = {{"data.dir", path("gone")}}});
+  EXPECT_EQ(run.load_config().data.dir, path("gone")) << "the error should name the full path";
+  fs::remove(run.record());
+  EXPECT_EQ(run.load_config().data.dir, "stipple-lists") << "written by an earlier version";
 }
 
 TEST_F(RunDirectoryTest, SweepsItsOwnTemporaryFilesOnly) {

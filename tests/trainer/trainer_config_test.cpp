@@ -14,6 +14,7 @@
 #include "core/error.h"
 #include "tests/support/source_folder.h"
 #include "trainer/config/config.h"
+#include "trainer/config/resume.h"
 #include "trainer/config/user_path.h"
 
 namespace stipple::trainer {
@@ -152,6 +153,54 @@ TEST(TrainerConfig, PathsAreThoseThatAShellWouldMean) {
   setenv("HOME", before.c_str(), 1);
   EXPECT_NE(mistake({"data.dir=$HOME/lists"}).find("data.dir: '$HOME/lists'"), std::string::npos);
   EXPECT_NE(mistake({"run.dir=~nobody"}).find("run.dir"), std::string::npos);
+}
+
+std::string yaml_with(const std::vector<std::string>& overrides) {
+  Config config = Config::load({}, overrides);
+  return config_to_yaml([&](ConfigVisitor& v) { config.describe(v); });
+}
+
+std::vector<std::string> keys_of(const std::vector<KeyDifference>& differences) {
+  std::vector<std::string> keys;
+  for (const KeyDifference& difference : differences) keys.push_back(difference.key);
+  return keys;
+}
+
+TEST(Resume, SaysModelKeysFirstAndWhichMayChange) {
+  const ConfigChanges changes = changes_between(
+      yaml_with({}), yaml_with({"run.dir=other", "run.seed=7", "train.steps=2000", "threads=3",
+                                "data.max_length=64", "model.width=32", "optimizer.beta2=0.9",
+                                "optimizer.learning_rate=0.5", "log.every=5"}));
+  EXPECT_EQ(keys_of(changes.refused), (std::vector<std::string>{"model.width", "data.max_length",
+                                                                "run.seed", "optimizer.beta2"}));
+  EXPECT_EQ(keys_of(changes.applied),
+            (std::vector<std::string>{"run.dir", "threads", "train.steps", "log.every",
+                                      "optimizer.learning_rate"}));
+  EXPECT_EQ(text_of(changes.refused[0]), "model.width: 64 before, 32 now");
+}
+
+TEST(Resume, KeysOfOtherVersionsAreNoChange) {
+  const std::string now = yaml_with({});
+  for (const std::string& stored :
+       {std::string("model:\n  width: 64\n"), now + "removed_since: 3\n", std::string()}) {
+    const ConfigChanges changes = changes_between(stored, now);
+    EXPECT_TRUE(changes.refused.empty() && changes.applied.empty()) << stored.substr(0, 40);
+  }
+  // Before presets were resolved in it, a stored configuration had the keys' own defaults.
+  const std::vector<std::string> preset = {"attention.sbm.compat=official"};
+  Config resolved = Config::load({}, preset).resolved();
+  EXPECT_TRUE(changes_between(yaml_with(preset),
+                              config_to_yaml([&](ConfigVisitor& v) { resolved.describe(v); }))
+                  .refused.empty());
+}
+
+TEST(Resume, EveryChangeableKeyExists) {
+  for (const std::string_view key : changeable_keys()) {
+    const auto pairs = pairs_of({});
+    EXPECT_TRUE(std::any_of(pairs.begin(), pairs.end(), [&](const auto& pair) {
+      return key.ends_with('.') ? pair.first.starts_with(key) : pair.first == key;
+    })) << key;
+  }
 }
 
 TEST(TrainerConfig, WhatThisBuildCannotDoIsRefused) {

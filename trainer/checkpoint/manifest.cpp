@@ -57,13 +57,16 @@ ManifestFile file_from_json(const Json& j) {
   return f;
 }
 
+uint64_t fingerprint_from(const Json& j) { return std::stoull(j.get<std::string>(), nullptr, 16); }
+
 CheckpointMeta meta_from_json(const Json& j) {
   CheckpointMeta meta;
   meta.step = j.at("step");
   meta.data_position = j.at("data_position");
   meta.applied_steps = j.at("applied_steps");
-  meta.dataset_fingerprint =
-      std::stoull(j.at("dataset_fingerprint").get<std::string>(), nullptr, 16);
+  meta.dataset_fingerprint = fingerprint_from(j.at("dataset_fingerprint"));
+  if (const Json* found = j.find("validation_fingerprint"))
+    meta.validation_fingerprint = fingerprint_from(*found);
   for (const auto& value : j.at("extra")) meta.extra.push_back(exact_value(value));
   meta.config_yaml = j.at("config_yaml");
   return meta;
@@ -124,6 +127,8 @@ std::string manifest_to_json(const Manifest& m) {
   j["data_position"] = m.meta.data_position;
   j["applied_steps"] = m.meta.applied_steps;
   j["dataset_fingerprint"] = fmt::format("{:016x}", m.meta.dataset_fingerprint);
+  if (m.meta.validation_fingerprint)
+    j["validation_fingerprint"] = fmt::format("{:016x}", *m.meta.validation_fingerprint);
   j["world_size"] = m.world_size;
   Json& extra = j["extra"] = Json::array();
   for (double value : m.meta.extra) extra.push_back(exact_text(value));

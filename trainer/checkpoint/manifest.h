@@ -13,6 +13,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -29,8 +30,10 @@ struct CheckpointMeta {
   int64_t data_position = 0;         ///< examples consumed since the start of the run
   int64_t applied_steps = 0;         ///< steps the optimizer really took
   uint64_t dataset_fingerprint = 0;  ///< of the training examples
-  std::vector<double> extra = {};    ///< state of small components, bit-exact
-  std::string config_yaml = {};      ///< the resolved configuration
+  /// Of the validation examples; none in checkpoints written before it was kept.
+  std::optional<uint64_t> validation_fingerprint = {};
+  std::vector<double> extra = {};  ///< state of small components, bit-exact
+  std::string config_yaml = {};    ///< the resolved configuration
 
   bool operator==(const CheckpointMeta&) const = default;
 };

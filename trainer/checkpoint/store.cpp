@@ -15,7 +15,7 @@
 #include "core/json.h"
 #include "core/log.h"
 #include "trainer/checkpoint/safetensors.h"
-#include "trainer/config/config_text.h"
+#include "trainer/config/resume.h"
 
 namespace stipple::trainer {
 namespace {
@@ -180,20 +180,24 @@ int64_t bytes_needed(const CheckpointMeta& meta, std::span<const TensorRef> tens
 
 std::string_view kind_of(std::string_view name) { return name.substr(0, name.find('/')); }
 
-[[noreturn]] void refuse(const std::string& checkpoint, const std::string& what,
-                         const Manifest& manifest, std::string_view config_yaml) {
-  std::string advice = "compare the model section of the configuration stored in manifest.json";
-  if (!config_yaml.empty()) {
-    const auto keys = differing_keys(manifest.meta.config_yaml, config_yaml);
-    if (!keys.empty()) advice = fmt::format("the configuration differs in {}", joined(keys));
-  }
+void require_same_run(const std::string& directory, const Manifest& manifest,
+                      std::string_view config_yaml) {
+  if (config_yaml.empty()) return;
+  const auto refused = changes_between(manifest.meta.config_yaml, config_yaml).refused;
+  STIPPLE_CHECK_AS(ConfigError, refused.empty(), text_of(refused), "; the run in ", directory,
+                   " cannot go on with that: take it back, or choose another run.dir");
+}
+
+[[noreturn]] void refuse(const std::string& checkpoint, const std::string& what) {
   throw ConfigError(
-      fmt::format("checkpoint {} does not fit this model: {}; {}", checkpoint, what, advice));
+      fmt::format("checkpoint {} does not fit this model: {}; compare the model section of the "
+                  "configuration stored in manifest.json",
+                  checkpoint, what));
 }
 
 /// Names, both ways, and shapes must agree for every kind of tensor that is asked for.
 void check_fits(const std::string& checkpoint, const Manifest& manifest,
-                std::span<const TensorRef> into, std::string_view config_yaml) {
+                std::span<const TensorRef> into) {
   std::map<std::string_view, const TensorRef*> wanted;
   std::set<std::string_view> kinds;
   for (const TensorRef& t : into) {
@@ -204,22 +208,17 @@ void check_fits(const std::string& checkpoint, const Manifest& manifest,
     if (!kinds.contains(kind_of(t.name))) continue;
     const auto found = wanted.find(t.name);
     if (found == wanted.end())
-      refuse(checkpoint,
-             fmt::format("it has tensor '{}' of shape {}, which the model has not", t.name,
-                         t.shape.str()),
-             manifest, config_yaml);
+      refuse(checkpoint, fmt::format("it has tensor '{}' of shape {}, which the model has not",
+                                     t.name, t.shape.str()));
     if (!(found->second->shape == t.shape))
-      refuse(checkpoint,
-             fmt::format("tensor '{}' has shape {} there and {} in the model", t.name,
-                         t.shape.str(), found->second->shape.str()),
-             manifest, config_yaml);
+      refuse(checkpoint, fmt::format("tensor '{}' has shape {} there and {} in the model", t.name,
+                                     t.shape.str(), found->second->shape.str()));
     wanted.erase(found);
   }
   if (!wanted.empty()) {
     const TensorRef& missing = *wanted.begin()->second;
     refuse(checkpoint,
-           fmt::format("it lacks tensor '{}' of shape {}", missing.name, missing.shape.str()),
-           manifest, config_yaml);
+           fmt::format("it lacks tensor '{}' of shape {}", missing.name, missing.shape.str()));
   }
 }
 
@@ -419,7 +418,10 @@ std::optional<CheckpointMeta> load_checkpoint(const std::string& path, Communica
     Verdict verdict = judge(directory, comm);
     const std::string name = std::filesystem::path(directory).filename().string();
     if (verdict.reason.empty()) {
-      collectively(comm, [&] { check_fits(name, verdict.manifest, into, config_yaml); });
+      collectively(comm, [&] {
+        require_same_run(path, verdict.manifest, config_yaml);
+        check_fits(name, verdict.manifest, into);
+      });
       verdict.reason = read_everywhere(directory, verdict.manifest, into, comm);
     }
     if (verdict.reason.empty()) return verdict.manifest.meta;

@@ -71,8 +71,8 @@ class CheckpointStore {
 /// warning with the reason. Tensors of kinds that `into` does not have are left out: parameters
 /// alone can be restored.
 ///   DataError: there are checkpoints but none is good.
-///   ConfigError: the tensors do not fit, naming them and, when the present `config_yaml` is given,
-///   the keys that differ from the stored one.
+///   ConfigError: the tensors do not fit, naming them; before that, when the present `config_yaml`
+///   is given, its keys that contradict the stored one (trainer/config/resume.h).
 ///   None: there is no checkpoint.
 std::optional<CheckpointMeta> load_checkpoint(const std::string& path, comm::Communicator&,
                                               std::span<const TensorRef> into,

@@ -9,6 +9,7 @@
 #include "trainer/commands/commands.h"
 #include "trainer/exit_code.h"
 #include "trainer/loop/replica.h"
+#include "trainer/record/run_directory.h"
 
 namespace stipple::trainer {
 namespace {
@@ -42,7 +43,7 @@ std::string node_text(size_t bytes_per_rank, int ranks_of_node, DeviceChoice dev
 }  // namespace
 
 int dry_run(const ConfigArguments& arguments, int ranks, int ranks_per_node) {
-  const Config config = Config::load(arguments.files, arguments.overrides);
+  const Config config = load_arguments(arguments.files, arguments.overrides);
   validate(config);
   const auto task = data::make_task(config.data, static_cast<uint64_t>(config.run.seed));
   const int ranks_of_node = std::min(ranks, ranks_per_node);

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
+#include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdio>
 #include <limits>
@@ -10,6 +13,7 @@
 #include "data/task_config.h"
 #include "trainer/checkpoint/store.h"
 #include "trainer/commands/commands.h"
+#include "trainer/config/config_text.h"
 #include "trainer/config/user_path.h"
 #include "trainer/exit_code.h"
 #include "trainer/loop/evaluate.h"
@@ -19,9 +23,39 @@
 namespace stipple::trainer {
 namespace {
 
-/// Parameters of the newest good checkpoint; the step they are of.
-int64_t load_parameters(const std::string& run_dir, comm::Communicator& communicator,
-                        Replica& replica) {
+/// Each key that differs from the run's configuration, as "key=value".
+std::vector<std::string> overridden_keys(const RunDirectory& directory, const Config& config) {
+  // Told by the record itself, or without influence on the result.
+  constexpr std::array<std::string_view, 3> kNotOf = {"eval.split", "eval.seeds", "threads"};
+  std::vector<std::string> overridden;
+  for (const KeyDifference& d : differing_keys(yaml_of(directory.load_config()), yaml_of(config))) {
+    if (std::find(kNotOf.begin(), kNotOf.end(), d.key) == kNotOf.end())
+      overridden.push_back(fmt::format("{}={}", d.key, d.now.value_or("")));
+  }
+  return overridden;
+}
+
+/// Data that changed since the run are no data of the run, unless somebody asked for others.
+void require_same_data(const CheckpointMeta& meta, const Config& config,
+                       const data::Dataset& dataset, const std::vector<std::string>& overridden) {
+  const bool asked_for_others =
+      std::any_of(overridden.begin(), overridden.end(), [](const std::string& override) {
+        return override.starts_with("data.") || override.starts_with("run.seed=");
+      });
+  const uint64_t found = dataset.fingerprint();
+  uint64_t known = found;
+  if (config.eval.split == data::Split::kTrain) known = meta.dataset_fingerprint;
+  if (config.eval.split == data::Split::kValidation)
+    known = meta.validation_fingerprint.value_or(found);
+  STIPPLE_CHECK_AS(ConfigError, asked_for_others || found == known, "the split '",
+                   data::split_name(config.eval.split), "' in ", config.data.dir,
+                   " is not what it was in the run; restore that data, or evaluate on another "
+                   "folder by data.dir=...");
+}
+
+/// Parameters of the newest good checkpoint; where the run stood.
+CheckpointMeta load_parameters(const std::string& run_dir, comm::Communicator& communicator,
+                               Replica& replica) {
   std::vector<TensorRef> into;
   std::vector<float> flat(static_cast<size_t>(replica.parameters().numel()));
   for (const model::ParameterStore::Entry& entry : replica.parameters().entries()) {
@@ -34,15 +68,15 @@ int64_t load_parameters(const std::string& run_dir, comm::Communicator& communic
     STIPPLE_CHECK_AS(ConfigError, found.has_value(), run_dir, " has no checkpoint yet");
   });
   upload(replica.stream(), replica.parameters().values(), std::span<const float>(flat));
-  return found->step;
+  return *found;
 }
 
-void print(const EvalResult& result, int64_t step, std::string_view split,
+void print(const EvalResult& result, const EvalRecord& record,
            const std::vector<ShownFigure>& shown, const Ladder& ladder) {
-  fmt::print("step         {}\n", step);
-  fmt::print("split        {}, {} examples\n", split, result.examples);
+  fmt::print("step         {}\n", record.step);
+  fmt::print("split        {}, {} examples\n", record.split, result.examples);
+  if (!record.is_plain()) fmt::print("overrides    {}\n", fmt::join(record.overrides, " "));
   fmt::print("loss         {:.4f}\n", result.loss);
-  const EvalRecord record = eval_record(result, step, split);
   for (const ShownFigure& figure : shown) {
     const double value = value_of(record.values, figure.name);
     const bool is_first = figure.name == ladder.metric;
@@ -62,12 +96,10 @@ void print(const EvalResult& result, int64_t step, std::string_view split,
 
 /// Adds the result to the run's metrics and report. What was printed is not lost where that cannot
 /// be: a training job holds the run, or nothing may be written to it.
-void keep(const RunDirectory& directory, const EvalResult& result, int64_t step,
-          std::string_view split) {
+void keep(const RunDirectory& directory, const EvalRecord& record) {
   try {
     const RunLock lock(directory);
-    MetricsWriter(directory.metrics(), std::numeric_limits<int64_t>::max())
-        .write(eval_record(result, step, split));
+    MetricsWriter(directory.metrics(), std::numeric_limits<int64_t>::max()).write(record);
     write_report(directory.path());
   } catch (const ConfigError& e) {
     log::info(fmt::format("the result is not added to the run's metrics and report: {}", e.what()));
@@ -83,7 +115,8 @@ int eval(comm::Communicator& communicator, const std::string& run_dir,
     directory = RunDirectory(expand_path(run_dir, "run directory"));
     if (communicator.rank() == 0) directory.require_run();
   });
-  const Config config = load_config_on_all_ranks(communicator, {directory.config()}, overrides);
+  const Config config = load_config_on_all_ranks(
+      communicator, [&] { return directory.load_config().with({}, overrides); });
   const auto task = data::make_task(config.data, static_cast<uint64_t>(config.run.seed));
   std::unique_ptr<data::Dataset> dataset;
   comm::agree(communicator, [&] {
@@ -97,15 +130,22 @@ int eval(comm::Communicator& communicator, const std::string& run_dir,
                                       communicator.size(), PlanFor::kEvaluation);
   require_memory(plan, config, task->info(), threads, device, communicator, PlanFor::kEvaluation);
   Replica replica(config, task->info(), device, threads, 1, plan);
-  const int64_t step = load_parameters(directory.path(), communicator, replica);
+  const CheckpointMeta meta = load_parameters(directory.path(), communicator, replica);
+  std::vector<std::string> overridden;
+  comm::agree(communicator, [&] {
+    if (communicator.rank() != 0) return;
+    overridden = overridden_keys(directory, config);
+    require_same_data(meta, config, *dataset, overridden);
+  });
   const auto never = [] { return false; };
   const EvalResult result =
       evaluate(replica, communicator, *dataset, task->info(), config, config.eval.seeds, never)
           .value();
   if (communicator.rank() != 0) return kDone;
-  print(result, step, data::split_name(config.eval.split),
-        shown_figures(task->info(), replica.facts()), ladder_of(*task, *dataset));
-  keep(directory, result, step, data::split_name(config.eval.split));
+  EvalRecord record = eval_record(result, meta.step, data::split_name(config.eval.split));
+  record.overrides = std::move(overridden);
+  print(result, record, shown_figures(task->info(), replica.facts()), ladder_of(*task, *dataset));
+  keep(directory, record);
   return kDone;
 }
 

@@ -19,8 +19,8 @@ ConfigArguments split_config_arguments(const std::vector<std::string>& arguments
 }
 
 int train(comm::Communicator& communicator, const ConfigArguments& arguments) {
-  const Config config =
-      load_config_on_all_ranks(communicator, arguments.files, arguments.overrides);
+  const Config config = load_config_on_all_ranks(
+      communicator, [&] { return load_arguments(arguments.files, arguments.overrides); });
   const RunDirectory directory(config.run.dir);
   std::optional<RunLock> lock;
   comm::agree(communicator, [&] {

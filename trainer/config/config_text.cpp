@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <map>
 
 namespace stipple::trainer {
@@ -57,22 +58,37 @@ std::vector<std::pair<std::string, std::string>> flatten_config(std::string_view
   return pairs;
 }
 
-std::vector<std::string> differing_keys(std::string_view stored_yaml, std::string_view now_yaml) {
+std::vector<KeyDifference> differing_keys(std::string_view stored_yaml, std::string_view now_yaml) {
   const auto stored_pairs = flatten_config(stored_yaml);
   const auto now_pairs = flatten_config(now_yaml);
   const std::map<std::string, std::string> now(now_pairs.begin(), now_pairs.end());
   const std::map<std::string, std::string> stored(stored_pairs.begin(), stored_pairs.end());
-  std::vector<std::string> differences;
+  std::vector<KeyDifference> differences;
   for (const auto& [key, value] : stored_pairs) {
     const auto found = now.find(key);
-    const std::string other = found == now.end() ? "absent" : found->second;
-    if (other != value)
-      differences.push_back(fmt::format("{}: {} before, {} now", key, value, other));
+    if (found == now.end())
+      differences.push_back({key, value, std::nullopt});
+    else if (found->second != value)
+      differences.push_back({key, value, found->second});
   }
   for (const auto& [key, value] : now_pairs)
-    if (!stored.contains(key))
-      differences.push_back(fmt::format("{}: absent before, {} now", key, value));
+    if (!stored.contains(key)) differences.push_back({key, std::nullopt, value});
   return differences;
+}
+
+std::string text_of(const KeyDifference& d) {
+  return fmt::format("{}: {} before, {} now", d.key, d.before.value_or("absent"),
+                     d.now.value_or("absent"));
+}
+
+std::string text_of(const std::vector<KeyDifference>& differences) {
+  constexpr size_t kMaxShown = 3;
+  std::string text;
+  for (size_t i = 0; i < std::min(differences.size(), kMaxShown); ++i)
+    text += (i == 0 ? "" : "; ") + text_of(differences[i]);
+  if (differences.size() > kMaxShown)
+    text += fmt::format("; and {} more", differences.size() - kMaxShown);
+  return text;
 }
 
 }  // namespace stipple::trainer

@@ -17,6 +17,7 @@
 #include "core/section_timer.h"
 #include "core/stopwatch.h"
 #include "kernels/activation.h"
+#include "trainer/config/resume.h"
 #include "trainer/exit_code.h"
 #include "trainer/loop/memory_check.h"
 #include "trainer/loop/signals.h"
@@ -168,12 +169,14 @@ Trainer::Trainer(const Config& config, comm::Communicator& communicator)
   if (config.step.graph) graph_ = std::make_unique<StepGraph>(flights_.size());
   observer_.attach(reducer_.get(), data_plane_ ? data_plane_.get() : &communicator_);
   require_equal_ranks();
-  restore();
+  const std::string config_until_now = restore();
   enqueued_ = step_;
   comm::agree(communicator_, [&] {
     if (communicator_.rank() != 0) return;
     if (saved_step_ >= 0) directory_.remember_checkpoint(saved_step_);
-    directory_.write_config(config_);
+    // A complete run keeps the configuration that it ran with.
+    if (step_ < config_.train.steps || !path_exists(directory_.config()))
+      directory_.write_config(config_, step_, config_until_now);
     directory_.write_ladder(ladder_of(*task_, *validation_set_));
     log_.open(directory_, saved_step_);
   });
@@ -258,18 +261,24 @@ CheckpointMeta Trainer::meta() {
           .data_position = step_ * config_.train.batch,
           .applied_steps = optimizer_.read_outcome(replica_.stream()).applied_steps,
           .dataset_fingerprint = train_set_->fingerprint(),
+          .validation_fingerprint = validation_set_->fingerprint(),
           .extra = std::move(extra),
-          .config_yaml = config_to_yaml([&](ConfigVisitor& v) { config_.describe(v); })};
+          .config_yaml = yaml_of(config_)};
 }
 
-void Trainer::restore() {
+/// The configuration that the run was made with so far; empty for a new one.
+std::string Trainer::restore() {
   const std::vector<TensorRef> into = tensors();
   const std::optional<CheckpointMeta> found = checkpoints_.load_newest(into, meta().config_yaml);
-  if (!found) return;
+  if (!found) return {};
   comm::agree(communicator_, [&] {
     STIPPLE_CHECK_AS(ConfigError, found->dataset_fingerprint == train_set_->fingerprint(),
                      "the training data in data.dir is not what the run in ", config_.run.dir,
                      " was trained on; restore that data or choose another run.dir");
+    const uint64_t validation = validation_set_->fingerprint();
+    STIPPLE_CHECK_AS(ConfigError, found->validation_fingerprint.value_or(validation) == validation,
+                     "the validation data in data.dir is not what the run in ", config_.run.dir,
+                     " was judged by; restore that data or choose another run.dir");
     STIPPLE_CHECK_AS(ConfigError, found->data_position == found->step * config_.train.batch,
                      "the run in ", config_.run.dir, " has another train.batch (",
                      found->data_position / std::max<int64_t>(1, found->step),
@@ -286,7 +295,14 @@ void Trainer::restore() {
   guard_.restore({next, found->extra.end()});
   copy_state(/*to_device=*/true);
   optimizer_.restore(replica_.stream(), found->applied_steps);
-  log::info(fmt::format("resuming {} at step {}", config_.run.dir, step_));
+  const bool is_complete = step_ >= config_.train.steps;
+  log::info(
+      fmt::format("{} {} at step {}", is_complete ? "found" : "resuming", config_.run.dir, step_));
+  for (const KeyDifference& change :
+       changes_between(found->config_yaml, meta().config_yaml).applied) {
+    log::info(text_of(change) + (is_complete ? ", without effect: the run is complete" : ""));
+  }
+  return found->config_yaml;
 }
 
 void Trainer::save() {
@@ -541,7 +557,7 @@ bool Trainer::has_validation_at_this_step() {
   bool found = false;
   if (communicator_.rank() == 0) {
     for (const EvalRecord& record : read_metrics(directory_.metrics()).eval)
-      found |= record.step == step_ && record.split == "val";
+      found |= record.is_plain() && record.step == step_ && record.split == "val";
   }
   return communicator_.any(found);
 }
@@ -591,7 +607,7 @@ void Trainer::tell_result(bool was_complete) {
   const Ladder ladder = read_ladder(directory_.ladder());
   double value = kNone;
   for (const EvalRecord& record : metrics.eval) {
-    if (record.step == step_ && record.split == "val")
+    if (record.is_plain() && record.step == step_ && record.split == "val")
       value = value_of(record.values, ladder.metric);
   }
   log::info(fmt::format("run directory  {}", directory_.path()));

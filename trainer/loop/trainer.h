@@ -60,7 +60,7 @@ class Trainer {
 
  private:
   void require_equal_ranks();
-  void restore();
+  std::string restore();
   void save();
   std::vector<TensorRef> tensors();
   CheckpointMeta meta();

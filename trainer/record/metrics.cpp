@@ -47,6 +47,7 @@ void visit_seconds(StepSeconds& s, Visit visit) {
 
 constexpr std::string_view kSeedPrefix = "seed_";
 constexpr const char* kSeedSpread = "seed_spread";
+constexpr const char* kOverrides = "overrides";
 
 Json layers_to_json(const std::vector<LayerRecord>& layers) {
   Json list = Json::array();
@@ -104,6 +105,8 @@ Json to_json(const EvalRecord& r) {
   for (const auto& [name, values] : r.seed_values)
     j[std::string(kSeedPrefix) + name] = numbers(values);
   j[kSeedSpread] = number(r.seed_spread);
+  Json& overrides = j[kOverrides] = Json::array();
+  for (const std::string& override : r.overrides) overrides.push_back(override);
   return j;
 }
 
@@ -136,6 +139,8 @@ EvalRecord eval_from_json(const Json& j) {
       r.seed_values.emplace_back(key.substr(kSeedPrefix.size()), numbers_from(value));
   }
   r.seed_spread = number_from(j.at(kSeedSpread));
+  if (const Json* overrides = j.find(kOverrides))
+    for (const Json& override : *overrides) r.overrides.push_back(override);
   return r;
 }
 

@@ -10,6 +10,7 @@
 //                 layers: [{FIGURE: [per head], ...}, per layer]
 //   kind "eval"   step split loss METRIC... FIGURE... examples examples_per_s
 //                 seed_METRIC: [one per sampling seed]... seed_spread
+//                 overrides: ["key=value" of each key that was not as in the run]
 #pragma once
 
 #include <cstdint>
@@ -69,6 +70,10 @@ struct EvalRecord {
   double examples_per_s = 0;
   Named<std::vector<double>> seed_values = {};  ///< by metric, one per sampling seed
   double seed_spread = 0;                       ///< of the first metric: largest minus smallest
+  std::vector<std::string> overrides = {};      ///< "key=value" that were not as in the run
+
+  /// Of the model as it was trained: a result of the run.
+  bool is_plain() const { return overrides.empty(); }
 };
 
 /// Appends to metrics.jsonl. For rank 0 only. Error when the file cannot be written.

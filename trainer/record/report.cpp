@@ -2,6 +2,7 @@
 #include "trainer/record/report.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <array>
@@ -15,7 +16,7 @@
 #include "core/error.h"
 #include "core/json.h"
 #include "trainer/checkpoint/durable_file.h"
-#include "trainer/config/config_text.h"
+#include "trainer/config/resume.h"
 #include "trainer/record/run_directory.h"
 #include "trainer/record/svg_chart.h"
 
@@ -104,6 +105,7 @@ void add_evaluations(Chart& chart, const std::vector<EvalRecord>& eval,
                      const std::function<double(const EvalRecord&)>& value) {
   std::map<std::string, Series> by_split;
   for (const EvalRecord& r : eval) {
+    if (!r.is_plain()) continue;
     Series& s = by_split[r.split];
     s.name = r.split;
     s.markers = true;
@@ -241,11 +243,11 @@ std::string heads_chart(const Metrics& m, const ShownFigure& figure) {
 
 // --- result --------------------------------------------------------------------------------------
 
-/// The last evaluation, of the test split if there is one; it is the result of the run.
+/// The last plain evaluation, of the test split if there is one; it is the result of the run.
 std::optional<EvalRecord> final_evaluation(const Metrics& m) {
   std::optional<EvalRecord> last;
   for (const EvalRecord& r : m.eval)
-    if (!last || r.split == "test" || last->split != "test") last = r;
+    if (r.is_plain() && (!last || r.split == "test" || last->split != "test")) last = r;
   return last;
 }
 
@@ -332,6 +334,48 @@ std::string ladder_table(const ReportInput& input) {
                         row.is_own ? " class=\"own\"" : "", escape_html(row.rung.name),
                         shown(row.rung.value, metric));
   return html + "</table>\n";
+}
+
+/// Evaluations of something else than the run as it was trained.
+std::string other_evaluations(const ReportInput& input) {
+  const std::vector<ShownFigure> figures = shown_figures(input);
+  std::string rows;
+  for (const EvalRecord& r : input.metrics.eval) {
+    if (r.is_plain()) continue;
+    std::string numbers = "loss " + short_number(r.loss);
+    for (const ShownFigure& f : figures) {
+      const double value = value_of(r.values, f.name);
+      if (std::isfinite(value)) numbers += fmt::format(", {} {}", f.name, shown(value, f));
+    }
+    rows += fmt::format("<tr><td>{}</td><td>{}</td><td><code>{}</code></td><td>{}</td></tr>\n",
+                        r.step, escape_html(r.split),
+                        escape_html(fmt::format("{}", fmt::join(r.overrides, " "))),
+                        escape_html(numbers));
+  }
+  if (rows.empty()) return {};
+  return "<h2>Evaluated with other settings</h2>\n<table><tr><th>step</th><th>split</th>"
+         "<th>settings</th><th>result</th></tr>\n" +
+         rows + "</table>\n";
+}
+
+/// What was changed between steps, when the run was resumed.
+std::string config_changes(const ReportInput& input) {
+  std::string rows;
+  for (size_t i = 0; i < input.earlier_configs.size(); ++i) {
+    const EarlierConfig& earlier = input.earlier_configs[i];
+    const bool is_last = i + 1 == input.earlier_configs.size();
+    const auto changes = changes_between(
+        earlier.yaml, is_last ? input.config_yaml : input.earlier_configs[i + 1].yaml);
+    for (const KeyDifference& change : changes.applied)
+      rows += fmt::format(
+          "<tr><td>{}</td><td>{}</td><td><code>{}</code></td><td><code>{}</code></td></tr>\n",
+          earlier.until_step, escape_html(change.key), escape_html(*change.before),
+          escape_html(*change.now));
+  }
+  if (rows.empty()) return {};
+  return "<h2>Changed on the way</h2>\n<table><tr><th>after step</th><th>key</th><th>before</th>"
+         "<th>from then on</th></tr>\n" +
+         rows + "</table>\n";
 }
 
 /// One table per top-level section of the configuration.
@@ -443,8 +487,9 @@ std::string render_report(const ReportInput& input) {
       "<meta name=\"color-scheme\" content=\"light dark\"/>\n<title>{0}{8}</title>\n"
       "<style>{1}{2}</style></head>\n<body><main>\n<h1>{0}</h1>\n<p class=\"sub\">{3}</p>\n"
       "<div class=\"tiles\">\n{4}</div>\n{5}{6}{7}</main></body></html>\n",
-      name, chart_css(), kPageCss, records, tiles(input), ladder_table(input), charts(input),
-      config_tables(input.config_yaml), kTitleEnd);
+      name, chart_css(), kPageCss, records, tiles(input), ladder_table(input),
+      charts(input) + other_evaluations(input),
+      config_changes(input) + config_tables(input.config_yaml), kTitleEnd);
 }
 
 void write_report(const std::string& run_directory) {
@@ -456,6 +501,7 @@ void write_report(const std::string& run_directory) {
                   render_report({.run_name = fs::canonical(run_directory).filename().string(),
                                  .metrics = read_metrics(run.metrics()),
                                  .config_yaml = read_text(run.config(), kMaxSideFileBytes),
+                                 .earlier_configs = run.earlier_configs(),
                                  .figures = read_figures(run.figures()),
                                  .ladder = read_ladder(run.ladder())}));
 }

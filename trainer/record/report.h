@@ -18,11 +18,18 @@ struct Ladder {
   std::vector<data::Rung> rungs = {};
 };
 
+/// A configuration with which steps up to `until_step` were done, but no later ones.
+struct EarlierConfig {
+  int64_t until_step = 0;
+  std::string yaml = {};
+};
+
 /// What a report shows.
 struct ReportInput {
   std::string run_name = {};
   Metrics metrics = {};
   std::string config_yaml = {};
+  std::vector<EarlierConfig> earlier_configs = {};  ///< by ascending step
   std::vector<ShownFigure> figures = {};
   Ladder ladder = {};
 };

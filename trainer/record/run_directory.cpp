@@ -5,7 +5,9 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <charconv>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -13,7 +15,8 @@
 #include "core/log.h"
 #include "trainer/checkpoint/durable_file.h"
 #include "trainer/checkpoint/store.h"
-#include "trainer/config/config_text.h"
+#include "trainer/config/resume.h"
+#include "trainer/config/user_path.h"
 #include "trainer/record/run_record.h"
 
 namespace stipple::trainer {
@@ -21,8 +24,23 @@ namespace {
 
 namespace fs = std::filesystem;
 
-std::string yaml_of(Config& config) {
-  return config_to_yaml([&](ConfigVisitor& v) { config.describe(v); });
+constexpr int64_t kMaxConfigBytes = int64_t{1} << 20;
+constexpr std::string_view kEarlierPrefix = "config.until-step-";
+constexpr std::string_view kEarlierSuffix = ".yaml";
+
+/// The step in the name of an earlier configuration.
+std::optional<int64_t> step_of(std::string_view name) {
+  if (!name.starts_with(kEarlierPrefix) || !name.ends_with(kEarlierSuffix)) return std::nullopt;
+  name.remove_prefix(kEarlierPrefix.size());
+  name.remove_suffix(kEarlierSuffix.size());
+  int64_t step = 0;
+  const auto end = std::from_chars(name.data(), name.data() + name.size(), step);
+  if (end.ec != std::errc() || end.ptr != name.data() + name.size()) return std::nullopt;
+  return step;
+}
+
+std::string absolute(const std::string& path) {
+  return fs::absolute(path).lexically_normal().string();
 }
 
 std::string read_file(const std::string& path) {
@@ -90,12 +108,44 @@ void RunDirectory::remember_checkpoint(int64_t step) const {
   write_run_record(record(), kept);
 }
 
-void RunDirectory::write_config(Config& config) const {
+Config RunDirectory::load_config() const {
+  Config config;
+  stipple::load_config({this->config()}, {}, [&](ConfigVisitor& v) { config.describe(v); });
+  const auto paths = read_run_record(record()).paths;
+  const auto data = paths.find("data.dir");
+  // Data that moved together with the working folder are found by what was typed.
+  if (data != paths.end() && (path_exists(data->second) || !path_exists(config.data.dir)))
+    config.data.dir = data->second;
+  return config.resolved();
+}
+
+void RunDirectory::write_config(const Config& config, int64_t step,
+                                const std::string& until_now) const {
+  for (const EarlierConfig& earlier : earlier_configs())
+    if (earlier.until_step >= step) remove_tree(earlier_config(earlier.until_step));
   const std::string yaml = yaml_of(config);
-  if (fs::exists(this->config())) {
-    for (const std::string& line : differing_keys(read_file(this->config()), yaml)) log::warn(line);
-  }
+  if (step > 0 && !changes_between(until_now, yaml).applied.empty())
+    replace_durably(earlier_config(step), until_now);
+  RunRecord kept = read_run_record(record());
+  kept.paths = {{"data.dir", absolute(config.data.dir)}};
+  write_run_record(record(), kept);
   replace_durably(this->config(), yaml);
+}
+
+std::string RunDirectory::earlier_config(int64_t step) const {
+  return fmt::format("{}/{}{:08d}{}", path_, kEarlierPrefix, step, kEarlierSuffix);
+}
+
+std::vector<EarlierConfig> RunDirectory::earlier_configs() const {
+  std::vector<EarlierConfig> all;
+  for (const std::string& name : list_directory(path_)) {
+    if (const auto step = step_of(name))
+      all.push_back({*step, read_text(path_ + "/" + name, kMaxConfigBytes)});
+  }
+  std::sort(all.begin(), all.end(), [](const EarlierConfig& a, const EarlierConfig& b) {
+    return a.until_step < b.until_step;
+  });
+  return all;
 }
 
 void RunDirectory::write_figures(const std::vector<ShownFigure>& shown) const {
@@ -136,15 +186,31 @@ RunLock::RunLock(const RunDirectory& directory) {
 
 RunLock::~RunLock() { ::close(descriptor_); }
 
+std::string yaml_of(Config config) {
+  return config_to_yaml([&](ConfigVisitor& v) { config.describe(v); });
+}
+
+Config load_arguments(std::vector<std::string> files, const std::vector<std::string>& overrides) {
+  if (files.empty()) return Config::load({}, overrides);
+  for (std::string& file : files) file = expand_path(file, "configuration file");
+  Config base;
+  const fs::path first = fs::absolute(files.front());
+  const RunDirectory run(first.parent_path());
+  if (first.filename() == fs::path(run.config()).filename() && path_exists(run.metrics())) {
+    base = run.load_config();
+    files.erase(files.begin());
+  }
+  return base.with(files, overrides);
+}
+
 Config load_config_on_all_ranks(comm::Communicator& communicator,
-                                const std::vector<std::string>& files,
-                                const std::vector<std::string>& overrides) {
+                                const std::function<Config()>& load) {
   std::string text;
   comm::agree(communicator, [&] {
     if (communicator.rank() != 0) return;
-    Config config = Config::load(files, overrides);
+    const Config config = load();
     validate(config);
-    text = yaml_of(config);
+    text = yaml_of(config.resolved());
   });
   Config config;
   load_config_text(communicator.broadcast(text, 0), "configuration of rank 0",

@@ -3,6 +3,7 @@
 // figures.json, ladder.json, report.html, lock, checkpoints/.
 #pragma once
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -41,9 +42,17 @@ class RunDirectory {
   /// Rank 0, after a checkpoint was committed or restored: keeps in mind that there is one.
   void remember_checkpoint(int64_t step) const;
 
-  /// Rank 0, once the run is known to fit: says which keys differ from the run's config.yaml and
-  /// replaces it.
-  void write_config(Config&) const;
+  /// config.yaml as the run understands it: presets applied, paths absolute where it is known what
+  /// they were. ConfigError.
+  Config load_config() const;
+
+  /// Rank 0, when training begins after `step`: config.yaml becomes this configuration. The one
+  /// that was used up to here, if it is another, stays as config.until-step-<step>.yaml; those of
+  /// later steps go, because these will be done again.
+  void write_config(const Config&, int64_t step, const std::string& until_now) const;
+
+  /// Configurations that are no longer in force, by ascending step.
+  std::vector<EarlierConfig> earlier_configs() const;
 
   /// What the report needs to know of the task and the model.
   void write_figures(const std::vector<ShownFigure>&) const;
@@ -51,6 +60,7 @@ class RunDirectory {
 
  private:
   void require_checkpoints() const;
+  std::string earlier_config(int64_t step) const;
 
   std::string path_;
 };
@@ -68,9 +78,14 @@ class RunLock {
   int descriptor_ = -1;
 };
 
-/// Rank 0 reads and validates, all get the result: a mistake is found once, and told once. From then
-/// on the communicator waits for comm.timeout_s. ConfigError, collective.
-Config load_config_on_all_ranks(comm::Communicator&, const std::vector<std::string>& files,
-                                const std::vector<std::string>& overrides);
+std::string yaml_of(Config);
+
+/// Config::load of files from the command line, but for config.yaml of a run as the first file: that stands for the run's
+/// load_config(), whose values nobody typed and whose paths are those of the run.
+Config load_arguments(std::vector<std::string> files, const std::vector<std::string>& overrides);
+
+/// Rank 0 loads and validates, all get the result with presets applied: a mistake is found once,
+/// and told once. From then on the communicator waits for comm.timeout_s. ConfigError, collective.
+Config load_config_on_all_ranks(comm::Communicator&, const std::function<Config()>& load);
 
 }  // namespace stipple::trainer

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 
@@ -12,6 +13,9 @@ namespace stipple::trainer {
 struct RunRecord {
   /// Of the newest checkpoint that was committed; none: the run never got that far.
   std::optional<int64_t> saved_step = {};
+  /// Absolute, by configuration key: config.yaml holds what was typed, which a process in another
+  /// folder cannot follow.
+  std::map<std::string, std::string> paths = {};
 
   bool operator==(const RunRecord&) const = default;
 };
