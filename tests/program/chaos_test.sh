@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # kill -9 at random moments, also inside a save: the whole job, or one rank. After every kill the run is started again, until it ends; its
-# state must equal the undisturbed one. STIPPLE_CHAOS sets the number of kills (20 by default).
+# state must equal the undisturbed one. STIPPLE_CHAOS sets the number of kills (5 by default).
 . "$(dirname "$0")/support.sh"
 make_data
-kills=${STIPPLE_CHAOS:-20}
+kills=${STIPPLE_CHAOS:-5}
 # Saving after every step makes half of all moments fall into a save.
 marker="run.dir=$work/run"
 options=(train.steps=40 checkpoint.every=1 eval.every=20 "$marker")
