@@ -5,7 +5,32 @@
 
 #include "core/error.h"
 
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#endif
+
 namespace stipple {
+namespace {
+
+#if defined(__SANITIZE_ADDRESS__)
+void open(const std::byte* begin, size_t bytes) { ASAN_UNPOISON_MEMORY_REGION(begin, bytes); }
+void close(const std::byte* begin, size_t bytes) { ASAN_POISON_MEMORY_REGION(begin, bytes); }
+#else
+void open(const std::byte*, size_t) {}
+void close(const std::byte*, size_t) {}
+#endif
+
+}  // namespace
+
+Arena::Arena(std::string name, Device device, size_t bytes)
+    : name_(std::move(name)), device_(device), buffer_(device, round_up(bytes)) {
+  if (is_host_memory()) close(buffer_.data(), buffer_.bytes());
+}
+
+void Arena::rewind(Mark mark) {
+  if (is_host_memory() && mark < used_) close(buffer_.data() + mark, used_ - mark);
+  used_ = mark;
+}
 
 size_t Arena::round_up(size_t bytes) {
   return (bytes + Buffer::kAlignment - 1) / Buffer::kAlignment * Buffer::kAlignment;
@@ -18,6 +43,7 @@ void* Arena::take(size_t bytes) {
                    "': ", bytes, " bytes asked, ", buffer_.bytes() - used_, " free of ",
                    buffer_.bytes());
   std::byte* p = planning || buffer_.data() == nullptr ? nullptr : buffer_.data() + used_;
+  if (is_host_memory()) open(p, rounded);
   used_ += rounded;
   peak_ = std::max(peak_, used_);
   return p;

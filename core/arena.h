@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // Bump allocation from one buffer that was sized by a dry run: the steady-state step allocates
 // nothing, and gets the same addresses each time. On meta an arena has no buffer and no limit, it
-// only counts: that is the dry run.
+// only counts: that is the dry run. Where the address sanitizer watches, host memory that is not
+// allocated, or no longer, is closed: who touches it ends.
 //
 //   Arena scratch("scratch", kCpuDevice, planned_bytes);
-//   { Arena::Scope scope(scratch);  View<float> t = scratch.alloc<float>({n, d});  ... }   //
-//   memory back at the brace
+//   {
+//     Arena::Scope scope(scratch);
+//     View<float> t = scratch.alloc<float>({n, d});
+//   }  // memory back
 #pragma once
 
 #include <cstddef>
@@ -25,8 +28,7 @@ class Arena {
   explicit Arena(std::string name, Device meta = kMetaDevice)
       : name_(std::move(name)), device_(meta) {}
   /// bytes is rounded up to a multiple of Buffer::kAlignment.
-  Arena(std::string name, Device device, size_t bytes)
-      : name_(std::move(name)), device_(device), buffer_(device, round_up(bytes)) {}
+  Arena(std::string name, Device device, size_t bytes);
 
   /// Memory for shape, aligned to Buffer::kAlignment, contents undefined. ArenaError when it does
   /// not fit.
@@ -42,7 +44,7 @@ class Arena {
   }
 
   Mark mark() const { return used_; }
-  void rewind(Mark mark) { used_ = mark; }
+  void rewind(Mark mark);
   size_t used() const { return used_; }
   size_t peak() const { return peak_; }  ///< most bytes in use at one time since construction
   size_t capacity() const { return buffer_.bytes(); }
@@ -64,6 +66,9 @@ class Arena {
 
  private:
   void* take(size_t bytes);
+  bool is_host_memory() const {
+    return device_.type == DeviceType::kCpu && buffer_.data() != nullptr;
+  }
   static size_t round_up(size_t bytes);
 
   std::string name_;

@@ -88,6 +88,26 @@ TEST(Arena, AllocatesNothingForAnEmptyShape) {
   EXPECT_EQ(arena.used(), 0u);
 }
 
+#if defined(__SANITIZE_ADDRESS__)
+TEST(ArenaDeathTest, TheSanitizerReportsReadsOfMemoryThatIsNotAllocated) {
+  Arena arena("a", kCpuDevice, 4096);
+  const View<float> first = arena.alloc<float>({64});
+  float* rewound = nullptr;
+  {
+    const Arena::Scope scope(arena);
+    rewound = arena.alloc<float>({100}).data;
+    rewound[99] = 1.0f;
+  }
+  volatile float read = first[63];
+  EXPECT_DEATH(read = *rewound, "use-after-poison");
+  EXPECT_DEATH(read = rewound[99], "use-after-poison");
+  EXPECT_DEATH(read = first.data[1000], "use-after-poison") << "never allocated";
+  EXPECT_EQ(arena.alloc<float>({100}).data, rewound);
+  EXPECT_EQ(rewound[99], 1.0f) << "only closed, not changed";
+  static_cast<void>(read);
+}
+#endif
+
 TEST(Buffer, StartsAsZeros) {
   const Buffer buffer(kCpuDevice, 1000);
   for (size_t i = 0; i < buffer.bytes(); ++i) ASSERT_EQ(buffer.data()[i], std::byte{0});
