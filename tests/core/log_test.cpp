@@ -60,9 +60,9 @@ TEST(Progress, ShowsTheFirstFieldsOnANarrowTerminal) {
 }
 
 TEST(Progress, WithoutAWidthEightyColumnsAreAssumed) {
-  static const std::string line = std::string(60, 'x') + "  " + std::string(60, 'y');
-  EXPECT_EQ(shown_on_terminal("xterm", 0, [] { progress(line); }),
-            "\r" + line.substr(0, 60) + "\033[K");
+  static const std::string first(60, 'x');
+  EXPECT_EQ(shown_on_terminal("xterm", 0, [] { progress(first + "  " + first); }),
+            std::string("\r").append(first).append("\033[K"));
 }
 
 TEST(Progress, HasNoEscapesOnATerminalThatCannotTakeThem) {
