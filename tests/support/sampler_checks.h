@@ -4,6 +4,8 @@
 // likely than 1e-6.
 #pragma once
 
+#include <gtest/gtest.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -505,6 +507,18 @@ inline constexpr MaskLaw kAllLaws[] = {MaskLaw::kBernoulli, MaskLaw::kPoissonCol
 inline constexpr SamplerKind kBothSamplers[] = {SamplerKind::kTiles, SamplerKind::kRows};
 inline const char* sampler_name(SamplerKind s) {
   return s == SamplerKind::kTiles ? "tiles" : "rows";
+}
+
+/// Calls body(the case with its law, a sampler) for every law and both samplers.
+template <class Body>
+void for_each_sampler(SbmCase c, const Body& body) {
+  for (MaskLaw law : kAllLaws) {
+    for (SamplerKind sampler : kBothSamplers) {
+      SCOPED_TRACE(std::string(law_name(law)) + " by " + sampler_name(sampler));
+      c.law = law;
+      body(c, EdgeSampler(sampler));
+    }
+  }
 }
 
 }  // namespace stipple::test
