@@ -35,8 +35,7 @@ class Communicator {
   virtual int local_rank() const = 0;
   virtual int local_size() const = 0;
 
-  // --- bulk data; buffers must stay alive and untouched until wait() returns
-  // -----------------------------------------------
+  // --- bulk data; buffers must stay alive and untouched until wait() returns ---------------------
   /// In place; the order of the sum is the transport's own.
   virtual Pending all_reduce_sum(std::span<float>) = 0;
   /// Rank r gets the bytes recv[r'] of every r' (sizes agreed beforehand): the building block of
@@ -57,8 +56,7 @@ class Communicator {
   /// kStartTimeout_s.
   virtual void set_timeout(double /*seconds*/, const char* /*key*/) {}
 
-  // --- control: small, blocking
-  // ----------------------------------------------------------------------------------------------
+  // --- control: small, blocking ------------------------------------------------------------------
   virtual void barrier() = 0;
   virtual void broadcast(std::span<std::byte>, int root) = 0;
   virtual void all_reduce(std::span<double>, Reduction) = 0;
@@ -66,8 +64,7 @@ class Communicator {
   /// What every rank put in, by rank; the results exist on every rank.
   virtual std::vector<std::string> all_gather(const std::string&) = 0;
 
-  // --- conveniences over the above
-  // -------------------------------------------------------------------------------------------
+  // --- conveniences over the above ---------------------------------------------------------------
   double all_reduce(double value, Reduction);
   int64_t all_reduce(int64_t value, Reduction);
   std::string broadcast(std::string text, int root);

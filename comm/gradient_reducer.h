@@ -2,11 +2,10 @@
 // Sums gradients over the leaves (micro-batches) of a global batch and over ranks. The trainer
 // calls, every step on every rank:
 //
-//   for (leaf : my_leaves(...)) {            // ascending
-//     reducer.begin_leaf(leaf);              // grads() may be another buffer than before; backward
-//     adds to it
-//     ... backward fills reducer.grads(), calling reducer.ready(range) as each range becomes final
-//     ... reducer.end_leaf();
+//   for (leaf : my_leaves(...)) {          // ascending
+//     reducer.begin_leaf(leaf);            // grads() may be another buffer than before
+//     backward(...);                       // adds to grads(); ready(range) as each becomes final
+//     reducer.end_leaf();
 //   }
 //   View<const float> sum = reducer.finish();   // the same bits on every rank
 //
@@ -16,15 +15,15 @@
 //
 // Two policies behind the same calls (docs/adr: reduction order):
 //   exact: leaves are added in one fixed binary tree over the global batch, whatever rank computed
-//   them. 1, 2, 4, 8 ranks, or 3, and any
-//          number of threads give the same bits. A rank keeps log2(its leaves) + 1 partial sums (up
-//          to twice that when the number of ranks is not a power of two); aligned subtrees are
-//          summed locally, slices are exchanged, summed in tree order by their owner and gathered.
+//          them: 1, 2, 4, 8 ranks, or 3, and any number of threads give the same bits. A rank keeps
+//          log2(its leaves) + 1 partial sums (up to twice that when the number of ranks is not a
+//          power of two); aligned subtrees are summed locally, slices are exchanged, summed in tree
+//          order by their owner and gathered.
 //          Wire bytes equal a ring all-reduce when the number of ranks is a power of two. The tree
 //          over L leaves: node (level, i) covers leaves [L i / 2^level, L (i + 1) / 2^level),
 //          rounded down; its sum is left + right in fp32. See comm/summation_tree.h.
 //   fast:  leaves are added as they come and buckets all-reduced by the transport, started while
-//   backward still runs.
+//          backward still runs.
 //
 // On a CUDA stream all arrays are device memory, everything is enqueued and the host never waits;
 // the communicator is one for device memory (make_nccl_communicator). Same tree, same bits as on

@@ -6,8 +6,7 @@
 //   struct TrainConfig {
 //     int64_t steps = 1000;
 //     void describe(ConfigVisitor& v) {
-//       v.field("steps", steps, {.doc = "Optimizer steps of the whole run.", .unit = "steps", .min
-//       = 1});
+//       v.field("steps", steps, {.doc = "Optimizer steps.", .unit = "steps", .min = 1});
 //     }
 //   };
 #pragma once

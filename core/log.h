@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a person reads while a job runs. Information comes from rank 0 only; warnings and errors
-// from every rank, labelled
-// "[rank 3/8 host:pid]". Metrics are data, not log lines: see trainer/record/metrics.h. Lines go to
-// standard error; where that is closed or gone, they are lost and the job goes on.
+// from every rank, labelled "[rank 3/8 host:pid]". Metrics are data, not log lines: see
+// trainer/record/metrics.h. Lines go to standard error; where that is closed or gone, they are lost
+// and the job goes on.
 #pragma once
 
 #include <string>

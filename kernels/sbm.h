@@ -151,10 +151,11 @@ enum class SamplerKind : uint8_t {
 ///   independent rows; bernoulli oversamples by c = -ln(1 - p) / p and thins, rows whose bound on p
 ///   exceeds 0.98 are drawn pair by pair. kAuto: tiles where expected edges (exploration and self
 ///   loops included) are at least tile_density of the real pairs. Law poisson_multi always writes
-///   CSR; kAuto is kRows for it. More edges than CSR room throw
-///   EdgeRoomError; on CUDA the first that fit are kept, edges.overflow counts the rest. NaN probabilities give no edges. CUDA draws the CPU's bits, but for tiles of precision
-///   bf16, whose probabilities are products of rounded factors. The first call on a CUDA device
-///   that may draw rows sets up tables there: it must not be captured.
+///   CSR; kAuto is kRows for it. More edges than CSR room throw EdgeRoomError; on CUDA the first
+///   that fit are kept, edges.overflow counts the rest. NaN probabilities give no edges. CUDA draws
+///   the CPU's bits, but for tiles of precision bf16, whose probabilities are products of rounded
+///   factors. The first call on a CUDA device that may draw rows sets up tables there: it must not
+///   be captured.
 /// Cost: see SamplerKind. No floating-point memory of size N x M.
 struct SampleEdges {
   EdgeSet edges;                                 // B * H problems  written

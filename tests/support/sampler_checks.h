@@ -411,8 +411,7 @@ inline Verdict check_key_share(const KeySampler& sampler, const std::vector<floa
   return scores.worst_verdict("share of the first keys");
 }
 
-// --- cases
-// ------------------------------------------------------------------------------------------
+// --- cases ---------------------------------------------------------------------------------------
 
 /// mu = Y S in double, then rounded.
 inline SbmCase make_case(int64_t n, int64_t m, int64_t k,

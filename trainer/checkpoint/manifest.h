@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // The table of contents of one checkpoint directory:
 //
-//   step-00000400/shard-00000-of-00002.safetensors   whole tensors, dealt to the ranks that wrote
-//   them
-//                 shard-00001-of-00002.safetensors
-//                 manifest.json                      what is where, with a hash of every file and
-//                 every tensor manifest.xxh3                      the hash of manifest.json, as
-//                 `xxhsum -H2 -c` reads it
+//   step-00000400/
+//     shard-00000-of-00002.safetensors   whole tensors, dealt to the ranks that wrote them
+//     shard-00001-of-00002.safetensors
+//     manifest.json                      what is where, with a hash of every file and every tensor
+//     manifest.xxh3                      the hash of manifest.json, as `xxhsum -H2 -c` reads it
 //
 // A directory is good when every hash holds; nothing here trusts a file before that. All failures
 // are CheckpointError.

@@ -2,8 +2,7 @@
 // Vectorised attention forward. Three ways to the same numbers, by how many pairs are edges:
 //   gathered   CSR: dot products of gathered keys, softmax and sum over the edges of a row.
 //   compacted  bits: all scores by matrix products, of which only the edges' are kept, side by
-//   side,
-//              so that exponentials and the sum over values cost per edge.
+//              side, so that exponentials and the sum over values cost per edge.
 //   tiled      dense, or dense bits: online softmax over tiles, both products dense.
 #pragma once
 

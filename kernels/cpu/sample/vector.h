@@ -31,8 +31,7 @@ inline float lane_dot(const float* a, const float* b, int64_t n) {
   return reduce_add(sums[0]);
 }
 
-// --- tiles
-// -----------------------------------------------------------------------------------------
+// --- tiles ---------------------------------------------------------------------------------------
 
 // A panel is 4 vectors of keys wide: vector v, lane l is key 4 l + v, so that the four words of one
 // Philox block are the uniforms of its four vectors. The rows of a tile fill the registers with
@@ -155,8 +154,7 @@ inline void tile_rows(const SampleProblem& problem, Range rows, float* panel, ui
   }
 }
 
-// --- rows
-// ------------------------------------------------------------------------------------------
+// --- rows ----------------------------------------------------------------------------------------
 
 inline PhiloxWords broadcast_counter(const PhiloxCounter& counter, Words first_word) {
   return {{first_word, splat_words(counter[1]), splat_words(counter[2]), splat_words(counter[3])}};
