@@ -83,7 +83,4 @@ std::vector<std::pair<std::string, std::string>> config_to_pairs(Describe descri
 /// docs/config.md: one table per section with key, default, allowed values, unit and meaning.
 std::string config_to_markdown(Describe describe);
 
-/// The candidate closest to `word` by edit distance; empty when none is near.
-std::string nearest_match(std::string_view word, const std::vector<std::string>& candidates);
-
 }  // namespace stipple

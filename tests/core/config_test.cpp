@@ -12,6 +12,7 @@
 #include <random>
 #include <set>
 
+#include "core/config/nearest_match.h"
 #include "core/error.h"
 
 namespace stipple {

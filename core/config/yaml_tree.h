@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A YAML text as a plain tree with line numbers: what core/config.cpp reads. A strict subset: one
+// A YAML text as a plain tree with line numbers: what configurations are read from. A strict subset: one
 // document, nested mappings and scalars; no anchors, tags or tabs; keys are unique. yaml-cpp stays
 // behind this header.
 #pragma once

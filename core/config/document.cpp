@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "core/config/document.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <cstring>
+
+#include "core/error.h"
+
+namespace stipple::config {
+
+using detail::concat;
+
+void Document::fail(const YamlNode& node, const std::string& path, const std::string& what) const {
+  const std::string place = has_lines ? concat(name, ":", node.line) : name;
+  throw ConfigError(concat(place, ": ", one_line(path), ": ", what));
+}
+
+Document parse_file(const std::string& text, const std::string& name) {
+  Document document{name, true, parse_yaml(text, name)};
+  if (document.root.kind == YamlNode::Kind::kNull) document.root.kind = YamlNode::Kind::kMapping;
+  if (document.root.kind != YamlNode::Kind::kMapping) {
+    throw ConfigError(
+        concat(name, ":", document.root.line, ": holds no keys; write lines like 'key: value'"));
+  }
+  return document;
+}
+
+Document parse_override(const std::string& text) {
+  const std::string name = concat("override \"", one_line(text), "\"");
+  const size_t equals = text.find('=');
+  if (equals == std::string::npos || equals == 0) {
+    throw ConfigError(name + ": is not an assignment; write section.key=value");
+  }
+  Document document{name, false, {}};
+  YamlNode* node = &document.root;
+  const std::string path = text.substr(0, equals) + ".";
+  for (size_t begin = 0; begin < path.size();) {
+    const size_t end = path.find('.', begin);
+    if (end == begin) throw ConfigError(name + ": a name is empty; write section.key=value");
+    node->kind = YamlNode::Kind::kMapping;
+    YamlNode& entry = node->entries.emplace_back();
+    entry.key = path.substr(begin, end - begin);
+    node = &entry;
+    begin = end + 1;
+  }
+  const YamlNode value = parse_yaml(text.substr(equals + 1), name, false);
+  if (value.kind == YamlNode::Kind::kMapping && !value.entries.empty()) {
+    throw ConfigError(
+        concat(name, ": sets one value; write ", text.substr(0, equals), ".key=value for each"));
+  }
+  node->kind = value.kind == YamlNode::Kind::kMapping ? YamlNode::Kind::kNull : value.kind;
+  node->text = value.text;
+  node->is_quoted = value.is_quoted;
+  return document;
+}
+
+std::string read_file(const std::string& path) {
+  constexpr size_t kTooMuch = (size_t{1} << 20) + 1;  // one more than parse_yaml takes
+  const auto refuse = [&](int code) {
+    throw ConfigError(concat("cannot read ", path, ": ", std::strerror(code)));
+  };
+  const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (file < 0) refuse(errno);
+  std::string text;
+  std::array<char, 4096> block{};
+  ssize_t count = 0;
+  while (text.size() < kTooMuch && (count = ::read(file, block.data(), block.size())) > 0) {
+    text.append(block.data(), static_cast<size_t>(count));
+  }
+  const int code = errno;
+  ::close(file);
+  if (count < 0) refuse(code);
+  return text;
+}
+
+}  // namespace stipple::config

@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+// The keys that exist, and what to say about those that do not.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "core/config/visitors.h"
+
+namespace stipple::config {
+
+class KeyTable final : public FieldVisitor {
+ public:
+  explicit KeyTable(Describe describe) { describe(*this); }
+
+  bool has_field(const std::string& path) const;
+  bool has_section(const std::string& path) const;
+
+  /// What to do about `key`, which does not exist in `section` ("" at the top).
+  std::string advice(const std::string& section, const std::string& key) const;
+
+ private:
+  void begin_section(std::string_view key, std::string_view doc) override;
+  void on_field(const Field& field) override;
+
+  std::vector<std::string> keys_in(const std::string& prefix) const;
+  std::string same_name_elsewhere(const std::string& key) const;
+  std::string nearest_elsewhere(const std::string& key) const;
+
+  std::vector<std::string> all_, fields_, sections_;
+};
+
+}  // namespace stipple::config
