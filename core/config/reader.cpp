@@ -11,6 +11,7 @@
 #include "core/config/number.h"
 #include "core/config/visitors.h"
 #include "core/error.h"
+#include "core/text.h"
 
 namespace stipple {
 namespace config {
@@ -86,7 +87,12 @@ class Reader final : public PathVisitor {
   }
 
   void field(std::string_view key, std::string& value, const KeyInfo&) override {
-    if (const YamlNode* node = find(key)) value = node->text;
+    const YamlNode* node = find(key);
+    if (node == nullptr) return;
+    if (has_control(node->text)) {
+      fail(*node, key, quoted(node->text) + " holds a control character; use visible ones");
+    }
+    value = node->text;
   }
 
  protected:

@@ -8,17 +8,19 @@
 
 #include <cstddef>
 #include <sstream>
+#include <string_view>
 #include <utility>
 
 #include "core/error.h"
+#include "core/text.h"
 
 namespace stipple {
 namespace {
 
+constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
 constexpr size_t kMaxBytes = size_t{1} << 20;
 constexpr int kMaxNodes = 10000;
 constexpr size_t kMaxDepth = 20;
-constexpr size_t kMaxShownBytes = 60;
 
 struct Source {
   const std::string& name;
@@ -30,60 +32,106 @@ struct Source {
   }
 };
 
-/// Bytes of the UTF-8 sequence at text[i]; 0 when it is malformed, overlong, a surrogate or beyond
-/// U+10FFFF.
-size_t utf8_length(const std::string& text, size_t i) {
-  const auto byte = [&](size_t k) {
-    return k < text.size() ? static_cast<unsigned char>(text[k]) : 0U;
-  };
-  const unsigned first = byte(i);
-  if (first < 0x80) return 1;
-  const size_t length = first >= 0xF0 ? 4 : first >= 0xE0 ? 3 : 2;
-  if (first < 0xC2 || first > 0xF4) return 0;
-  for (size_t k = 1; k < length; ++k) {
-    if ((byte(i + k) & 0xC0U) != 0x80U) return 0;
-  }
-  const unsigned second = byte(i + 1);
-  const bool is_overlong = (first == 0xE0 && second < 0xA0) || (first == 0xF0 && second < 0x90);
-  const bool is_surrogate = first == 0xED && second > 0x9F;
-  const bool is_beyond = first == 0xF4 && second > 0x8F;
-  return is_overlong || is_surrogate || is_beyond ? 0 : length;
-}
-
 // Checked before the library sees the text: it guesses encodings, and lets tabs pass in some places
 // and not in others.
-void check_text(const std::string& text, const Source& source) {
+void check_characters(const std::string& text, const Source& source) {
   if (text.size() > kMaxBytes) source.fail(1, "is larger than 1 MiB; a configuration is a few KiB");
   int line = 1;
   bool in_indentation = true;
   bool indentation_has_tab = false;
   for (size_t i = 0; i < text.size();) {
-    const char c = text[i];
-    const size_t length = utf8_length(text, i);
-    if (length == 0) source.fail(line, "is not UTF-8 text; save the file as UTF-8");
-    const bool is_control = static_cast<unsigned char>(c) < 0x20 || c == 0x7F;
-    if (is_control && c != '\n' && c != '\r' && c != '\t') {
+    const Utf8Character c = utf8_character(text, i);
+    if (c.bytes == 0) source.fail(line, "is not UTF-8 text; save the file as UTF-8");
+    const bool ends_line = c.code == '\n' || text.compare(i, 2, "\r\n") == 0;
+    if (is_control(c.code) && !ends_line && c.code != '\t') {
       source.fail(line, "holds a control character; a configuration is plain text");
     }
-    if (c == '\n') {
+    if (c.code == '\n') {
       ++line;
       in_indentation = true;
       indentation_has_tab = false;
-    } else if (c == '\t') {
+    } else if (c.code == '\t') {
       indentation_has_tab = indentation_has_tab || in_indentation;
-    } else if (c != ' ' && c != '\r') {
-      if (in_indentation && indentation_has_tab && c != '#') {
+    } else if (c.code != ' ' && c.code != '\r') {
+      if (in_indentation && indentation_has_tab && c.code != '#') {
         source.fail(line, "is indented with a tab; use spaces");
       }
       in_indentation = false;
     }
-    i += length;
+    i += c.bytes;
   }
 }
 
+/// Finds quotes that are opened and not closed in their line. To YAML such a value goes on in the
+/// next lines, and takes their keys with it, up to the next quote.
+class QuoteCheck {
+ public:
+  explicit QuoteCheck(const Source& source) : source_(source) {}
+
+  void check(std::string_view text) {
+    for (int number = 1; !text.empty(); ++number) {
+      const size_t end = text.find('\n');
+      check_line(text.substr(0, end), number);
+      text.remove_prefix(end == std::string_view::npos ? text.size() : end + 1);
+    }
+  }
+
+ private:
+  static bool is_space(char c) { return c == ' ' || c == '\t' || c == '\r'; }
+
+  void check_line(std::string_view line, int number) {
+    bool starts_value = true;  // here, a quote opens a value; elsewhere it is a letter
+    for (size_t i = 0; i < line.size(); ++i) {
+      const char c = line[i];
+      const bool is_separated = i == 0 || is_space(line[i - 1]);
+      if (is_space(c)) continue;
+      if (c == '#' && is_separated) return;
+      if (starts_value && (c == '"' || c == '\'')) {
+        i = closing_quote(line, i, number);
+        if (i + 1 < line.size() && line[i + 1] == ':') ++i;  // {"key":"value"}
+        continue;
+      }
+      starts_value = is_separator(line, i, starts_value);
+    }
+  }
+
+  /// Whether a value may start behind line[i].
+  bool is_separator(std::string_view line, size_t i, bool starts_value) {
+    const char c = line[i];
+    const bool ends_word = i + 1 == line.size() || is_space(line[i + 1]);
+    if (c == '[' || c == '{') {
+      if (starts_value || depth_ > 0) ++depth_;
+      return starts_value || depth_ > 0;
+    }
+    if (c == ']' || c == '}') depth_ -= depth_ > 0 ? 1 : 0;
+    if (c == ',') return depth_ > 0;
+    if (c == '-' || c == '?') return starts_value && ends_word;
+    return c == ':' && ends_word;
+  }
+
+  size_t closing_quote(std::string_view line, size_t open, int number) const {
+    const char quote = line[open];
+    for (size_t i = open + 1; i < line.size(); ++i) {
+      if (quote == '"' && line[i] == '\\') {
+        ++i;
+      } else if (line[i] == quote) {
+        const bool is_escaped = quote == '\'' && i + 1 < line.size() && line[i + 1] == quote;
+        if (!is_escaped) return i;
+        ++i;
+      }
+    }
+    source_.fail(number, detail::concat("a quote (", quote,
+                                        ") is opened and not closed in this line; close it, or put "
+                                        "the whole value into the other kind of quotes"));
+  }
+
+  const Source& source_;
+  int depth_ = 0;  // of open brackets
+};
+
 class TreeBuilder final : public YAML::EventHandler {
  public:
-  explicit TreeBuilder(const Source& source) : source_(source) {}
+  TreeBuilder(const std::string& text, const Source& source) : text_(text), source_(source) {}
 
   YamlNode take_root() { return std::move(root_); }
 
@@ -101,6 +149,7 @@ class TreeBuilder final : public YAML::EventHandler {
                 const std::string& value) override {
     refuse_anchor(mark, anchor);
     refuse_tag(mark, tag);
+    refuse_line_breaks(mark, value);
     if (expects_key()) {
       open_entry(mark, value);
     } else {
@@ -144,6 +193,17 @@ class TreeBuilder final : public YAML::EventHandler {
   void refuse_tag(const YAML::Mark& mark, const std::string& tag) const {
     if (!tag.empty() && tag != "?" && tag != "!") {
       fail(mark, "tags (!) are not read; write the plain value");
+    }
+  }
+
+  // A value that goes on in the next line is most often a mistake of indentation or quotes. A plain
+  // one stands in the text as it is; a quoted one was checked before (QuoteCheck).
+  void refuse_line_breaks(const YAML::Mark& mark, const std::string& value) const {
+    const size_t at = static_cast<size_t>(mark.pos) + (text_.starts_with(kByteOrderMark) ? 3 : 0);
+    const char first = at < text_.size() ? text_[at] : '\0';
+    if (first == '"' || first == '\'') return;
+    if (text_.compare(at, value.size(), value) != 0) {
+      fail(mark, "a value goes on in the next line; write it in one line");
     }
   }
 
@@ -213,6 +273,7 @@ class TreeBuilder final : public YAML::EventHandler {
 
   void close() { frames_.pop_back(); }
 
+  const std::string& text_;
   const Source& source_;
   YamlNode root_;
   std::vector<Frame> frames_;
@@ -230,12 +291,13 @@ const YamlNode* YamlNode::find(const std::string& name) const {
 
 YamlNode parse_yaml(const std::string& text, const std::string& source_name, bool has_lines) {
   const Source source{source_name, has_lines};
-  check_text(text, source);
-  TreeBuilder builder(source);
+  check_characters(text, source);
+  QuoteCheck(source).check(text);
+  TreeBuilder builder(text, source);
   try {
     std::istringstream stream(text);
     YAML::Parser parser(stream);
-    TreeBuilder rest(source);
+    TreeBuilder rest(text, source);
     if (parser.HandleNextDocument(builder) && parser.HandleNextDocument(rest)) {
       source.fail(rest.take_root().line, "a second document starts here; use one file for each");
     }
@@ -244,18 +306,6 @@ YamlNode parse_yaml(const std::string& text, const std::string& source_name, boo
                 "is not valid YAML (" + error.msg + "); check indentation, colons and quotes");
   }
   return builder.take_root();
-}
-
-std::string one_line(const std::string& text) {
-  std::string shown;
-  for (size_t i = 0; i < text.size(); ++i) {
-    // Cut before a whole character, so that the message stays UTF-8.
-    const bool starts_character = (static_cast<unsigned char>(text[i]) & 0xC0U) != 0x80U;
-    if (i >= kMaxShownBytes && starts_character) return shown + "...";
-    const auto c = static_cast<unsigned char>(text[i]);
-    shown += c < 0x20 || c == 0x7F ? ' ' : text[i];
-  }
-  return shown;
 }
 
 }  // namespace stipple

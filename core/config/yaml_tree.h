@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// A YAML text as a plain tree with line numbers: what configurations are read from. A strict subset: one
-// document, nested mappings and scalars; no anchors, tags or tabs; keys are unique. yaml-cpp stays
-// behind this header.
+// A YAML text as a plain tree with line numbers: what configurations are read from. A strict
+// subset: one document, nested mappings and scalars; each scalar in one line; no anchors, tags or
+// tabs; keys are unique. yaml-cpp stays behind this header.
 #pragma once
 
 #include <cstdint>
@@ -16,7 +16,7 @@ struct YamlNode {
   Kind kind = Kind::kMapping;
   std::string key;                ///< of this entry in its mapping; empty at the root
   std::string text;               ///< of a scalar, unescaped
-  bool is_quoted = false;         ///< a scalar written in quotes, or as a block
+  bool is_quoted = false;         ///< a scalar written in quotes
   int line = 1;                   ///< of the key (of the value at the root), from 1
   std::vector<YamlNode> entries;  ///< of a mapping; the items of a list, without keys
 
@@ -27,8 +27,5 @@ struct YamlNode {
 /// `source` and, when `has_lines`, the line: syntax, a key given twice, anything outside the
 /// subset, more than 1 MiB, 10000 nodes or 20 levels.
 YamlNode parse_yaml(const std::string& text, const std::string& source, bool has_lines = true);
-
-/// `text` as it may stand in a one-line message: cut when long, without control characters.
-std::string one_line(const std::string& text);
 
 }  // namespace stipple
