@@ -80,7 +80,9 @@ class Reader final : public PathVisitor {
     if (node == nullptr) return;
     const std::optional<double> number = parse_number(node->text);
     if (node->is_quoted || !number) {
-      fail(*node, key, quoted(node->text) + " is not a number" + number_hint(*node));
+      fail(*node, key,
+           quoted(node->text) + " is not a number" +
+               number_hint(*node, parse_number(node->text).has_value(), meant_number(node->text)));
     }
     value = *number;
     check_range(*node, key, value, number_text(value), info);
@@ -131,7 +133,9 @@ class Reader final : public PathVisitor {
         fail(node, key, concat(node.text, " is out of range ", range_text(info), unit(info)));
       }
     }
-    fail(node, key, quoted(node.text) + " is not a whole number" + number_hint(node));
+    fail(node, key,
+         quoted(node.text) + " is not a whole number" +
+             number_hint(node, number.has_value(), meant_integer(node.text)));
   }
 
   void check_range(const YamlNode& node, std::string_view key, double value,
@@ -156,12 +160,9 @@ class Reader final : public PathVisitor {
     return "";
   }
 
-  static std::string number_hint(const YamlNode& node) {
-    std::string digits = node.text;
-    std::erase_if(digits, [](char c) { return c == '_' || c == ','; });
-    if (!parse_number(digits)) return "";
-    if (node.is_quoted) return "; remove the quotes";
-    return digits == node.text ? "" : "; write " + digits;
+  static std::string number_hint(const YamlNode& node, bool is_number, const std::string& meant) {
+    if (node.is_quoted && is_number) return "; remove the quotes";
+    return meant.empty() ? "" : "; write " + meant;
   }
 
   static std::string choice_hint(const YamlNode& node, const std::vector<std::string_view>& names) {

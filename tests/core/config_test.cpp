@@ -213,6 +213,43 @@ TEST(Config, WrongNumbersAreNamed) {
             "a.yaml:1: optimizer.momentum: '1e999' is not a number");
 }
 
+TEST(Config, CommasAndUnderscoresAreAnsweredWithWhatTheyMean) {
+  const auto rate = [](const std::string& text) {
+    const std::string error = override_error("optimizer.learning_rate=" + text);
+    const std::string known = "'" + text + "' is not a number";
+    const size_t at = error.find(known);
+    return at == std::string::npos ? error : error.substr(at + known.size());
+  };
+  const auto steps = [](const std::string& text) {
+    const std::string error = override_error("train.steps=" + text);
+    const std::string known = "'" + text + "' is not a whole number";
+    const size_t at = error.find(known);
+    return at == std::string::npos ? error : error.substr(at + known.size());
+  };
+  EXPECT_EQ(rate("0,001"), "; write 0.001");
+  EXPECT_EQ(rate("-1,5e-3"), "; write -1.5e-3");
+  EXPECT_EQ(rate("1,000"), "; write 1000 or 1.000");
+  EXPECT_EQ(rate("1,234,567.5"), "; write 1234567.5");
+  EXPECT_EQ(rate("1_0.5"), "; write 10.5");
+  EXPECT_EQ(rate("1,2,3"), "");
+  EXPECT_EQ(steps("1,000"), "; write 1000");
+  EXPECT_EQ(steps("0,5"), "");
+}
+
+TEST(Config, NumbersWithLeadingZerosAreRefused) {
+  EXPECT_EQ(text_error("train: {steps: 0001}"),
+            "a.yaml:1: train.steps: '0001' is not a whole number; write 1");
+  EXPECT_EQ(text_error("optimizer: {offset: -007}"),
+            "a.yaml:1: optimizer.offset: '-007' is not a whole number; write -7");
+  EXPECT_EQ(text_error("optimizer: {offset: 000}"),
+            "a.yaml:1: optimizer.offset: '000' is not a whole number; write 0");
+  EXPECT_EQ(text_error("optimizer: {momentum: 00.5}"),
+            "a.yaml:1: optimizer.momentum: '00.5' is not a number; write 0.5");
+  EXPECT_EQ(text_error("train: {steps: 01e3}"),
+            "a.yaml:1: train.steps: '01e3' is not a whole number");
+  EXPECT_EQ(load_text("optimizer: {momentum: 1e-05, offset: -0}").optimizer.momentum, 1e-5);
+}
+
 TEST(Config, OnlyTrueAndFalseAreTruthValues) {
   EXPECT_EQ(text_error("train: {shuffle: yes}"),
             "a.yaml:1: train.shuffle: 'yes' is not true or false; write true");
