@@ -30,7 +30,6 @@ void check_inputs(const char* op, const Args& a) {
   const Shape keys = {q[0], q[1], a.k.shape[2], q[3]};
   expect_shape(op, "k", a.k.shape, keys);
   expect_shape(op, "v", a.v.shape, keys);
-  expect_shape(op, "o", a.o.shape, q);
   expect_shape(op, "lse", a.lse.shape, {q[0], q[1], q[2]});
   check_same_storage(op, {a.q, a.k, a.v, a.o});
   if (!a.key_mask.empty()) expect_shape(op, "key_mask", a.key_mask.shape, {q[0], keys[2]});
@@ -40,11 +39,22 @@ void check_inputs(const char* op, const Args& a) {
 
 template <class Args>
 void check_gradients(const char* op, const Args& a) {
+  if (a.delta.empty()) {
+    expect_shape(op, "o", a.o.shape, a.q.shape);
+  } else {
+    expect_shape(op, "delta", a.delta.shape, a.lse.shape);
+  }
   expect_shape(op, "dout", a.dout.shape, a.q.shape);
   expect_shape(op, "dq", a.dq.shape, a.q.shape);
   expect_shape(op, "dk", a.dk.shape, a.k.shape);
   expect_shape(op, "dv", a.dv.shape, a.k.shape);
   check_same_storage(op, {a.q, a.dout, a.dq, a.dk, a.dv});
+}
+
+template <class Args>
+void check_pattern_of(const char* op, const Args& a) {
+  const Shape& q = a.q.shape;
+  check_pattern(op, a.pattern, q[0] * q[1], q[2], a.k.shape[2]);
 }
 
 void check_edges(const char* op, const EdgeSet& edges, const Shape& q, const Shape& k) {
@@ -92,6 +102,8 @@ void plan_scratch(const Stream& stream, Arena& scratch, int64_t bytes_per_worker
 
 void attend_dense(const Stream& stream, const AttendDense& args) {
   check_inputs("attend_dense", args);
+  expect_shape("attend_dense", "o", args.o.shape, args.q.shape);
+  check_pattern_of("attend_dense", args);
   if (is_for_cuda(stream)) STIPPLE_CUDA_CALL(stream, attend_dense, args);
   plan_scratch(stream, *args.scratch, cpu::attend_forward_scratch(cpu::scratch_shape(args)));
   STIPPLE_DISPATCH(stream, attend_dense, args);
@@ -100,13 +112,41 @@ void attend_dense(const Stream& stream, const AttendDense& args) {
 void attend_dense_backward(const Stream& stream, const AttendDenseBackward& args) {
   check_inputs("attend_dense_backward", args);
   check_gradients("attend_dense_backward", args);
+  check_pattern_of("attend_dense_backward", args);
   if (is_for_cuda(stream)) STIPPLE_CUDA_CALL(stream, attend_dense_backward, args);
   plan_scratch(stream, *args.scratch, cpu::attend_backward_scratch(cpu::scratch_shape(args)));
   STIPPLE_DISPATCH(stream, attend_dense_backward, args);
 }
 
+void attend_delta(const Stream& stream, const AttendDelta& args) {
+  const Shape& o = args.o.shape;
+  STIPPLE_CHECK_AS(ShapeError, o.rank() == 4, "attend_delta: o has shape ", o.str(),
+                   ", expected [B, H, N, D]");
+  expect_shape("attend_delta", "dout", args.dout.shape, o);
+  expect_shape("attend_delta", "delta", args.delta.shape, {o[0], o[1], o[2]});
+  check_same_storage("attend_delta", {args.dout, args.o});
+  STIPPLE_DISPATCH(stream, attend_delta, args);
+}
+
+void merge_parts(const Stream& stream, const MergeParts& args) {
+  const Shape& o = args.o.shape;
+  STIPPLE_CHECK(!args.parts.empty() && args.parts.size() <= MergeParts::kMostParts,
+                "merge_parts: ", args.parts.size(), " parts, expected 1 to ",
+                MergeParts::kMostParts);
+  STIPPLE_CHECK_AS(ShapeError, o.rank() == 4, "merge_parts: o has shape ", o.str(),
+                   ", expected [B, H, N, D]");
+  expect_shape("merge_parts", "lse", args.lse.shape, {o[0], o[1], o[2]});
+  for (const AttendPart& part : args.parts) {
+    expect_shape("merge_parts", "o of a part", part.o.shape, o);
+    expect_shape("merge_parts", "lse of a part", part.lse.shape, args.lse.shape);
+    check_same_storage("merge_parts", {args.o, part.o});
+  }
+  STIPPLE_DISPATCH(stream, merge_parts, args);
+}
+
 void attend_edges(const Stream& stream, const AttendEdges& args) {
   check_inputs("attend_edges", args);
+  expect_shape("attend_edges", "o", args.o.shape, args.q.shape);
   check_edges("attend_edges", args.edges, args.q.shape, args.k.shape);
   check_implementation("attend_edges", stream, args.implementation);
   if (is_for_cuda(stream)) STIPPLE_CUDA_CALL(stream, attend_edges, args);

@@ -8,16 +8,16 @@
 namespace stipple::test {
 namespace {
 
+using Reference = kernels::reference::Attention;
+
 constexpr EdgeForm kForms[] = {EdgeForm::kBits, EdgeForm::kCsr};
 
 /// sum_ij dout_ij o_ij of problem p.
 double loss(const AttendSetup& s, const Reference& r, int64_t p) {
+  const std::vector<double> o = kernels::reference::attend(r).o;
   double sum = 0;
-  for (int64_t i = 0; i < s.n; ++i) {
-    const std::vector<double> o = r.output(i, r.row(i));
-    for (int64_t x = 0; x < s.d; ++x) {
-      sum += double{s.dout[(p * s.n + i) * s.d + x]} * o[static_cast<size_t>(x)];
-    }
+  for (int64_t x = 0; x < s.n * s.d; ++x) {
+    sum += double{s.dout[p * s.n * s.d + x]} * o[static_cast<size_t>(x)];
   }
   return sum;
 }
@@ -30,6 +30,7 @@ Array<double> differences(const AttendSetup& s, Shape shape,
   const int64_t count = shape.numel() / s.problems();
   for (int64_t p = 0; p < s.problems(); ++p) {
     Reference r = reference(s, p);
+    r.score_factor.assign(r.weight.size(), 1.0);
     for (int64_t e = 0; e < count; ++e) {
       double& x = pick(r)[static_cast<size_t>(e)];
       const double old = x;
@@ -65,7 +66,7 @@ Gradients<double> gradients_by_differences(const AttendSetup& s) {
   // The rules' own definitions: the mask multiplies e^s in the code, the score in the paper.
   Gradients<double> g =
       spread(s, differences(s, {s.problems(), s.n, s.m}, [&](Reference& r) -> std::vector<double>& {
-               return s.rule == SteRule::kPaper ? r.b : r.a;
+               return s.rule == SteRule::kPaper ? r.score_factor : r.weight;
              }));
   using Values = std::vector<double>;
   g.dq = differences(s, s.q.shape(), [](Reference& r) -> Values& { return r.q; });
@@ -117,6 +118,22 @@ TEST_P(AttendGradient, IsTheSlopeWithDropout) {
   AttendSetup s = small_setup(2);
   s.dropout = 0.4f;
   expect_differences(s);
+}
+
+TEST_P(AttendGradient, OfAPatternIsTheSlope) {
+  AttendSetup s = small_setup(12);
+  s.clusters = 0;
+  s.query_group = s.key_group = Array<int32_t>({9}, {0, 0, 1, 1, 1, 2, 0, 2, 3});
+  using kernels::PatternKind;
+  for (const kernels::Pattern& pattern : {kernels::Pattern{.is_causal = true},
+                                          {.kind = PatternKind::kWindow, .radius = 2},
+                                          {.kind = PatternKind::kOwnGroup},
+                                          {.kind = PatternKind::kOtherGroups}}) {
+    set_pattern(s, pattern);
+    const Gradients<double> expected = gradients_by_differences(s);
+    expect_close_gradients(reference_backward(s), expected, 1e-7);
+    expect_exact(differentiate_dense(s), expected);
+  }
 }
 
 TEST_P(AttendGradient, FollowsThePapersRule) {

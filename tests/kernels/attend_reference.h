@@ -12,6 +12,7 @@
 #include "core/cpu/isa.h"
 #include "core/stream.h"
 #include "kernels/attend.h"
+#include "kernels/attend_reference.h"
 #include "tests/support/arrays.h"
 #include "tests/support/devices.h"
 #include "tests/support/graphs.h"
@@ -41,6 +42,9 @@ struct AttendSetup {
   float regularizer = 0.0f;
   float clip = std::numeric_limits<float>::infinity();
   bool self_loop = false;
+  kernels::Pattern pattern{};  ///< of attend_dense; see set_pattern
+  Array<int32_t> query_group = Array<int32_t>({0});
+  Array<int32_t> key_group = Array<int32_t>({0});
 
   int64_t problems() const { return batch * heads; }
   kernels::AttentionDropout attention_dropout() const {
@@ -86,6 +90,18 @@ inline AttendSetup make_setup(const AttendSize& size, uint64_t seed) {
   return s;
 }
 
+/// Attends to the pattern's pairs, also where a list of edges is wanted. Groups are those of the
+/// setup.
+inline void set_pattern(AttendSetup& s, kernels::Pattern pattern) {
+  s.pattern = pattern;
+  s.pattern.query_group = s.query_group.view();
+  s.pattern.key_group = s.key_group.view();
+  for (int64_t p = 0; p < s.problems(); ++p) {
+    const std::vector<double> pairs = kernels::reference::pairs_of(s.pattern, p, s.n, s.m);
+    std::copy(pairs.begin(), pairs.end(), &s.drawn[p * s.n * s.m]);
+  }
+}
+
 /// The setup with what is left of its numbers when they are stored so.
 inline AttendSetup stored_as(AttendSetup s, Precision storage) {
   for (Array<float>* a : {&s.q, &s.k, &s.v, &s.dout, &s.y, &s.z}) *a = rounded(*a, storage);
@@ -94,88 +110,25 @@ inline AttendSetup stored_as(AttendSetup s, Precision storage) {
 
 // --- the definition ------------------------------------------------------------------------------
 
-/// One problem in double precision. `a` multiplies e^s and `b` multiplies s: real numbers, so that
-/// both may be differentiated.
-struct Reference {
-  int64_t n, m, d;
-  std::vector<double> q, k, v, a, b, keep;
-  double scale;
-
-  double score(int64_t i, int64_t j) const {
-    double s = 0;
-    for (int64_t x = 0; x < d; ++x) s += at(q, i * d + x) * at(k, j * d + x);
-    return scale * s * at(b, i * m + j);
-  }
-  struct Row {
-    double lse;
-    std::vector<double> weights;
-  };
-  Row row(int64_t i) const {
-    constexpr double kInfinity = std::numeric_limits<double>::infinity();
-    Row result{-kInfinity, std::vector<double>(static_cast<size_t>(m))};
-    std::vector<double> scores(static_cast<size_t>(m));
-    double top = -kInfinity;
-    for (int64_t j = 0; j < m; ++j) {
-      if (at(a, i * m + j) == 0) continue;
-      scores[static_cast<size_t>(j)] = score(i, j);
-      top = std::max(top, at(scores, j));
-    }
-    double sum = 0;
-    for (int64_t j = 0; j < m; ++j) {
-      if (at(a, i * m + j) != 0) sum += at(a, i * m + j) * std::exp(at(scores, j) - top);
-    }
-    if (sum == 0) return result;
-    result.lse = top + std::log(sum);
-    for (int64_t j = 0; j < m; ++j) {
-      if (at(a, i * m + j) == 0) continue;
-      result.weights[static_cast<size_t>(j)] =
-          at(a, i * m + j) * std::exp(at(scores, j) - result.lse);
-    }
-    return result;
-  }
-  std::vector<double> output(int64_t i, const Row& of_row) const {
-    std::vector<double> o(static_cast<size_t>(d));
-    for (int64_t j = 0; j < m; ++j) {
-      const double w = at(of_row.weights, j) * at(keep, i * m + j);
-      if (w == 0) continue;
-      for (int64_t x = 0; x < d; ++x) o[static_cast<size_t>(x)] += w * at(v, j * d + x);
-    }
-    return o;
-  }
-  static double at(const std::vector<double>& values, int64_t i) {
-    return values[static_cast<size_t>(i)];
-  }
-};
-
-inline Reference reference(const AttendSetup& s, int64_t p) {
+inline kernels::reference::Attention reference(const AttendSetup& s, int64_t p) {
   const auto slice = [p](const Array<float>& a, int64_t count) {
     const auto first = a.values().begin() + p * count;
     return std::vector<double>(first, first + count);
   };
-  Reference r{.n = s.n,
-              .m = s.m,
-              .d = s.d,
-              .q = slice(s.q, s.n * s.d),
-              .k = slice(s.k, s.m * s.d),
-              .v = slice(s.v, s.m * s.d),
-              .a = {},
-              .b = std::vector<double>(static_cast<size_t>(s.n * s.m), 1.0),
-              .keep = {},
-              .scale = double{s.scale}};
+  const auto drawn = s.drawn.values().begin() + p * s.n * s.m;
   const int64_t sample = p / s.heads;
-  const PhiloxKey key = s.attention_dropout().rng.philox();
-  const uint32_t stream = stream_word(3, static_cast<int>(p % s.heads), Purpose::kAttentionDropout);
-  for (int64_t i = 0; i < s.n; ++i) {
-    for (int64_t j = 0; j < s.m; ++j) {
-      const bool counts = !s.use_key_mask || s.key_mask[sample * s.m + j] != 0;
-      r.a.push_back(counts ? s.drawn[(p * s.n + i) * s.m + j] : 0);
-      const PhiloxCounter words = philox4x32(
-          {static_cast<uint32_t>(j / 4), static_cast<uint32_t>(i), s.samples[sample], stream}, key);
-      const bool kept = words[static_cast<size_t>(j % 4)] >= double{s.dropout} * 4294967296.0;
-      r.keep.push_back(kept ? 1.0 / (1.0 - double{s.dropout}) : 0.0);
-    }
-  }
-  return r;
+  kernels::reference::Attention a{.n = s.n,
+                                  .m = s.m,
+                                  .d = s.d,
+                                  .scale = double{s.scale},
+                                  .q = slice(s.q, s.n * s.d),
+                                  .k = slice(s.k, s.m * s.d),
+                                  .v = slice(s.v, s.m * s.d),
+                                  .weight = std::vector<double>(drawn, drawn + s.n * s.m)};
+  if (s.use_key_mask) kernels::reference::exclude_masked_keys(a, s.key_mask.view().at(sample));
+  a.keep = kernels::reference::dropout_factors(s.attention_dropout(), sample,
+                                               static_cast<int>(p % s.heads), s.n, s.m);
+  return a;
 }
 
 struct ForwardResult {
@@ -185,13 +138,9 @@ struct ForwardResult {
 inline ForwardResult reference_forward(const AttendSetup& s) {
   ForwardResult result{Array<double>(s.q.shape()), Array<double>({s.batch, s.heads, s.n})};
   for (int64_t p = 0; p < s.problems(); ++p) {
-    const Reference r = reference(s, p);
-    for (int64_t i = 0; i < s.n; ++i) {
-      const Reference::Row row = r.row(i);
-      const std::vector<double> o = r.output(i, row);
-      std::copy(o.begin(), o.end(), &result.o[(p * s.n + i) * s.d]);
-      result.lse[p * s.n + i] = row.lse;
-    }
+    const kernels::reference::Output out = kernels::reference::attend(reference(s, p));
+    std::copy(out.o.begin(), out.o.end(), &result.o[p * s.n * s.d]);
+    std::copy(out.lse.begin(), out.lse.end(), &result.lse[p * s.n]);
   }
   return result;
 }
@@ -208,44 +157,43 @@ Gradients<T> make_gradients(const AttendSetup& s) {
           Array<T>({s.batch, s.heads, s.m, s.clusters})};
 }
 
-/// Attention's backward in double precision, edge by edge. The gradient test checks it against
-/// differences of the definition.
-inline Gradients<double> reference_backward(const AttendSetup& s) {
-  Gradients<double> g = make_gradients<double>(s);
-  for (int64_t p = 0; p < s.problems(); ++p) {
-    const Reference r = reference(s, p);
-    for (int64_t i = 0; i < s.n; ++i) {
-      const Reference::Row softmax = r.row(i);
-      const std::vector<double> o = r.output(i, softmax);
+/// Adds problem p's straight-through gradients, edge by edge, given the gradients of its scores.
+inline void add_straight_through(const AttendSetup& s, int64_t p,
+                                 const kernels::reference::Attention& a,
+                                 const std::vector<double>& ds, Gradients<double>& g) {
+  for (int64_t i = 0; i < s.n; ++i) {
+    for (int64_t j = 0; j < s.m; ++j) {
       const int64_t row = p * s.n + i;
-      double delta = 0;
-      for (int64_t x = 0; x < s.d; ++x) {
-        delta += double{s.dout[row * s.d + x]} * o[static_cast<size_t>(x)];
-      }
-      for (int64_t j = 0; j < s.m; ++j) {
-        if (s.drawn[row * s.m + j] == 0) continue;
-        const int64_t column = p * s.m + j;
-        const double keep = r.keep[static_cast<size_t>(i * s.m + j)];
-        const double weight = softmax.weights[static_cast<size_t>(j)];
-        double t = 0;
-        for (int64_t x = 0; x < s.d; ++x) {
-          t += keep * double{s.dout[row * s.d + x]} * double{s.v[column * s.d + x]};
-        }
-        const double ds = weight * (t - delta);
-        for (int64_t x = 0; x < s.d; ++x) {
-          g.dq[row * s.d + x] += r.scale * ds * double{s.k[column * s.d + x]};
-          g.dk[column * s.d + x] += r.scale * ds * double{s.q[row * s.d + x]};
-          g.dv[column * s.d + x] += weight * keep * double{s.dout[row * s.d + x]};
-        }
-        double dp = s.rule == SteRule::kPaper && weight != 0 ? ds * r.score(i, j) : ds;
-        dp = std::clamp(dp + double{s.regularizer}, -double{s.clip}, double{s.clip});
-        if (s.self_loop && i == j) dp = 0;
-        for (int64_t x = 0; x < s.clusters; ++x) {
-          g.row_grad[row * s.clusters + x] += dp * double{s.z[column * s.clusters + x]};
-          g.column_grad[column * s.clusters + x] += dp * double{s.y[row * s.clusters + x]};
-        }
+      const int64_t column = p * s.m + j;
+      if (s.drawn[row * s.m + j] == 0) continue;
+      const auto pair = static_cast<size_t>(i * s.m + j);
+      double dp = s.rule == SteRule::kPaper && ds[pair] != 0 ? ds[pair] * a.score(i, j) : ds[pair];
+      dp = std::clamp(dp + double{s.regularizer}, -double{s.clip}, double{s.clip});
+      if (s.self_loop && i == j) dp = 0;
+      for (int64_t x = 0; x < s.clusters; ++x) {
+        g.row_grad[row * s.clusters + x] += dp * double{s.z[column * s.clusters + x]};
+        g.column_grad[column * s.clusters + x] += dp * double{s.y[row * s.clusters + x]};
       }
     }
+  }
+}
+
+/// Attention's backward in double precision. The gradient test checks it against differences of the
+/// definition.
+inline Gradients<double> reference_backward(const AttendSetup& s) {
+  namespace reference = kernels::reference;
+  Gradients<double> g = make_gradients<double>(s);
+  for (int64_t p = 0; p < s.problems(); ++p) {
+    const reference::Attention a = test::reference(s, p);
+    const auto first = s.dout.values().begin() + p * s.n * s.d;
+    const std::vector<double> dout(first, first + s.n * s.d);
+    const reference::Output out = reference::attend(a);
+    const reference::Gradients own =
+        reference::attend_backward(a, dout, out.lse, reference::delta(a, dout, out.o));
+    std::copy(own.dq.begin(), own.dq.end(), &g.dq[p * s.n * s.d]);
+    std::copy(own.dk.begin(), own.dk.end(), &g.dk[p * s.m * s.d]);
+    std::copy(own.dv.begin(), own.dv.end(), &g.dv[p * s.m * s.d]);
+    add_straight_through(s, p, a, own.ds, g);
   }
   return g;
 }
@@ -303,6 +251,13 @@ class AttendMemory : public DeviceMemory {
   View<const uint8_t> key_mask() {
     return s_.use_key_mask ? put(s_.key_mask) : View<const uint8_t>{};
   }
+  kernels::Pattern pattern() {
+    kernels::Pattern pattern = s_.pattern;
+    if (!pattern.has_groups()) return pattern;
+    pattern.query_group = put(s_.query_group);
+    pattern.key_group = put(s_.key_group);
+    return pattern;
+  }
   kernels::AttentionDropout dropout() {
     kernels::AttentionDropout dropout = s_.attention_dropout();
     dropout.samples = put(s_.samples);
@@ -350,6 +305,7 @@ inline Attended attend_dense(const AttendSetup& s, const AttendPlace& place = {}
                                           .k = memory.store(s.k),
                                           .v = memory.store(s.v),
                                           .key_mask = memory.key_mask(),
+                                          .pattern = memory.pattern(),
                                           .scale = s.scale,
                                           .dropout = memory.dropout(),
                                           .scratch = &memory.scratch()});
@@ -411,6 +367,7 @@ inline Gradients<float> differentiate_dense(const AttendSetup& s, const AttendPl
                                                    .dout = memory.store(s.dout),
                                                    .lse = memory.put(forward.lse),
                                                    .key_mask = memory.key_mask(),
+                                                   .pattern = memory.pattern(),
                                                    .scale = s.scale,
                                                    .dropout = memory.dropout(),
                                                    .scratch = &memory.scratch()});

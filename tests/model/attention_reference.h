@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Masked softmax attention in double, written straight from the formulas, with a fixed graph and
+// The double-precision reference (kernels/attend_reference.h) of a whole batch, with a fixed graph and
 // fixed dropout bits.
 #pragma once
 
@@ -7,7 +7,7 @@
 #include <functional>
 #include <vector>
 
-#include "core/rng.h"
+#include "kernels/attend_reference.h"
 #include "tests/model/attention_run.h"
 
 namespace stipple::test {
@@ -25,27 +25,28 @@ struct AttentionReference {
   int64_t batch, heads, length, head_dim;
   Doubles dout;
   Doubles weight;  // [B * H, N, N]  0, or how often the edge counts
-  Doubles keep;    // [B * H, N, N]  dropout factor of a normalised weight
+  Doubles keep;    // [B * H, N, N]  dropout factor of a normalised weight; empty: 1
 
   AttentionReference(const AttentionRun& run, const AttentionCase& c, double dropout, int layer)
       : batch(c.batch),
         heads(c.heads),
         length(c.length),
         head_dim(c.head_dim),
-        dout(run.dout.values().begin(), run.dout.values().end()),
-        weight(static_cast<size_t>(batch * heads * length * length), 1.0),
-        keep(weight.size(), 1.0) {
-    for_each_pair([&](int64_t p, int64_t i, int64_t j, size_t at) {
-      const auto block = static_cast<uint32_t>(j / 4), row = static_cast<uint32_t>(i);
-      const PhiloxCounter bits =
-          philox4x32({block, row, run.samples[p / heads],
-                      stream_word(layer, static_cast<int>(p % heads), Purpose::kAttentionDropout)},
-                     run.rng.philox());
-      const bool kept = static_cast<double>(bits[static_cast<size_t>(j % 4)]) >=
-                        static_cast<double>(static_cast<float>(dropout)) * 0x1.0p32;
-      keep[at] = kept ? 1.0 / (1.0 - dropout) : 0.0;
-      weight[at] = run.mask[p / heads * length + j];
-    });
+        dout(run.dout.values().begin(), run.dout.values().end()) {
+    const kernels::AttentionDropout drop{.rate = static_cast<float>(dropout),
+                                         .rng = run.rng,
+                                         .layer = layer,
+                                         .samples = run.samples.view()};
+    for (int64_t p = 0; p < batch * heads; ++p) {
+      const int64_t b = p / heads;
+      for (int64_t i = 0; i < length; ++i) {
+        const uint8_t* mask = &run.mask[b * length];
+        weight.insert(weight.end(), mask, mask + length);
+      }
+      const Doubles own =
+          kernels::reference::dropout_factors(drop, b, static_cast<int>(p % heads), length, length);
+      keep.insert(keep.end(), own.begin(), own.end());
+    }
   }
 
   void for_each_pair(const std::function<void(int64_t, int64_t, int64_t, size_t)>& body) const {
@@ -66,28 +67,28 @@ struct AttentionReference {
     return dot(t.q, p * length + i, t.k, p * length + j) / std::sqrt(static_cast<double>(head_dim));
   }
 
-  /// Normalised weights W [B * H, N, N], before dropout; rows without edges are zero.
-  Doubles normalised(const Tensors& t) const {
-    Doubles w(weight.size(), 0.0), sum(static_cast<size_t>(batch * heads * length), 0.0);
-    for_each_pair([&](int64_t p, int64_t i, int64_t j, size_t at) {
-      if (weight[at] == 0.0) return;
-      w[at] = weight[at] * std::exp(score(t, p, i, j));
-      sum[static_cast<size_t>(p * length + i)] += w[at];
-    });
-    for_each_pair([&](int64_t p, int64_t i, int64_t, size_t at) {
-      if (w[at] > 0.0) w[at] /= sum[static_cast<size_t>(p * length + i)];
-    });
-    return w;
+  kernels::reference::Attention problem(const Tensors& t, int64_t p) const {
+    const auto part = [p](const Doubles& all, int64_t count) {
+      if (all.empty()) return Doubles{};
+      return Doubles(all.begin() + p * count, all.begin() + (p + 1) * count);
+    };
+    return {.n = length,
+            .m = length,
+            .d = head_dim,
+            .scale = 1.0 / std::sqrt(static_cast<double>(head_dim)),
+            .q = part(t.q, length * head_dim),
+            .k = part(t.k, length * head_dim),
+            .v = part(t.v, length * head_dim),
+            .weight = part(weight, length * length),
+            .keep = part(keep, length * length)};
   }
 
   Doubles output(const Tensors& t) const {
-    const Doubles w = normalised(t);
-    Doubles o(t.q.size(), 0.0);
-    for_each_pair([&](int64_t p, int64_t i, int64_t j, size_t at) {
-      for (int64_t d = 0; d < head_dim; ++d)
-        o[static_cast<size_t>((p * length + i) * head_dim + d)] +=
-            w[at] * keep[at] * t.v[static_cast<size_t>((p * length + j) * head_dim + d)];
-    });
+    Doubles o;
+    for (int64_t p = 0; p < batch * heads; ++p) {
+      const Doubles own = kernels::reference::attend(problem(t, p)).o;
+      o.insert(o.end(), own.begin(), own.end());
+    }
     return o;
   }
 
@@ -100,13 +101,17 @@ struct AttentionReference {
 
   /// dL/ds [B * H, N, N].
   Doubles score_gradient(const Tensors& t) const {
-    const Doubles w = normalised(t), o = output(t);
-    Doubles ds(w.size(), 0.0);
-    for_each_pair([&](int64_t p, int64_t i, int64_t j, size_t at) {
-      const double from_key = keep[at] * dot(dout, p * length + i, t.v, p * length + j);
-      const double from_row = dot(dout, p * length + i, o, p * length + i);
-      ds[at] = w[at] * (from_key - from_row);
-    });
+    Doubles ds;
+    for (int64_t p = 0; p < batch * heads; ++p) {
+      const kernels::reference::Attention a = problem(t, p);
+      const kernels::reference::Output out = kernels::reference::attend(a);
+      const auto first = dout.begin() + p * length * head_dim;
+      const Doubles own_dout(first, first + length * head_dim);
+      const Doubles own = kernels::reference::attend_backward(
+                              a, own_dout, out.lse, kernels::reference::delta(a, own_dout, out.o))
+                              .ds;
+      ds.insert(ds.end(), own.begin(), own.end());
+    }
     return ds;
   }
 };

@@ -8,6 +8,7 @@
 
 #include "core/cpu/isa.h"
 #include "kernels/cpu/attend/bodies.h"
+#include "kernels/runs.h"
 
 namespace stipple::kernels::cpu {
 namespace {
@@ -111,6 +112,7 @@ AttendProblem problem(const Args& a, int64_t p) {
   const int64_t heads = a.q.shape[1];
   const int64_t sample = p / heads;
   AttendProblem x;
+  x.number = p;
   x.num_queries = a.q.shape[2];
   x.num_keys = a.k.shape[2];
   x.dim = a.q.shape[3];
@@ -132,7 +134,11 @@ template <class Args>
 void add_gradients(AttendProblem& x, const Args& a, int64_t p) {
   const int64_t queries = p * x.num_queries * x.dim;
   const int64_t keys = p * x.num_keys * x.dim;
-  x.final_o = a.o.floats().data + queries;
+  if (a.delta.empty()) {
+    x.final_o = a.o.floats().data + queries;
+  } else {
+    x.delta = a.delta.data + p * x.num_queries;
+  }
   x.final_lse = a.lse.data + p * x.num_queries;
   x.dout = a.dout.floats().data + queries;
   x.dq = a.dq.floats().data + queries;
@@ -215,12 +221,26 @@ int64_t attend_backward_scratch(const AttendScratchShape& shape) {
 }
 
 void attend_dense(const Stream& stream, const AttendDense& a) {
-  run_forward(stream, a, scratch_shape(a),
-              [&](AttendProblem& x, int64_t p) { add_outputs(x, a.o, a.lse, p); });
+  run_forward(stream, a, scratch_shape(a), [&](AttendProblem& x, int64_t p) {
+    add_outputs(x, a.o, a.lse, p);
+    x.pattern = math::pattern_rule(a.pattern);
+  });
 }
 
 void attend_dense_backward(const Stream& stream, const AttendDenseBackward& a) {
-  run_backward(stream, a, scratch_shape(a), [](AttendProblem&, int64_t) {});
+  run_backward(stream, a, scratch_shape(a),
+               [&](AttendProblem& x, int64_t) { x.pattern = math::pattern_rule(a.pattern); });
+}
+
+void attend_delta(const Stream& stream, const AttendDelta& a) {
+  const int64_t dim = a.o.shape[3];
+  const AttendBodies& body = bodies();
+  stream.parallel_for(num_runs(a.delta.numel(), kCopyRowRun), [&](int64_t run, int) {
+    const Range rows = nth_run(run, a.delta.numel(), kCopyRowRun);
+    for (int64_t i = rows.begin; i < rows.end; ++i) {
+      a.delta[i] = body.dot(a.dout.floats().data + i * dim, a.o.floats().data + i * dim, dim);
+    }
+  });
 }
 
 void attend_edges(const Stream& stream, const AttendEdges& a) {

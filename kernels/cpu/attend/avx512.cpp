@@ -4,6 +4,6 @@
 
 namespace stipple::kernels::cpu::avx512 {
 
-const AttendBodies kAttend = {forward, backward};
+const AttendBodies kAttend = {forward, backward, dot};
 
 }  // namespace stipple::kernels::cpu::avx512

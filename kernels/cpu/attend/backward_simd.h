@@ -29,7 +29,8 @@ struct RowConstants {
 };
 
 inline RowConstants row_constants(const AttendProblem& p, int64_t i) {
-  const float delta = dot(p.dout + i * p.dim, p.final_o + i * p.dim, p.dim);
+  const float delta =
+      p.delta != nullptr ? p.delta[i] : dot(p.dout + i * p.dim, p.final_o + i * p.dim, p.dim);
   return {i, splat(p.final_lse[i]), splat(delta)};
 }
 
@@ -282,8 +283,11 @@ inline void backward_tiled(const AttendProblem& p, const BackwardBuffers& b) {
   pack_transposed(b.packed_values, p.v, all_keys, p.dim);
   for (int64_t j = 0; j < all_keys; j += kTileKeys) {
     const int64_t keys = minimum(all_keys - j, kTileKeys);
-    for (int64_t i = 0; i < p.num_queries; i += kTileRows) {
+    const int64_t first_row = p.pattern.queries_of(j, p.num_queries).begin / kTileRows * kTileRows;
+    const int64_t last_row = p.pattern.queries_of(j + keys - 1, p.num_queries).end;
+    for (int64_t i = first_row; i < last_row; i += kTileRows) {
       const int64_t rows = minimum(p.num_queries - i, kTileRows);
+      if (!has_pairs(p, i, rows, j)) continue;
       const int64_t at = i * p.dim;
       multiply<false>(b.tiles[0], kTileKeys, {p.q + at, p.dim, 1},
                       packed_panels(b.packed_keys, p.dim, j), rows, kTileKeys, p.dim);

@@ -8,6 +8,7 @@
 
 #include "core/rng.h"
 #include "kernels/attend.h"
+#include "kernels/math/pattern.h"
 
 namespace stipple::kernels::cpu {
 
@@ -36,9 +37,10 @@ struct DropoutStream {
   uint32_t stream = 0;
 };
 
-/// The edges are bits, or columns, or, when both are null, all pairs. Gradients are null in
-/// forward, o and lse written there.
+/// The edges are bits, or columns, or, when both are null, the pairs of the pattern. Gradients are
+/// null in forward, o and lse written there.
 struct AttendProblem {
+  int64_t number = 0;  ///< p
   int64_t num_queries = 0;
   int64_t num_keys = 0;
   int64_t dim = 0;
@@ -50,6 +52,7 @@ struct AttendProblem {
   const uint8_t* key_mask = nullptr;
   float scale = 1.0f;
   DropoutStream dropout;
+  math::PatternRule pattern;
 
   const uint32_t* bits = nullptr;
   int64_t words_per_row = 0;
@@ -57,8 +60,9 @@ struct AttendProblem {
   const uint16_t* multiplicity = nullptr;
   const int32_t* row_ptr = nullptr;
 
-  const float* final_o = nullptr;
+  const float* final_o = nullptr;  ///< null where delta is there
   const float* final_lse = nullptr;
+  const float* delta = nullptr;  ///< null: made of dout and final_o
   const float* dout = nullptr;
   float* dq = nullptr;
   float* dk = nullptr;
@@ -113,6 +117,7 @@ struct BackwardBuffers {
 struct AttendBodies {
   void (*forward)(const AttendProblem&, const ForwardBuffers&, int64_t first_row, int64_t last_row);
   void (*backward)(const AttendProblem&, const BackwardBuffers&);
+  float (*dot)(const float* a, const float* b, int64_t n);  ///< as delta is made
 };
 namespace scalar {
 extern const AttendBodies kAttend;

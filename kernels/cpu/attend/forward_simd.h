@@ -205,22 +205,34 @@ inline void soften_tile_row(const AttendProblem& p, int64_t i, int64_t first_key
   row.sum += reduce_add(sum);
 }
 
+/// The keys, in whole tiles at the front, that rows [first_row, last_row) may want.
+inline Range keys_of_rows(const AttendProblem& p, int64_t first_row, int64_t last_row,
+                          int64_t real_keys) {
+  const int64_t begin = p.pattern.keys_of(first_row, real_keys).begin / kTileKeys * kTileKeys;
+  return {begin, p.pattern.keys_of(last_row - 1, real_keys).end};
+}
+
 inline void forward_tiled(const AttendProblem& p, const ForwardBuffers& b, int64_t first_row,
                           int64_t last_row) {
-  const int64_t keys = pack_key_mask(b.key_words, p);
-  pack_transposed(b.packed_keys, p.k, keys, p.dim);
+  const int64_t real_keys = pack_key_mask(b.key_words, p);
+  const Range packed = keys_of_rows(p, first_row, last_row, real_keys);
+  pack_transposed(b.packed_keys, p.k + packed.begin * p.dim, packed.end - packed.begin, p.dim);
   clear_rows(p.o + first_row * p.dim, last_row - first_row, p.dim);
   for (int64_t i = first_row; i < last_row; i += kTileRows) {
     const int64_t rows = minimum(last_row - i, kTileRows);
     RowSoftmax softmax[kTileRows];
-    for (int64_t j = 0; j < keys; j += kTileKeys) {
+    const Range keys = keys_of_rows(p, i, i + rows, real_keys);
+    for (int64_t j = keys.begin; j < keys.end; j += kTileKeys) {
+      if (!has_pairs(p, i, rows, j)) continue;
       multiply<false>(b.tile, kTileKeys, {p.q + i * p.dim, p.dim, 1},
-                      packed_panels(b.packed_keys, p.dim, j), rows, kTileKeys, p.dim);
+                      packed_panels(b.packed_keys, p.dim, j - packed.begin), rows, kTileKeys,
+                      p.dim);
       for (int64_t r = 0; r < rows; ++r) {
         soften_tile_row(p, i + r, j, b.tile + r * kTileKeys, b.key_words, softmax[r]);
       }
       multiply<true>(p.o + i * p.dim, p.dim, {b.tile, kTileKeys, 1},
-                     row_major(p.v + j * p.dim, p.dim), rows, p.dim, minimum(keys - j, kTileKeys));
+                     row_major(p.v + j * p.dim, p.dim), rows, p.dim,
+                     minimum(keys.end - j, kTileKeys));
     }
     for (int64_t r = 0; r < rows; ++r) finish_row(p, i + r, softmax[r]);
   }

@@ -33,8 +33,9 @@ void for_each_edge(const AttendProblem& p, int64_t i, const Visit& visit) {
     return;
   }
   for (int64_t j = 0; j < p.num_keys; ++j) {
-    const bool edge =
-        p.bits == nullptr || (p.bits[i * p.words_per_row + j / 32] >> (j % 32) & 1u) != 0;
+    const bool edge = p.bits == nullptr
+                          ? p.pattern.has(p.number, i, j)
+                          : (p.bits[i * p.words_per_row + j / 32] >> (j % 32) & 1u) != 0;
     if (edge) visit(j, 1.0f);
   }
 }
@@ -92,7 +93,7 @@ float straight_through(const AttendProblem& p, int64_t i, int64_t j, float ds, f
 void backward_row(const AttendProblem& p, int64_t i) {
   const float* q = p.q + i * p.dim;
   const float* dout = p.dout + i * p.dim;
-  const float delta = dot(dout, p.final_o + i * p.dim, p.dim);
+  const float delta = p.delta != nullptr ? p.delta[i] : dot(dout, p.final_o + i * p.dim, p.dim);
   for_each_edge(p, i, [&](int64_t j, float drawn) {
     const float s = score(p, i, j);
     const float weight = counts(p, j) ? drawn * std::exp(s - p.final_lse[i]) : 0.0f;
@@ -121,6 +122,6 @@ void backward(const AttendProblem& p, const BackwardBuffers&) {
 
 }  // namespace
 
-const AttendBodies kAttend = {forward, backward};
+const AttendBodies kAttend = {forward, backward, dot};
 
 }  // namespace stipple::kernels::cpu::scalar

@@ -285,10 +285,60 @@ inline int64_t pack_key_mask(uint32_t* words, const AttendProblem& p) {
   return end;
 }
 
+/// Bits [begin, end) of a word, where these may lie anywhere.
+inline uint32_t bits_between(int64_t begin, int64_t end) {
+  const auto below = [](int64_t bit) { return bit <= 0 ? 0u : bit >= 32 ? ~0u : (1u << bit) - 1; };
+  return below(end) & ~below(begin);
+}
+
+/// Which of 32 keys from `first` on are in the groups that query i wants.
+inline uint32_t group_word(const AttendProblem& p, int64_t i, int64_t first) {
+  const math::PatternRule& rule = p.pattern;
+  const auto* keys = reinterpret_cast<const uint32_t*>(rule.key_group) + p.number * rule.key_stride;
+  const Words own =
+      splat_words(static_cast<uint32_t>(rule.query_group[p.number * rule.query_stride + i]));
+  const int64_t count = minimum(p.num_keys - first, 32);
+  uint32_t bits = 0;
+  for (int64_t x = 0; x < count; x += kWidth) {
+    const Words group = load(keys + first + x, first_lanes(count - x));
+    const Mask found =
+        rule.kind == PatternKind::kEarlierGroups ? less(group, own) : equal(group, own);
+    bits |= mask_bits(found) << x;
+  }
+  return rule.kind == PatternKind::kOtherGroups ? ~bits : bits;
+}
+
+/// edge_word of a pattern; what it says of keys that do not exist does not matter.
+inline uint32_t pattern_word(const AttendProblem& p, int64_t i, int64_t first) {
+  const math::PatternRule& rule = p.pattern;
+  const Range keys = rule.keys_of(i, p.num_keys);
+  uint32_t bits = bits_between(keys.begin - first, keys.end - first);
+  if (bits == 0 || rule.is_a_range()) return bits;
+  if (rule.has_groups()) return bits & group_word(p, i, first);
+  for (uint32_t rest = bits; rest != 0; rest &= rest - 1) {
+    const int bit = __builtin_ctz(rest);
+    if (!rule.has(p.number, i, first + bit)) bits &= ~(1u << bit);
+  }
+  return bits;
+}
+
 /// Which keys [32 word, 32 word + 32) row i attends to, regardless of key_mask.
 inline uint32_t edge_word(const AttendProblem& p, int64_t i, int64_t word) {
-  if (p.bits == nullptr) return ~0u;
+  if (p.bits == nullptr) return p.pattern.is_everything() ? ~0u : pattern_word(p, i, 32 * word);
   return word < p.words_per_row ? p.bits[i * p.words_per_row + word] : 0u;
+}
+
+/// Does the pattern have a pair of rows [row, row + rows) and keys [key, key + kTileKeys)?
+inline bool has_pairs(const AttendProblem& p, int64_t row, int64_t rows, int64_t key) {
+  if (p.pattern.is_everything() || p.bits != nullptr) return true;
+  const int64_t words = minimum(p.num_keys - key + 31, kTileKeys) / 32;
+  for (int64_t i = row; i < row + rows; ++i) {
+    for (int64_t w = 0; w < words; ++w) {
+      const int64_t first = key + 32 * w;
+      if ((pattern_word(p, i, first) & bits_between(0, p.num_keys - first)) != 0) return true;
+    }
+  }
+  return false;
 }
 
 inline Mask key_counts(const uint32_t* key_words, Words j) {

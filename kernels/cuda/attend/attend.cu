@@ -39,21 +39,14 @@ void launch_delta(const Stream& stream, float* delta, View<const T> dout, View<c
          delta_kernel<T, kWidth>, delta, dout.data, o.data, rows, map);
 }
 
-/// Taken from scratch.
-const float* make_delta(const Stream& stream, Arena& scratch, ConstRealView dout, ConstRealView o) {
+/// delta [B, H, N], or from scratch what attend_delta makes.
+const float* find_delta(const Stream& stream, Arena& scratch, View<const float> delta,
+                        ConstRealView dout, ConstRealView o) {
+  if (!delta.empty()) return delta.data;
   const Shape& shape = dout.shape;
-  float* delta = scratch.alloc<float>({shape[0] * shape[1] * shape[2]}).data;
-  if (plans_only(stream)) return delta;
-  with_real_type(dout.precision, [&](auto zero) {
-    using T = decltype(zero);
-    constexpr int kWidth = kPackWidthOf<T>;
-    if (shape[3] % kWidth == 0 && are_aligned(dout.as<T>().data, o.as<T>().data)) {
-      launch_delta<T, kWidth>(stream, delta, dout.as<T>(), o.as<T>());
-    } else {
-      launch_delta<T, 1>(stream, delta, dout.as<T>(), o.as<T>());
-    }
-  });
-  return delta;
+  const View<float> made = scratch.alloc<float>({shape[0], shape[1], shape[2]});
+  if (!plans_only(stream)) attend_delta(stream, {.delta = made, .dout = dout, .o = o});
+  return made.data;
 }
 
 WeightDropout weight_dropout(const AttentionDropout& d) {
@@ -105,13 +98,13 @@ AttendArrays forward_arrays(const Args& a) {
   return x;
 }
 
-/// delta comes from scratch.
+/// Where delta is not given, it comes from scratch.
 template <class Args>
 AttendArrays backward_arrays(const Stream& stream, const Args& a) {
   AttendArrays x = arrays(a);
   x.lse = const_cast<float*>(a.lse.data);  // only forward writes it
   x.dout = a.dout.data;
-  x.delta = make_delta(stream, *a.scratch, a.dout, a.o);
+  x.delta = find_delta(stream, *a.scratch, a.delta, a.dout, a.o);
   x.dq = a.dq.data;
   x.dk = a.dk.data;
   x.dv = a.dv.data;
@@ -133,13 +126,31 @@ StraightThroughArrays straight_through_arrays(const StraightThrough& s) {
 
 }  // namespace
 
+void attend_delta(const Stream& stream, const AttendDelta& args) {
+  const ConstRealView dout = args.dout;
+  const ConstRealView o = args.o;
+  with_real_type(dout.precision, [&](auto zero) {
+    using T = decltype(zero);
+    constexpr int kWidth = kPackWidthOf<T>;
+    if (dout.shape[3] % kWidth == 0 && are_aligned(dout.as<T>().data, o.as<T>().data)) {
+      launch_delta<T, kWidth>(stream, args.delta.data, dout.as<T>(), o.as<T>());
+    } else {
+      launch_delta<T, 1>(stream, args.delta.data, dout.as<T>(), o.as<T>());
+    }
+  });
+}
+
 void attend_dense(const Stream& stream, const AttendDense& args) {
-  attend_tiles(stream, forward_arrays(args), *args.scratch);
+  AttendArrays x = forward_arrays(args);
+  x.pattern = math::pattern_rule(args.pattern);
+  attend_tiles(stream, x, *args.scratch);
 }
 
 void attend_dense_backward(const Stream& stream, const AttendDenseBackward& args) {
   const Arena::Scope scope(*args.scratch);
-  attend_tiles_backward(stream, backward_arrays(stream, args), *args.scratch);
+  AttendArrays x = backward_arrays(stream, args);
+  x.pattern = math::pattern_rule(args.pattern);
+  attend_tiles_backward(stream, x, *args.scratch);
 }
 
 void attend_edges(const Stream& stream, const AttendEdges& args) {

@@ -10,6 +10,7 @@
 #include "core/stream.h"
 #include "kernels/attend.h"
 #include "kernels/edges.h"
+#include "kernels/math/pattern.h"
 
 namespace stipple::kernels::cuda {
 
@@ -25,7 +26,7 @@ struct WeightDropout {
 
 /// The graph of all problems; p's arrays start at p * stride.
 struct GraphArrays {
-  const EdgeForm* form = nullptr;                ///< [P]; null: all pairs
+  const EdgeForm* form = nullptr;                ///< [P]; null: the pairs of the pattern
   const int32_t* row_ptr = nullptr;              // [P, N + 1]
   const int32_t* column_ptr = nullptr;           // [P, M + 1]
   const uint32_t* by_query = nullptr;            ///< bits in lane order or CSR columns
@@ -63,12 +64,13 @@ struct AttendArrays {
   const uint8_t* key_mask = nullptr;  ///< [B, M]; null: all keys
   float scale = 1.0f;
   WeightDropout dropout;
+  math::PatternRule pattern{};
   GraphArrays graph{};
   void* o = nullptr;     ///< written in forward
   float* lse = nullptr;  ///< written in forward, read in backward; -inf: a row without keys
   // Backward only.
   const void* dout = nullptr;
-  const float* delta = nullptr;  ///< [B, H, N]  do . o
+  const float* delta = nullptr;  ///< [B, H, N]
   void* dq = nullptr;
   void* dk = nullptr;
   void* dv = nullptr;

@@ -215,8 +215,9 @@ struct Stages {
   }
 };
 
-/// What a warp keeps of its queries while it walks over tiles.
-template <class T, int kDim, bool kDrops>
+/// What a warp keeps of its queries while it walks over tiles. kIsGeneral: there may be dropout or a
+/// pattern.
+template <class T, int kDim, bool kIsGeneral>
 struct WarpQueries {
   using Sizes = Shape<T, kDim>;
   static constexpr int kGroups = Sizes::kGroups;
@@ -226,7 +227,7 @@ struct WarpQueries {
   Sums<kGroups, kDim> o;
   RunningRows rows[kGroups];
   uint32_t masks[kGroups];
-  KeptPairs kept;  // with dropout
+  KeptPairs kept;  // where dropout is on
 
   __device__ int first_row() const {
     return item->block * Sizes::kRows + warp_index() * 16 * kGroups;
@@ -238,7 +239,7 @@ struct WarpQueries {
     const uint32_t valid = column_mask(x.pairs.valid(item->sample), tile);
 #pragma unroll
     for (int g = 0; g < kGroups; ++g) {
-      masks[g] = x.pairs.mask(problem, row + 16 * g, tile) & valid;
+      masks[g] = x.pairs.template mask<kIsGeneral>(problem, row + 16 * g, tile) & valid;
     }
   }
 
@@ -255,7 +256,7 @@ struct WarpQueries {
       float factor[2];
       to_weights<T>(s.c[g], masks[g], x.scale, rows[g], factor);
       rescale(o.c[g], factor);
-      if constexpr (kDrops) {
+      if (kIsGeneral && x.dropout.is_on) {
         drop(s.c[g], kept.by_query(first_row() + 16 * g, tile));
       }
     }
@@ -285,12 +286,12 @@ __device__ inline void start_copies(const ForwardArrays<T>& x, const TileItem& i
 }
 
 /// With the queries in shared memory.
-template <class T, int kDim, bool kDrops>
-__device__ inline void begin(WarpQueries<T, kDim, kDrops>& own, const ForwardArrays<T>& x,
+template <class T, int kDim, bool kIsGeneral>
+__device__ inline void begin(WarpQueries<T, kDim, kIsGeneral>& own, const ForwardArrays<T>& x,
                              const TileItem& item) {
   using Sizes = Shape<T, kDim>;
   own.item = &item;
-  if constexpr (kDrops) {
+  if (kIsGeneral && x.dropout.is_on) {
     const int head = item.problem % static_cast<int>(x.lists.heads);
     own.kept = KeptPairs(x.dropout, item.sample, head);
   }
@@ -305,8 +306,8 @@ __device__ inline void begin(WarpQueries<T, kDim, kDrops>& own, const ForwardArr
   if (item.count > 0) own.load_masks(x, item.tiles[0]);
 }
 
-template <class T, int kDim, bool kDrops>
-__device__ inline void add_tiles(WarpQueries<T, kDim, kDrops>& own, const ForwardArrays<T>& x,
+template <class T, int kDim, bool kIsGeneral>
+__device__ inline void add_tiles(WarpQueries<T, kDim, kIsGeneral>& own, const ForwardArrays<T>& x,
                                  const TileItem& item) {
   for (int i = 0; i < item.count; ++i) {
     wait_for_copies<0>();
@@ -319,7 +320,7 @@ __device__ inline void add_tiles(WarpQueries<T, kDim, kDrops>& own, const Forwar
   }
 }
 
-template <class T, int kDim, bool kDrops>
+template <class T, int kDim, bool kIsGeneral>
 __global__ void __launch_bounds__(kTileThreads, (Shape<T, kDim>::kBlocksPerSm))
     attend_tiles_kernel(ForwardArrays<T> x) {
   using Sizes = Shape<T, kDim>;
@@ -329,7 +330,7 @@ __global__ void __launch_bounds__(kTileThreads, (Shape<T, kDim>::kBlocksPerSm))
     queue.take();
     wait_for_copies<0>();
     sync_threads();
-    WarpQueries<T, kDim, kDrops> own;
+    WarpQueries<T, kDim, kIsGeneral> own;
     begin(own, x, queue.item());
     add_tiles(own, x, queue.item());
     const int problem = queue.item().problem;
@@ -339,7 +340,7 @@ __global__ void __launch_bounds__(kTileThreads, (Shape<T, kDim>::kBlocksPerSm))
 #pragma unroll
     for (int g = 0; g < Sizes::kGroups; ++g) {
       write_rows(x, problem, first_row + 16 * g, own.o.c[g], own.rows[g],
-                 kDrops ? x.dropout.rescale : 1.0f);
+                 kIsGeneral && x.dropout.is_on ? x.dropout.rescale : 1.0f);
     }
   }
 }
@@ -369,7 +370,7 @@ void run(const Stream& stream, const AttendArrays& a, Arena& scratch) {
   const LaunchShape shape = {.grid = persistent_grid(stream, x.lists, Sizes::kBlocksPerSm),
                              .block = kTileThreads,
                              .shared_bytes = Sizes::kSharedBytes};
-  if (a.dropout.is_on) {
+  if (a.dropout.is_on || !a.pattern.is_everything()) {
     launch(stream, shape, attend_tiles_kernel<T, kDim, true>, x);
   } else {
     launch(stream, shape, attend_tiles_kernel<T, kDim, false>, x);

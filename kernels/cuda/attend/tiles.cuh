@@ -414,7 +414,7 @@ __device__ inline uint32_t column_mask(const uint32_t* words, int64_t tile) {
 
 /// Which pairs count, seen from the rows of a tile kernel.
 struct PairBits {
-  const uint32_t* bits = nullptr;  ///< [P] x [num_rows, words_per_row], kLanes; null: all pairs
+  const uint32_t* bits = nullptr;  ///< [P] x [num_rows, words_per_row], kLanes; null: the pattern's
   int64_t stride = 0;              ///< words from problem to problem
   int64_t words_per_row = 0;       ///< bit_words(kLanes, num_columns); less than 2^32 in num_rows
   int64_t num_rows = 0;
@@ -423,6 +423,8 @@ struct PairBits {
   const uint32_t* valid_columns =
       nullptr;  ///< [B, words_per_row] or, with stride 0, [words_per_row]
   int64_t valid_stride = 0;
+  math::PatternRule pattern{};
+  bool rows_are_keys = false;
 
   __device__ const uint32_t* valid(int64_t sample) const {
     return valid_columns + sample * valid_stride;
@@ -431,21 +433,64 @@ struct PairBits {
     return row < num_rows && (row_mask == nullptr || row_mask[sample * num_rows + row] != 0);
   }
   /// This lane's word of `row` in the 128 columns that `tile` belongs to; 0 past the last row.
+  /// Without kHasPattern, which spares registers, the pattern is taken to be everything.
+  template <bool kHasPattern = true>
   __device__ uint32_t row_word(int64_t problem, int64_t row, int64_t tile) const {
     const auto row_32 = static_cast<uint32_t>(row);
     if (row_32 >= static_cast<uint32_t>(num_rows)) return 0u;
-    if (bits == nullptr) return ~0u;
+    if (bits == nullptr) {
+      if constexpr (!kHasPattern) return ~0u;
+      const int64_t even = tile / 2 * 2;
+      return pattern_half(problem, row, even) | pattern_half(problem, row, even + 1) << 16;
+    }
     const auto lane_word = static_cast<uint32_t>(tile) / 2 * 4 + threadIdx.x % 4;
     return (bits + problem * stride)[row_32 * static_cast<uint32_t>(words_per_row) + lane_word];
   }
-  /// Pairs of rows first_row .. first_row + 16 with the columns of `tile` that exist in the graph
-  /// and are within bounds in rows; neither row_mask nor valid_columns is looked at: and it with
-  /// column_mask(valid(sample), tile).
+  /// Pairs of rows first_row .. first_row + 16 with the columns of `tile` that exist in the graph,
+  /// or the pattern, and are within bounds in rows; neither row_mask nor valid_columns is looked at:
+  /// and it with column_mask(valid(sample), tile).
+  template <bool kHasPattern = true>
   __device__ uint32_t mask(int64_t problem, int64_t first_row, int64_t tile) const {
+    if (kHasPattern && bits == nullptr) return pattern_mask(problem, first_row, tile);
     const int64_t row = first_row + lane_index() / 4;
-    const uint32_t low = row_word(problem, row, tile);
-    const uint32_t high = row_word(problem, row + 8, tile);
+    const uint32_t low = row_word<false>(problem, row, tile);
+    const uint32_t high = row_word<false>(problem, row + 8, tile);
     return tile % 2 == 0 ? (low & 0xFFFFu) | high << 16 : low >> 16 | (high & 0xFFFF0000u);
+  }
+  /// The same where there are no bits.
+  __device__ uint32_t pattern_mask(int64_t problem, int64_t first_row, int64_t tile) const {
+    if (pattern.is_everything()) return ~0u;
+    const int64_t row = first_row + lane_index() / 4;
+    return pattern_half(problem, row, tile) | pattern_half(problem, row + 8, tile) << 16;
+  }
+
+ private:
+  /// Columns of one row that the pattern may have; all of them where it is a range.
+  __device__ Range pattern_range(int64_t row) const {
+    return rows_are_keys ? pattern.queries_of(row, num_columns) : pattern.keys_of(row, num_columns);
+  }
+  __device__ bool pattern_has(int64_t problem, int64_t row, int64_t column) const {
+    return rows_are_keys ? pattern.has(problem, column, row) : pattern.has(problem, row, column);
+  }
+  /// This lane's 16 columns of `row` in `tile`, in the order of a mask.
+  __device__ uint32_t pattern_half(int64_t problem, int64_t row, int64_t tile) const {
+    constexpr uint32_t kAll = 0xFFFFu;
+    if (pattern.is_everything()) return kAll;
+    const int64_t first = tile * kTileColumns;
+    if (row >= num_rows || first >= num_columns) return 0u;
+    const Range range = pattern_range(row);
+    if (range.end <= first || range.begin >= first + kTileColumns) return 0u;
+    if (pattern.is_a_range() && range.begin <= first && range.end >= first + kTileColumns) {
+      return kAll;
+    }
+    uint32_t half = 0;
+#pragma unroll 1
+    for (int bit = 0; bit < 16; ++bit) {
+      const int64_t column = first + bit / 2 * 8 + lane_index() % 4 * 2 + bit % 2;
+      const bool is_there = column >= range.begin && column < range.end;
+      if (is_there && pattern_has(problem, row, column)) half |= 1u << bit;
+    }
+    return half;
   }
 };
 

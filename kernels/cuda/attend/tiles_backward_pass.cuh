@@ -217,9 +217,14 @@ __device__ inline uint32_t diagonal(int first_row, int tile) {
 /// The graph's pairs of group `g` of the warp's rows with the columns of the tile. What it says of
 /// rows and columns that do not exist is multiplied by zeros, or not stored.
 template <class C>
-__device__ inline uint32_t graph_mask(const PairBits& pairs, const Stage<C>& stage, int g,
-                                      int tile) {
-  if (pairs.bits == nullptr) return ~0u;
+__device__ inline uint32_t graph_mask(const PairBits& pairs, const Stage<C>& stage,
+                                      const TileItem& item, int g, int tile) {
+  if (pairs.bits == nullptr) {
+    // Only dense attention, which has no clusters, has patterns: other instances keep their
+    // registers.
+    if constexpr (C::kClusters > 0) return ~0u;
+    return pairs.pattern_mask(item.problem, first_row<C>(item) + 16 * g, tile);
+  }
   const uint32_t* words = stage.bits + (C::first_row_of_warp() + 16 * g) * 4 + lane_index();
   const uint32_t low = words[0];
   const uint32_t high = words[8 * 4];
@@ -248,7 +253,7 @@ __device__ inline TileMasks<C::kGroups> tile_masks(const Side<typename C::Elemen
   const uint32_t valid = column_mask(stage.valid, tile % 2);
 #pragma unroll
   for (int g = 0; g < C::kGroups; ++g) {
-    const uint32_t edges = graph_mask<C>(side.pairs, stage, g, tile);
+    const uint32_t edges = graph_mask<C>(side.pairs, stage, item, g, tile);
     masks.counted[g] = edges & rows.counted[g] & valid;
     masks.edges[g] =
         common.self_loop ? edges & ~diagonal(first_row<C>(item) + 16 * g, tile) : edges;

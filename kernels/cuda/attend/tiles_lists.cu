@@ -216,7 +216,8 @@ PairBits bits_by_query(const Stream& stream, const AttendArrays& a, Arena& scrat
           .num_rows = a.num_queries,
           .num_columns = a.num_keys,
           .valid_columns = valid.data,
-          .valid_stride = is_masked ? valid.shape[1] : 0};
+          .valid_stride = is_masked ? valid.shape[1] : 0,
+          .pattern = a.pattern};
 }
 
 PairBits bits_by_key(const Stream& stream, const AttendArrays& a, Arena& scratch) {
@@ -227,7 +228,9 @@ PairBits bits_by_key(const Stream& stream, const AttendArrays& a, Arena& scratch
           .num_columns = a.num_queries,
           .row_mask = a.key_mask,
           .valid_columns = make_column_words(stream, scratch, nullptr, 1, a.num_queries).data,
-          .valid_stride = 0};
+          .valid_stride = 0,
+          .pattern = a.pattern,
+          .rows_are_keys = true};
 }
 
 TileLists make_tile_lists(const Stream& stream, Arena& scratch, const PairBits& pairs,
