@@ -13,6 +13,7 @@
 
 #include "core/arena.h"
 #include "core/error.h"
+#include "core/host_device.h"
 #include "core/stream.h"
 #include "core/view.h"
 
@@ -34,7 +35,7 @@ struct BitPlace {
   int64_t word;
   int bit;
 };
-constexpr BitPlace bit_place(BitOrder order, int64_t column) {
+STIPPLE_HD constexpr BitPlace bit_place(BitOrder order, int64_t column) {
   if (order == BitOrder::kRows) return {column / 32, static_cast<int>(column % 32)};
   return {column / 128 * 4 + column % 8 / 2, static_cast<int>(column % 128 / 8 * 2 + column % 2)};
 }

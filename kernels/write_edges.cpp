@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kernels/write_edges.h"
+
+#include <algorithm>
+
+#include "core/copy.h"
+#include "core/dispatch.h"
+#include "kernels/checks.h"
+#include "kernels/cuda/edges.h"
+#include "kernels/graph_to_write.h"
+
+namespace stipple::kernels {
+namespace {
+
+template <class Args>
+void check_graph(const char* op, const Args& args) {
+  const EdgeSet& edges = args.edges;
+  STIPPLE_CHECK(!edges.capacity.multiplicity, op, ": a graph with multiplicities is drawn");
+  STIPPLE_CHECK(args.form == EdgeForm::kCsr || has_room_for_bits(edges), op,
+                ": this graph has no room for bits, use EdgeForm::kCsr");
+  STIPPLE_CHECK(args.scratch != nullptr, op, ": scratch is missing");
+  int64_t batch = 0;
+  for (const View<const uint8_t>& mask : {args.query_mask, args.key_mask}) {
+    if (mask.empty()) continue;
+    STIPPLE_CHECK_AS(ShapeError, mask.shape.rank() == 2 && mask.shape[0] > 0, op,
+                     ": a mask has shape ", mask.shape.str(), ", expected [B, tokens]");
+    if (batch == 0) batch = mask.shape[0];
+    STIPPLE_CHECK_AS(ShapeError, edges.num_problems() % mask.shape[0] == 0, op, ": ",
+                     edges.num_problems(), " problems, but masks of ", mask.shape[0], " samples");
+  }
+  check_mask(op, "query_mask", args.query_mask, batch, edges.num_queries);
+  check_mask(op, "key_mask", args.key_mask, batch, edges.num_keys);
+}
+
+// Bytes of cursors that the problems of one wave may take.
+constexpr int64_t kWaveBytes = 64 << 20;
+
+View<int32_t> alloc_cursors(const Stream& stream, Arena& scratch, const EdgeSet& edges,
+                            EdgeForm form) {
+  if (stream.device().backend() != DeviceType::kCuda || form == EdgeForm::kBits) return {};
+  const int64_t chunks = cuda::transpose_chunks(edges.num_queries);
+  const int64_t bytes = std::max<int64_t>(1, chunks * edges.num_keys * 4);
+  const int64_t problems = std::max<int64_t>(1, edges.num_problems());
+  return scratch.alloc<int32_t>(
+      {std::clamp<int64_t>(kWaveBytes / bytes, 1, problems), chunks, edges.num_keys});
+}
+
+void write(const Stream& stream, const GraphToWrite& graph, Arena& scratch) {
+  const View<int32_t> cursors = alloc_cursors(stream, scratch, graph.edges, graph.form);
+  STIPPLE_DISPATCH(stream, write_graph, graph, cursors);
+}
+
+void check_csr(const WriteCsr& args) {
+  const int64_t n = args.edges.num_queries;
+  const auto offsets = static_cast<int64_t>(args.row_ptr.size());
+  const auto size = static_cast<int64_t>(args.columns.size());
+  STIPPLE_CHECK(offsets == n + 1 || offsets == args.edges.num_problems() * (n + 1),
+                "write_csr: row_ptr has ", offsets, " offsets, expected ", n + 1, " or ",
+                args.edges.num_problems() * (n + 1));
+  for (int64_t first = 0; first < offsets; first += n + 1) {
+    const int32_t* row_ptr = &args.row_ptr[static_cast<size_t>(first)];
+    STIPPLE_CHECK(row_ptr[0] >= 0 && row_ptr[n] <= size, "write_csr: offsets from ", row_ptr[0],
+                  " to ", row_ptr[n], " into ", size, " columns");
+    for (int64_t i = 0; i < n; ++i) {
+      STIPPLE_CHECK(row_ptr[i] <= row_ptr[i + 1], "write_csr: the offsets of row ", i, " descend");
+      for (int64_t e = row_ptr[i]; e < row_ptr[i + 1]; ++e) {
+        const uint32_t column = args.columns[static_cast<size_t>(e)];
+        STIPPLE_CHECK(column < args.edges.num_keys, "write_csr: row ", i, " has key ", column,
+                      " of ", args.edges.num_keys);
+        STIPPLE_CHECK(e == row_ptr[i] || column > args.columns[static_cast<size_t>(e - 1)],
+                      "write_csr: the keys of row ", i, " do not ascend");
+      }
+    }
+  }
+}
+
+/// `host` where the stream computes.
+template <class T>
+View<const T> bring(const Stream& stream, Arena& scratch, std::span<const T> host) {
+  const Shape shape = {static_cast<int64_t>(host.size())};
+  if (stream.device().backend() == DeviceType::kCpu) return {host.data(), shape};
+  const View<T> copy = scratch.alloc<T>(shape);
+  if (stream.device().type == DeviceType::kCuda) upload(stream, copy, host);
+  return copy;
+}
+
+}  // namespace
+
+void write_edges(const Stream& stream, const WriteEdges& args) {
+  check_graph("write_edges", args);
+  check_pattern("write_edges", args.pattern, args.edges.num_problems(), args.edges.num_queries,
+                args.edges.num_keys);
+  const Arena::Scope scope(*args.scratch);
+  write(stream,
+        {.edges = args.edges,
+         .form = args.form,
+         .query_mask = args.query_mask,
+         .key_mask = args.key_mask,
+         .source = {.pattern = math::pattern_rule(args.pattern)}},
+        *args.scratch);
+}
+
+void write_csr(const Stream& stream, const WriteCsr& args) {
+  check_graph("write_csr", args);
+  check_csr(args);
+  const Arena::Scope scope(*args.scratch);
+  const int64_t offsets = args.edges.num_queries + 1;
+  const bool is_shared = static_cast<int64_t>(args.row_ptr.size()) == offsets;
+  write(stream,
+        {.edges = args.edges,
+         .form = args.form,
+         .query_mask = args.query_mask,
+         .key_mask = args.key_mask,
+         .source = {.row_ptr = bring(stream, *args.scratch, args.row_ptr).data,
+                    .columns = bring(stream, *args.scratch, args.columns).data,
+                    .row_stride = is_shared ? 0 : offsets}},
+        *args.scratch);
+}
+
+}  // namespace stipple::kernels
