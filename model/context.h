@@ -33,6 +33,9 @@ struct Context {
   bool training = true;
   Observer& observer;
   Facts facts;  ///< where facts about this leaf go; none in backward
+  int layer =
+      0;  ///< the block that runs: tells random streams and facts of layers apart, also where
+          ///< layers share a module
 
   /// Storage of activations that branch off the residual stream, and of their gradients.
   Precision precision() const { return stream.precision(); }

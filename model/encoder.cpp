@@ -12,8 +12,7 @@ namespace {
 std::string block_name(int layer) { return "encoder." + std::to_string(layer); }
 
 AttentionShape attention_shape(const EncoderConfig& config, int layer) {
-  return {.layer = layer,
-          .num_layers = config.layers,
+  return {.num_layers = config.layers,
           .num_heads = config.heads,
           .head_dim = config.width / config.heads,
           .max_length = config.max_length,
@@ -34,10 +33,10 @@ EncoderBlock::EncoderBlock(ParameterStore& store, FactTable& facts, const Encode
       value_(store, block_name(layer) + ".value", config.width, config.width),
       attention_(make_attention(attention, store, facts, attention_shape(config, layer))),
       out_(store, block_name(layer) + ".out", config.width, config.width),
-      attention_dropout_{static_cast<float>(config.dropout), layer, DropoutSite::kAttentionOut},
+      attention_dropout_{static_cast<float>(config.dropout), DropoutSite::kAttentionOut},
       feedforward_norm_(store, block_name(layer) + ".feedforward_norm", config.width),
       feedforward_(store, block_name(layer) + ".feedforward", config.width, config.feedforward,
-                   config.dropout, layer) {}
+                   config.dropout) {}
 
 EncoderBlock::Saved EncoderBlock::make_saved() const {
   Saved saved;
@@ -212,9 +211,11 @@ void Encoder::forward(Context& ctx, const Input& input, View<const float> x, Vie
   for (size_t i = 0; i < blocks_.size(); ++i) {
     const View<float> next = ctx.saved.alloc<float>(x.shape);
     saved.blocks[i].rotary = rotary;
+    ctx.layer = static_cast<int>(i);
     blocks_[i].forward(ctx, input, x, next, saved.blocks[i]);
     x = next;
   }
+  ctx.layer = 0;
   norm_.forward(ctx, x, y, saved.norm);
   kernels::mask_rows(ctx.stream, {.x = y, .mask = input.mask});
 }
@@ -224,8 +225,10 @@ void Encoder::backward(Context& ctx, const Input& input, const Saved& saved, Vie
   norm_.backward(ctx, saved.norm, dx, dx);
   ctx.observer.grads_ready(store_.range(norm_.first(), norm_.last()));
   for (size_t i = blocks_.size(); i-- > 0;) {
+    ctx.layer = static_cast<int>(i);
     blocks_[i].backward(ctx, input, saved.blocks[i], dx);
   }
+  ctx.layer = 0;
 }
 
 }  // namespace stipple::model

@@ -14,7 +14,6 @@
 namespace stipple::model {
 
 struct AttentionShape {
-  int layer = 0;
   int64_t num_layers = 1;
   int64_t num_heads = 1;
   int64_t head_dim = 1;

@@ -18,7 +18,6 @@ enum class DropoutSite : uint8_t {
 
 struct Dropout {
   float rate = 0.0f;
-  int layer = 0;
   DropoutSite site = DropoutSite::kEmbedding;
 
   /// x [B, N, C] in place; nothing outside training.
@@ -42,7 +41,7 @@ struct Dropout {
                                   .samples = samples,
                                   .rate = rate,
                                   .rng = ctx.rng,
-                                  .layer = layer,
+                                  .layer = ctx.layer,
                                   .site = static_cast<int>(site)});
   }
 };

@@ -15,7 +15,7 @@ Embedding::Embedding(ParameterStore& store, const std::string& name, int64_t voc
                      int64_t max_length, int64_t width, Positions positions, double dropout)
     : store_(store),
       kind_(positions),
-      dropout_{.rate = static_cast<float>(dropout), .layer = 0, .site = DropoutSite::kEmbedding} {
+      dropout_{.rate = static_cast<float>(dropout), .site = DropoutSite::kEmbedding} {
   const Init init = Init::normal(positions == Positions::kSinusoidal ? 1.0 : kInitStddev);
   tokens_ = store.declare(name + ".tokens", {vocab_size, width}, init, Decay::kNo);
   if (positions != Positions::kLearned) return;

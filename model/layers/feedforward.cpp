@@ -6,12 +6,12 @@
 namespace stipple::model {
 
 FeedForward::FeedForward(ParameterStore& store, const std::string& name, int64_t width,
-                         int64_t hidden, double dropout, int layer)
+                         int64_t hidden, double dropout)
     : hidden_(hidden),
       in_(store, name + ".in", width, hidden),
       out_(store, name + ".out", hidden, width),
-      hidden_dropout_{static_cast<float>(dropout), layer, DropoutSite::kFeedForwardHidden},
-      out_dropout_{static_cast<float>(dropout), layer, DropoutSite::kFeedForwardOut} {}
+      hidden_dropout_{static_cast<float>(dropout), DropoutSite::kFeedForwardHidden},
+      out_dropout_{static_cast<float>(dropout), DropoutSite::kFeedForwardOut} {}
 
 void FeedForward::forward(Context& ctx, ConstRealView x, View<const uint32_t> samples, RealView y,
                           Saved& saved) const {

@@ -20,7 +20,7 @@ class FeedForward {
   };
 
   FeedForward(ParameterStore& store, const std::string& name, int64_t width, int64_t hidden,
-              double dropout, int layer);
+              double dropout);
 
   /// x, y [B, N, width]; x must stay untouched until backward.
   void forward(Context&, ConstRealView x, View<const uint32_t> samples, RealView y, Saved&) const;

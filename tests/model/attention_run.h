@@ -24,6 +24,7 @@ struct AttentionCase {
 
 class AttentionRun {
   static constexpr int64_t kLayers = 3;
+  static constexpr int kLayer = 1;
 
  public:
   AttentionRun(const model::AttentionConfig& config, const AttentionCase& c)
@@ -100,8 +101,7 @@ class AttentionRun {
 
  private:
   static model::AttentionShape shape(const AttentionCase& c) {
-    return {.layer = 1,
-            .num_layers = kLayers,
+    return {.num_layers = kLayers,
             .num_heads = c.heads,
             .head_dim = c.head_dim,
             .max_length = c.length,
@@ -114,7 +114,8 @@ class AttentionRun {
             .rng = rng,
             .training = training,
             .observer = observer,
-            .facts = {}};
+            .facts = {},
+            .layer = kLayer};
   }
   void plan(const model::AttentionConfig& config) {
     model::ParameterStore planned;
@@ -129,7 +130,8 @@ class AttentionRun {
                        .rng = rng,
                        .training = true,
                        .observer = observer,
-                       .facts = {planned_facts, nullptr}};
+                       .facts = {planned_facts, nullptr},
+                       .layer = kLayer};
     const auto planned_saved = module->make_saved();
     const View<float> nowhere{nullptr, q.shape()};
     const model::AttentionInputs in{.q = nowhere,

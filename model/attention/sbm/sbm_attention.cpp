@@ -114,7 +114,7 @@ kernels::AttentionDropout SbmAttention::dropout(const Context& ctx,
                                                 const AttentionInputs& in) const {
   return {.rate = ctx.training ? dropout_rate_ : 0.0f,
           .rng = ctx.rng,
-          .layer = shape_.layer,
+          .layer = ctx.layer,
           .samples = in.samples};
 }
 
@@ -191,7 +191,7 @@ void SbmAttention::draw_graph(Context& ctx, const AttentionInputs& in, View<doub
                                        .delta = explore ? static_cast<float>(delta) : 0.0f,
                                        .self_loop = config_.self_loop,
                                        .rng = ctx.rng,
-                                       .layer = shape_.layer,
+                                       .layer = ctx.layer,
                                        .scratch = &ctx.scratch});
   });
   ctx.observer.end(Phase::kSampling, ctx.stream);
@@ -199,7 +199,7 @@ void SbmAttention::draw_graph(Context& ctx, const AttentionInputs& in, View<doub
 
 void SbmAttention::report(Context& ctx, const AttentionInputs& in, View<const double> expected,
                           const Saved& saved) const {
-  const auto counts = [&](FactId id) { return ctx.facts.at<int64_t>(id, shape_.layer); };
+  const auto counts = [&](FactId id) { return ctx.facts.at<int64_t>(id, ctx.layer); };
   const bool by_expectation = config_.regularizer == SbmRegularizer::kExpected;
   kernels::edge_statistics(ctx.stream, {.edges = counts(facts_.edges),
                                         .pairs = counts(facts_.pairs),
@@ -209,7 +209,7 @@ void SbmAttention::report(Context& ctx, const AttentionInputs& in, View<const do
                                         .query_mask = graph_mask(in),
                                         .key_mask = graph_mask(in)});
   kernels::sparsity_loss(ctx.stream,
-                         {.loss = ctx.facts.at<double>(facts_.auxiliary_loss, shape_.layer),
+                         {.loss = ctx.facts.at<double>(facts_.auxiliary_loss, ctx.layer),
                           .expected = by_expectation ? expected : View<const double>{},
                           .weight = ctx.training ? edge_weight(in) : 0.0,
                           .graph = saved.edges});
@@ -227,11 +227,11 @@ void SbmAttention::do_forward(Context& ctx, const AttentionInputs& in, RealView 
   embed(ctx, in.content_q, graph_mask(in), saved.query);
   embed(ctx, in.content_k, graph_mask(in), saved.key);
   saved.blocks = ctx.saved.alloc<float>({heads, clusters, clusters});
-  kernels::block_matrix(
-      ctx.stream, {.s = saved.blocks,
-                   .effective_cells = ctx.facts.at<float>(facts_.effective_cells, shape_.layer),
-                   .clusters = store_.value(clusters_),
-                   .scratch = &ctx.scratch});
+  kernels::block_matrix(ctx.stream,
+                        {.s = saved.blocks,
+                         .effective_cells = ctx.facts.at<float>(facts_.effective_cells, ctx.layer),
+                         .clusters = store_.value(clusters_),
+                         .scratch = &ctx.scratch});
 
   saved.y_sum = ctx.saved.alloc<double>({problems, clusters});
   saved.z_sum = ctx.saved.alloc<double>({problems, clusters});
@@ -242,7 +242,7 @@ void SbmAttention::do_forward(Context& ctx, const AttentionInputs& in, RealView 
                                         config_.max_density));
   });
   if (!saved.edges.overflow.empty())
-    saved.edges.overflow = ctx.facts.at<int32_t>(facts_.overflow, shape_.layer);
+    saved.edges.overflow = ctx.facts.at<int32_t>(facts_.overflow, ctx.layer);
   draw_graph(ctx, in, expected, saved);
   report(ctx, in, expected, saved);
 

@@ -7,8 +7,7 @@ namespace stipple::model {
 
 SoftmaxAttention::SoftmaxAttention(const AttentionConfig& config, ParameterStore&, FactTable&,
                                    const AttentionShape& shape)
-    : layer_(shape.layer),
-      scale_(static_cast<float>(1.0 / std::sqrt(static_cast<double>(shape.head_dim)))),
+    : scale_(static_cast<float>(1.0 / std::sqrt(static_cast<double>(shape.head_dim)))),
       dropout_rate_(static_cast<float>(config.dropout)) {}
 
 std::unique_ptr<Attention::Saved> SoftmaxAttention::make_saved() const {
@@ -19,7 +18,7 @@ kernels::AttentionDropout SoftmaxAttention::dropout(const Context& ctx,
                                                     const AttentionInputs& in) const {
   return {.rate = ctx.training ? dropout_rate_ : 0.0f,
           .rng = ctx.rng,
-          .layer = layer_,
+          .layer = ctx.layer,
           .samples = in.samples};
 }
 

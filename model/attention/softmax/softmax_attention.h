@@ -23,7 +23,6 @@ class SoftmaxAttention final : public Attention {
                    const Attention::Saved&, const AttentionGrads&) const override;
   kernels::AttentionDropout dropout(const Context&, const AttentionInputs&) const;
 
-  int layer_;
   float scale_;
   float dropout_rate_;
 };
