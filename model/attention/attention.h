@@ -40,6 +40,11 @@ struct AttentionGrads {
   RealView dcontent_q, dcontent_k;
 };
 
+/// What others must know of an attention under a configuration.
+struct AttentionTraits {
+  bool fixed_length = false;  ///< padding takes part: leaves are padded to data.max_length
+};
+
 class Attention {
  public:
   /// What forward leaves for backward. Made once per call site, refilled every step.

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "model/attention/attention_config.h"
 
+#include "model/attention/registry.h"
+
 namespace stipple::model {
 
 void AttentionConfig::describe(ConfigVisitor& v) {
-  v.choice("kind", kind, {"softmax", "sbm", "none"},
-           {.doc = "softmax: every query sees every key. sbm: a graph sampled from a stochastic "
-                   "block model of the data. none: every token sees itself only, to tell what a "
-                   "task is worth without attention."});
+  static const std::string docs = attention_docs();
+  v.choice("kind", kind, attention_names(), {.doc = docs});
   v.field("dropout", dropout,
           {.doc = "Probability of dropping a normalised attention weight in training.",
            .min = 0,

@@ -5,6 +5,7 @@
 // (sbm_attention_test.cpp has it); the memberships' route is seen through the expected-density
 // regulariser.
 #include "tests/model/model_run.h"
+#include "tests/support/attentions.h"
 
 namespace stipple::model {
 namespace {
@@ -116,7 +117,7 @@ TEST(ModelGradient, SbmPerSequence) {
 }
 
 TEST(ModelGradient, OfEveryKindOfPositions) {
-  for (const AttentionKind kind : {AttentionKind::kSoftmax, AttentionKind::kSbm}) {
+  for (const AttentionKind kind : test::every_attention()) {
     for (const Positions positions : {Positions::kSinusoidal, Positions::kRotary}) {
       SCOPED_TRACE(static_cast<int>(positions));
       ModelCase c = differentiable_case(kind);

@@ -9,6 +9,7 @@
 #include "core/error.h"
 #include "tests/model/model_run.h"
 #include "tests/support/allocation_count.h"
+#include "tests/support/attentions.h"
 
 namespace stipple::model {
 namespace {
@@ -18,7 +19,7 @@ using test::ModelCase;
 using test::ModelRun;
 using test::small_case;
 
-constexpr std::array kKinds{AttentionKind::kSoftmax, AttentionKind::kSbm, AttentionKind::kNone};
+const std::vector<AttentionKind> kKinds = test::every_attention();
 
 /// Softmax, and SBM by every sampler, with a regulariser; both with every kind of positions.
 std::vector<ModelCase> every_case() {

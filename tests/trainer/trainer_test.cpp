@@ -11,6 +11,7 @@
 #include "core/cuda/runtime.h"
 #include "core/log.h"
 #include "tests/support/allocation_count.h"
+#include "tests/support/attentions.h"
 #include "trainer/exit_code.h"
 
 namespace stipple::trainer {
@@ -43,7 +44,7 @@ std::vector<Config> every_config(const std::string& name) {
   std::vector<Config> configs;
   for (const auto device : {DeviceChoice::kCpu, DeviceChoice::kCuda}) {
     if (device == DeviceChoice::kCuda && cuda::device_count() == 0) continue;
-    for (const auto kind : {model::AttentionKind::kSoftmax, model::AttentionKind::kSbm}) {
+    for (const auto kind : test::every_attention()) {
       Config& config = configs.emplace_back(small_config(name));
       config.device = device;
       config.attention.kind = kind;
@@ -101,7 +102,7 @@ std::vector<double> history(const Config& config, int steps) {
 
 TEST(Trainer, OnCudaMakesTheStepsOfTheCpu) {
   if (cuda::device_count() == 0) GTEST_SKIP() << cuda::why_no_device();
-  for (const auto kind : {model::AttentionKind::kSoftmax, model::AttentionKind::kSbm}) {
+  for (const auto kind : test::every_attention()) {
     Config config = small_config("devices");
     make_short(config);
     config.attention.kind = kind;
@@ -143,8 +144,8 @@ void expect_timed(const TrainRecord& record, bool has_sampling) {
 
 TEST(Trainer, ACapturedStepGivesTheBitsOfAnEagerOneAndIsTimedAsWell) {
   if (cuda::device_count() == 0) GTEST_SKIP() << cuda::why_no_device();
-  for (const auto kind : {model::AttentionKind::kSoftmax, model::AttentionKind::kSbm}) {
-    SCOPED_TRACE(kind == model::AttentionKind::kSbm ? "sbm" : "softmax");
+  for (const auto kind : test::every_attention()) {
+    SCOPED_TRACE(test::name_of(kind));
     Config config = small_config("graph");
     make_short(config);
     config.device = DeviceChoice::kCuda;

@@ -3,6 +3,7 @@
 
 #include "core/cuda/runtime.h"
 #include "core/error.h"
+#include "model/attention/registry.h"
 #include "trainer/config/user_path.h"
 
 namespace stipple::trainer {
@@ -50,17 +51,7 @@ void validate_model(const Config& config) {
   require(model.positions != model::Positions::kRotary || head_dim % 2 == 0,
           "model.positions: rotary turns pairs of channels, and model.width ", model.width,
           " over model.heads ", model.heads, " leaves an odd ", head_dim, " to a head");
-  if (config.attention.kind != model::AttentionKind::kSbm) return;
-  const model::SbmConfig sbm = config.attention.sbm.resolved();
-  require(sbm.max_density > 0,
-          "attention.sbm.max_density: 0 leaves no room for any edge; use up to 1");
-  const bool wants_bits =
-      sbm.sampler == kernels::SamplerKind::kTiles && sbm.law != kernels::MaskLaw::kPoissonMulti;
-  require(!wants_bits || sbm.tile_density <= sbm.max_density,
-          "attention.sbm.tile_density: ", sbm.tile_density, " is above attention.sbm.max_density ",
-          sbm.max_density,
-          ", which reserves no room for what attention.sbm.sampler=tiles writes; lower "
-          "tile_density or use sampler=auto");
+  model::attention_row(config.attention.kind).validate(config.attention);
 }
 
 std::vector<std::pair<std::string, std::string>> pairs_of(Config config) {

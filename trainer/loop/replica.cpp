@@ -9,6 +9,7 @@
 #include "core/cpu/cores.h"
 #include "core/cuda/runtime.h"
 #include "core/error.h"
+#include "model/attention/registry.h"
 
 namespace stipple::trainer {
 namespace {
@@ -45,11 +46,10 @@ DeviceType device_type(const Config& config) {
 }  // namespace
 
 data::BatchOptions batch_options(const Config& config, bool is_captured) {
-  // Where padding takes part in the graph, its amount must not depend on the neighbours in a leaf.
-  // A captured step has one shape.
+  // Where padding takes part, its amount must not depend on the neighbours in a leaf. A captured step
+  // has one shape.
   const bool padding_counts =
-      config.attention.kind == model::AttentionKind::kSbm &&
-      config.attention.sbm.resolved().padding == model::SbmPadding::kOfficial;
+      model::attention_row(config.attention.kind).traits(config.attention).fixed_length;
   return {.seed = static_cast<uint64_t>(config.run.seed),
           .batch = config.train.batch,
           .micro_batch = config.train.micro_batch,

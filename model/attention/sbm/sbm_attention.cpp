@@ -102,6 +102,23 @@ SbmAttention::SbmAttention(const AttentionConfig& config, ParameterStore& store,
           Init::normal(cluster_stddev(config_.cluster_init, config_.clusters, shape.head_dim)),
           Decay::kNo)) {}
 
+AttentionTraits SbmAttention::traits(const AttentionConfig& config) {
+  return {.fixed_length = config.sbm.resolved().padding == SbmPadding::kOfficial};
+}
+
+void SbmAttention::validate(const AttentionConfig& config) {
+  const SbmConfig sbm = config.sbm.resolved();
+  STIPPLE_CHECK_AS(ConfigError, sbm.max_density > 0,
+                   "attention.sbm.max_density: 0 leaves no room for any edge; use up to 1");
+  const bool wants_bits =
+      sbm.sampler == kernels::SamplerKind::kTiles && sbm.law != kernels::MaskLaw::kPoissonMulti;
+  STIPPLE_CHECK_AS(ConfigError, !wants_bits || sbm.tile_density <= sbm.max_density,
+                   "attention.sbm.tile_density: ", sbm.tile_density,
+                   " is above attention.sbm.max_density ", sbm.max_density,
+                   ", which reserves no room for what attention.sbm.sampler=tiles writes; lower "
+                   "tile_density or use sampler=auto");
+}
+
 std::unique_ptr<Attention::Saved> SbmAttention::make_saved() const {
   return std::make_unique<Saved>();
 }

@@ -30,6 +30,9 @@ class SbmAttention final : public Attention {
   };
 
   SbmAttention(const AttentionConfig&, ParameterStore&, FactTable&, const AttentionShape&);
+  static AttentionTraits traits(const AttentionConfig&);
+  static void validate(const AttentionConfig&);
+
   std::unique_ptr<Attention::Saved> make_saved() const override;
   /// Memberships are of tokens, not of places.
   bool reads_content() const override { return true; }

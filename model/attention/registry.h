@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+// The table of attentions, one row each: registry.cpp. Configuration, planning, tests and documents
+// walk over it and name none of them.
+#pragma once
+
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "model/attention/attention.h"
+#include "model/attention/attention_config.h"
+
+namespace stipple::model {
+
+struct AttentionRow {
+  AttentionKind kind;
+  std::string_view name;  ///< attention.kind
+  std::string_view doc;
+  std::unique_ptr<Attention> (*make)(const AttentionConfig&, ParameterStore&, FactTable&,
+                                     const AttentionShape&);
+  AttentionTraits (*traits)(const AttentionConfig&);
+  /// ConfigError for keys of its own that contradict each other.
+  void (*validate)(const AttentionConfig&);
+};
+
+std::span<const AttentionRow> attentions();
+const AttentionRow& attention_row(AttentionKind);
+
+/// Names in the order of the enumerators, for reading attention.kind, and what they mean.
+std::vector<std::string_view> attention_names();
+std::string attention_docs();
+
+}  // namespace stipple::model
