@@ -42,6 +42,9 @@ void* Arena::take(size_t bytes) {
   STIPPLE_CHECK_AS(ArenaError, planning || rounded <= buffer_.bytes() - used_, "arena '", name_,
                    "': ", bytes, " bytes asked, ", buffer_.bytes() - used_, " free of ",
                    buffer_.bytes());
+  constexpr size_t kMaxPlanned = size_t{1} << 60;  // several of these still fit into 64 bits
+  STIPPLE_CHECK_AS(SizeError, !planning || rounded <= kMaxPlanned - used_, "arena '", name_,
+                   "' would take more bytes than any machine holds");
   std::byte* p = planning || buffer_.data() == nullptr ? nullptr : buffer_.data() + used_;
   if (is_host_memory()) open(p, rounded);
   used_ += rounded;

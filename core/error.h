@@ -29,6 +29,12 @@ class ConfigError : public Error {
   using Error::Error;
 };
 
+/// The user asked for more elements or bytes than any machine holds, or 64 bits count.
+class SizeError : public ConfigError {
+ public:
+  using ConfigError::ConfigError;
+};
+
 /// An operation was called with arrays that do not fit together.
 class ShapeError : public Error {
  public:

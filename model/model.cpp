@@ -38,11 +38,14 @@ HeadConfig head_config(const ModelConfig& config, const ModelTask& task) {
 
 void ModelConfig::describe(ConfigVisitor& v) {
   v.field("layers", layers, {.doc = "Encoder blocks.", .min = 1, .max = 4095});
-  v.field("width", width, {.doc = "Size of a token's vector; a multiple of heads.", .min = 1});
+  constexpr double kMaxWidth = 1048576;  // so that products of widths fit into 64 bits
+  v.field("width", width,
+          {.doc = "Size of a token's vector; a multiple of heads.", .min = 1, .max = kMaxWidth});
   v.field("heads", heads, {.doc = "Attention heads.", .min = 1, .max = 4095});
   v.field("feedforward", feedforward,
-          {.doc = "Hidden units of the feed-forward half of a block.", .min = 1});
-  v.field("head_hidden", head_hidden, {.doc = "Hidden units of the classifier.", .min = 1});
+          {.doc = "Hidden units of the feed-forward half of a block.", .min = 1, .max = kMaxWidth});
+  v.field("head_hidden", head_hidden,
+          {.doc = "Hidden units of the classifier.", .min = 1, .max = kMaxWidth});
   v.field("dropout", dropout,
           {.doc = "Probability of dropping an activation in training.", .min = 0, .max = 0.99});
   v.choice("positions", positions, {"learned", "sinusoidal", "rotary"},

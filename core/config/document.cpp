@@ -30,15 +30,31 @@ Document parse_file(const std::string& text, const std::string& name) {
   return document;
 }
 
+namespace {
+
+std::string trimmed(const std::string& text) {
+  const size_t begin = text.find_first_not_of(" \t\n");
+  if (begin == std::string::npos) return "";
+  return text.substr(begin, text.find_last_not_of(" \t\n") - begin + 1);
+}
+
+}  // namespace
+
 Document parse_override(const std::string& text) {
   const std::string name = concat("override \"", one_line(text), "\"");
   const size_t equals = text.find('=');
   if (equals == std::string::npos || equals == 0) {
     throw ConfigError(name + ": is not an assignment; write section.key=value");
   }
+  const std::string key = trimmed(text.substr(0, equals));
+  const std::string typed_value = text.substr(equals + 1);
+  if (key.size() < equals || typed_value.starts_with(' ')) {
+    throw ConfigError(concat(name, ": has spaces around '='; write ", one_line(key), "=",
+                             one_line(trimmed(typed_value))));
+  }
   Document document{name, false, {}};
   YamlNode* node = &document.root;
-  const std::string path = text.substr(0, equals) + ".";
+  const std::string path = key + ".";
   for (size_t begin = 0; begin < path.size();) {
     const size_t end = path.find('.', begin);
     if (end == begin) throw ConfigError(name + ": a name is empty; write section.key=value");
@@ -48,10 +64,9 @@ Document parse_override(const std::string& text) {
     node = &entry;
     begin = end + 1;
   }
-  const YamlNode value = parse_yaml(text.substr(equals + 1), name, false);
+  const YamlNode value = parse_yaml(typed_value, name, false);
   if (value.kind == YamlNode::Kind::kMapping && !value.entries.empty()) {
-    throw ConfigError(
-        concat(name, ": sets one value; write ", text.substr(0, equals), ".key=value for each"));
+    throw ConfigError(concat(name, ": sets one value; write ", key, ".key=value for each"));
   }
   node->kind = value.kind == YamlNode::Kind::kMapping ? YamlNode::Kind::kNull : value.kind;
   node->text = value.text;

@@ -30,6 +30,21 @@ TEST(Arena, AllocationsDoNotOverlap) {
   EXPECT_EQ(second.shape, (Shape{2, 3}));
 }
 
+TEST(Shape, ProductsThatNoMachineHoldsAreRefused) {
+  const int64_t million = int64_t{1} << 20;
+  EXPECT_EQ((Shape{million, million, 1 << 16}).numel(), Shape::kMaxElements);
+  EXPECT_THROW((Shape{million, million, 1 << 17}), SizeError);
+  EXPECT_THROW((Shape{million, million, million, million}), SizeError);  // 2^80
+  EXPECT_THROW((Shape{int64_t{1} << 32, int64_t{1} << 32}), SizeError);  // 2^64 is 0 in 64 bits
+  EXPECT_EQ((Shape{million, 0, million, million, million}).numel(), 0);
+}
+
+TEST(Arena, APlanStopsBeforeItsBytesOverflow) {
+  Arena plan("plan");
+  for (int i = 0; i < 8; ++i) plan.alloc<char>({Shape::kMaxElements});
+  EXPECT_THROW(for (int i = 0; i < 9; ++i) plan.alloc<char>({Shape::kMaxElements}), SizeError);
+}
+
 TEST(Arena, GivesTheSameAddressesAfterRewind) {
   Arena arena("a", kCpuDevice, 4096);
   arena.alloc<float>({10});

@@ -395,6 +395,12 @@ TEST(Config, ErrorsInOverridesQuoteThem) {
             "override \"train.steps=\": train.steps: has no value; give it one or remove the line");
   EXPECT_EQ(override_error("train.steps"),
             "override \"train.steps\": is not an assignment; write section.key=value");
+  EXPECT_EQ(override_error("train.steps = 50"),
+            "override \"train.steps = 50\": has spaces around '='; write train.steps=50");
+  EXPECT_EQ(override_error("train.steps= 50"),
+            "override \"train.steps= 50\": has spaces around '='; write train.steps=50");
+  EXPECT_EQ(override_error(" train.steps=50"),
+            "override \" train.steps=50\": has spaces around '='; write train.steps=50");
   EXPECT_EQ(override_error("=5"), "override \"=5\": is not an assignment; write section.key=value");
   EXPECT_EQ(override_error("train..steps=5"),
             "override \"train..steps=5\": a name is empty; write section.key=value");

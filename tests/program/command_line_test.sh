@@ -24,6 +24,12 @@ expect 2 "$STIPPLE" train small.yaml train.batch=0
 contains "$output" "[1, "
 expect 2 "$STIPPLE" train small.yaml train.micro_batch=3
 contains "$output" "train.micro_batch"
+expect 2 "$STIPPLE" dry-run small.yaml train.steps = 50
+contains "$output" 'write train.steps=50'
+expect 2 mpirun -q -np 2 "$STIPPLE" train small.yaml train.steps= 50
+equal "$(grep -c 'write train.steps=50' <<<"$output")" 1 "ranks that tell of spaces"
+expect 2 "$STIPPLE" dry-run small.yaml "train.steps = 50"
+contains "$output" 'write train.steps=50'
 expect 2 "$STIPPLE" train small.yaml device=cuda
 contains "$output" "CUDA"
 expect 2 "$STIPPLE" train small.yaml precision=bf16
@@ -61,6 +67,13 @@ if prlimit --as=900000000 "$STIPPLE" --version >/dev/null 2>&1; then
   expect 2 timeout 60 prlimit --as=900000000 "$STIPPLE" train small.yaml train.batch=65536 train.micro_batch=65536
   contains "$output" "train.micro_batch="
 fi
+
+
+# Sizes that no machine holds are refused by the range of their key, or together.
+expect 2 "$STIPPLE" dry-run small.yaml model.width=3e10
+contains "$output" "model.width"
+expect 2 "$STIPPLE" dry-run small.yaml model.width=1e6 model.heads=2000 model.feedforward=1e6 model.layers=4000 train.batch=1e6 train.micro_batch=1e6 data.max_length=65536
+contains "$output" "train.micro_batch"
 
 "$STIPPLE" data listops --out empty --val 0 --train 100 --test 1 --min-length 8 --max-length 60 2>/dev/null
 expect 2 "$STIPPLE" train small.yaml data.dir=empty

@@ -10,17 +10,9 @@
 
 #include "comm/communicator.h"
 #include "data/listops.h"
+#include "trainer/config/arguments.h"
 
 namespace stipple::trainer {
-
-/// Configuration files and key=value overrides as they stand on the command line, in any order.
-struct ConfigArguments {
-  std::vector<std::string> files;
-  std::vector<std::string> overrides;
-};
-/// An argument with '=' that is no existing file is an override. ConfigError for a file that does
-/// not exist.
-ConfigArguments split_config_arguments(const std::vector<std::string>& arguments);
 
 /// Trains, or goes on training, the run in run.dir. Collective.
 int train(comm::Communicator&, const ConfigArguments&);

@@ -110,6 +110,7 @@ void keep(const RunDirectory& directory, const EvalRecord& record) {
 
 int eval(comm::Communicator& communicator, const std::string& run_dir,
          const std::vector<std::string>& overrides) {
+  refuse_spaced_assignments(overrides);
   RunDirectory directory(run_dir);
   comm::agree(communicator, [&] {
     directory = RunDirectory(expand_path(run_dir, "run directory"));

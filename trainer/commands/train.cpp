@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <filesystem>
 #include <optional>
 
 #include "trainer/commands/commands.h"
@@ -7,16 +6,6 @@
 #include "trainer/record/run_directory.h"
 
 namespace stipple::trainer {
-
-ConfigArguments split_config_arguments(const std::vector<std::string>& arguments) {
-  ConfigArguments split;
-  for (const std::string& argument : arguments) {
-    const bool is_file =
-        std::filesystem::exists(argument) || argument.find('=') == std::string::npos;
-    (is_file ? split.files : split.overrides).push_back(argument);
-  }
-  return split;
-}
 
 int train(comm::Communicator& communicator, const ConfigArguments& arguments) {
   const Config config = load_config_on_all_ranks(

@@ -102,7 +102,7 @@ size_t gradient_bytes(const Config& config, int64_t numel, int rank, int num_ran
 }  // namespace
 
 MemoryPlan plan_memory(const Config& config, const data::TaskInfo& info, int threads, int rank,
-                       int num_ranks, PlanFor purpose) {
+                       int num_ranks, PlanFor purpose) try {
   const bool trains = purpose == PlanFor::kTraining;
   const Device meta = meta_device(device_type(config));
   const Stream stream(meta, {.threads = threads, .precision = config.precision});
@@ -139,6 +139,10 @@ MemoryPlan plan_memory(const Config& config, const data::TaskInfo& info, int thr
           .scratch = scratch.peak(),
           .inputs = config.device == DeviceChoice::kCpu ? 0 : Feed::device_bytes(feed),
           .libraries = library_bytes(config, trains ? num_ranks : 1)};
+} catch (const SizeError& error) {
+  throw ConfigError(detail::concat(error.what(),
+                                   "; lower train.micro_batch, data.max_length, model.width, "
+                                   "model.feedforward, model.heads or model.layers"));
 }
 
 Replica::Replica(const Config& config, const data::TaskInfo& info, Device device, int threads,
