@@ -29,6 +29,23 @@ struct KeyInfo {
   std::string_view unit = {};
   double min = std::numeric_limits<double>::lowest();
   double max = std::numeric_limits<double>::max();
+  std::string_view share_of = {};  ///< of a CountOrShare: the key whose share it may be
+};
+
+/// A whole number, "300", or a share of another key's value, "10%".
+struct CountOrShare {
+  int64_t count = 0;
+  double percent = 0;
+  bool is_share = false;
+
+  CountOrShare() = default;
+  CountOrShare(int64_t n) : count(n) {}  // NOLINT(google-explicit-constructor): stands for itself
+  static CountOrShare share(double percent);
+
+  /// The number meant: the count, or the share of `whole`, rounded, at least 1 unless it is 0%.
+  int64_t of(int64_t whole) const;
+  /// As it is written in a configuration.
+  std::string str() const;
 };
 
 /// Walks the table of a config struct. Readers, writers and document generators derive from it.
@@ -40,6 +57,7 @@ class ConfigVisitor {
   virtual void field(std::string_view key, int64_t& value, const KeyInfo& info) = 0;
   virtual void field(std::string_view key, double& value, const KeyInfo& info) = 0;
   virtual void field(std::string_view key, std::string& value, const KeyInfo& info) = 0;
+  virtual void field(std::string_view key, CountOrShare& value, const KeyInfo& info) = 0;
 
   /// An enumeration: the names a user may write, in the order of the enumerators' values.
   template <class Enum>

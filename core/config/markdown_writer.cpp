@@ -57,6 +57,8 @@ class MarkdownWriter final : public FieldVisitor {
         return "number" + range;
       case FieldType::kText:
         return "text";
+      case FieldType::kCountOrShare:
+        return concat("whole number", range, ", or a share of `", field.info.share_of, "`: `10%`");
       case FieldType::kChoice:
         break;
     }

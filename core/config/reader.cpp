@@ -97,6 +97,24 @@ class Reader final : public PathVisitor {
     value = node->text;
   }
 
+  void field(std::string_view key, CountOrShare& value, const KeyInfo& info) override {
+    const YamlNode* node = find(key);
+    if (node == nullptr) return;
+    if (!node->text.ends_with('%')) {
+      value = integer_of(*node, key, info);
+      check_range(*node, key, static_cast<double>(value.count), value.str(), info);
+      return;
+    }
+    const std::optional<double> percent =
+        parse_number(std::string_view(node->text).substr(0, node->text.size() - 1));
+    if (!percent || *percent < 0 || *percent > 100) {
+      fail(*node, key,
+           concat(quoted(node->text), " is not a share of ", info.share_of,
+                  "; write 0% to 100%, or a whole number"));
+    }
+    value = CountOrShare::share(*percent);
+  }
+
  protected:
   void choice_index(std::string_view key, int64_t& index,
                     const std::vector<std::string_view>& names, const KeyInfo&) override {

@@ -27,7 +27,7 @@ inline std::string range_text(const KeyInfo& info) {
   return detail::concat(low, ", ", number_text(info.max), "]");
 }
 
-enum class FieldType : uint8_t { kBool, kInteger, kNumber, kText, kChoice };
+enum class FieldType : uint8_t { kBool, kInteger, kNumber, kText, kCountOrShare, kChoice };
 
 /// One key of the table as the visitors that only look at it see it.
 struct Field {
@@ -75,6 +75,9 @@ class FieldVisitor : public PathVisitor {
   }
   void field(std::string_view key, std::string& value, const KeyInfo& info) final {
     on_field(make(key, FieldType::kText, value, info));
+  }
+  void field(std::string_view key, CountOrShare& value, const KeyInfo& info) final {
+    on_field(make(key, FieldType::kCountOrShare, value.str(), info));
   }
 
  protected:

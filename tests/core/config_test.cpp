@@ -56,12 +56,14 @@ struct Optimizer {
   double clip_norm = std::numeric_limits<double>::infinity();
   double momentum = 0.9;
   int64_t offset = 0;
+  CountOrShare warmup = 10;
   void describe(ConfigVisitor& v) {
     v.field("learning_rate", learning_rate, {.doc = "Rate.", .min = 0});
     v.field("clip_norm", clip_norm,
             {.doc = "Clip.", .min = 0, .max = std::numeric_limits<double>::infinity()});
     v.field("momentum", momentum, {.doc = "Momentum."});
     v.field("offset", offset, {.doc = "Offset."});
+    v.field("warmup", warmup, {.doc = "Rise.", .min = 0, .max = 1e9, .share_of = "train.steps"});
   }
 };
 
@@ -248,6 +250,35 @@ TEST(Config, NumbersWithLeadingZerosAreRefused) {
   EXPECT_EQ(text_error("train: {steps: 01e3}"),
             "a.yaml:1: train.steps: '01e3' is not a whole number");
   EXPECT_EQ(load_text("optimizer: {momentum: 1e-05, offset: -0}").optimizer.momentum, 1e-5);
+}
+
+TEST(Config, ACountMayBeAShareOfAnotherKey) {
+  const auto warmup = [](const std::string& text) {
+    return load_overrides({"optimizer.warmup=" + text}).optimizer.warmup;
+  };
+  EXPECT_EQ(warmup("30").of(1000), 30);
+  EXPECT_EQ(warmup("1e2").of(7), 100);
+  EXPECT_EQ(warmup("10%").of(3000), 300);
+  EXPECT_EQ(warmup("2.5%").of(4000), 100);
+  EXPECT_EQ(warmup("20%").of(5000), 1000);
+  EXPECT_EQ(warmup("10%").of(4), 1);
+  EXPECT_EQ(warmup("0%").of(1000), 0);
+  EXPECT_EQ(warmup("100%").of(1000000000), 1000000000);
+  EXPECT_EQ(warmup("2.5%").str(), "2.5%");
+  Sample s = load_overrides({"optimizer.warmup=2.5%"});
+  EXPECT_EQ(
+      load_text(config_to_yaml([&](ConfigVisitor& v) { s.describe(v); })).optimizer.warmup.str(),
+      "2.5%");
+  for (const char* text : {"101%", "-1%", "%", "ten%", "1,5%", "010%"}) {
+    EXPECT_EQ(override_error(std::string("optimizer.warmup=") + text),
+              std::string("override \"optimizer.warmup=") + text + "\": optimizer.warmup: '" +
+                  text + "' is not a share of train.steps; write 0% to 100%, or a whole number");
+  }
+  EXPECT_EQ(
+      override_error("optimizer.warmup=-5"),
+      "override \"optimizer.warmup=-5\": optimizer.warmup: -5 is out of range [0, 1000000000]");
+  EXPECT_NE(override_error("optimizer.warmup=0.5").find("'0.5' is not a whole number"),
+            std::string::npos);
 }
 
 TEST(Config, OnlyTrueAndFalseAreTruthValues) {
@@ -574,7 +605,7 @@ std::set<std::string> one_edit_typos(const std::string& word) {
 TEST(Config, EveryOneEditTypoOfEveryKeyGetsTheRightKey) {
   Sample sample;
   const auto pairs = config_to_pairs([&](ConfigVisitor& v) { sample.describe(v); });
-  ASSERT_EQ(pairs.size(), 12U);
+  ASSERT_EQ(pairs.size(), 13U);
   int right = 0;
   int all = 0;
   for (const auto& [path, value] : pairs) {
@@ -646,7 +677,7 @@ TEST(Config, YamlIsIndentedAndDoublesAreShort) {
             "attention:\n  kind: sbm\n  sbm:\n    clusters: 128\n    max_density: 1\n"
             "  dropout: 0.1\n"
             "optimizer:\n  learning_rate: 0.001\n  clip_norm: .inf\n  momentum: 0.1\n"
-            "  offset: 0\n");
+            "  offset: 0\n  warmup: 10\n");
 }
 
 TEST(Config, PairsAreFlatAndInTableOrder) {

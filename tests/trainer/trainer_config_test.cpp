@@ -110,6 +110,14 @@ TEST(TrainerConfig, TheListopsRecipesDifferOnlyInTheirAttention) {
                                       "attention.sbm.compat", "attention.sbm.sparsity_weight"}));
 }
 
+TEST(TrainerConfig, EveryRecipeCanBeCutShort) {
+  for (const auto& entry : fs::directory_iterator(kRoot / "configs/recipe")) {
+    for (const char* steps : {"train.steps=1", "train.steps=50"}) {
+      EXPECT_NO_THROW(validate(Config::load({entry.path().string()}, {steps}))) << entry.path();
+    }
+  }
+}
+
 TEST(TrainerConfig, TheListopsRecipePeaksWhereThePublishedOneDoes) {
   const Config config = Config::load({recipe("lra_listops_sbm")}, {});
   const StepRates peak =
@@ -236,8 +244,9 @@ TEST(TrainerConfig, ValuesThatContradictEachOtherAreNamed) {
             "2 leaves an odd 33 to a head");
   EXPECT_EQ(mistake({"model.positions=rotary", "model.width=64", "model.heads=2"}), "none");
   EXPECT_EQ(mistake({"train.steps=10", "optimizer.schedule.warmup_steps=11"}),
-            "optimizer.schedule.warmup_steps: 11 does not fit into train.steps 10; shorten it or "
-            "train longer");
+            "optimizer.schedule.warmup_steps: 11 does not fit into train.steps 10; use a share, "
+            "like optimizer.schedule.warmup_steps=10%, or train longer");
+  EXPECT_EQ(mistake({"train.steps=10", "optimizer.schedule.warmup_steps=100%"}), "none");
   EXPECT_EQ(mistake({"train.steps=10", "optimizer.schedule.warmup_steps=10"}), "none");
   EXPECT_EQ(mistake({"guard.spike_factor=0.5"}),
             "guard.spike_factor: 0.5 would skip ordinary steps; use a value above 1, or 0 for off");

@@ -34,9 +34,10 @@ void validate_training(const Config& config) {
   require(train.batch % train.micro_batch == 0, "train.batch: ", train.batch,
           " is not a multiple of train.micro_batch ", train.micro_batch,
           "; the global batch is cut into equal micro-batches");
-  const int64_t warmup = config.optimizer.schedule.warmup_steps;
+  const int64_t warmup = config.optimizer.schedule.warmup_steps.of(train.steps);
   require(warmup <= train.steps, "optimizer.schedule.warmup_steps: ", warmup,
-          " does not fit into train.steps ", train.steps, "; shorten it or train longer");
+          " does not fit into train.steps ", train.steps,
+          "; use a share, like optimizer.schedule.warmup_steps=10%, or train longer");
   const double factor = config.guard.spike_factor;
   require(factor == 0 || factor > 1, "guard.spike_factor: ", factor,
           " would skip ordinary steps; use a value above 1, or 0 for off");

@@ -45,7 +45,8 @@ void ScheduleConfig::describe(ConfigVisitor& v) {
           {.doc = "Steps over which the rate rises; at most train.steps.",
            .unit = "steps",
            .min = 0,
-           .max = 1e9});
+           .max = 1e9,
+           .share_of = "train.steps"});
   v.field("final_ratio", final_ratio,
           {.doc = "linear only: the rate at the end of the run, as a part of learning_rate.",
            .min = 0,
@@ -56,10 +57,11 @@ StepRates rates_at(const ScheduleConfig& config, double base_learning_rate, int6
                    int64_t total_steps) {
   STIPPLE_CHECK(step >= 0 && step < total_steps, "schedule: step ", step, " is outside a run of ",
                 total_steps, " steps");
-  STIPPLE_CHECK(config.warmup_steps <= total_steps, "schedule: a warm-up of ", config.warmup_steps,
+  const int64_t warmup_steps = config.warmup_steps.of(total_steps);
+  STIPPLE_CHECK(warmup_steps <= total_steps, "schedule: a warm-up of ", warmup_steps,
                 " steps does not fit into a run of ", total_steps, " steps");
   const auto s = static_cast<double>(step);
-  const auto w = static_cast<double>(config.warmup_steps);
+  const auto w = static_cast<double>(warmup_steps);
   const auto total = static_cast<double>(total_steps);
   const double warm = base_learning_rate * (s < w ? s / w : 1.0);
   switch (config.kind) {

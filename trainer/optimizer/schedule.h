@@ -27,7 +27,7 @@ enum class ScheduleKind : uint8_t {
 
 struct ScheduleConfig {
   ScheduleKind kind = ScheduleKind::kOneCycle;
-  int64_t warmup_steps = 100;
+  CountOrShare warmup_steps = 100;  ///< a share is one of the run's steps
   double final_ratio = 0.0;
   void describe(ConfigVisitor&);
 };
