@@ -9,6 +9,7 @@
 #include <string_view>
 #include <vector>
 
+#include "data/intake.h"
 #include "data/metric.h"
 
 namespace stipple::data {
@@ -40,6 +41,8 @@ class Dataset {
   virtual void get(int64_t i, std::span<int32_t> ids, std::span<int32_t> labels) const = 0;
   /// A hash of the content, stored in checkpoints: resuming on other data is refused.
   virtual uint64_t fingerprint() const = 0;
+  /// What was lost while reading; nothing where examples are made.
+  virtual Intake intake() const { return {}; }
 };
 
 /// A benchmark: knows its files, ids and classes.

@@ -52,14 +52,14 @@ int constant_guess(uint8_t operation);
 /// operator is at depth 1, and every operator below `depth` counts as its constant guess. So depth
 /// 0 knows the root operator only (36.2 % of the default examples), depth 1 also its digits and the
 /// kinds of its child operators (59.8 %), and depth 9 of the default trees is exact: the accuracy
-/// ladder. Error on malformed input.
+/// ladder. DataError that names the token when they are no complete expression.
 inline constexpr int kExact = std::numeric_limits<int>::max();
 int evaluate(std::span<const uint8_t> tokens, int depth = kExact);
 
 /// The published text of a tree: "( ( ( [MAX 2 ) 9 ) ] )".
 std::string to_source(std::span<const uint8_t> tokens);
-/// Its inverse; parentheses are dropped, the grammar is not checked. DataError naming the offending
-/// word and its position.
+/// Its inverse; parentheses must come in pairs and are dropped, the grammar is not checked.
+/// DataError naming the offending word and its position.
 std::vector<uint8_t> from_source(std::string_view source);
 
 }  // namespace stipple::data::listops

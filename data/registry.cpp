@@ -37,6 +37,9 @@ void DataConfig::describe(ConfigVisitor& visitor) {
                  .unit = "tokens",
                  .min = 1,
                  .max = 65536});
+  visitor.field("skip_bad_rows", skip_bad_rows,
+                {.doc = "Leave out rows of the files that are malformed or whose label is wrong, "
+                        "and tell how many; false: the first such row is an error."});
   visitor.section("repeated_token", repeated_token,
                   "Does this token occur again in the sequence? Made on the fly.");
 }

@@ -26,6 +26,7 @@ struct DataConfig {
   std::string dir =
       "datasets/listops";     ///< folder with basic_train.tsv, basic_val.tsv, basic_test.tsv
   int64_t max_length = 2048;  ///< sequences are cut to this; the model's padded length
+  bool skip_bad_rows = false;
   RepeatedTokenConfig repeated_token;
   void describe(ConfigVisitor&);
 };

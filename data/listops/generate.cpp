@@ -15,6 +15,7 @@
 #include "core/stream.h"
 #include "data/dataset.h"
 #include "data/listops.h"
+#include "data/listops/evaluator.h"
 #include "data/listops/output_file.h"
 #include "data/listops/source.h"
 #include "data/random_stream.h"
@@ -126,12 +127,13 @@ void fill(const GeneratorOptions& options, uint64_t first, Chunk& chunk) {
   chunk.lines.clear();
   chunk.text.clear();
   Tree tree(options);
+  Evaluator evaluator;
   for (uint64_t c = first; c < first + kChunkCandidates; ++c) {
     if (!tree.grow(c)) continue;
     const XXH128_hash_t hash = XXH3_128bits(tree.tokens().data(), tree.tokens().size());
     append_source(tree.tokens(), chunk.text);
     chunk.text += '\t';
-    chunk.text += static_cast<char>('0' + evaluate(tree.tokens()));
+    chunk.text += static_cast<char>('0' + evaluator.value(tree.tokens()));
     chunk.text += "\r\n";
     chunk.lines.push_back({{hash.low64, hash.high64}, c, chunk.text.size()});
   }

@@ -16,27 +16,51 @@ constexpr std::array<std::string_view, 16> kSpelling = {
 
 bool is_operator(uint8_t token) { return token >= kMin && token <= kSm; }
 
-constexpr std::array<bool, 256> make_separators() {
-  std::array<bool, 256> separators{};
+/// What a byte means by itself.
+struct Unit {
+  bool is_separator = false;
+  int8_t opens = 0;   ///< 1, -1: a parenthesis
+  uint8_t token = 0;  ///< kPad: none
+  bool is_known = false;
+};
+
+constexpr std::array<Unit, 256> make_units() {
+  std::array<Unit, 256> units{};
   for (char c : {' ', '\t', '\r', '\n', '\v', '\f', '(', ')'}) {
-    separators[static_cast<unsigned char>(c)] = true;
+    units[static_cast<unsigned char>(c)] = {.is_separator = true, .is_known = true};
   }
-  return separators;
+  units['('].opens = 1;
+  units[')'].opens = -1;
+  units[']'] = {.token = kClose, .is_known = true};
+  for (uint8_t digit = 0; digit < 10; ++digit) {
+    units['0' + digit] = {.token = static_cast<uint8_t>(kDigit0 + digit), .is_known = true};
+  }
+  return units;
 }
-constexpr std::array<bool, 256> kSeparators = make_separators();
+constexpr std::array<Unit, 256> kUnits = make_units();
 
-bool is_separator(char c) { return kSeparators[static_cast<unsigned char>(c)]; }
+const Unit& unit_of(char c) { return kUnits[static_cast<unsigned char>(c)]; }
+bool is_separator(char c) { return unit_of(c).is_separator; }
 
-/// kPad when the word is no token.
+/// kPad when the word is no token. The third letter tells the operators apart.
 uint8_t token_of(std::string_view word) {
-  if (word.size() == 1) {
-    if (word[0] >= '0' && word[0] <= '9') return static_cast<uint8_t>(kDigit0 + (word[0] - '0'));
-    return word[0] == ']' ? kClose : kPad;
-  }
-  for (uint8_t token = kMin; token <= kSm; ++token) {
-    if (word == kSpelling[token]) return token;
-  }
-  return kPad;
+  if (word.size() == 1) return unit_of(word[0]).token;
+  if (word.size() < 3) return kPad;
+  const char third = word[2];
+  const uint8_t token = third == 'I' ? kMin : third == 'A' ? kMax : third == 'E' ? kMed : kSm;
+  return word == kSpelling[token] ? token : uint8_t{kPad};
+}
+
+/// The last parenthesis that opens and is not closed; there is one.
+BadWord last_unclosed(std::string_view source) {
+  int64_t closed = 0;
+  size_t i = source.size();
+  do {
+    --i;
+    if (source[i] == ')') ++closed;
+    if (source[i] == '(') --closed;
+  } while (closed >= 0);
+  return {source.substr(i, 1), i};
 }
 
 /// Arguments of each operator, in the order of the operators.
@@ -93,21 +117,56 @@ std::string to_source(std::span<const uint8_t> tokens) {
 }
 
 std::optional<BadWord> append_tokens(std::string_view source, std::vector<uint8_t>& tokens) {
+  const size_t before = tokens.size();
+  tokens.resize(before + source.size());  // there are no more tokens than bytes
+  uint8_t* out = tokens.data() + before;
   const char* const begin = source.data();
   const char* const end = begin + source.size();
-  for (const char* p = begin; p != end;) {
-    if (is_separator(*p)) {
+  const char* p = begin;
+  const char* bad_end = begin;  // of a bad word that begins at p
+  int64_t open = 0;
+  while (p != end) {
+    const Unit unit = unit_of(*p);
+    if (unit.is_known && end - p >= 2 && p[1] == ' ') {
+      // Nearly all of a published text: one byte and its space, without a branch on which.
+      open += unit.opens;
+      *out = unit.token;
+      out += unit.token != kPad;
+      if (open < 0) break;
+      p += 2;
+    } else if (unit.is_separator) {
+      open += unit.opens;
+      if (open < 0) break;
       ++p;
-      continue;
+    } else {
+      const char* word_end = p + 1;
+      while (word_end != end && !is_separator(*word_end)) ++word_end;
+      *out = token_of({p, static_cast<size_t>(word_end - p)});
+      if (*out++ == kPad) {
+        bad_end = word_end;
+        break;
+      }
+      p = word_end;
     }
-    const char* const start = p;
-    while (p != end && !is_separator(*p)) ++p;
-    const std::string_view word(start, static_cast<size_t>(p - start));
-    const uint8_t token = token_of(word);
-    if (token == kPad) return BadWord{word, static_cast<size_t>(start - begin)};
-    tokens.push_back(token);
   }
-  return std::nullopt;
+  tokens.resize(static_cast<size_t>(out - tokens.data()));
+  if (p == end) return open > 0 ? std::optional(last_unclosed(source)) : std::nullopt;
+  const char* const word_end = open < 0 ? p + 1 : bad_end;
+  return BadWord{{p, static_cast<size_t>(word_end - p)}, static_cast<size_t>(p - begin)};
+}
+
+size_t position_of_token(std::string_view source, size_t i) {
+  size_t position = 0;
+  for (size_t seen = 0; position < source.size(); ++position) {
+    const bool begins =
+        !is_separator(source[position]) && (position == 0 || is_separator(source[position - 1]));
+    if (begins && seen++ == i) break;
+  }
+  return position;
+}
+
+std::string_view spelling(uint8_t token) {
+  return token == kPad || token >= kSpelling.size() ? "?" : kSpelling[token];
 }
 
 std::string quoted(std::string_view word) {
@@ -123,11 +182,17 @@ std::string quoted(std::string_view word) {
   return text + (word.size() > kLongest ? "...'" : "'");
 }
 
+std::string describe(const BadWord& bad) {
+  const std::string word = quoted(bad.word);
+  if (bad.word == "(" || bad.word == ")") return word + " without its other half";
+  const bool has_nul = bad.word.find('\0') != bad.word.npos;
+  return (has_nul ? "NUL byte, the file is damaged: " : "unknown token ") + word;
+}
+
 std::vector<uint8_t> from_source(std::string_view source) {
   std::vector<uint8_t> tokens;
   if (const auto bad = append_tokens(source, tokens)) {
-    throw DataError(
-        fmt::format("listops: unknown token {} at byte {}", quoted(bad->word), bad->position));
+    throw DataError(fmt::format("listops: {} at byte {}", describe(*bad), bad->position));
   }
   return tokens;
 }

@@ -124,7 +124,7 @@ TEST(ListopsEvaluate, OperatorsBelowTheDepthAreGuessed) {
 TEST(ListopsEvaluate, RefusesWhatIsNoExpression) {
   for (const char* tokens : {"", "[MIN 1 2", "[MIN 1 2 ] ]", "[MIN 1 2 ] 3", "1 2", "]", "[MIN ]",
                              "[MIN [MAX ] 1 ]", "1 ]"}) {
-    EXPECT_THROW(evaluate(from_source(tokens)), Error) << tokens;
+    EXPECT_THROW(evaluate(from_source(tokens)), DataError) << tokens;
   }
   EXPECT_THROW(evaluate(std::vector<uint8_t>{kMin, kPad, kClose}), Error);
   EXPECT_THROW(evaluate(std::vector<uint8_t>{kMin, kDigit0 + 10, kClose}), Error);
@@ -452,8 +452,8 @@ TEST(ListopsReader, LongSequencesLoseTheirEnd) {
 TEST(ListopsReader, FingerprintFollowsTheContent) {
   const uint64_t here = open_text("Source\tTarget\n[SM 1 2 ]\t3\n7\t7\n")->fingerprint();
   for (const char* text :
-       {"Source\tTarget\n[SM 1 2 ]\t3\n7\t8\n", "Source\tTarget\n[SM 2 1 ]\t3\n7\t7\n",
-        "Source\tTarget\n[SM 1 2\t3\n] 7\t7\n", "Source\tTarget\n[SM 1 2 ]\t3\n"}) {
+       {"Source\tTarget\n[SM 1 3 ]\t4\n7\t7\n", "Source\tTarget\n[SM 2 1 ]\t3\n7\t7\n",
+        "Source\tTarget\n[SM 1 2 ]\t3\n", "Source\tTarget\n7\t7\n[SM 1 2 ]\t3\n"}) {
     EXPECT_NE(open_text(text)->fingerprint(), here) << text;
   }
 }
@@ -485,6 +485,20 @@ TEST(ListopsReader, MalformedFilesAreNamedWithLineAndWord) {
       {good + "( )\t9\r\n", ":3: ", "no expression"},
       {good + std::string("[MAX 2 \0 ]\t9\r\n", 14), ":3: ", "NUL byte"},
       {good + "[MAX 2 9", ":3: ", "no tab"},
+      // The structure of the expression.
+      {good + "[MAX 2 9\t9\r\n", ":3: ", "'[MAX' is not closed: a bracket is missing (byte 1 "},
+      {good + "[MIN [MAX 2 9 ]\t9\r\n", ":3: ", "'[MIN' is not closed"},
+      {good + "[MAX 2 9 ] ]\t9\r\n", ":3: ", "']' closes nothing: a surplus bracket (byte 12 "},
+      {good + "] [MAX 2 9 ]\t9\r\n", ":3: ", "']' closes nothing: a surplus bracket (byte 1 "},
+      {good + "[MAX [MIN ] 9 ]\t9\r\n", ":3: ", "'[MIN' has no arguments (byte 6 "},
+      {good + "[MAX ]\t9\r\n", ":3: ", "'[MAX' has no arguments"},
+      {good + "[MAX 2 9 ] [MAX 2 9 ]\t9\r\n", ":3: ", "more than one root (byte 12 "},
+      {good + "9 9\t9\r\n", ":3: ", "'9' follows a complete expression"},
+      {good + "( ( [MAX 2 ) 9 ) ] )\t9\r\n", ":3: ", "')' without its other half at byte 20 "},
+      {good + "( ( ( [MAX 2 ) 9 ) ]\t9\r\n", ":3: ", "'(' without its other half at byte 1 "},
+      {good + "( ( ( [MAX 2 ) 9 ) ] )(\t9\r\n", ":3: ", "'(' without its other half at byte 23 "},
+      // The label.
+      {good + "[MAX 2 9 ]\t8\r\n", ":3: ", "the label is 8, the value of the expression 9"},
       {"[MAX 2 9 ]\t9\n", ":1: ", "header"},
       {"\n[MAX 2 9 ]\t9\n", ":1: ", "header"},
       {"", ":1: ", "empty"},
@@ -495,6 +509,58 @@ TEST(ListopsReader, MalformedFilesAreNamedWithLineAndWord) {
     expect_contains(message, malformed.what);
     EXPECT_EQ(message.find('\n'), message.npos);
   }
+}
+
+TEST(ListopsReader, LabelsOfTheWrongRowAreFound) {
+  // Every label one row further down, as a spreadsheet would shift a column.
+  const ScratchFolder folder;
+  generate(folder.path(), kSmall);
+  const auto lines = lines_of(read_file(folder / "basic_val.tsv"));
+  std::string shifted = "Source\tTarget\r\n";
+  for (size_t i = 2; i < lines.size(); ++i) {
+    shifted += lines[i].substr(0, lines[i].find('\t')) +
+               lines[i - 1].substr(lines[i - 1].find('\t')) + "\n";
+  }
+  expect_contains(message_of([&] { open_text(shifted); }), "the label is ");
+}
+
+TEST(ListopsReader, CutRowsAreCheckedWhole) {
+  const std::string good = "Source\tTarget\n[MAX 2 9 [MIN 4 5 ] ]\t9\n";
+  EXPECT_EQ(open_text(good, 3)->length(0), 3);
+  EXPECT_THROW(open_text(good + "[MAX 2 9 [MIN 4 5 ]\t9\n", 3), DataError);
+  EXPECT_THROW(open_text(good + "[MAX 2 9 [MIN 4 5 ] ]\t8\n", 3), DataError);
+}
+
+TEST(ListopsReader, BadRowsAreLeftOutAndCountedWhenAskedTo) {
+  const ScratchFolder folder;
+  write_file(folder / "basic_train.tsv",
+             "Source\tTarget\n7\t7\n[MAX 2 9\t9\n\n[MAX 2 9 ]\t9\n[MIN 1 2 ]\t2\n3\t3\n");
+  DataConfig config;
+  config.dir = folder.path();
+  config.skip_bad_rows = true;
+  const auto dataset = make_task(config, 0)->open(Split::kTrain);
+  ASSERT_EQ(dataset->size(), 3);
+  int32_t label = -1;
+  EXPECT_EQ(tokens_of(*dataset, 1, &label), from_source("[MAX 2 9 ]"));
+  EXPECT_EQ(label, 9);
+  EXPECT_EQ(tokens_of(*dataset, 2, &label), from_source("3"));
+  EXPECT_EQ(dataset->fingerprint(),
+            open_text("Source\tTarget\n7\t7\n[MAX 2 9 ]\t9\n3\t3\n")->fingerprint());
+
+  EXPECT_EQ(dataset->intake().skipped_rows, 3);
+  const auto lines = losses(dataset->intake(), "train");
+  ASSERT_EQ(lines.size(), 1u);
+  expect_contains(lines[0], "train: 3 bad rows left out");
+  expect_contains(lines[0], folder / "basic_train.tsv:3: '[MAX' is not closed");
+}
+
+TEST(ListopsReader, AFileWithoutItsHeaderIsNeverSkipped) {
+  const ScratchFolder folder;
+  write_file(folder / "basic_train.tsv", "7\t7\n");
+  DataConfig config;
+  config.dir = folder.path();
+  config.skip_bad_rows = true;
+  EXPECT_THROW(make_task(config, 0)->open(Split::kTrain), DataError);
 }
 
 TEST(ListopsReader, MissingFileSaysHowToMakeIt) {
@@ -572,9 +638,7 @@ TEST(ListopsLadder, CutExamplesCountAsFarAsTheyAreSeen) {
   EXPECT_DOUBLE_EQ(rung(rungs_of("[MIN 1 1 ]\t1\n", 1), "depth 2"), 0);
 }
 
-TEST(ListopsLadder, WhatIsNoExpressionIsNamedByNumber) {
-  const auto dataset = open_text("Source\tTarget\n7\t7\n[MIN 1 ] ]\t1\n");
-  expect_contains(message_of([&] { task_in("unused")->ladder(*dataset); }), "example 1");
+TEST(ListopsLadder, NoExamplesHaveNoLadder) {
   EXPECT_TRUE(task_in("unused")->ladder(*open_text("Source\tTarget\n")).empty());
 }
 

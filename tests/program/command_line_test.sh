@@ -108,6 +108,18 @@ cp -r data bad
 sed -i '7s/MAX\|MIN\|MED\|SM/FOO/' bad/basic_train.tsv
 expect 2 "$STIPPLE" train small.yaml data.dir=bad
 contains "$output" "bad/basic_train.tsv:7"
+expect 0 run_train 2 data.dir=bad data.skip_bad_rows=true run.dir=skipping train.steps=8
+contains "$output" "train: 1 bad row left out (data.skip_bad_rows), the first: bad/basic_train.tsv:7"
+equal "$(grep -c "bad row" <<<"$output")" 1 "ranks that tell of a bad row"
+# So is a wrong label; `eval` finds it before it evaluates.
+awk -F '\t' -v OFS='\t' 'NR == 9 { $2 = ($2 + 1) % 10 "\r" } 1' data/basic_test.tsv >bad/basic_test.tsv
+expect 2 "$STIPPLE" eval skipping eval.split=test data.skip_bad_rows=false
+contains "$output" "bad/basic_test.tsv:9: the label is "
+equal "$(wc -l <<<"$output")" 1 "lines that eval prints of a bad row"
+expect 0 "$STIPPLE" eval skipping eval.split=test
+contains "$output" "test: 1 bad row left out (data.skip_bad_rows), the first: "
+contains "$output" "bad/basic_test.tsv:9: the label is "
+contains "$output" "test, 29 examples"
 
 # A run leaves what the manual promises, and the other commands read it.
 run_train 2 2>/dev/null

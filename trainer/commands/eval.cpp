@@ -18,6 +18,7 @@
 #include "trainer/exit_code.h"
 #include "trainer/loop/evaluate.h"
 #include "trainer/loop/memory_check.h"
+#include "trainer/loop/open_split.h"
 #include "trainer/record/run_directory.h"
 
 namespace stipple::trainer {
@@ -119,12 +120,7 @@ int eval(comm::Communicator& communicator, const std::string& run_dir,
   const Config config = load_config_on_all_ranks(
       communicator, [&] { return directory.load_config().with({}, overrides); });
   const auto task = data::make_task(config.data, static_cast<uint64_t>(config.run.seed));
-  std::unique_ptr<data::Dataset> dataset;
-  comm::agree(communicator, [&] {
-    dataset = task->open(config.eval.split);
-    STIPPLE_CHECK_AS(DataError, dataset->size() > 0, "the split '",
-                     data::split_name(config.eval.split), "' has no examples");
-  });
+  const auto dataset = open_split(communicator, *task, config.eval.split);
   const int threads = threads_per_rank(config, communicator.local_size());
   const Device device = choose_device(config, communicator);
   const MemoryPlan plan = plan_memory(config, task->info(), threads, communicator.rank(),

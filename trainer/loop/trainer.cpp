@@ -20,6 +20,7 @@
 #include "trainer/config/resume.h"
 #include "trainer/exit_code.h"
 #include "trainer/loop/memory_check.h"
+#include "trainer/loop/open_split.h"
 #include "trainer/loop/signals.h"
 #include "trainer/record/report.h"
 
@@ -44,17 +45,6 @@ std::vector<model::FactId> window_facts(const model::FactTable& table) {
       ids.push_back(table.find(fact.name));
   }
   return ids;
-}
-
-std::unique_ptr<data::Dataset> open_on_all_ranks(comm::Communicator& communicator,
-                                                 const data::Task& task, data::Split split) {
-  std::unique_ptr<data::Dataset> dataset;
-  comm::agree(communicator, [&] {
-    dataset = task.open(split);
-    STIPPLE_CHECK_AS(DataError, dataset->size() > 0, "the split '", data::split_name(split),
-                     "' of ", task.info().name, " has no examples");
-  });
-  return dataset;
 }
 
 MemoryPlan plan_and_tell(const Config& config, const data::TaskInfo& info, int threads,
@@ -133,8 +123,8 @@ Trainer::Trainer(const Config& config, comm::Communicator& communicator)
       communicator_(communicator),
       directory_(config.run.dir),
       task_(data::make_task(config.data, static_cast<uint64_t>(config.run.seed))),
-      train_set_(open_on_all_ranks(communicator, *task_, data::Split::kTrain)),
-      validation_set_(open_on_all_ranks(communicator, *task_, data::Split::kValidation)),
+      train_set_(open_split(communicator, *task_, data::Split::kTrain)),
+      validation_set_(open_split(communicator, *task_, data::Split::kValidation)),
       batches_(*train_set_, task_->info(), batch_options(config, config.step.graph)),
       my_leaves_(
           comm::leaves_of_rank(batches_.num_leaves(), communicator.rank(), communicator.size())),

@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "data/intake.h"
+
+#include <fmt/format.h>
+
+namespace stipple::data {
+
+std::vector<std::string> losses(const Intake& intake, std::string_view split) {
+  std::vector<std::string> lines;
+  if (intake.skipped_rows > 0) {
+    lines.push_back(fmt::format("{}: {} bad row{} left out (data.skip_bad_rows), the first: {}",
+                                split, intake.skipped_rows, intake.skipped_rows == 1 ? "" : "s",
+                                intake.first_skipped));
+  }
+  return lines;
+}
+
+}  // namespace stipple::data

@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "trainer/loop/open_split.h"
+
+#include "core/error.h"
+#include "core/log.h"
+
+namespace stipple::trainer {
+
+std::unique_ptr<data::Dataset> open_split(comm::Communicator& communicator, const data::Task& task,
+                                          data::Split split) {
+  std::unique_ptr<data::Dataset> dataset;
+  comm::agree(communicator, [&] {
+    dataset = task.open(split);
+    if (communicator.rank() == 0) {
+      for (const std::string& line : losses(dataset->intake(), data::split_name(split)))
+        log::warn(line);
+    }
+    STIPPLE_CHECK_AS(DataError, dataset->size() > 0, "the split '", data::split_name(split),
+                     "' of ", task.info().name, " has no examples");
+  });
+  return dataset;
+}
+
+}  // namespace stipple::trainer
