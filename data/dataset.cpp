@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "data/dataset.h"
 
+#include <algorithm>
+
 #include "core/error.h"
 
 namespace stipple::data {
@@ -15,6 +17,14 @@ std::string_view split_name(Split split) {
       return "test";
   }
   throw Error("split_name: not a split");
+}
+
+std::vector<Split> splits_named(const std::vector<std::string>& names) {
+  std::vector<Split> splits;
+  for (Split split : {Split::kTrain, Split::kValidation, Split::kTest}) {
+    if (std::count(names.begin(), names.end(), split_name(split)) > 0) splits.push_back(split);
+  }
+  return splits;
 }
 
 }  // namespace stipple::data

@@ -16,6 +16,8 @@ namespace stipple::data {
 
 enum class Split : uint8_t { kTrain, kValidation, kTest };
 std::string_view split_name(Split);  ///< "train", "val", "test"
+/// Those of the names, in the order of Split, each once.
+std::vector<Split> splits_named(const std::vector<std::string>& names);
 
 /// One label per sequence, or one per token.
 enum class HeadKind : uint8_t { kSequence, kToken };

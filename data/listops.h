@@ -11,6 +11,8 @@
 #include <string_view>
 #include <vector>
 
+#include "data/dataset.h"
+
 namespace stipple::data::listops {
 
 /// Token ids. 0 is padding; the embedding table has 32 rows.
@@ -29,13 +31,20 @@ struct GeneratorOptions {
   int max_arguments = 10;
   double operator_probability = 0.25;
   int threads = 1;
+  /// Which files are written. A split holds the same bytes whether the others are written or not.
+  std::vector<Split> splits = {Split::kTrain, Split::kValidation, Split::kTest};
+  bool replace = false;  ///< files of before; false: DataError where one exists
 };
 
-/// Writes basic_train.tsv, basic_val.tsv, basic_test.tsv (CR LF lines, as published) into `dir`,
-/// each first under a temporary name and renamed when complete. The bytes depend on the options
-/// other than `threads` only. Distinct trees, in the order of candidate numbers. ConfigError when
-/// nothing (more) can be accepted, for example for an empty length window; DataError with the path
-/// when the disk refuses, and then the files of before are untouched.
+/// Where the published files of a folder are: dir/basic_train.tsv, basic_val.tsv, basic_test.tsv.
+std::string file_of(const std::string& dir, Split);
+
+/// Writes the files of the splits (CR LF lines, as published) into `dir`, each first under a
+/// temporary name and renamed when complete; temporary files that killed generators left there are
+/// removed. The bytes depend on seed, sizes and grammar only. Distinct trees, in the order of
+/// candidate numbers. ConfigError when nothing (more) can be accepted, for example for an empty
+/// length window; DataError with the path when the disk refuses, and then the files of before are
+/// untouched.
 ///   `progress(done, total)` is called now and then from the calling thread.
 void generate(const std::string& dir, const GeneratorOptions&,
               const std::function<void(int64_t, int64_t)>& progress = {});

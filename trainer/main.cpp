@@ -54,6 +54,7 @@ struct CommandLine {
   int ranks = 1;
   int ranks_per_node = 0;
   int64_t seed = 0;
+  std::vector<std::string> splits;
   data::listops::GeneratorOptions listops;
   std::function<int()> action;
 
@@ -125,11 +126,16 @@ struct CommandLine {
         ->capture_default_str();
     task->add_option("--max-length", listops.max_length, "Longest expression, exclusive, in tokens")
         ->capture_default_str();
+    task->add_option("--splits", splits, "Files to write, e.g. val,test; all by default")
+        ->delimiter(',')
+        ->check(CLI::IsMember({"train", "val", "test"}));
+    task->add_flag("--force", listops.replace, "Replace files that exist");
     task->add_option("--threads", listops.threads, "Threads; any number writes the same bytes")
         ->check(CLI::Range(1, kMostThreads));
     task->callback([this] {
       action = [this] {
         listops.seed = static_cast<uint64_t>(seed);
+        if (!splits.empty()) listops.splits = data::splits_named(splits);
         return data_listops(out, listops);
       };
     });

@@ -4,16 +4,17 @@
 #include <unistd.h>
 #include <xxhash.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <filesystem>
 #include <memory>
+#include <numeric>
 #include <unordered_set>
 
 #include "core/device.h"
 #include "core/error.h"
 #include "core/stream.h"
-#include "data/dataset.h"
 #include "data/listops.h"
 #include "data/listops/evaluator.h"
 #include "data/listops/output_file.h"
@@ -40,6 +41,7 @@ void check(const GeneratorOptions& o) {
   STIPPLE_CHECK_AS(ConfigError, o.operator_probability >= 0 && o.operator_probability <= 1,
                    "listops: operator_probability must be between 0 and 1");
   STIPPLE_CHECK_AS(ConfigError, o.threads >= 1, "listops: threads must be at least 1");
+  STIPPLE_CHECK_AS(ConfigError, !o.splits.empty(), "listops: there is no split to write");
   STIPPLE_CHECK_AS(ConfigError, o.min_length >= 0 && o.max_length - o.min_length >= 2,
                    "listops: no length lies between ", o.min_length, " and ", o.max_length,
                    " (both excluded); widen the window");
@@ -139,34 +141,53 @@ void fill(const GeneratorOptions& options, uint64_t first, Chunk& chunk) {
   }
 }
 
-/// The three files, filled one after the other.
+void check_free(const std::string& dir, const GeneratorOptions& options) {
+  if (options.replace) return;
+  for (Split split : options.splits) {
+    const std::string path = file_of(dir, split);
+    STIPPLE_CHECK_AS(DataError, !std::filesystem::exists(path), path, " exists already");
+  }
+}
+
+/// The files, filled one after the other; trees of a split that is not written are counted only.
 class Splits {
  public:
   Splits(const std::string& dir, const GeneratorOptions& options)
       : sizes_{options.train, options.val, options.test} {
-    const std::filesystem::path folder(dir);
-    for (Split split : {Split::kTrain, Split::kValidation, Split::kTest}) {
-      const std::string path = folder / fmt::format("basic_{}.tsv", split_name(split));
-      // The process number keeps two generators that share a folder apart.
-      files_.push_back(
-          std::make_unique<OutputFile>(fmt::format("{}.partial.{}", path, ::getpid()), path));
-      files_.back()->append("Source\tTarget\r\n");
+    for (size_t i = 0; i < sizes_.size(); ++i) {
+      const auto split = static_cast<Split>(i);
+      if (std::count(options.splits.begin(), options.splits.end(), split) == 0) continue;
+      const std::string path = file_of(dir, split);
+      remove_stale_partials(path);
+      files_[i] = std::make_unique<OutputFile>(partial_name(path), path);
+      files_[i]->append("Source\tTarget\r\n");
+      wanted_ = i + 1;
     }
     skip_full();
   }
 
-  bool is_full() const { return current_ == sizes_.size(); }
+  bool is_full() const { return current_ >= wanted_; }
+  /// Trees to be found, up to the last one of a file that is written.
+  int64_t total() const {
+    return std::accumulate(sizes_.begin(), sizes_.begin() + wanted_, int64_t{0});
+  }
 
   void append(std::string_view line) {
-    files_[current_]->append(line);
+    if (files_[current_]) files_[current_]->append(line);
     ++written_;
     skip_full();
   }
 
-  /// Names change only when all three are safe on the disk: a failure leaves a folder as it was.
+  /// Names change only when all files are safe on the disk: a failure leaves a folder as it was.
+  void finish() {
+    for (auto& file : files_) {
+      if (file) file->finish();
+    }
+  }
   void publish() {
-    for (auto& file : files_) file->finish();
-    for (auto& file : files_) file->publish();
+    for (auto& file : files_) {
+      if (file) file->publish();
+    }
   }
 
  private:
@@ -177,8 +198,9 @@ class Splits {
     }
   }
 
-  std::array<int64_t, 3> sizes_;
-  std::vector<std::unique_ptr<OutputFile>> files_;
+  std::array<int64_t, 3> sizes_;                      ///< in the order of Split
+  std::array<std::unique_ptr<OutputFile>, 3> files_;  ///< null: not written
+  size_t wanted_ = 0;                                 ///< one past the last file that is written
   size_t current_ = 0;
   int64_t written_ = 0;  ///< to the current file
 };
@@ -209,6 +231,10 @@ void check_fruitful(const GeneratorOptions& o, uint64_t fruitless, int64_t done,
 
 }  // namespace
 
+std::string file_of(const std::string& dir, Split split) {
+  return std::filesystem::path(dir) / fmt::format("basic_{}.tsv", split_name(split));
+}
+
 std::vector<uint8_t> candidate(const GeneratorOptions& options, uint64_t c) {
   check(options);
   Tree tree(options);
@@ -218,12 +244,13 @@ std::vector<uint8_t> candidate(const GeneratorOptions& options, uint64_t c) {
 void generate(const std::string& dir, const GeneratorOptions& options,
               const std::function<void(int64_t, int64_t)>& progress) {
   check(options);
+  check_free(dir, options);
   create_folder(dir);
   Splits splits(dir, options);
   const Stream workers(kCpuDevice, {.threads = options.threads});
   std::vector<Chunk> chunks(static_cast<size_t>(kChunksPerThread * options.threads));
   SeenTrees seen;
-  const int64_t total = options.train + options.val + options.test;
+  const int64_t total = splits.total();
   uint64_t after_last_accepted = 0;
   for (uint64_t first = 0; !splits.is_full(); first += chunks.size() * kChunkCandidates) {
     const int64_t done = static_cast<int64_t>(seen.size());
@@ -244,6 +271,8 @@ void generate(const std::string& dir, const GeneratorOptions& options,
       }
     }
   }
+  splits.finish();
+  check_free(dir, options);  // another generator may have been faster
   splits.publish();
   sync_folder(dir);
   if (progress) progress(total, total);

@@ -3,12 +3,14 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
 #include <utility>
 
 #include "core/error.h"
@@ -17,28 +19,52 @@ namespace stipple::data::listops {
 namespace {
 
 constexpr size_t kBufferBytes = size_t{1} << 20;
+constexpr std::string_view kPartial = ".partial.";
 
 [[noreturn]] void fail(std::string_view what, const std::string& path) {
   const int reason = errno;
   throw DataError(fmt::format("cannot {} {}: {}", what, path, std::strerror(reason)));
 }
 
+bool is_regular(const std::string& path) {
+  struct stat status {};
+  return ::lstat(path.c_str(), &status) == 0 && S_ISREG(status.st_mode);
+}
+
+/// Another process may sweep the file away between its making and its locking: then once more.
+int open_locked(const std::string& path) {
+  while (true) {
+    const int descriptor = ::open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
+    if (descriptor < 0) fail("create", path);
+    // A file system without locks has no sweepers either. A process of the same number, in another
+    // container, may be writing.
+    if (::flock(descriptor, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
+      ::close(descriptor);
+      throw DataError(fmt::format("cannot create {}: another process is writing it", path));
+    }
+    struct stat status {};
+    if (::fstat(descriptor, &status) == 0 && status.st_nlink > 0) {
+      const bool is_empty = !S_ISREG(status.st_mode) || ::ftruncate(descriptor, 0) == 0;
+      if (is_empty) return descriptor;
+      ::close(descriptor);
+      fail("create", path);
+    }
+    ::close(descriptor);
+  }
+}
+
 }  // namespace
 
 OutputFile::OutputFile(std::string temporary, std::string final_path)
     : temporary_(std::move(temporary)), final_path_(std::move(final_path)) {
-  descriptor_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-  if (descriptor_ < 0) fail("create", temporary_);
+  descriptor_ = open_locked(temporary_);
   buffer_.reserve(kBufferBytes);
 }
 
 OutputFile::~OutputFile() {
-  if (descriptor_ >= 0) ::close(descriptor_);
   // A device that was opened as a file is not ours to remove.
-  struct stat status {};
-  if (!is_published_ && ::stat(temporary_.c_str(), &status) == 0 && S_ISREG(status.st_mode)) {
-    ::unlink(temporary_.c_str());
-  }
+  if (!is_published_ && is_regular(temporary_)) ::unlink(temporary_.c_str());
+  if (descriptor_ >= 0) ::close(descriptor_);
 }
 
 void OutputFile::append(std::string_view text) {
@@ -60,12 +86,30 @@ void OutputFile::flush() {
 void OutputFile::finish() {
   flush();
   if (::fsync(descriptor_) != 0) fail("write", temporary_);
-  if (::close(std::exchange(descriptor_, -1)) != 0) fail("write", temporary_);
 }
 
 void OutputFile::publish() {
   if (std::rename(temporary_.c_str(), final_path_.c_str()) != 0) fail("create", final_path_);
   is_published_ = true;
+  if (::close(std::exchange(descriptor_, -1)) != 0) fail("write", final_path_);
+}
+
+std::string partial_name(const std::string& final_path) {
+  return fmt::format("{}{}{}", final_path, kPartial, ::getpid());
+}
+
+void remove_stale_partials(const std::string& final_path) {
+  const std::filesystem::path path(final_path);
+  const std::string prefix = path.filename().string() + std::string(kPartial);
+  std::error_code unreadable;  // then there is nothing to find, or the next step says why
+  for (const auto& entry : std::filesystem::directory_iterator(path.parent_path(), unreadable)) {
+    const std::string name = entry.path().string();
+    if (entry.path().filename().string().rfind(prefix, 0) != 0 || !is_regular(name)) continue;
+    const int descriptor = ::open(name.c_str(), O_WRONLY | O_CLOEXEC);
+    if (descriptor < 0) continue;
+    if (::flock(descriptor, LOCK_EX | LOCK_NB) == 0) ::unlink(name.c_str());
+    ::close(descriptor);
+  }
 }
 
 }  // namespace stipple::data::listops

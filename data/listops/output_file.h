@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A file that appears complete or not at all: written under a temporary name in the same folder,
-// renamed by publish().
+// renamed by publish(). The temporary file is locked as long as its writer lives, so that one left
+// behind by a killed process can be told from one that is being written.
 #pragma once
 
 #include <string>
@@ -32,5 +33,12 @@ class OutputFile {
   std::string buffer_;
   bool is_published_ = false;
 };
+
+/// Removes the temporary files of `final_path` (named final_path.partial.*) that no living process
+/// writes, of this machine or another that shares the file system with locks.
+void remove_stale_partials(const std::string& final_path);
+
+/// The name that this process gives to its temporary file.
+std::string partial_name(const std::string& final_path);
 
 }  // namespace stipple::data::listops

@@ -127,14 +127,12 @@ class ListopsTask final : public Task {
   const TaskInfo& info() const override { return info_; }
 
   std::unique_ptr<Dataset> open(Split split) const override {
-    const std::filesystem::path path =
-        std::filesystem::path(dir_) / fmt::format("basic_{}.tsv", split_name(split));
     try {
-      return std::make_unique<ListopsDataset>(
-          listops::read_published_file(path, info_.max_length, skip_bad_rows_));
+      return std::make_unique<ListopsDataset>(listops::read_published_file(
+          listops::file_of(dir_, split), info_.max_length, skip_bad_rows_));
     } catch (const UnreadableFile& e) {
-      throw DataError(
-          fmt::format("{}; run `stipple data listops --out {}` to make it", e.what(), dir_));
+      if (e.reason() != ENOENT) throw;
+      throw DataError(fmt::format("{}; {}", e.what(), advice()));
     }
   }
 
@@ -157,6 +155,25 @@ class ListopsTask final : public Task {
   }
 
  private:
+  /// What to do about missing files: nothing that touches the ones that are there.
+  std::string advice() const {
+    std::vector<std::string_view> missing;
+    for (Split split : {Split::kTrain, Split::kValidation, Split::kTest}) {
+      if (!std::filesystem::exists(listops::file_of(dir_, split)))
+        missing.push_back(split_name(split));
+    }
+    if (missing.size() == 3) {
+      return fmt::format(
+          "`stipple data listops --out {}` makes the data, or let data.dir name the folder of the "
+          "published files",
+          dir_);
+    }
+    return fmt::format(
+        "`stipple data listops --out {} --splits {}` makes what is missing and leaves the other "
+        "files alone (add the --seed, sizes and lengths that they were made with)",
+        dir_, fmt::join(missing, ","));
+  }
+
   std::string dir_;
   bool skip_bad_rows_;
   TaskInfo info_;

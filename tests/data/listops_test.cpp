@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 #include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <csignal>
@@ -267,7 +269,7 @@ TEST(ListopsGenerate, ExhaustedWindowSaysHowFarItCameAndLeavesOldFilesAlone) {
   write_file(folder / "basic_train.tsv", "old");
   // Four operators on two digits: 400 trees.
   const GeneratorOptions options = {
-      .train = 200, .val = 200, .test = 1, .min_length = 3, .max_length = 5};
+      .train = 200, .val = 200, .test = 1, .min_length = 3, .max_length = 5, .replace = true};
   const std::string message = message_of<ConfigError>([&] { generate(folder.path(), options); });
   expect_contains(message, "between 3 and 5");
   expect_contains(message, "400 of 401");
@@ -287,6 +289,72 @@ TEST(ListopsGenerate, ImpossibleOptionsAreRefused) {
   refuse([](GeneratorOptions& o) { o.max_arguments = 1; });
   refuse([](GeneratorOptions& o) { o.operator_probability = 1.5; });
   refuse([](GeneratorOptions& o) { o.threads = 0; });
+}
+
+TEST(ListopsGenerate, FilesThatExistAreReplacedOnlyWhenAskedTo) {
+  const ScratchFolder folder;
+  write_file(folder / "basic_val.tsv", "mine");
+  expect_contains(message_of([&] { generate(folder.path(), kSmall); }),
+                  folder / "basic_val.tsv" + " exists already");
+  EXPECT_EQ(names_in(folder), std::set<std::string>{"basic_val.tsv"});
+  EXPECT_EQ(read_file(folder / "basic_val.tsv"), "mine");
+  GeneratorOptions replacing = kSmall;
+  replacing.replace = true;
+  generate(folder.path(), replacing);
+  EXPECT_EQ(lines_of(read_file(folder / "basic_val.tsv")).size(), 51u);
+}
+
+TEST(ListopsGenerate, FileThatAppearsMeanwhileIsNotReplaced) {
+  const ScratchFolder folder;
+  const auto put = [&](int64_t, int64_t) { write_file(folder / "basic_test.tsv", "other's"); };
+  EXPECT_THROW(generate(folder.path(), kSmall, put), DataError);
+  EXPECT_EQ(names_in(folder), std::set<std::string>{"basic_test.tsv"});
+  EXPECT_EQ(read_file(folder / "basic_test.tsv"), "other's");
+}
+
+TEST(ListopsGenerate, ASplitHoldsTheSameBytesWhenItIsWrittenAlone) {
+  const ScratchFolder all;
+  generate(all.path(), kSmall);
+  for (size_t i = 0; i < kFiles.size(); ++i) {
+    GeneratorOptions options = kSmall;
+    options.splits = {static_cast<Split>(i)};
+    const ScratchFolder one;
+    for (const std::string& file : kFiles) {
+      if (file != kFiles[i]) write_file(one / file, "mine");
+    }
+    generate(one.path(), options);
+    for (const std::string& file : kFiles) {
+      EXPECT_EQ(read_file(one / file), file == kFiles[i] ? read_file(all / file) : "mine");
+    }
+  }
+}
+
+TEST(ListopsGenerate, FilesOfKilledGeneratorsAreRemovedAndThoseOfLivingOnesAreNot) {
+  const ScratchFolder folder;
+  const std::string stale = folder / "basic_train.tsv.partial.1";
+  write_file(stale, "half a file");
+  write_file(folder / "basic_train.tsv.partial", "not ours");
+  OutputFile living(folder / "basic_val.tsv.partial.2", folder / "elsewhere");
+  generate(folder.path(), kSmall);
+  std::set<std::string> expected(kFiles.begin(), kFiles.end());
+  expected.insert("basic_train.tsv.partial");
+  expected.insert("basic_val.tsv.partial.2");
+  EXPECT_EQ(names_in(folder), expected);
+}
+
+TEST(ListopsGenerate, KilledGeneratorLeavesNothingForLong) {
+  const ScratchFolder folder;
+  const pid_t child = ::fork();
+  if (child == 0) {
+    generate(folder.path(), kSmall, [](int64_t, int64_t) { ::raise(SIGKILL); });
+    ::_exit(0);
+  }
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  ASSERT_TRUE(WIFSIGNALED(status));
+  EXPECT_EQ(names_in(folder).size(), 3u) << "three temporary files";
+  generate(folder.path(), kSmall);
+  EXPECT_EQ(names_in(folder), std::set<std::string>(kFiles.begin(), kFiles.end()));
 }
 
 // --- a disk that refuses -------------------------------------------------------------------------
@@ -311,6 +379,17 @@ TEST(ListopsOutputFile, UnpublishedFileIsRemoved) {
     EXPECT_EQ(names_in(folder), std::set<std::string>{"temporary"});
   }
   EXPECT_TRUE(names_in(folder).empty());
+}
+
+TEST(ListopsOutputFile, ATemporaryFileHasOneWriter) {
+  const ScratchFolder folder;
+  OutputFile file(folder / "temporary", folder / "final");
+  file.append("text");
+  file.finish();
+  expect_contains(message_of([&] { OutputFile(folder / "temporary", folder / "final"); }),
+                  "another process");
+  file.publish();
+  EXPECT_EQ(read_file(folder / "final"), "text");
 }
 
 TEST(ListopsOutputFile, LongTextsArriveWhole) {
@@ -563,7 +642,7 @@ TEST(ListopsReader, AFileWithoutItsHeaderIsNeverSkipped) {
   EXPECT_THROW(make_task(config, 0)->open(Split::kTrain), DataError);
 }
 
-TEST(ListopsReader, MissingFileSaysHowToMakeIt) {
+TEST(ListopsReader, MissingDataComeWithTheCommandThatMakesThem) {
   const ScratchFolder folder;
   const std::string message = message_of([&] { task_in(folder.path())->open(Split::kValidation); });
   expect_contains(message, folder / "basic_val.tsv");
@@ -571,11 +650,39 @@ TEST(ListopsReader, MissingFileSaysHowToMakeIt) {
   expect_contains(message, "`stipple data listops --out " + folder.path() + "`");
 }
 
+TEST(ListopsReader, MissingSplitComesWithTheCommandThatMakesItAlone) {
+  const ScratchFolder folder;
+  generate(folder.path(), kSmall);
+  const auto task = task_in(folder.path());
+  std::filesystem::remove(folder / "basic_val.tsv");
+  expect_contains(message_of([&] { task->open(Split::kValidation); }),
+                  "`stipple data listops --out " + folder.path() + " --splits val`");
+  std::filesystem::remove(folder / "basic_test.tsv");
+  expect_contains(message_of([&] { task->open(Split::kTest); }),
+                  "`stipple data listops --out " + folder.path() + " --splits val,test`");
+}
+
+TEST(ListopsReader, FileThatMayNotBeReadIsNotToBeMade) {
+  if (::geteuid() == 0 && ::seteuid(65534) != 0) GTEST_SKIP() << "cannot be another user";
+  {
+    const ScratchFolder folder;
+    write_file(folder / "basic_train.tsv", "Source\tTarget\n");
+    std::filesystem::permissions(folder / "basic_train.tsv", std::filesystem::perms::none);
+    const std::string message = message_of([&] { task_in(folder.path())->open(Split::kTrain); });
+    expect_contains(message, std::strerror(EACCES));
+    EXPECT_EQ(message.find("stipple data"), message.npos) << message;
+  }
+  if (::getuid() == 0) {
+    ASSERT_EQ(::seteuid(0), 0);
+  }
+}
+
 TEST(ListopsReader, FolderInPlaceOfAFileIsRefused) {
   const ScratchFolder folder;
   std::filesystem::create_directory(folder / "basic_test.tsv");
-  expect_contains(message_of([&] { task_in(folder.path())->open(Split::kTest); }),
-                  std::strerror(EISDIR));
+  const std::string message = message_of([&] { task_in(folder.path())->open(Split::kTest); });
+  expect_contains(message, std::strerror(EISDIR));
+  EXPECT_EQ(message.find("stipple data"), message.npos) << message;
 }
 
 TEST(ListopsReader, ExampleOutOfRangeIsRefused) {

@@ -51,6 +51,23 @@ if prlimit --as=500000000 "$STIPPLE" --version >/dev/null 2>&1; then
   expect 2 timeout 60 prlimit --as=500000000 "$STIPPLE" data listops --out refused --threads 200
   contains "$output" "lower threads"
 fi
+
+# One split is missing: the advice makes it alone. What exists is replaced with --force only; permission is not missing data.
+cp -r data one_missing
+rm one_missing/basic_val.tsv
+expect 2 "$STIPPLE" train small.yaml data.dir=one_missing
+contains "$output" "stipple data listops --out one_missing --splits val"
+expect 2 "$STIPPLE" data listops --out one_missing --val 20
+contains "$output" "--splits val to make only what is missing"
+contains "$output" "--force"
+expect 2 "$STIPPLE" data listops --out one_missing --splits val,tset
+expect 0 "$STIPPLE" data listops --out one_missing --splits val --seed 3 --train 300 --val 50 --test 30 --min-length 8 --max-length 60
+contains "$output" "wrote 50 val expressions"
+cmp data/basic_val.tsv one_missing/basic_val.tsv
+cmp data/basic_train.tsv one_missing/basic_train.tsv
+expect 0 "$STIPPLE" data listops --out one_missing --force --train 9 --val 8 --test 7 --min-length 8 --max-length 60
+equal "$(wc -l <one_missing/basic_train.tsv)" 10 "lines of a file that --force replaced"
+
 expect 0 "$STIPPLE" dry-run small.yaml --ranks 4
 contains "$output" "2 leaves each"
 expect 0 timeout 60 "$STIPPLE" dry-run small.yaml --ranks 1000000

@@ -19,7 +19,7 @@ int train(comm::Communicator&, const ConfigArguments&);
 /// Evaluates the newest checkpoint of a run on eval.split. Collective.
 int eval(comm::Communicator&, const std::string& run_dir,
          const std::vector<std::string>& overrides);
-/// Writes the three files of ListOps.
+/// Writes the files of ListOps. DataError where one exists, unless options.replace.
 int data_listops(const std::string& out, const data::listops::GeneratorOptions&);
 /// Prints what a run would use, without running it.
 int dry_run(const ConfigArguments&, int ranks, int ranks_per_node);
