@@ -43,7 +43,7 @@ class Dataset {
   virtual void get(int64_t i, std::span<int32_t> ids, std::span<int32_t> labels) const = 0;
   /// A hash of the content, stored in checkpoints: resuming on other data is refused.
   virtual uint64_t fingerprint() const = 0;
-  /// What was lost while reading; nothing where examples are made.
+  /// What was read and what was lost on the way; zeros where examples are made, not read.
   virtual Intake intake() const { return {}; }
 };
 
@@ -55,6 +55,8 @@ class Task {
   /// DataError when files are missing or malformed: names file, line, and the command that makes
   /// them.
   virtual std::unique_ptr<Dataset> open(Split) const = 0;
+  /// The files that open() reads; none where examples are made.
+  virtual std::vector<std::string> files(Split) const { return {}; }
   /// How a value of this task's first metric is to be read, ascending, trivial predictors among
   /// them: {"majority class", 0.169}. Computed on the given data, so that it is the ladder of exactly these examples.
   virtual std::vector<Rung> ladder(const Dataset&) const { return {}; }

@@ -12,6 +12,12 @@ std::vector<std::string> losses(const Intake& intake, std::string_view split) {
                                 split, intake.skipped_rows, intake.skipped_rows == 1 ? "" : "s",
                                 intake.first_skipped));
   }
+  if (intake.cut_examples > 0) {
+    lines.push_back(fmt::format(
+        "{}: {} of {} examples are longer than data.max_length and are cut: {:.2g} % of all tokens "
+        "are lost",
+        split, intake.cut_examples, intake.examples, 100 * intake.cut_share()));
+  }
   return lines;
 }
 

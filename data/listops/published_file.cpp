@@ -3,7 +3,6 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <string_view>
 
 #include "core/error.h"
@@ -45,15 +44,13 @@ int read_label(std::string_view word) {
 
 class Reader {
  public:
-  Reader(Rows& rows, int64_t max_length)
-      : rows_(rows), max_length_(static_cast<size_t>(max_length)) {}
+  Reader(Rows& rows, int64_t max_length) : rows_(rows), max_length_(max_length) {}
 
   /// Appends a row; DataError when it is bad, and then the rows are as before.
   void read_row(std::string_view line) {
     const int label = read(line);
-    const size_t kept = std::min(tokens_.size(), max_length_);
-    rows_.tokens.insert(rows_.tokens.end(), tokens_.begin(),
-                        tokens_.begin() + static_cast<std::ptrdiff_t>(kept));
+    const int64_t kept = rows_.intake.keep(static_cast<int64_t>(tokens_.size()), max_length_);
+    rows_.tokens.insert(rows_.tokens.end(), tokens_.begin(), tokens_.begin() + kept);
     rows_.offsets.push_back(static_cast<int64_t>(rows_.tokens.size()));
     rows_.labels.push_back(static_cast<uint8_t>(label));
   }
@@ -90,7 +87,7 @@ class Reader {
   }
 
   Rows& rows_;
-  size_t max_length_;
+  int64_t max_length_;
   Evaluator evaluator_;
   std::vector<uint8_t> tokens_;  ///< of the row that is read
 };

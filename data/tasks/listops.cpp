@@ -136,6 +136,10 @@ class ListopsTask final : public Task {
     }
   }
 
+  std::vector<std::string> files(Split split) const override {
+    return {listops::file_of(dir_, split)};
+  }
+
   std::vector<Rung> ladder(const Dataset& dataset) const override {
     if (dataset.size() == 0) return {};
     LadderCounts counts;

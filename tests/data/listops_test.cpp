@@ -528,6 +528,21 @@ TEST(ListopsReader, LongSequencesLoseTheirEnd) {
   EXPECT_EQ(tokens_of(*dataset, 1), from_source("[SM 1 ]"));
 }
 
+TEST(ListopsReader, WhatIsCutIsCounted) {
+  const std::string text = "Source\tTarget\n[MAX 2 [MIN 3 4 ] ]\t3\n[SM 1 ]\t1\n[SM 1 2 3 ]\t6\n";
+  const Intake cut = open_text(text, 4)->intake();
+  EXPECT_EQ(cut.examples, 3);
+  EXPECT_EQ(cut.tokens, 7 + 3 + 5);
+  EXPECT_EQ(cut.cut_examples, 2);
+  EXPECT_EQ(cut.cut_tokens, 3 + 1);
+  const auto lines = losses(cut, "val");
+  ASSERT_EQ(lines.size(), 1u);
+  EXPECT_EQ(lines[0],
+            "val: 2 of 3 examples are longer than data.max_length and are cut: 27 % of all tokens "
+            "are lost");
+  EXPECT_TRUE(losses(open_text(text, 7)->intake(), "val").empty());
+}
+
 TEST(ListopsReader, FingerprintFollowsTheContent) {
   const uint64_t here = open_text("Source\tTarget\n[SM 1 2 ]\t3\n7\t7\n")->fingerprint();
   for (const char* text :

@@ -120,6 +120,19 @@ equal "$(grep -c "stopped at step" <<<"$output")" 1 "ranks that tell of divergen
 expect 0 mpirun -q -np 3 "$STIPPLE" train small.yaml run.dir=idle train.steps=7 train.micro_batch=8
 contains "$output" "1 of 3 ranks have no work"
 
+# Sequences that lose their end: told by dry-run, the log and the report. Data that are not there yet do not hinder a dry run.
+expect 0 "$STIPPLE" dry-run small.yaml
+contains "$output" "train: 300 examples, "
+if grep -q " are cut" <<<"$output"; then fail "dry-run calls whole examples cut: $output"; fi
+expect 0 "$STIPPLE" dry-run small.yaml data.max_length=20
+contains "$output" "of 300 examples are longer than data.max_length and are cut: "
+expect 0 "$STIPPLE" dry-run small.yaml data.dir=nowhere
+contains "$output" "nowhere/basic_train.tsv cannot be read now"
+expect 0 run_train 2 data.max_length=20 run.dir=cut train.steps=8
+equal "$(grep -c "train: .* are cut" <<<"$output")" 1 "ranks that tell of cut examples"
+contains "$(cat cut/log.txt)" "of 50 examples are longer than data.max_length and are cut: "
+contains "$(cat cut/report.html)" "examples cut at data.max_length"
+
 # A malformed line is named by file and line number.
 cp -r data bad
 sed -i '7s/MAX\|MIN\|MED\|SM/FOO/' bad/basic_train.tsv

@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstdio>
+#include <string_view>
+#include <utility>
 
 #include "core/cpu/memory.h"
 #include "data/task_config.h"
@@ -40,6 +43,25 @@ std::string node_text(size_t bytes_per_rank, int ranks_of_node, DeviceChoice dev
   return text;
 }
 
+/// What the splits of training hold, where their files can be read; making them may come later.
+void print_data(const data::Task& task) {
+  std::string heading = "data";
+  const auto line = [&](const std::string& text) {
+    fmt::print("{:<12} {}\n", std::exchange(heading, ""), text);
+  };
+  for (data::Split split : {data::Split::kTrain, data::Split::kValidation}) {
+    const std::vector<std::string> files = task.files(split);
+    for (const std::string& file : files) {
+      if (::access(file.c_str(), R_OK) != 0) return line(file + " cannot be read now");
+    }
+    if (files.empty()) continue;
+    const data::Intake intake = task.open(split)->intake();
+    const std::string_view name = data::split_name(split);
+    line(fmt::format("{}: {} examples, {} tokens", name, intake.examples, intake.tokens));
+    for (const std::string& lost : losses(intake, name)) line(lost);
+  }
+}
+
 }  // namespace
 
 int dry_run(const ConfigArguments& arguments, int ranks, int ranks_per_node) {
@@ -51,6 +73,7 @@ int dry_run(const ConfigArguments& arguments, int ranks, int ranks_per_node) {
   const MemoryPlan largest = plan_memory(config, task->info(), threads, kLargestRank, ranks);
   fmt::print("task         {} of {} tokens, {} classes\n", task->info().name,
              task->info().max_length, task->info().num_classes);
+  print_data(*task);
   fmt::print("parameters   {}\n", largest.num_parameters);
   fmt::print("steps        {}\n", config.train.steps);
   fmt::print("batch        {}\n", batch_split(config, ranks));

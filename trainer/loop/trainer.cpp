@@ -168,6 +168,8 @@ Trainer::Trainer(const Config& config, comm::Communicator& communicator)
     if (step_ < config_.train.steps || !path_exists(directory_.config()))
       directory_.write_config(config_, step_, config_until_now);
     directory_.write_ladder(ladder_of(*task_, *validation_set_));
+    directory_.write_data_summary(
+        {{"train", train_set_->intake()}, {"val", validation_set_->intake()}});
     log_.open(directory_, saved_step_);
   });
 }

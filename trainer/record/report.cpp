@@ -489,7 +489,7 @@ std::string render_report(const ReportInput& input) {
       "<div class=\"tiles\">\n{4}</div>\n{5}{6}{7}</main></body></html>\n",
       name, chart_css(), kPageCss, records, tiles(input), ladder_table(input),
       charts(input) + other_evaluations(input),
-      config_changes(input) + config_tables(input.config_yaml), kTitleEnd);
+      data_table(input.data) + config_changes(input) + config_tables(input.config_yaml), kTitleEnd);
 }
 
 void write_report(const std::string& run_directory) {
@@ -503,7 +503,8 @@ void write_report(const std::string& run_directory) {
                                  .config_yaml = read_text(run.config(), kMaxSideFileBytes),
                                  .earlier_configs = run.earlier_configs(),
                                  .figures = read_figures(run.figures()),
-                                 .ladder = read_ladder(run.ladder())}));
+                                 .ladder = read_ladder(run.ladder()),
+                                 .data = read_data_summary(run.data_summary())}));
 }
 
 }  // namespace stipple::trainer

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "data/metric.h"
+#include "trainer/record/data_summary.h"
 #include "trainer/record/figures.h"
 #include "trainer/record/metrics.h"
 
@@ -32,6 +33,7 @@ struct ReportInput {
   std::vector<EarlierConfig> earlier_configs = {};  ///< by ascending step
   std::vector<ShownFigure> figures = {};
   Ladder ladder = {};
+  std::vector<SplitSummary> data = {};
 };
 
 std::string render_report(const ReportInput&);
@@ -41,10 +43,10 @@ std::string render_report(const ReportInput&);
 Ladder read_ladder(const std::string& path);
 std::string ladder_to_json(const Ladder&);
 
-/// Reads metrics.jsonl, config.yaml and, as far as they exist, figures.json and ladder.json of a
-/// run, and writes report.html beside them. ConfigError when the directory holds no run, or a
-/// report.html that is not ours; DataError "file:line: what" when a file does not hold what it
-/// should.
+/// Reads metrics.jsonl, config.yaml and, as far as they exist, figures.json, ladder.json and
+/// data.json of a run, and writes report.html beside them. ConfigError when the directory holds no
+/// run, or a report.html that is not ours; DataError "file:line: what" when a file does not hold
+/// what it should.
 void write_report(const std::string& run_directory);
 
 }  // namespace stipple::trainer

@@ -156,6 +156,10 @@ void RunDirectory::write_ladder(const Ladder& rungs) const {
   replace_durably(ladder(), ladder_to_json(rungs));
 }
 
+void RunDirectory::write_data_summary(const std::vector<SplitSummary>& splits) const {
+  replace_durably(data_summary(), data_summary_to_json(splits));
+}
+
 RunLock::RunLock(const RunDirectory& directory) {
   const std::string path = directory.path() + "/lock";
   descriptor_ = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);

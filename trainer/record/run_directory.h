@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The folder of one run: config.yaml, run.json, metrics.jsonl, log.txt, TensorBoard events,
-// figures.json, ladder.json, report.html, lock, checkpoints/.
+// figures.json, ladder.json, data.json, report.html, lock, checkpoints/.
 #pragma once
 
 #include <functional>
@@ -23,6 +23,7 @@ class RunDirectory {
   std::string metrics() const { return path_ + "/metrics.jsonl"; }
   std::string figures() const { return path_ + "/figures.json"; }
   std::string ladder() const { return path_ + "/ladder.json"; }
+  std::string data_summary() const { return path_ + "/data.json"; }
   std::string report() const { return path_ + "/report.html"; }
   std::string checkpoints() const { return path_ + "/checkpoints"; }
 
@@ -57,6 +58,7 @@ class RunDirectory {
   /// What the report needs to know of the task and the model.
   void write_figures(const std::vector<ShownFigure>&) const;
   void write_ladder(const Ladder&) const;
+  void write_data_summary(const std::vector<SplitSummary>&) const;
 
  private:
   void require_checkpoints() const;
