@@ -73,6 +73,7 @@ struct CommandLine {
     add_eval();
     add_data();
     add_dry_run();
+    add_keys();
     add_inspect();
     add_report();
     add_doctor();
@@ -157,6 +158,11 @@ struct CommandLine {
                        ranks_per_node > 0 ? ranks_per_node : ranks);
       };
     });
+  }
+  void add_keys() {
+    CLI::App* command = app.add_subcommand(
+        "keys", "Print every key of a configuration: default, allowed values, meaning");
+    command->callback([this] { action = [] { return keys(); }; });
   }
   void add_inspect() {
     CLI::App* command =

@@ -227,8 +227,10 @@ void validate(const Config& config) {
 std::string config_reference() {
   Config defaults;
   return "# Configuration\n\n"
-         "Every key with its default. Generated from the `describe()` functions in the code by\n"
-         "`STIPPLE_UPDATE_DOCS=1 ctest -R trainer_config_test`; do not edit.\n\n"
+         "Every key with its default. Do not edit: the `describe()` functions in the code say it, "
+         "and\n"
+         "`stipple keys` prints it. To renew the page: `build/bin/stipple keys > "
+         "docs/config.md`.\n\n"
          "Files compose from left to right, then come `key=value` overrides:\n"
          "`stipple train configs/recipe/quickstart.yaml train.steps=50`. In a file the dots of a\n"
          "key are nesting. A key that does not exist is an error.\n" +
