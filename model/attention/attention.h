@@ -43,6 +43,7 @@ struct AttentionGrads {
 /// What others must know of an attention under a configuration.
 struct AttentionTraits {
   bool fixed_length = false;  ///< padding takes part: leaves are padded to data.max_length
+  bool compares = true;       ///< queries with keys; otherwise they learn nothing
 };
 
 class Attention {

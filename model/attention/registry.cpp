@@ -18,6 +18,7 @@ std::unique_ptr<Attention> make(const AttentionConfig& config, ParameterStore& s
 }
 
 AttentionTraits no_traits(const AttentionConfig&) { return {}; }
+AttentionTraits compares_nothing(const AttentionConfig&) { return {.compares = false}; }
 void anything_goes(const AttentionConfig&) {}
 
 constexpr std::array kTable{
@@ -28,7 +29,7 @@ constexpr std::array kTable{
                  &SbmAttention::traits, &SbmAttention::validate},
     AttentionRow{AttentionKind::kNone, "none",
                  "every token sees itself only, to tell what a task is worth without attention",
-                 &make<NoneAttention>, &no_traits, &anything_goes},
+                 &make<NoneAttention>, &compares_nothing, &anything_goes},
 };
 
 }  // namespace
