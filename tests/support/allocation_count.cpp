@@ -1,23 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tests/support/allocation_count.h"
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-
-#include <sanitizer/allocator_interface.h>
-
-namespace stipple::test {
-
-std::atomic<int64_t> allocations = 0;
-
-namespace {
-const int kInstalled = __sanitizer_install_malloc_and_free_hooks(
-    [](const volatile void*, size_t) { ++allocations; }, [](const volatile void*) {});
-}  // namespace
-
-}  // namespace stipple::test
-
-#else
-
 #include <cstddef>
 #include <cstdlib>
 #include <new>
@@ -54,5 +37,3 @@ void operator delete(void* p) noexcept { std::free(p); }
 void operator delete(void* p, std::size_t) noexcept { std::free(p); }
 void operator delete(void* p, std::align_val_t) noexcept { std::free(p); }
 void operator delete(void* p, std::size_t, std::align_val_t) noexcept { std::free(p); }
-
-#endif

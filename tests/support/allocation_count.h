@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Counts calls of operator new in the whole process; in sanitized builds, which bring their own
-// operators to notice a new that meets a free, calls of malloc, too.
+// Counts calls of operator new in the whole process, whose global operators it replaces in programs
+// that ask for the count.
 #pragma once
 
 #include <atomic>
