@@ -13,6 +13,7 @@
 
 #include <cstdint>
 #include <limits>
+#include <map>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -82,15 +83,42 @@ class ConfigVisitor {
 
 using Describe = FunctionRef<void(ConfigVisitor&)>;
 
-/// Reads YAML files composed left to right (a later file wins, mappings merge), then "a.b=value"
-/// overrides, into the structs behind `describe`. ConfigError, one line each: unreadable file, YAML
-/// syntax, a key that does not exist (with the nearest one that does), a key given twice, a value
-/// of the wrong type or out of range; always "file:line: key: what, what to do".
-void load_config(const std::vector<std::string>& files, const std::vector<std::string>& overrides,
-                 Describe describe);
+/// A place where a key is set: a line of a file, or an override.
+struct ConfigOrigin {
+  std::string source;  ///< a path, or `override "a.b=value"`
+  int line = 0;        ///< from 1; 0: the source is the place
+  std::string str() const;
+};
 
-/// The same from text, as if it were a file called `name`.
-void load_config_text(const std::string& text, const std::string& name, Describe describe);
+/// Who set which key. Keys that nobody set have their defaults and do not occur.
+class ConfigOrigins {
+ public:
+  bool is_set(const std::string& path) const { return origins_.contains(path); }
+  /// nullptr: has its default.
+  const ConfigOrigin* find(const std::string& path) const;
+  /// For messages: "file:line", the override, or "default".
+  std::string str(const std::string& path) const;
+
+  /// The last one counts.
+  void set(const std::string& path, ConfigOrigin origin) {
+    origins_.insert_or_assign(path, std::move(origin));
+  }
+  void add(const ConfigOrigins& later);
+
+ private:
+  std::map<std::string, ConfigOrigin> origins_;
+};
+
+/// Reads YAML files composed left to right (a later file wins, mappings merge; a file comes after
+/// those it includes), then "a.b=value" overrides, into the structs behind `describe`. A file is a
+/// path or a name (config/include.h). ConfigError, one line each: unreadable file, YAML syntax, a
+/// key that does not exist (with the nearest one that does), a key given twice, a value of the
+/// wrong type or out of range; always "file:line: key: what, what to do".
+ConfigOrigins load_config(const std::vector<std::string>& files,
+                          const std::vector<std::string>& overrides, Describe describe);
+
+/// The same from text, as if it were a file called `name`; it cannot include.
+ConfigOrigins load_config_text(const std::string& text, const std::string& name, Describe describe);
 
 /// Every key with its present value, as YAML that load_config reads back to the same values.
 std::string config_to_yaml(Describe describe);

@@ -42,8 +42,8 @@ constexpr int kMostRanks = 1'000'000;
 constexpr int kMostThreads = 4096;
 
 constexpr const char* kConfigHelp =
-    "Configuration files, composed left to right, then key=value overrides (docs/config.md lists "
-    "the keys)";
+    "Configuration files or their names (attention/sbm), composed left to right, then key=value "
+    "overrides (docs/config.md lists the keys)";
 
 struct CommandLine {
   CLI::App app{"Trains Transformers whose attention graph is sampled or predicted from the data.",
@@ -51,6 +51,7 @@ struct CommandLine {
   std::vector<std::string> config;
   std::string path;
   std::string out;
+  bool explains = false;
   int ranks = 1;
   int ranks_per_node = 0;
   int64_t seed = 0;
@@ -145,6 +146,8 @@ struct CommandLine {
     CLI::App* command = app.add_subcommand(
         "dry-run", "Check a configuration and print parameters, bytes and the batch split");
     command->add_option("config", config, kConfigHelp)->required();
+    command->add_flag("--explain", explains,
+                      "Print each value first, with the line, override or default that set it");
     command->add_option("--ranks", ranks, "Number of MPI ranks to plan for")
         ->capture_default_str()
         ->check(CLI::Range(1, kMostRanks));
@@ -154,8 +157,9 @@ struct CommandLine {
         ->check(CLI::Range(1, kMostRanks));
     command->callback([this] {
       action = [this] {
-        return dry_run(split_config_arguments(config), ranks,
-                       ranks_per_node > 0 ? ranks_per_node : ranks);
+        const ConfigArguments arguments = split_config_arguments(config);
+        if (explains) explain(arguments);
+        return dry_run(arguments, ranks, ranks_per_node > 0 ? ranks_per_node : ranks);
       };
     });
   }

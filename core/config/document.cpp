@@ -15,9 +15,12 @@ namespace stipple::config {
 
 using detail::concat;
 
+ConfigOrigin Document::place_of(const YamlNode& node) const {
+  return {name, has_lines ? node.line : 0};
+}
+
 void Document::fail(const YamlNode& node, const std::string& path, const std::string& what) const {
-  const std::string place = has_lines ? concat(name, ":", node.line) : name;
-  throw ConfigError(concat(place, ": ", one_line(path), ": ", what));
+  throw ConfigError(concat(place_of(node).str(), ": ", one_line(path), ": ", what));
 }
 
 Document parse_file(const std::string& text, const std::string& name) {

@@ -4,6 +4,7 @@
 
 #include <string>
 
+#include "core/config.h"
 #include "core/config/yaml_tree.h"
 
 namespace stipple::config {
@@ -13,6 +14,8 @@ struct Document {
   std::string name;
   bool has_lines;
   YamlNode root;
+
+  ConfigOrigin place_of(const YamlNode& node) const;
 
   /// ConfigError "file:line: key: what".
   [[noreturn]] void fail(const YamlNode& node, const std::string& path,

@@ -20,6 +20,9 @@ bool KeyTable::has_field(const std::string& path) const { return contains(fields
 bool KeyTable::has_section(const std::string& path) const { return contains(sections_, path); }
 
 std::string KeyTable::advice(const std::string& section, const std::string& key) const {
+  if (section.empty() && key == "include") {
+    return "it belongs into files; on the command line, write the name as an argument of its own";
+  }
   const std::string prefix = section.empty() ? "" : section + ".";
   if (has_field(key) || has_section(key)) {
     const bool is_dotted = key.find('.') != std::string::npos;

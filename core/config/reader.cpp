@@ -2,10 +2,12 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <filesystem>
 #include <optional>
 
 #include "core/config.h"
 #include "core/config/document.h"
+#include "core/config/include.h"
 #include "core/config/key_table.h"
 #include "core/config/nearest_match.h"
 #include "core/config/number.h"
@@ -50,6 +52,17 @@ void check_keys(const Document& document, const KeyTable& table, const YamlNode&
     } else if (entry.kind != YamlNode::Kind::kScalar) {
       document.fail(entry, entry_path,
                     concat("takes one value, not ", kind_name(entry.kind), "; write 'key: value'"));
+    }
+  }
+}
+
+void note_origins(const Document& document, const YamlNode& section, const std::string& path,
+                  ConfigOrigins& origins) {
+  for (const YamlNode& entry : section.entries) {
+    if (entry.kind == YamlNode::Kind::kMapping) {
+      note_origins(document, entry, path + entry.key + ".", origins);
+    } else {
+      origins.set(path + entry.key, document.place_of(entry));
     }
   }
 }
@@ -199,26 +212,44 @@ class Reader final : public PathVisitor {
 
 // Documents are applied one after the other: that merges mappings, lets the later value win, and
 // blames the right file.
-void apply(const Document& document, const KeyTable& table, Describe describe) {
+void apply(const Document& document, const KeyTable& table, Describe describe,
+           ConfigOrigins& origins) {
   check_keys(document, table, document.root, "");
+  note_origins(document, document.root, "", origins);
   Reader reader(document);
   describe(reader);
+}
+
+/// Keys without a value look like files.
+void refuse_keys(const std::vector<std::string>& files, const KeyTable& table) {
+  for (const std::string& file : files) {
+    if (!table.has_field(file) || std::filesystem::exists(file)) continue;
+    throw ConfigError(concat("'", file, "' is a key, not a file; write ", file, "=VALUE"));
+  }
 }
 
 }  // namespace
 }  // namespace config
 
-void load_config_text(const std::string& text, const std::string& name, Describe describe) {
-  config::apply(config::parse_file(text, name), config::KeyTable(describe), describe);
+ConfigOrigins load_config_text(const std::string& text, const std::string& name,
+                               Describe describe) {
+  ConfigOrigins origins;
+  config::apply(config::parse_file(text, name), config::KeyTable(describe), describe, origins);
+  return origins;
 }
 
-void load_config(const std::vector<std::string>& files, const std::vector<std::string>& overrides,
-                 Describe describe) {
+ConfigOrigins load_config(const std::vector<std::string>& files,
+                          const std::vector<std::string>& overrides, Describe describe) {
   const config::KeyTable table(describe);
-  for (const std::string& file : files)
-    config::apply(config::parse_file(config::read_file(file), file), table, describe);
-  for (const std::string& text : overrides)
-    config::apply(config::parse_override(text), table, describe);
+  config::refuse_keys(files, table);
+  ConfigOrigins origins;
+  for (const config::Document& document : config::documents_of(files)) {
+    config::apply(document, table, describe, origins);
+  }
+  for (const std::string& text : overrides) {
+    config::apply(config::parse_override(text), table, describe, origins);
+  }
+  return origins;
 }
 
 }  // namespace stipple

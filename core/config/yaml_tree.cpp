@@ -246,7 +246,9 @@ class TreeBuilder final : public YAML::EventHandler {
     Frame& frame = frames_.back();
     if (frame.node->kind == YamlNode::Kind::kList) {
       count_node(mark);
-      return frame.node->entries.emplace_back();
+      YamlNode& item = frame.node->entries.emplace_back();
+      item.line = mark.line + 1;
+      return item;
     }
     frame.has_key = false;
     return frame.node->entries.back();

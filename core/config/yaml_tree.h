@@ -17,7 +17,7 @@ struct YamlNode {
   std::string key;                ///< of this entry in its mapping; empty at the root
   std::string text;               ///< of a scalar, unescaped
   bool is_quoted = false;         ///< a scalar written in quotes
-  int line = 1;                   ///< of the key (of the value at the root), from 1
+  int line = 1;                   ///< of the key (of the value at the root and in lists), from 1
   std::vector<YamlNode> entries;  ///< of a mapping; the items of a list, without keys
 
   const YamlNode* find(const std::string& name) const;

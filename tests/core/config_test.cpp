@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <fstream>
 #include <limits>
+#include <map>
 #include <random>
 #include <set>
 
@@ -379,6 +380,112 @@ TEST(Config, LaterFilesWinAndMappingsMerge) {
   EXPECT_EQ(s.train.steps, 7);
   EXPECT_EQ(s.train.batch_size, 6);
   EXPECT_EQ(s.name, "final");
+}
+
+/// Files in a folder of their own, gone at the end of the test.
+class Tree {
+ public:
+  explicit Tree(const std::map<std::string, std::string>& files)
+      : root_(std::filesystem::temp_directory_path() /
+              ("config_tree_" + std::to_string(::getpid()))) {
+    for (const auto& [name, text] : files) {
+      std::filesystem::create_directories((root_ / name).parent_path());
+      std::ofstream(root_ / name, std::ios::binary) << text;
+    }
+  }
+  ~Tree() { std::filesystem::remove_all(root_); }
+  Tree(const Tree&) = delete;
+  Tree& operator=(const Tree&) = delete;
+  std::string path(const std::string& name) const { return (root_ / name).string(); }
+
+  ConfigOrigins load(const std::string& name, Sample& sample) const {
+    return load_config({path(name)}, {}, [&](ConfigVisitor& v) { sample.describe(v); });
+  }
+  std::string error(const std::string& name) const {
+    Sample sample;
+    return error_of([&] { load(name, sample); });
+  }
+
+ private:
+  std::filesystem::path root_;
+};
+
+TEST(Config, FilesIncludeOthersWhichComeBeforeThem) {
+  const Tree tree({{"configs/task/a.yaml", "name: a\ntrain: {steps: 5, batch_size: 6}\n"},
+                   {"configs/size/b.yaml", "include: task/a\ntrain:\n  batch_size: 7\n"},
+                   {"configs/recipe/r.yaml", "include: [task/a, size/b]\nname: r\n"}});
+  Sample s;
+  const ConfigOrigins origins = tree.load("configs/recipe/r.yaml", s);
+  EXPECT_EQ(s.name, "r");
+  EXPECT_EQ(s.train.steps, 5);
+  EXPECT_EQ(s.train.batch_size, 7);
+  EXPECT_EQ(origins.str("name"), tree.path("configs/recipe/r.yaml") + ":2");
+  EXPECT_EQ(origins.str("train.steps"), tree.path("configs/task/a.yaml") + ":2");
+  EXPECT_EQ(origins.str("train.batch_size"), tree.path("configs/size/b.yaml") + ":3");
+  EXPECT_EQ(origins.str("train.shuffle"), "default");
+  EXPECT_FALSE(origins.is_set("train.shuffle"));
+}
+
+TEST(Config, AFileThatIsIncludedTwiceComesOnce) {
+  const Tree tree({{"configs/base.yaml", "train: {steps: 5}\n"},
+                   {"configs/a.yaml", "include: base\ntrain: {steps: 6}\n"},
+                   {"configs/b.yaml", "include: base\nname: b\n"},
+                   {"configs/r.yaml", "include: [a, b]\n"}});
+  Sample s;
+  tree.load("configs/r.yaml", s);
+  EXPECT_EQ(s.train.steps, 6);
+  // What is asked for by itself counts where it stands.
+  load_config({tree.path("configs/r.yaml"), tree.path("configs/base.yaml")}, {},
+              [&](ConfigVisitor& v) { s.describe(v); });
+  EXPECT_EQ(s.train.steps, 5);
+}
+
+TEST(Config, APathIsRelativeToTheFileThatIncludesIt) {
+  const Tree tree({{"mine/a.yaml", "train: {steps: 5}\n"},
+                   {"mine/r.yaml", "include: [a.yaml, ../other/b.yaml]\n"},
+                   {"other/b.yaml", "name: b\n"}});
+  Sample s;
+  tree.load("mine/r.yaml", s);
+  EXPECT_EQ(s.train.steps, 5);
+  EXPECT_EQ(s.name, "b");
+}
+
+TEST(Config, MistakesInIncludesAreNamedWithTheirLine) {
+  const Tree tree({{"configs/task/lists.yaml", "train: {stpes: 5}\n"},
+                   {"configs/a.yaml", "name: a\ninclude:\n  - b\n"},
+                   {"configs/b.yaml", "include: [a]\n"},
+                   {"configs/self.yaml", "include: self\n"},
+                   {"configs/missing.yaml", "name: x\ninclude:\n  - task/lists\n  - task/list\n"},
+                   {"configs/typo.yaml", "include: task/lists\n"},
+                   {"configs/odd.yaml", "include: {a: b}\n"}});
+  EXPECT_EQ(tree.error("configs/a.yaml"),
+            tree.path("configs/b.yaml") +
+                ":1: include: 'a' is not done with its own includes; break the circle");
+  EXPECT_EQ(tree.error("configs/self.yaml"),
+            tree.path("configs/self.yaml") +
+                ":1: include: 'self' is not done with its own includes; break the circle");
+  EXPECT_EQ(tree.error("configs/missing.yaml"),
+            tree.path("configs/missing.yaml") + ":4: include: 'task/list' is not there (" +
+                tree.path("configs/task/list.yaml") + "); did you mean 'task/lists'?");
+  EXPECT_EQ(tree.error("configs/typo.yaml"),
+            tree.path("configs/task/lists.yaml") +
+                ":1: train.stpes: unknown key; did you mean 'train.steps'?");
+  EXPECT_EQ(tree.error("configs/odd.yaml"),
+            tree.path("configs/odd.yaml") +
+                ":1: include: takes names; write include: [task/name, attention/name]");
+  EXPECT_EQ(override_error("include=x"),
+            "override \"include=x\": include: unknown key; it belongs into files; on the command "
+            "line, write the name as an argument of its own");
+}
+
+TEST(Config, AnArgumentThatIsNeitherFileNorAssignmentIsExplained) {
+  Sample s;
+  const auto error = [&](const std::string& argument) {
+    return error_of([&] { load_config({argument}, {}, [&](ConfigVisitor& v) { s.describe(v); }); });
+  };
+  EXPECT_EQ(error("train.steps"), "'train.steps' is a key, not a file; write train.steps=VALUE");
+  EXPECT_EQ(error("no/such"),
+            "'no/such' is neither a file, nor the name of one in configs/, nor key=value");
 }
 
 TEST(Config, AnErrorNamesTheFileThatHoldsIt) {

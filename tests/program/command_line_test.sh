@@ -86,6 +86,18 @@ if prlimit --as=900000000 "$STIPPLE" --version >/dev/null 2>&1; then
 fi
 
 
+# Configurations are composed, and say where each value comes from.
+mkdir -p configs/attention
+printf 'attention:\n  kind: softmax\n' >configs/attention/softmax.yaml
+printf 'include: [small.yaml, attention/softmax]\n' >composed.yaml
+expect 0 "$STIPPLE" dry-run --explain composed.yaml train.batch=32
+grep -Eq '^attention.kind +softmax +configs/attention/softmax.yaml:2$' <<<"$output" || fail "no origin of attention.kind in $output"
+grep -Eq '^train.batch +32 +override "train.batch=32"$' <<<"$output" || fail "no origin of train.batch in $output"
+grep -Eq '^run.seed +1 +default$' <<<"$output" || fail "no origin of run.seed in $output"
+expect 0 "$STIPPLE" dry-run small.yaml attention/softmax
+expect 2 mpirun -q -np 2 "$STIPPLE" train small.yaml attention/softmx
+equal "$(grep -c "did you mean 'attention/softmax'" <<<"$output")" 1 "ranks that tell of a wrong name"
+
 # Sizes that no machine holds are refused by the range of their key, or together.
 expect 2 "$STIPPLE" dry-run small.yaml model.width=3e10
 contains "$output" "model.width"

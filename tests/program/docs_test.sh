@@ -64,7 +64,7 @@ commands_of() {
       if (line ~ /[^ \t]/) print line
       line = ""
     }' "$1"
-  grep -oE '`((mpirun|launch/run.sh) [^`]*)?(build/bin/)?stipple (train|dry-run|keys)[^`]*`' "$1" | tr -d '`' | grep -E 'yaml|keys' || true
+  grep -oE '`((mpirun|launch/run.sh) [^`]*)?(build/bin/)?stipple (train|dry-run|keys)[^`]*`' "$1" | tr -d '`' | grep -E 'yaml|keys|task/' || true
 }
 
 # A block without a language must not hide commands.

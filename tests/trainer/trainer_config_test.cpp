@@ -11,6 +11,7 @@
 
 #include "core/cuda/runtime.h"
 #include "core/error.h"
+#include "model/attention/registry.h"
 #include "tests/support/source_folder.h"
 #include "trainer/config/config.h"
 #include "trainer/config/resume.h"
@@ -92,17 +93,32 @@ TEST(TrainerConfig, TheResolvedFileReadsBackToTheSameConfiguration) {
   }
 }
 
-TEST(TrainerConfig, TheListopsRecipesDifferOnlyInTheirAttention) {
-  const auto sbm = pairs_of(Config::load({recipe("lra_listops_sbm")}, {}));
-  const auto softmax = pairs_of(Config::load({recipe("lra_listops_softmax")}, {}));
-  ASSERT_EQ(sbm.size(), softmax.size());
+/// Keys with different values in two recipes.
+std::vector<std::string> differences(const std::string& one, const std::string& other) {
+  const auto a = pairs_of(Config::load({recipe(one)}, {}));
+  const auto b = pairs_of(Config::load({recipe(other)}, {}));
   std::vector<std::string> different;
-  for (size_t i = 0; i < sbm.size(); ++i) {
-    if (sbm[i] != softmax[i]) different.push_back(sbm[i].first);
+  for (size_t i = 0; i < a.size(); ++i) {
+    if (a[i] != b[i]) different.push_back(a[i].first);
   }
-  EXPECT_EQ(different,
-            (std::vector<std::string>{"run.dir", "eval.seeds", "attention.kind",
-                                      "attention.sbm.compat", "attention.sbm.sparsity_weight"}));
+  return different;
+}
+
+using Keys = std::vector<std::string>;
+
+TEST(TrainerConfig, RecipesThatAreToBeComparedDifferInWhatTheyCompare) {
+  EXPECT_EQ(differences("lra_listops_sbm", "lra_listops_softmax"),
+            (Keys{"run.dir", "eval.seeds", "attention.kind", "attention.sbm.compat",
+                  "attention.sbm.sparsity_weight"}));
+  EXPECT_EQ(differences("lra_listops_sbm", "lra_listops_modern"),
+            (Keys{"run.dir", "eval.every", "model.layers", "model.heads", "model.positions",
+                  "model.mean_over", "attention.dropout", "attention.sbm.compat",
+                  "attention.sbm.sparsity_weight", "optimizer.learning_rate", "optimizer.eps",
+                  "optimizer.clip_norm", "optimizer.schedule.warmup_steps"}));
+  EXPECT_EQ(differences("quickstart", "lra_listops_modern"),
+            (Keys{"run.dir", "train.steps", "train.batch", "train.micro_batch", "eval.every",
+                  "checkpoint.every", "log.every", "data.dir", "data.max_length", "model.heads",
+                  "model.dropout", "attention.sbm.clusters", "optimizer.clip_norm"}));
 }
 
 TEST(TrainerConfig, EveryRecipeCanBeCutShort) {
@@ -111,6 +127,38 @@ TEST(TrainerConfig, EveryRecipeCanBeCutShort) {
       EXPECT_NO_THROW(validate(Config::load({entry.path().string()}, {steps}))) << entry.path();
     }
   }
+}
+
+TEST(TrainerConfig, EveryPartOfARecipeLoadsByItself) {
+  int parts = 0;
+  for (const char* folder : {"task", "size", "attention"}) {
+    for (const auto& entry : fs::directory_iterator(kRoot / "configs" / folder)) {
+      const Config config = Config::load({entry.path().string()}, {});
+      EXPECT_NO_THROW(validate(config)) << entry.path();
+      EXPECT_FALSE(config.origins.is_set("run.dir"))
+          << entry.path() << " would share a run's folder";
+      ++parts;
+    }
+  }
+  EXPECT_GE(parts, 10);
+}
+
+TEST(TrainerConfig, EveryAttentionHasAPartThatChoosesIt) {
+  for (const model::AttentionRow& row : model::attentions()) {
+    const fs::path part = kRoot / "configs/attention" / (std::string(row.name) + ".yaml");
+    ASSERT_TRUE(fs::exists(part)) << part;
+    EXPECT_EQ(Config::load({part.string()}, {}).attention.kind, row.kind) << part;
+  }
+}
+
+TEST(TrainerConfig, OriginsNameTheFileAndLine) {
+  const Config config = Config::load({recipe("lra_listops_sbm")}, {"train.batch=64"});
+  const std::string configs = (kRoot / "configs").string();
+  EXPECT_EQ(config.origins.str("train.batch"), "override \"train.batch=64\"");
+  EXPECT_EQ(config.origins.str("data.max_length"), configs + "/task/lra_listops.yaml:19");
+  EXPECT_EQ(config.origins.str("attention.sbm.clusters"),
+            configs + "/attention/sbm_official.yaml:6");
+  EXPECT_EQ(config.origins.str("run.seed"), "default");
 }
 
 TEST(TrainerConfig, TheListopsRecipePeaksWhereThePublishedOneDoes) {

@@ -23,6 +23,8 @@ int eval(comm::Communicator&, const std::string& run_dir,
 int data_listops(const std::string& out, const data::listops::GeneratorOptions&);
 /// Prints what a run would use, without running it.
 int dry_run(const ConfigArguments&, int ranks, int ranks_per_node);
+/// Prints each value of a configuration with the line, the override or the default that set it.
+void explain(const ConfigArguments&);
 /// Prints docs/config.md: every key with its default, allowed values, unit and meaning.
 int keys();
 /// Verifies a checkpoint and prints its tensors and state.

@@ -197,8 +197,9 @@ void Config::describe(ConfigVisitor& v) {
 
 Config Config::with(const std::vector<std::string>& files,
                     const std::vector<std::string>& overrides) const {
+  ConfigOrigins set;
   const auto read_over = [&](Config config) {
-    load_config(files, overrides, [&](ConfigVisitor& v) { config.describe(v); });
+    set = load_config(files, overrides, [&](ConfigVisitor& v) { config.describe(v); });
     return config;
   };
   Config config = read_over(*this);
@@ -207,8 +208,9 @@ Config Config::with(const std::vector<std::string>& files,
   // What does not have the preset's value although it was there before: somebody set it.
   if (preset.attention.sbm.compat != model::SbmCompat::kNone)
     require_no_contradiction(read_over(preset.resolved()));
-  if (config.run.dir != run.dir) config.run.dir = expand_path(config.run.dir, "run.dir");
-  if (config.data.dir != data.dir) config.data.dir = expand_path(config.data.dir, "data.dir");
+  if (set.is_set("run.dir")) config.run.dir = expand_path(config.run.dir, "run.dir");
+  if (set.is_set("data.dir")) config.data.dir = expand_path(config.data.dir, "data.dir");
+  config.origins.add(set);
   return config;
 }
 
@@ -233,7 +235,15 @@ std::string config_reference() {
          "docs/config.md`.\n\n"
          "Files compose from left to right, then come `key=value` overrides:\n"
          "`stipple train configs/recipe/quickstart.yaml train.steps=50`. In a file the dots of a\n"
-         "key are nesting. A key that does not exist is an error.\n" +
+         "key are nesting. A key that does not exist is an error.\n\n"
+         "A file may be composed of others: `include: [task/lra_listops, attention/sbm]` at its\n"
+         "top. They come before the file's own keys, from left to right; what has come before is\n"
+         "not included again. A name is that of a file under the folder `configs`, without\n"
+         "`.yaml`: the folder that holds the including file, else the one in the working\n"
+         "directory. What ends in `.yaml` is a path, relative to the including file. The command\n"
+         "line takes names, too:\n"
+         "`stipple dry-run task/lra_listops size/lra_listops attention/softmax --explain`.\n"
+         "`--explain` prints each value with the line, the override or the default that set it.\n" +
          config_to_markdown([&](ConfigVisitor& v) { defaults.describe(v); });
 }
 

@@ -82,6 +82,9 @@ struct Config {
   OptimizerConfig optimizer;
   GuardConfig guard;
 
+  /// Who set which key; those of the rank that read them.
+  ConfigOrigins origins;
+
   void describe(ConfigVisitor&);
 
   /// Defaults, then the files from left to right, then the overrides. ConfigError, also for a

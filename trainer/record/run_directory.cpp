@@ -110,12 +110,15 @@ void RunDirectory::remember_checkpoint(int64_t step) const {
 
 Config RunDirectory::load_config() const {
   Config config;
-  stipple::load_config({this->config()}, {}, [&](ConfigVisitor& v) { config.describe(v); });
+  config.origins =
+      stipple::load_config({this->config()}, {}, [&](ConfigVisitor& v) { config.describe(v); });
   const auto paths = read_run_record(record()).paths;
   const auto data = paths.find("data.dir");
   // Data that moved together with the working folder are found by what was typed.
-  if (data != paths.end() && (path_exists(data->second) || !path_exists(config.data.dir)))
+  if (data != paths.end() && (path_exists(data->second) || !path_exists(config.data.dir))) {
     config.data.dir = data->second;
+    config.origins.set("data.dir", {record()});
+  }
   return config.resolved();
 }
 
