@@ -22,7 +22,10 @@
 #include "comm/threads/thread_group.h"
 #include "core/error.h"
 #include "core/json.h"
+#include "trainer/checkpoint/inspection.h"
+#include "trainer/checkpoint/load.h"
 #include "trainer/checkpoint/safetensors.h"
+#include "trainer/checkpoint/shard.h"
 #include "trainer/checkpoint/store.h"
 #include "trainer/config/config_text.h"
 

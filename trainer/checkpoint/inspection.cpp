@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "trainer/checkpoint/inspection.h"
+
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
@@ -8,7 +10,7 @@
 
 #include "core/error.h"
 #include "trainer/checkpoint/safetensors.h"
-#include "trainer/checkpoint/store.h"
+#include "trainer/checkpoint/step_directory.h"
 
 namespace stipple::trainer {
 namespace {
@@ -82,6 +84,35 @@ std::string summary(const std::string& directory, const Manifest& m) {
 }
 
 }  // namespace
+
+StateHasher::StateHasher(const CheckpointMeta& meta) {
+  add_integer(meta.step);
+  add_integer(meta.data_position);
+  add_integer(meta.applied_steps);
+}
+
+void StateHasher::add_integer(int64_t value) {
+  hasher_.update(std::as_bytes(std::span(&value, 1)));
+}
+
+void StateHasher::add(std::string_view name, const Shape& shape, std::span<const std::byte> bytes) {
+  // Lengths first, so that no two different states give the same stream.
+  add_integer(static_cast<int64_t>(name.size()));
+  hasher_.update(name);
+  add_integer(shape.rank());
+  for (int i = 0; i < shape.rank(); ++i) add_integer(shape[i]);
+  hasher_.update(bytes);
+}
+
+std::string state_hash(const CheckpointMeta& meta, std::span<const TensorRef> tensors) {
+  StateHasher hasher(meta);
+  std::vector<const TensorRef*> by_name;
+  for (const TensorRef& t : tensors) by_name.push_back(&t);
+  std::sort(by_name.begin(), by_name.end(),
+            [](const TensorRef* a, const TensorRef* b) { return a->name < b->name; });
+  for (const TensorRef* t : by_name) hasher.add(t->name, t->shape, std::as_bytes(t->data));
+  return hasher.hex();
+}
 
 std::string inspect_checkpoint(const std::string& path) {
   const auto directories = list_checkpoints(path);

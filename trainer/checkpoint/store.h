@@ -17,22 +17,13 @@
 #include <span>
 #include <string>
 #include <string_view>
-#include <vector>
 
 #include "comm/communicator.h"
-#include "trainer/checkpoint/content_hash.h"
 #include "trainer/checkpoint/durable_file.h"
 #include "trainer/checkpoint/manifest.h"
+#include "trainer/checkpoint/tensor_ref.h"
 
 namespace stipple::trainer {
-
-/// A tensor of the run, in host memory and equal on every rank. Named "parameter/<name>",
-/// "first_moment/<name>" or "second_moment/<name>"; the part before the first '/' is its kind.
-struct TensorRef {
-  std::string name;
-  Shape shape;
-  std::span<float> data;
-};
 
 class CheckpointStore {
  public:
@@ -45,7 +36,7 @@ class CheckpointStore {
   /// untouched and a later save may succeed.
   void save(const CheckpointMeta&, std::span<const TensorRef>);
 
-  /// See load_checkpoint. Nothing saved yet: none.
+  /// See trainer/checkpoint/load.h. Nothing saved yet: none.
   std::optional<CheckpointMeta> load_newest(std::span<const TensorRef> into,
                                             std::string_view config_yaml = {});
 
@@ -65,44 +56,5 @@ class CheckpointStore {
   FaultPoint fault_;
   std::set<int64_t> known_good_;  ///< verified by this process; rank 0 only
 };
-
-/// Fills `into` from a checkpoint directory, or from the newest good one of a `checkpoints` or run
-/// directory, changing nothing on disk. Each checkpoint that fails verification is named in a
-/// warning with the reason. Tensors of kinds that `into` does not have are left out: parameters
-/// alone can be restored.
-///   DataError: there are checkpoints but none is good.
-///   ConfigError: the tensors do not fit, naming them; before that, when the present `config_yaml`
-///   is given, its keys that contradict the stored one (trainer/config/resume.h).
-///   None: there is no checkpoint.
-std::optional<CheckpointMeta> load_checkpoint(const std::string& path, comm::Communicator&,
-                                              std::span<const TensorRef> into,
-                                              std::string_view config_yaml = {});
-
-/// The checkpoint directories that `path` stands for, newest first: itself, or those in it, or in
-/// its `checkpoints`.
-std::vector<std::string> list_checkpoints(const std::string& path);
-
-/// The identity of a training state: the same for any number of ranks that wrote it. Tensors in
-/// ascending order of names.
-class StateHasher {
- public:
-  explicit StateHasher(const CheckpointMeta&);
-  void add(std::string_view name, const Shape&, std::span<const std::byte> bytes);
-  std::string hex() const { return hasher_.hex(); }
-
- private:
-  void add_integer(int64_t value);
-  ContentHasher hasher_;
-};
-
-std::string state_hash(const CheckpointMeta&, std::span<const TensorRef>);
-
-/// Which rank writes each tensor: largest first to the rank with least to do.
-std::vector<int> deal_tensors(std::span<const TensorRef>, int world_size);
-
-/// What a checkpoint holds, for a person: tensors with statistics, totals, files, and a last line
-/// "state <hex>". `path` as for load_checkpoint. DataError naming every failing item when it does
-/// not verify; ConfigError where there is none.
-std::string inspect_checkpoint(const std::string& path);
 
 }  // namespace stipple::trainer

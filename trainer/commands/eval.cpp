@@ -11,7 +11,7 @@
 #include "core/copy.h"
 #include "core/log.h"
 #include "data/task_config.h"
-#include "trainer/checkpoint/store.h"
+#include "trainer/checkpoint/load.h"
 #include "trainer/commands/commands.h"
 #include "trainer/config/config_text.h"
 #include "trainer/config/user_path.h"

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <cstdio>
 
-#include "trainer/checkpoint/store.h"
+#include "trainer/checkpoint/inspection.h"
 #include "trainer/commands/commands.h"
 #include "trainer/config/user_path.h"
 #include "trainer/exit_code.h"

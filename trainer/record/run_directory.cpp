@@ -14,7 +14,7 @@
 
 #include "core/log.h"
 #include "trainer/checkpoint/durable_file.h"
-#include "trainer/checkpoint/store.h"
+#include "trainer/checkpoint/step_directory.h"
 #include "trainer/config/resume.h"
 #include "trainer/config/user_path.h"
 #include "trainer/record/run_record.h"
@@ -29,7 +29,7 @@ constexpr std::string_view kEarlierPrefix = "config.until-step-";
 constexpr std::string_view kEarlierSuffix = ".yaml";
 
 /// The step in the name of an earlier configuration.
-std::optional<int64_t> step_of(std::string_view name) {
+std::optional<int64_t> replaced_at(std::string_view name) {
   if (!name.starts_with(kEarlierPrefix) || !name.ends_with(kEarlierSuffix)) return std::nullopt;
   name.remove_prefix(kEarlierPrefix.size());
   name.remove_suffix(kEarlierSuffix.size());
@@ -142,7 +142,7 @@ std::string RunDirectory::earlier_config(int64_t step) const {
 std::vector<EarlierConfig> RunDirectory::earlier_configs() const {
   std::vector<EarlierConfig> all;
   for (const std::string& name : list_directory(path_)) {
-    if (const auto step = step_of(name))
+    if (const auto step = replaced_at(name))
       all.push_back({*step, read_text(path_ + "/" + name, kMaxConfigBytes)});
   }
   std::sort(all.begin(), all.end(), [](const EarlierConfig& a, const EarlierConfig& b) {
