@@ -23,13 +23,14 @@ void check(const BatchOptions& options) {
 
 /// So that no later load allocates, whatever the lengths of its examples.
 void reserve(const TaskInfo& info, int64_t rows, Leaf& leaf) {
-  const auto tokens = static_cast<size_t>(rows * info.max_length);
-  const auto num_rows = static_cast<size_t>(rows);
-  leaf.ids.reserve(tokens);
-  leaf.mask.reserve(tokens);
-  leaf.labels.reserve(info.head == HeadKind::kToken ? tokens : num_rows);
-  leaf.samples.reserve(num_rows);
-  leaf.examples.reserve(num_rows);
+  const LeafSizes largest{info.fields, rows, info.max_length};
+  for_each_array(
+      largest,
+      [](const auto& array, auto& memory) {
+        memory.reserve(static_cast<size_t>(array.shape.numel()));
+      },
+      leaf);
+  leaf.examples.reserve(static_cast<size_t>(rows));
 }
 
 int64_t padded_length(const Dataset& dataset, const TaskInfo& info, bool is_fixed,
@@ -43,21 +44,25 @@ int64_t padded_length(const Dataset& dataset, const TaskInfo& info, bool is_fixe
   return std::min(rounded, info.max_length);
 }
 
-/// The arrays of leaf.examples.
+/// The arrays of leaf.examples, all but the samples.
 void fill(const Dataset& dataset, const TaskInfo& info, bool is_fixed, Leaf& leaf) {
-  leaf.batch = static_cast<int64_t>(leaf.examples.size());
-  leaf.length = padded_length(dataset, info, is_fixed, leaf.examples);
-  const auto length = static_cast<size_t>(leaf.length);
-  const size_t tokens = leaf.examples.size() * length;
-  const size_t labels_per_row = info.head == HeadKind::kToken ? length : 1;
-  leaf.ids.assign(tokens, 0);
-  leaf.mask.assign(tokens, 0);
-  leaf.labels.assign(leaf.examples.size() * labels_per_row, -1);
+  leaf.sizes = {.fields = info.fields,
+                .batch = static_cast<int64_t>(leaf.examples.size()),
+                .length = padded_length(dataset, info, is_fixed, leaf.examples)};
+  for_each_array(
+      leaf.sizes,
+      [](const auto& array, auto& memory) {
+        memory.assign(static_cast<size_t>(array.shape.numel()), array.none);
+      },
+      leaf);
+  const auto length = static_cast<size_t>(leaf.sizes.length);
+  const bool per_token = info.fields.label == LabelKind::kTokenClass;
+  const size_t labels_per_row = per_token ? length : 1;
   for (size_t row = 0; row < leaf.examples.size(); ++row) {
     const int64_t example = leaf.examples[row];
     if (example < 0) continue;
     const auto count = static_cast<size_t>(dataset.length(example));
-    const size_t num_labels = info.head == HeadKind::kToken ? count : 1;
+    const size_t num_labels = per_token ? count : 1;
     dataset.get(example, std::span(leaf.ids).subspan(row * length, count),
                 std::span(leaf.labels).subspan(row * labels_per_row, num_labels));
     std::fill_n(leaf.mask.data() + row * length, count, uint8_t{1});
@@ -124,18 +129,16 @@ void TrainBatches::load(int64_t step, int64_t leaf_index, Leaf& leaf) {
                 leaf_index, " of step ", step);
   plan(step);
   reserve(info_, options_.micro_batch, leaf);
-  leaf.samples.clear();
-  leaf.examples.clear();
   const auto micro = static_cast<size_t>(options_.micro_batch);
-  for (int32_t slot : std::span(slots_).subspan(static_cast<size_t>(leaf_index) * micro, micro)) {
-    leaf.samples.push_back(static_cast<uint32_t>(slot));
-    leaf.examples.push_back(examples_[static_cast<size_t>(slot)]);
-  }
+  const auto slots = std::span(slots_).subspan(static_cast<size_t>(leaf_index) * micro, micro);
+  leaf.examples.clear();
+  for (int32_t slot : slots) leaf.examples.push_back(examples_[static_cast<size_t>(slot)]);
   fill(dataset_, info_, options_.fixed_length, leaf);
+  std::copy(slots.begin(), slots.end(), leaf.samples.begin());
 }
 
 int64_t TrainBatches::num_labels(int64_t step) {
-  if (info_.head == HeadKind::kSequence) return options_.batch;
+  if (info_.fields.label == LabelKind::kClass) return options_.batch;
   plan(step);
   int64_t labels = 0;
   for (int64_t example : examples_) labels += dataset_.length(example);
@@ -167,13 +170,11 @@ void EvalBatches::load(int64_t leaf_index, Leaf& leaf) const {
   const auto rows = static_cast<size_t>(options_.micro_batch);
   const size_t first = static_cast<size_t>(leaf_index) * rows;
   const auto present = std::span(order_).subspan(first, std::min(rows, order_.size() - first));
-  leaf.samples.assign(rows, 0);
   leaf.examples.assign(rows, -1);
-  for (size_t row = 0; row < present.size(); ++row) {
-    leaf.samples[row] = static_cast<uint32_t>(present[row]);
-    leaf.examples[row] = present[row];
-  }
+  std::copy(present.begin(), present.end(), leaf.examples.begin());
   fill(dataset_, info_, options_.fixed_length, leaf);
+  for (size_t row = 0; row < present.size(); ++row)
+    leaf.samples[row] = static_cast<uint32_t>(present[row]);
 }
 
 }  // namespace stipple::data

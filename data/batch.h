@@ -7,20 +7,22 @@
 #include <span>
 #include <vector>
 
+#include "core/leaf.h"
 #include "data/dataset.h"
 
 namespace stipple::data {
 
+template <class T>
+using HostArray = std::vector<T>;
+
 /// A micro-batch, padded to a common length. Storage is reserved for max_length by the first load
 /// and reused.
-struct Leaf {
-  int64_t batch = 0;   ///< B: always the configured micro-batch, see `examples` for empty rows
-  int64_t length = 0;  ///< N: longest example rounded up to a multiple of 64, at most max_length
-  std::vector<int32_t> ids;       ///< [B, N]  0 on padding
-  std::vector<uint8_t> mask;      ///< [B, N]  1 on tokens
-  std::vector<int32_t> labels;    ///< [B] or [B, N]; -1: none
-  std::vector<uint32_t> samples;  ///< [B]  slot in the global batch; evaluation: example number
-  /// [B]  Example number in the dataset. -1 past the end: such a row has mask 0 and labels -1.
+struct Leaf : LeafArrays<HostArray> {
+  /// B is always the configured micro-batch, see `examples` for empty rows. N is the longest
+  /// example rounded up to a multiple of 64, at most max_length. A sample is the slot in the global
+  /// batch; in evaluation, the example's number.
+  LeafSizes sizes;
+  /// [B]  Example number in the dataset. -1 past the end: such a row holds nothing.
   std::vector<int64_t> examples;
 };
 

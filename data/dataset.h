@@ -9,6 +9,7 @@
 #include <string_view>
 #include <vector>
 
+#include "core/leaf.h"
 #include "data/intake.h"
 #include "data/metric.h"
 
@@ -19,12 +20,9 @@ std::string_view split_name(Split);  ///< "train", "val", "test"
 /// Those of the names, in the order of Split, each once.
 std::vector<Split> splits_named(const std::vector<std::string>& names);
 
-/// One label per sequence, or one per token.
-enum class HeadKind : uint8_t { kSequence, kToken };
-
 struct TaskInfo {
   std::string name;
-  HeadKind head = HeadKind::kSequence;
+  LeafFields fields = {};
   int64_t vocab_size = 0;  ///< size of the embedding table
   int64_t num_classes = 0;
   int64_t max_length =
@@ -39,7 +37,7 @@ class Dataset {
   virtual int64_t size() const = 0;
   virtual int64_t length(
       int64_t i) const = 0;  ///< tokens of example i, at most TaskInfo::max_length
-  /// Writes length(i) ids; labels: one (kSequence) or length(i) of them (kToken).
+  /// Writes length(i) ids; labels: one, or length(i) of them (kTokenClass).
   virtual void get(int64_t i, std::span<int32_t> ids, std::span<int32_t> labels) const = 0;
   /// A hash of the content, stored in checkpoints: resuming on other data is refused.
   virtual uint64_t fingerprint() const = 0;

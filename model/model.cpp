@@ -29,7 +29,7 @@ HeadConfig head_config(const ModelConfig& config, const ModelTask& task) {
   return {.width = config.width,
           .hidden = config.head_hidden,
           .num_classes = task.num_classes,
-          .per_token = task.per_token,
+          .per_token = task.fields.label == LabelKind::kTokenClass,
           .mean_over = config.mean_over,
           .max_length = task.max_length};
 }
@@ -88,14 +88,17 @@ struct Model::Saved {
 void Model::Parts::check(const Input& input) const {
   STIPPLE_CHECK_AS(ShapeError, input.ids.shape.rank() == 2, "model: ids must be [B, N], got ",
                    input.ids.shape.str());
-  const int64_t batch = input.ids.shape[0];
   const int64_t length = input.ids.shape[1];
   STIPPLE_CHECK_AS(ShapeError, length <= task.max_length, "model: a leaf of length ", length,
                    " does not fit a model of max_length ", task.max_length);
-  STIPPLE_CHECK_SHAPE("model", input.mask, ({batch, length}));
-  STIPPLE_CHECK_SHAPE("model", input.samples, ({batch}));
-  const Shape labels = task.per_token ? Shape{batch, length} : Shape{batch};
-  STIPPLE_CHECK_SHAPE("model", input.labels, (labels));
+  const LeafSizes sizes{task.fields, input.ids.shape[0], length};
+  for_each_array(
+      sizes,
+      [](const auto& array, const auto& view) {
+        STIPPLE_CHECK_AS(ShapeError, view.shape == array.shape, "model: ", array.name,
+                         " has shape ", view.shape.str(), ", expected ", array.shape.str());
+      },
+      input);
 }
 
 Model::Model(ParameterStore& store, FactTable& facts, const ModelConfig& config,

@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "core/config.h"
+#include "core/leaf.h"
 #include "kernels/pooling.h"
 #include "model/attention/attention_config.h"
 #include "model/context.h"
@@ -29,7 +30,7 @@ struct ModelConfig {
 
 /// What the task asks of the model; from data::TaskInfo, kept apart so that model never sees data.
 struct ModelTask {
-  bool per_token = false;
+  LeafFields fields{};
   int64_t vocab_size = 0;
   int64_t num_classes = 0;
   int64_t max_length = 0;

@@ -118,7 +118,7 @@ class ListopsTask final : public Task {
       : dir_(config.dir),
         skip_bad_rows_(config.skip_bad_rows),
         info_{.name = "listops",
-              .head = HeadKind::kSequence,
+              .fields = {.label = LabelKind::kClass},
               .vocab_size = listops::kVocabSize,
               .num_classes = listops::kNumClasses,
               .max_length = config.max_length,

@@ -70,7 +70,7 @@ class RepeatedTokenTask final : public Task {
       : config_(config),
         seed_(seed),
         info_{.name = "repeated_token",
-              .head = HeadKind::kToken,
+              .fields = {.label = LabelKind::kTokenClass},
               .vocab_size = config.sequence + 1,
               .num_classes = 2,
               .max_length = config.sequence,

@@ -17,13 +17,14 @@ namespace {
 /// Token k of example i is 1 + (31 i + k) % 1000, its label (i + k) % 7.
 class FakeDataset final : public Dataset {
  public:
-  FakeDataset(std::vector<int64_t> lengths, HeadKind head)
-      : lengths_(std::move(lengths)), head_(head) {}
+  FakeDataset(std::vector<int64_t> lengths, LabelKind label)
+      : lengths_(std::move(lengths)), label_(label) {}
   int64_t size() const override { return static_cast<int64_t>(lengths_.size()); }
   int64_t length(int64_t i) const override { return lengths_.at(static_cast<size_t>(i)); }
   void get(int64_t i, std::span<int32_t> ids, std::span<int32_t> labels) const override {
     ASSERT_EQ(static_cast<int64_t>(ids.size()), length(i));
-    ASSERT_EQ(static_cast<int64_t>(labels.size()), head_ == HeadKind::kToken ? length(i) : 1);
+    ASSERT_EQ(static_cast<int64_t>(labels.size()),
+              label_ == LabelKind::kTokenClass ? length(i) : 1);
     for (size_t k = 0; k < ids.size(); ++k) ids[k] = token(i, static_cast<int64_t>(k));
     for (size_t k = 0; k < labels.size(); ++k) labels[k] = label(i, static_cast<int64_t>(k));
   }
@@ -36,7 +37,7 @@ class FakeDataset final : public Dataset {
 
  private:
   std::vector<int64_t> lengths_;
-  HeadKind head_;
+  LabelKind label_;
 };
 
 constexpr int64_t kMaxLength = 300;
@@ -49,13 +50,16 @@ std::vector<int64_t> random_lengths(int64_t n) {
   return lengths;
 }
 
-TaskInfo info_of(HeadKind head, int64_t max_length = kMaxLength) {
-  return {
-      .name = "fake", .head = head, .vocab_size = 1001, .num_classes = 7, .max_length = max_length};
+TaskInfo info_of(LabelKind label, int64_t max_length = kMaxLength) {
+  return {.name = "fake",
+          .fields = {.label = label},
+          .vocab_size = 1001,
+          .num_classes = 7,
+          .max_length = max_length};
 }
 
-const TaskInfo kSequenceInfo = info_of(HeadKind::kSequence);
-const TaskInfo kTokenInfo = info_of(HeadKind::kToken);
+const TaskInfo kSequenceInfo = info_of(LabelKind::kClass);
+const TaskInfo kTokenInfo = info_of(LabelKind::kTokenClass);
 
 std::vector<Leaf> load_step(TrainBatches& batches, int64_t step) {
   std::vector<Leaf> leaves(static_cast<size_t>(batches.num_leaves()));
@@ -66,22 +70,23 @@ std::vector<Leaf> load_step(TrainBatches& batches, int64_t step) {
 }
 
 /// A leaf must hold exactly its examples, and nothing on padding.
-void expect_contents(const Leaf& leaf, const Dataset& dataset, HeadKind head) {
-  ASSERT_EQ(static_cast<int64_t>(leaf.examples.size()), leaf.batch);
-  ASSERT_EQ(static_cast<int64_t>(leaf.samples.size()), leaf.batch);
-  ASSERT_EQ(static_cast<int64_t>(leaf.ids.size()), leaf.batch * leaf.length);
-  ASSERT_EQ(static_cast<int64_t>(leaf.mask.size()), leaf.batch * leaf.length);
-  const int64_t labels_per_row = head == HeadKind::kToken ? leaf.length : 1;
-  ASSERT_EQ(static_cast<int64_t>(leaf.labels.size()), leaf.batch * labels_per_row);
-  for (int64_t row = 0; row < leaf.batch; ++row) {
+void expect_contents(const Leaf& leaf, const Dataset& dataset, LabelKind label) {
+  ASSERT_EQ(static_cast<int64_t>(leaf.examples.size()), leaf.sizes.batch);
+  ASSERT_EQ(static_cast<int64_t>(leaf.samples.size()), leaf.sizes.batch);
+  ASSERT_EQ(static_cast<int64_t>(leaf.ids.size()), leaf.sizes.batch * leaf.sizes.length);
+  ASSERT_EQ(static_cast<int64_t>(leaf.mask.size()), leaf.sizes.batch * leaf.sizes.length);
+  const int64_t labels_per_row = label == LabelKind::kTokenClass ? leaf.sizes.length : 1;
+  ASSERT_EQ(static_cast<int64_t>(leaf.labels.size()), leaf.sizes.batch * labels_per_row);
+  for (int64_t row = 0; row < leaf.sizes.batch; ++row) {
     const int64_t example = leaf.examples[static_cast<size_t>(row)];
     const int64_t length = example < 0 ? 0 : dataset.length(example);
-    for (int64_t k = 0; k < leaf.length; ++k) {
-      const auto at = static_cast<size_t>(row * leaf.length + k);
+    for (int64_t k = 0; k < leaf.sizes.length; ++k) {
+      const auto at = static_cast<size_t>(row * leaf.sizes.length + k);
       ASSERT_EQ(leaf.mask[at], k < length ? 1 : 0);
       ASSERT_EQ(leaf.ids[at], k < length ? FakeDataset::token(example, k) : 0);
     }
-    const int64_t num_labels = head == HeadKind::kToken ? length : std::min<int64_t>(length, 1);
+    const int64_t num_labels =
+        label == LabelKind::kTokenClass ? length : std::min<int64_t>(length, 1);
     for (int64_t k = 0; k < labels_per_row; ++k) {
       ASSERT_EQ(leaf.labels[static_cast<size_t>(row * labels_per_row + k)],
                 k < num_labels ? FakeDataset::label(example, k) : -1);
@@ -90,7 +95,7 @@ void expect_contents(const Leaf& leaf, const Dataset& dataset, HeadKind head) {
 }
 
 void expect_same(const Leaf& a, const Leaf& b) {
-  EXPECT_EQ(a.length, b.length);
+  EXPECT_EQ(a.sizes.length, b.sizes.length);
   EXPECT_EQ(a.ids, b.ids);
   EXPECT_EQ(a.mask, b.mask);
   EXPECT_EQ(a.labels, b.labels);
@@ -102,7 +107,7 @@ TEST(TrainBatches, EachEpochShowsEachExampleOnce) {
   // 24 does not divide 50: epochs end within a batch.
   constexpr int64_t kSize = 50;
   constexpr int64_t kBatch = 24;
-  const FakeDataset dataset(random_lengths(kSize), HeadKind::kSequence);
+  const FakeDataset dataset(random_lengths(kSize), LabelKind::kClass);
   TrainBatches batches(dataset, kSequenceInfo, {.seed = 5, .batch = kBatch, .micro_batch = 4});
   std::vector<int64_t> by_position(kSize * kBatch, -1);
   for (int64_t step = 0; step < kSize; ++step) {
@@ -127,7 +132,7 @@ TEST(TrainBatches, EachEpochShowsEachExampleOnce) {
 }
 
 TEST(TrainBatches, StepDoesNotDependOnWhatWasLoadedBefore) {
-  const FakeDataset dataset(random_lengths(100), HeadKind::kSequence);
+  const FakeDataset dataset(random_lengths(100), LabelKind::kClass);
   const BatchOptions options{.seed = 5, .batch = 32, .micro_batch = 4};
   TrainBatches straight(dataset, kSequenceInfo, options);
   std::vector<Leaf> expected;
@@ -142,7 +147,7 @@ TEST(TrainBatches, StepDoesNotDependOnWhatWasLoadedBefore) {
 }
 
 TEST(TrainBatches, SamplesOfAStepDoNotDependOnTheMicroBatch) {
-  const FakeDataset dataset(random_lengths(100), HeadKind::kSequence);
+  const FakeDataset dataset(random_lengths(100), LabelKind::kClass);
   std::map<uint32_t, int64_t> example_of_slot;
   for (int64_t micro_batch : {1, 4, 6, 24}) {
     TrainBatches batches(dataset, kSequenceInfo,
@@ -158,34 +163,34 @@ TEST(TrainBatches, SamplesOfAStepDoNotDependOnTheMicroBatch) {
 }
 
 TEST(TrainBatches, SeedChangesTheOrder) {
-  const FakeDataset dataset(random_lengths(100), HeadKind::kSequence);
+  const FakeDataset dataset(random_lengths(100), LabelKind::kClass);
   TrainBatches a(dataset, kSequenceInfo, {.seed = 5, .batch = 32, .micro_batch = 32});
   TrainBatches b(dataset, kSequenceInfo, {.seed = 6, .batch = 32, .micro_batch = 32});
   EXPECT_NE(load_step(a, 0)[0].examples, load_step(b, 0)[0].examples);
 }
 
 TEST(TrainBatches, LeavesHoldTheirExamplesAndNothingElse) {
-  for (HeadKind head : {HeadKind::kSequence, HeadKind::kToken}) {
-    const FakeDataset dataset(random_lengths(40), head);
-    TrainBatches batches(dataset, info_of(head), {.seed = 1, .batch = 12, .micro_batch = 3});
+  for (LabelKind label : {LabelKind::kClass, LabelKind::kTokenClass}) {
+    const FakeDataset dataset(random_lengths(40), label);
+    TrainBatches batches(dataset, info_of(label), {.seed = 1, .batch = 12, .micro_batch = 3});
     for (int64_t step = 0; step < 5; ++step) {
-      for (const Leaf& leaf : load_step(batches, step)) expect_contents(leaf, dataset, head);
+      for (const Leaf& leaf : load_step(batches, step)) expect_contents(leaf, dataset, label);
     }
   }
 }
 
 TEST(TrainBatches, LoadOverwritesWhatTheLeafHeldBefore) {
-  const FakeDataset dataset(random_lengths(40), HeadKind::kToken);
+  const FakeDataset dataset(random_lengths(40), LabelKind::kTokenClass);
   TrainBatches batches(dataset, kTokenInfo, {.seed = 1, .batch = 12, .micro_batch = 3});
   Leaf leaf;
   for (int64_t i = 0; i < 20; ++i) {
     batches.load(i / 4, i % 4, leaf);
-    expect_contents(leaf, dataset, HeadKind::kToken);
+    expect_contents(leaf, dataset, LabelKind::kTokenClass);
   }
 }
 
 TEST(TrainBatches, LeavesHoldExamplesOfLikeLength) {
-  const FakeDataset dataset(random_lengths(64), HeadKind::kSequence);
+  const FakeDataset dataset(random_lengths(64), LabelKind::kClass);
   TrainBatches batches(dataset, kSequenceInfo, {.seed = 1, .batch = 64, .micro_batch = 8});
   std::vector<std::pair<int64_t, int64_t>> extents;
   for (const Leaf& leaf : load_step(batches, 0)) {
@@ -207,7 +212,7 @@ int64_t num_tokens(const Leaf& leaf) {
 /// The work of consecutive runs of leaves, heaviest over lightest.
 double imbalance(int64_t num_leaves, int64_t run) {
   constexpr int64_t kMicroBatch = 4;
-  const FakeDataset dataset(random_lengths(num_leaves * kMicroBatch), HeadKind::kSequence);
+  const FakeDataset dataset(random_lengths(num_leaves * kMicroBatch), LabelKind::kClass);
   TrainBatches batches(dataset, kSequenceInfo,
                        {.seed = 1, .batch = num_leaves * kMicroBatch, .micro_batch = kMicroBatch});
   std::vector<int64_t> work(static_cast<size_t>(num_leaves / run));
@@ -236,10 +241,10 @@ TEST(TrainBatches, AnyNumberOfLeavesIsSharedFairly) {
 }
 
 int64_t length_of_leaf(int64_t example_length, int64_t max_length, bool fixed_length) {
-  const FakeDataset dataset({example_length}, HeadKind::kSequence);
-  TrainBatches batches(dataset, info_of(HeadKind::kSequence, max_length),
+  const FakeDataset dataset({example_length}, LabelKind::kClass);
+  TrainBatches batches(dataset, info_of(LabelKind::kClass, max_length),
                        {.batch = 1, .micro_batch = 1, .fixed_length = fixed_length});
-  return load_step(batches, 0)[0].length;
+  return load_step(batches, 0)[0].sizes.length;
 }
 
 TEST(TrainBatches, LengthIsAMultipleOf64UpToTheLongest) {
@@ -253,11 +258,11 @@ TEST(TrainBatches, LengthIsAMultipleOf64UpToTheLongest) {
 }
 
 TEST(TrainBatches, NumLabelsCountsTheWholeGlobalBatch) {
-  const FakeDataset sequences(random_lengths(40), HeadKind::kSequence);
+  const FakeDataset sequences(random_lengths(40), LabelKind::kClass);
   TrainBatches of_sequences(sequences, kSequenceInfo, {.batch = 12, .micro_batch = 3});
   EXPECT_EQ(of_sequences.num_labels(4), 12);
 
-  const FakeDataset tokens(random_lengths(40), HeadKind::kToken);
+  const FakeDataset tokens(random_lengths(40), LabelKind::kTokenClass);
   TrainBatches of_tokens(tokens, kTokenInfo, {.batch = 12, .micro_batch = 3});
   for (int64_t step = 0; step < 4; ++step) {
     int64_t expected = 0;
@@ -274,18 +279,18 @@ TEST(TrainBatches, SteadyStateAllocatesNothing) {
   // The first leaf is a short one: its storage must do for the longest.
   std::vector<int64_t> lengths(40, 1);
   lengths[17] = kMaxLength;
-  for (HeadKind head : {HeadKind::kSequence, HeadKind::kToken}) {
-    const FakeDataset dataset(lengths, head);
-    TrainBatches batches(dataset, info_of(head), {.batch = 8, .micro_batch = 2});
+  for (LabelKind label : {LabelKind::kClass, LabelKind::kTokenClass}) {
+    const FakeDataset dataset(lengths, label);
+    TrainBatches batches(dataset, info_of(label), {.batch = 8, .micro_batch = 2});
     Leaf leaf;
     int64_t first = 0;
     batches.load(first, 0, leaf);
-    while (leaf.length == kMaxLength) batches.load(++first, 0, leaf);
+    while (leaf.sizes.length == kMaxLength) batches.load(++first, 0, leaf);
     const int64_t before = test::allocations;
     bool is_longest_seen = false;
     for (int64_t i = 0; i < 80; ++i) {
       batches.load(first + 1 + i / 4, i % 4, leaf);
-      is_longest_seen = is_longest_seen || leaf.length == kMaxLength;
+      is_longest_seen = is_longest_seen || leaf.sizes.length == kMaxLength;
     }
     EXPECT_EQ(test::allocations, before);
     EXPECT_TRUE(is_longest_seen);
@@ -293,8 +298,8 @@ TEST(TrainBatches, SteadyStateAllocatesNothing) {
 }
 
 TEST(TrainBatches, RefusesImpossibleOptions) {
-  const FakeDataset dataset(random_lengths(40), HeadKind::kSequence);
-  const FakeDataset empty({}, HeadKind::kSequence);
+  const FakeDataset dataset(random_lengths(40), LabelKind::kClass);
+  const FakeDataset empty({}, LabelKind::kClass);
   const auto make = [](const Dataset& data, int64_t batch, int64_t micro_batch) {
     TrainBatches(data, kSequenceInfo, {.batch = batch, .micro_batch = micro_batch});
   };
@@ -306,16 +311,16 @@ TEST(TrainBatches, RefusesImpossibleOptions) {
 }
 
 TEST(EvalBatches, EachExampleComesOnce) {
-  for (HeadKind head : {HeadKind::kSequence, HeadKind::kToken}) {
-    const FakeDataset dataset(random_lengths(43), head);
-    const EvalBatches batches(dataset, info_of(head), {.batch = 8, .micro_batch = 4});
+  for (LabelKind label : {LabelKind::kClass, LabelKind::kTokenClass}) {
+    const FakeDataset dataset(random_lengths(43), label);
+    const EvalBatches batches(dataset, info_of(label), {.batch = 8, .micro_batch = 4});
     ASSERT_EQ(batches.num_leaves(), 11);
     std::vector<int> seen(43);
     Leaf leaf;
     for (int64_t i = 0; i < batches.num_leaves(); ++i) {
       batches.load(i, leaf);
-      ASSERT_EQ(leaf.batch, 4);
-      expect_contents(leaf, dataset, head);
+      ASSERT_EQ(leaf.sizes.batch, 4);
+      expect_contents(leaf, dataset, label);
       for (size_t row = 0; row < 4; ++row) {
         if (leaf.examples[row] < 0) continue;
         ++seen[static_cast<size_t>(leaf.examples[row])];
@@ -329,7 +334,7 @@ TEST(EvalBatches, EachExampleComesOnce) {
 }
 
 TEST(EvalBatches, LeavesComeByFallingLength) {
-  const FakeDataset dataset(random_lengths(64), HeadKind::kSequence);
+  const FakeDataset dataset(random_lengths(64), LabelKind::kClass);
   const EvalBatches batches(dataset, kSequenceInfo, {.batch = 4, .micro_batch = 4});
   std::vector<int64_t> lengths;
   Leaf leaf;
@@ -341,19 +346,19 @@ TEST(EvalBatches, LeavesComeByFallingLength) {
 }
 
 TEST(EvalBatches, FixedLengthAndEmptyDataAreLegal) {
-  const FakeDataset dataset({3, 5}, HeadKind::kSequence);
+  const FakeDataset dataset({3, 5}, LabelKind::kClass);
   const EvalBatches fixed(dataset, kSequenceInfo,
                           {.batch = 2, .micro_batch = 2, .fixed_length = true});
   Leaf leaf;
   fixed.load(0, leaf);
-  EXPECT_EQ(leaf.length, kMaxLength);
-  const FakeDataset empty({}, HeadKind::kSequence);
+  EXPECT_EQ(leaf.sizes.length, kMaxLength);
+  const FakeDataset empty({}, LabelKind::kClass);
   EXPECT_EQ(EvalBatches(empty, kSequenceInfo, {.batch = 2, .micro_batch = 2}).num_leaves(), 0);
   EXPECT_THROW(fixed.load(1, leaf), Error);
 }
 
 TEST(EvalBatches, SteadyStateAllocatesNothing) {
-  const FakeDataset dataset(random_lengths(43), HeadKind::kToken);
+  const FakeDataset dataset(random_lengths(43), LabelKind::kTokenClass);
   const EvalBatches batches(dataset, kTokenInfo, {.batch = 8, .micro_batch = 4});
   Leaf leaf;
   batches.load(batches.num_leaves() - 1, leaf);

@@ -481,7 +481,7 @@ TEST(ListopsReader, ReadsBackWhatWasGenerated) {
 TEST(ListopsReader, InfoDescribesTheModelsEnds) {
   const TaskInfo info = task_in("anywhere", 777)->info();
   EXPECT_EQ(info.name, "listops");
-  EXPECT_EQ(info.head, HeadKind::kSequence);
+  EXPECT_EQ(info.fields.label, LabelKind::kClass);
   EXPECT_EQ(info.vocab_size, 32);
   EXPECT_EQ(info.num_classes, 10);
   EXPECT_EQ(info.max_length, 777);

@@ -51,7 +51,7 @@ TEST(RepeatedToken, LabelSaysWhetherTheTokenOccursAgain) {
 TEST(RepeatedToken, InfoDescribesTheModelsEnds) {
   const TaskInfo info = make_task(config_of(256), 0)->info();
   EXPECT_EQ(info.name, "repeated_token");
-  EXPECT_EQ(info.head, HeadKind::kToken);
+  EXPECT_EQ(info.fields.label, LabelKind::kTokenClass);
   EXPECT_EQ(info.vocab_size, 257);
   EXPECT_EQ(info.num_classes, 2);
   EXPECT_EQ(info.max_length, 256);

@@ -10,6 +10,7 @@
 namespace stipple::model {
 namespace {
 
+using test::is_per_token;
 using test::LeafArrays;
 using test::ModelCase;
 using test::ModelRun;
@@ -68,7 +69,7 @@ void check_every_parameter(const ModelCase& c) {
   ModelRun run(c);
   enlarge(run);
   LeafArrays leaf(c.task, c.batch, c.length);
-  if (c.task.per_token) {
+  if (is_per_token(c.task)) {
     // Token vectors of padding are zero even where a label says otherwise.
     ASSERT_EQ(leaf.mask[leaf.mask.numel() - 1], 0);
     leaf.labels[leaf.labels.numel() - 1] = 2;
@@ -100,7 +101,7 @@ TEST(ModelGradient, SoftmaxPerSequence) {
 
 TEST(ModelGradient, SoftmaxPerToken) {
   ModelCase c = differentiable_case(AttentionKind::kSoftmax);
-  c.task.per_token = true;
+  c.task.fields.label = LabelKind::kTokenClass;
   check_every_parameter(c);
 }
 
@@ -133,7 +134,7 @@ TEST(ModelGradient, OfEveryKindOfPositions) {
 
 TEST(ModelGradient, SbmPerToken) {
   ModelCase c = differentiable_case(AttentionKind::kSbm);
-  c.task.per_token = true;
+  c.task.fields.label = LabelKind::kTokenClass;
   check_every_parameter(c);
 }
 

@@ -27,25 +27,29 @@ inline ModelCase small_case(model::AttentionKind kind) {
   c.config = {.layers = 2, .width = 8, .heads = 2, .feedforward = 12, .head_hidden = 10};
   c.attention.kind = kind;
   c.attention.sbm.clusters = 5;
-  c.task = {.per_token = false, .vocab_size = 9, .num_classes = 4, .max_length = 16};
+  c.task = {.vocab_size = 9, .num_classes = 4, .max_length = 16};
   return c;
+}
+
+inline bool is_per_token(const model::ModelTask& task) {
+  return task.fields.label == LabelKind::kTokenClass;
 }
 
 /// One leaf. Example b has b tokens of padding at its end, and one in the middle of the last
 /// example.
-struct LeafArrays {
-  Array<int32_t> ids;
-  Array<uint8_t> mask;
-  Array<int32_t> labels;
-  Array<uint32_t> samples;
+struct LeafArrays : stipple::LeafArrays<Array> {
+  LeafSizes sizes;
   float loss_scale = 1.0f;
   float batch_share = 1.0f;
 
   LeafArrays(const model::ModelTask& task, int64_t batch, int64_t length, uint32_t seed = 1)
-      : ids({batch, length}),
-        mask({batch, length}),
-        labels(task.per_token ? Shape{batch, length} : Shape{batch}),
-        samples({batch}) {
+      : sizes{task.fields, batch, length} {
+    for_each_array(
+        sizes,
+        [](const auto& array, auto& memory) {
+          memory = std::decay_t<decltype(memory)>(array.shape);
+        },
+        *this);
     std::mt19937 generator(seed);
     const auto below = [&](int64_t n) {
       return static_cast<int32_t>(generator() % static_cast<uint32_t>(n));
@@ -58,7 +62,7 @@ struct LeafArrays {
       }
     }
     for (int64_t i = 0; i < labels.numel(); ++i) {
-      const bool real = !task.per_token || mask[i] != 0;
+      const bool real = !is_per_token(task) || mask[i] != 0;
       labels[i] = real ? below(task.num_classes) : -1;
     }
     const auto counted = [](int32_t label) { return label >= 0; };
@@ -67,19 +71,19 @@ struct LeafArrays {
   }
 
   model::Input input() const {
-    return {.ids = ids,
-            .mask = mask,
-            .labels = labels,
-            .samples = samples,
-            .loss_scale = loss_scale,
-            .batch_share = batch_share};
+    model::Input input;
+    for_each_array(
+        sizes, [](const auto&, const auto& memory, auto& view) { view = memory; }, *this, input);
+    input.loss_scale = loss_scale;
+    input.batch_share = batch_share;
+    return input;
   }
 };
 
 class ModelRun {
  public:
   explicit ModelRun(const ModelCase& c)
-      : prediction(c.task.per_token ? Shape{c.batch, c.length} : Shape{c.batch}),
+      : prediction(is_per_token(c.task) ? Shape{c.batch, c.length} : Shape{c.batch}),
         facts(c.config.layers),
         model(store, facts, c.config, c.attention, c.task),
         saved(model.make_saved()),
@@ -159,10 +163,10 @@ class ModelRun {
                        .training = true,
                        .observer = planning_observer,
                        .facts = {planned_facts, nullptr}};
-    const model::Input in{.ids = {nullptr, {case_.batch, case_.length}},
-                          .mask = {nullptr, {case_.batch, case_.length}},
-                          .labels = {nullptr, prediction.shape()},
-                          .samples = {nullptr, {case_.batch}}};
+    model::Input in;
+    for_each_array(
+        LeafSizes{case_.task.fields, case_.batch, case_.length},
+        [](const auto& array, auto& view) { view.shape = array.shape; }, in);
     planned.forward(ctx, in, *planned_state, {nullptr, prediction.shape()});
     planned.backward(ctx, in, *planned_state);
     planned_saved = saved_plan.peak();

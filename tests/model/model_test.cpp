@@ -14,6 +14,7 @@
 namespace stipple::model {
 namespace {
 
+using test::is_per_token;
 using test::LeafArrays;
 using test::ModelCase;
 using test::ModelRun;
@@ -53,10 +54,10 @@ TEST(Model, HasTheParameterCountsOfTheLongRangeArena) {
     ModelTask task;
     int64_t count;
   };
-  const Row rows[] = {{{false, 32, 10, 2048}, 230410},
-                      {{false, 512, 2, 3072}, 325634},
-                      {{false, 512, 10, 1024}, 195594},
-                      {{false, 512, 2, 1024}, 194562}};
+  const Row rows[] = {{{{}, 32, 10, 2048}, 230410},
+                      {{{}, 512, 2, 3072}, 325634},
+                      {{{}, 512, 10, 1024}, 195594},
+                      {{{}, 512, 2, 1024}, 194562}};
   for (const Row& row : rows) {
     EXPECT_EQ(num_parameters(AttentionKind::kSbm, row.task), row.count);
     EXPECT_EQ(num_parameters(AttentionKind::kSoftmax, row.task), row.count - 20608);
@@ -256,9 +257,9 @@ TEST(Model, EvaluationOfSoftmaxIsNotRandom) {
 
 TEST(Model, WhatPaddingHoldsDoesNotMatter) {
   for (const ModelCase& base : every_case()) {
-    for (const bool per_token : {false, true}) {
+    for (const LabelKind label : {LabelKind::kClass, LabelKind::kTokenClass}) {
       ModelCase c = base;
-      c.task.per_token = per_token;
+      c.task.fields.label = label;
       LeafArrays leaf(c.task, c.batch, c.length);
       ModelRun run(c);
       const double loss = run.forward(leaf);
@@ -288,19 +289,19 @@ LeafArrays with_tail(const LeafArrays& leaf, const ModelTask& task, int64_t leng
       const int64_t from = b * old_length + n;
       longer.ids[b * length + n] = inside ? leaf.ids[from] : 0;
       longer.mask[b * length + n] = inside ? leaf.mask[from] : uint8_t{0};
-      if (task.per_token) longer.labels[b * length + n] = inside ? leaf.labels[from] : -1;
+      if (is_per_token(task)) longer.labels[b * length + n] = inside ? leaf.labels[from] : -1;
     }
   }
-  if (!task.per_token) longer.labels = leaf.labels;
+  if (!is_per_token(task)) longer.labels = leaf.labels;
   longer.loss_scale = leaf.loss_scale;
   return longer;
 }
 
 TEST(Model, TheLengthOfTheLeafDoesNotMatter) {
   for (const ModelCase& base : every_case()) {
-    for (const bool per_token : {false, true}) {
+    for (const LabelKind label : {LabelKind::kClass, LabelKind::kTokenClass}) {
       ModelCase c = base;
-      c.task.per_token = per_token;
+      c.task.fields.label = label;
       c.task.max_length = 100;
       c.length = 45;
       c.attention.sbm.delta = 1.0;  // a tenth, by delta_keys of max_length
@@ -396,9 +397,9 @@ TEST(Model, ReportsTheGraphOfEveryLayerAndHead) {
 }
 
 TEST(Model, CountsLabelsAndWritesPredictions) {
-  for (const bool per_token : {false, true}) {
+  for (const LabelKind label : {LabelKind::kClass, LabelKind::kTokenClass}) {
     ModelCase c = small_case(AttentionKind::kSoftmax);
-    c.task.per_token = per_token;
+    c.task.fields.label = label;
     ModelRun run(c);
     LeafArrays leaf(c.task, c.batch, c.length);
     leaf.labels[1] = -1;

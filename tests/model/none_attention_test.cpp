@@ -23,7 +23,7 @@ TEST(NoneAttention, GivesEveryTokenItsOwnValue) {
 
 TEST(NoneAttention, AModelOfItKnowsNothingOfOtherTokens) {
   test::ModelCase c = test::small_case(kNone);
-  c.task.per_token = true;
+  c.task.fields.label = LabelKind::kTokenClass;
   test::ModelRun run(c);
   test::LeafArrays leaf(c.task, c.batch, c.length);
   run.forward(leaf, /*training=*/false);

@@ -17,6 +17,7 @@ namespace stipple::test {
 template <class T>
 class Array {
  public:
+  Array() = default;  ///< not given
   explicit Array(Shape shape) : shape_(shape), data_(static_cast<size_t>(shape.numel())) {}
   Array(Shape shape, std::initializer_list<T> values) : shape_(shape), data_(values) {
     EXPECT_EQ(shape.numel(), static_cast<int64_t>(data_.size()));

@@ -16,61 +16,61 @@ size_t aligned(size_t bytes) {
   return (bytes + Buffer::kAlignment - 1) / Buffer::kAlignment * Buffer::kAlignment;
 }
 
-/// Where the arrays of a leaf start in its block, and where the block ends.
-struct Layout {
-  Layout(const FeedOptions& options, int64_t batch, int64_t length) {
-    const auto tokens = static_cast<size_t>(batch * length);
-    const auto rows = static_cast<size_t>(batch);
-    const size_t num_labels = options.head == data::HeadKind::kToken ? tokens : rows;
-    mask = aligned(tokens * sizeof(int32_t));
-    labels = mask + aligned(tokens);
-    samples = labels + aligned(num_labels * sizeof(int32_t));
-    end = samples + aligned(rows * sizeof(uint32_t));
-  }
-  size_t mask, labels, samples, end;
-};
-
-template <class T>
-const T* at(std::byte* memory, size_t offset) {
-  return memory == nullptr ? nullptr : reinterpret_cast<const T*>(memory + offset);
+/// visit(array, where it starts in the leaf's block, that array of each of `arrays`...). Returns
+/// where the block ends.
+template <class Visit, class... Arrays>
+size_t for_each_placed_array(const LeafSizes& sizes, Visit visit, Arrays&... arrays) {
+  size_t end = 0;
+  for_each_array(
+      sizes,
+      [&](const auto& array, auto&... of) {
+        visit(array, end, of...);
+        end += aligned(array.bytes());
+      },
+      arrays...);
+  return end;
 }
 
-template <class T>
-void pack(std::byte* to, const std::vector<T>& from) {
-  std::memcpy(to, from.data(), from.size() * sizeof(T));
+size_t block_bytes(const LeafSizes& sizes) {
+  return for_each_placed_array(sizes, [](const auto&, size_t) {});
 }
 
-Shape label_shape(const FeedOptions& options, int64_t batch, int64_t length) {
-  return options.head == data::HeadKind::kToken ? Shape{batch, length} : Shape{batch};
+/// Without arrays yet.
+model::Input make_input(const FeedOptions& options, const LeafSizes& sizes, float loss_scale) {
+  model::Input input;
+  input.loss_scale = loss_scale;
+  input.batch_share = static_cast<float>(sizes.batch) / static_cast<float>(options.global_batch);
+  return input;
 }
 
 model::Input view_of(const data::Leaf& leaf, const FeedOptions& options, float loss_scale) {
-  const Shape tokens{leaf.batch, leaf.length};
-  return {.ids = {leaf.ids.data(), tokens},
-          .mask = {leaf.mask.data(), tokens},
-          .labels = {leaf.labels.data(), label_shape(options, leaf.batch, leaf.length)},
-          .samples = {leaf.samples.data(), {leaf.batch}},
-          .loss_scale = loss_scale,
-          .batch_share = static_cast<float>(leaf.batch) / static_cast<float>(options.global_batch)};
+  model::Input input = make_input(options, leaf.sizes, loss_scale);
+  for_each_array(
+      leaf.sizes,
+      [](const auto& array, const auto& from, auto& view) {
+        view = {from.data(), array.shape};
+      },
+      leaf, input);
+  return input;
 }
 
 }  // namespace
 
-model::Input input_over(std::byte* memory, const FeedOptions& options, int64_t batch,
-                        int64_t length, float loss_scale) {
-  const Layout layout(options, batch, length);
-  const Shape tokens{batch, length};
-  return {.ids = {at<int32_t>(memory, 0), tokens},
-          .mask = {at<uint8_t>(memory, layout.mask), tokens},
-          .labels = {at<int32_t>(memory, layout.labels), label_shape(options, batch, length)},
-          .samples = {at<uint32_t>(memory, layout.samples), {batch}},
-          .loss_scale = loss_scale,
-          .batch_share = static_cast<float>(batch) / static_cast<float>(options.global_batch)};
+model::Input input_over(std::byte* memory, const FeedOptions& options, const LeafSizes& sizes,
+                        float loss_scale) {
+  model::Input input = make_input(options, sizes, loss_scale);
+  for_each_placed_array(
+      sizes,
+      [memory](const auto& array, size_t offset, auto& view) {
+        view.shape = array.shape;
+        if (memory != nullptr) view.data = reinterpret_cast<decltype(view.data)>(memory + offset);
+      },
+      input);
+  return input;
 }
 
 size_t Feed::slots_bytes(const FeedOptions& options) {
-  return static_cast<size_t>(options.slots) *
-         Layout(options, options.micro_batch, options.max_length).end;
+  return static_cast<size_t>(options.slots) * block_bytes(options.largest);
 }
 
 size_t Feed::device_bytes(const FeedOptions& options) { return (kSets + 1) * slots_bytes(options); }
@@ -78,7 +78,7 @@ size_t Feed::device_bytes(const FeedOptions& options) { return (kSets + 1) * slo
 Feed::Feed(const Stream& compute, const FeedOptions& options)
     : compute_(compute),
       options_(options),
-      slot_bytes_(Layout(options, options.micro_batch, options.max_length).end),
+      slot_bytes_(block_bytes(options.largest)),
       device_(compute.device(), is_host() ? 0 : slots_bytes(options)),
       landing_(compute.device(), is_host() ? 0 : kSets * slots_bytes(options)),
       staging_(Buffer::staging(compute.device(), landing_.bytes())),
@@ -92,22 +92,23 @@ void Feed::put(int64_t step, int64_t slot, const data::Leaf& leaf, float loss_sc
     input = view_of(leaf, options_, loss_scale);
     return;
   }
-  const Layout layout(options_, leaf.batch, leaf.length);
   const size_t offset = static_cast<size_t>(slot) * slot_bytes_;
   const size_t in_set = static_cast<size_t>(step) % kSets * device_.bytes() + offset;
   std::byte* staged = staging_.data() + in_set;
   std::byte* landing = landing_.data() + in_set;
-  pack(staged, leaf.ids);
-  pack(staged + layout.mask, leaf.mask);
-  pack(staged + layout.labels, leaf.labels);
-  pack(staged + layout.samples, leaf.samples);
+  const size_t bytes = for_each_placed_array(
+      leaf.sizes,
+      [staged](const auto& array, size_t at, const auto& from) {
+        std::memcpy(staged + at, from.data(), array.bytes());
+      },
+      leaf);
   // The way over the bus does not wait for the computation; the last hop goes to where a captured
   // step reads.
-  copy_bytes(copies_, landing, staged, layout.end);
+  copy_bytes(copies_, landing, staged, bytes);
   copies_.record(landed_);
   compute_.wait(landed_);
-  copy_bytes(compute_, device_.data() + offset, landing, layout.end);
-  input = input_over(device_.data() + offset, options_, leaf.batch, leaf.length, loss_scale);
+  copy_bytes(compute_, device_.data() + offset, landing, bytes);
+  input = input_over(device_.data() + offset, options_, leaf.sizes, loss_scale);
 }
 
 }  // namespace stipple::trainer

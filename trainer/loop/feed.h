@@ -11,24 +11,21 @@
 #include <vector>
 
 #include "core/buffer.h"
+#include "core/leaf.h"
 #include "core/stream.h"
 #include "data/batch.h"
-#include "data/dataset.h"
 #include "model/input.h"
 
 namespace stipple::trainer {
 
 struct FeedOptions {
   int64_t slots = 1;         ///< leaves on the device at one time
-  int64_t micro_batch = 1;   ///< B of the largest leaf
-  int64_t max_length = 1;    ///< N of the largest leaf
   int64_t global_batch = 1;  ///< examples of one step
-  data::HeadKind head = data::HeadKind::kSequence;
+  LeafSizes largest{};       ///< no leaf is larger
 };
 
 /// A leaf as its device sees it, over one block of memory (null: shapes only).
-model::Input input_over(std::byte* memory, const FeedOptions&, int64_t batch, int64_t length,
-                        float loss_scale);
+model::Input input_over(std::byte* memory, const FeedOptions&, const LeafSizes&, float loss_scale);
 
 class Feed {
  public:

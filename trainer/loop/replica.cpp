@@ -15,7 +15,7 @@ namespace stipple::trainer {
 namespace {
 
 model::ModelTask model_task(const data::TaskInfo& info) {
-  return {.per_token = info.head == data::HeadKind::kToken,
+  return {.fields = info.fields,
           .vocab_size = info.vocab_size,
           .num_classes = info.num_classes,
           .max_length = info.max_length};
@@ -23,10 +23,8 @@ model::ModelTask model_task(const data::TaskInfo& info) {
 
 FeedOptions feed_options(const Config& config, const data::TaskInfo& info, int64_t slots) {
   return {.slots = slots,
-          .micro_batch = config.train.micro_batch,
-          .max_length = info.max_length,
           .global_batch = config.train.batch,
-          .head = info.head};
+          .largest = {info.fields, config.train.micro_batch, info.max_length}};
 }
 
 constexpr size_t kMegabyte = 1000000;
@@ -117,8 +115,7 @@ MemoryPlan plan_memory(const Config& config, const data::TaskInfo& info, int thr
   model::Observer nobody;
   auto model_saved = model.make_saved();
   const FeedOptions feed = feed_options(config, info, leaves_per_rank(config, num_ranks));
-  const model::Input input =
-      input_over(nullptr, feed, config.train.micro_batch, info.max_length, 1.0f);
+  const model::Input input = input_over(nullptr, feed, feed.largest, 1.0f);
   for (const bool training : {true, false}) {
     if (training && !trains) continue;
     saved.rewind(0);

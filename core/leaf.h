@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a leaf (a micro-batch) consists of: the one list of its arrays, by name, type and shape.
+// data/ fills them in host memory, trainer/ carries them to the device, model/ reads them, and all
+// three go through this list. A new array is a member of LeafArrays and its line in
+// for_each_array().
+#pragma once
+
+#include <cstdint>
+
+#include "core/shape.h"
+
+namespace stipple {
+
+/// What a task has the model say.
+enum class LabelKind : uint8_t {
+  kClass,       ///< one class per example
+  kTokenClass,  ///< one class per token
+};
+
+/// What a task's examples consist of.
+struct LeafFields {
+  LabelKind label = LabelKind::kClass;
+  bool operator==(const LeafFields&) const = default;
+};
+
+struct LeafSizes {
+  LeafFields fields{};
+  int64_t batch = 0;   ///< B: examples
+  int64_t length = 0;  ///< N: tokens of a row, padding included
+};
+
+/// `Array` is a vector, a view, ... of one element type.
+template <template <class> class Array>
+struct LeafArrays {
+  Array<int32_t> ids{};       // [B, N]
+  Array<uint8_t> mask{};      // [B, N]  1 on tokens
+  Array<int32_t> labels{};    // [B] or [B, N]; -1: none
+  Array<uint32_t> samples{};  // [B]  names the row's random numbers within the global batch
+};
+
+template <class T>
+struct LeafArray {
+  using Element = T;
+  const char* name;
+  Shape shape;
+  T none;  ///< on padding and in rows without an example
+  size_t bytes() const { return static_cast<size_t>(shape.numel()) * sizeof(T); }
+};
+
+/// visit(LeafArray<T>, that array of each of `arrays`...) for every array of a leaf of these sizes.
+template <class Visit, class... Arrays>
+void for_each_array(const LeafSizes& sizes, Visit visit, Arrays&... arrays) {
+  const Shape examples{sizes.batch};
+  const Shape tokens{sizes.batch, sizes.length};
+  const bool per_token = sizes.fields.label == LabelKind::kTokenClass;
+  visit(LeafArray<int32_t>{"ids", tokens, 0}, arrays.ids...);
+  visit(LeafArray<uint8_t>{"mask", tokens, 0}, arrays.mask...);
+  visit(LeafArray<int32_t>{"labels", per_token ? tokens : examples, -1}, arrays.labels...);
+  visit(LeafArray<uint32_t>{"samples", examples, 0}, arrays.samples...);
+}
+
+}  // namespace stipple
