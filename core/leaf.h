@@ -36,6 +36,7 @@ struct LeafArrays {
   Array<uint8_t> mask{};      // [B, N]  1 on tokens
   Array<int32_t> labels{};    // [B] or [B, N]; -1: none
   Array<uint32_t> samples{};  // [B]  names the row's random numbers within the global batch
+  Array<float> loss_scale{};  // [1]  1 / labels of the global batch; 1 in evaluation
 };
 
 template <class T>
@@ -43,7 +44,7 @@ struct LeafArray {
   using Element = T;
   const char* name;
   Shape shape;
-  T none;  ///< on padding and in rows without an example
+  T none;  ///< until something is written: on padding and in rows without an example
   size_t bytes() const { return static_cast<size_t>(shape.numel()) * sizeof(T); }
 };
 
@@ -57,6 +58,7 @@ void for_each_array(const LeafSizes& sizes, Visit visit, Arrays&... arrays) {
   visit(LeafArray<uint8_t>{"mask", tokens, 0}, arrays.mask...);
   visit(LeafArray<int32_t>{"labels", per_token ? tokens : examples, -1}, arrays.labels...);
   visit(LeafArray<uint32_t>{"samples", examples, 0}, arrays.samples...);
+  visit(LeafArray<float>{"loss_scale", Shape{1}, 1.0f}, arrays.loss_scale...);
 }
 
 }  // namespace stipple

@@ -44,7 +44,7 @@ int64_t padded_length(const Dataset& dataset, const TaskInfo& info, bool is_fixe
   return std::min(rounded, info.max_length);
 }
 
-/// The arrays of leaf.examples, all but the samples.
+/// The arrays of leaf.examples, all but samples and scale.
 void fill(const Dataset& dataset, const TaskInfo& info, bool is_fixed, Leaf& leaf) {
   leaf.sizes = {.fields = info.fields,
                 .batch = static_cast<int64_t>(leaf.examples.size()),
@@ -121,6 +121,7 @@ void TrainBatches::plan(int64_t step) {
   deal(num_leaves(), [&](int64_t group, int64_t leaf) {
     std::copy_n(by_length_.begin() + group * micro, micro, slots_.begin() + leaf * micro);
   });
+  loss_scale_ = 1.0f / static_cast<float>(std::max<int64_t>(1, num_labels()));
   planned_step_ = step;
 }
 
@@ -135,11 +136,12 @@ void TrainBatches::load(int64_t step, int64_t leaf_index, Leaf& leaf) {
   for (int32_t slot : slots) leaf.examples.push_back(examples_[static_cast<size_t>(slot)]);
   fill(dataset_, info_, options_.fixed_length, leaf);
   std::copy(slots.begin(), slots.end(), leaf.samples.begin());
+  leaf.loss_scale[0] = loss_scale_;
 }
 
-int64_t TrainBatches::num_labels(int64_t step) {
+/// Labels that count in the loss of the planned step's global batch.
+int64_t TrainBatches::num_labels() const {
   if (info_.fields.label == LabelKind::kClass) return options_.batch;
-  plan(step);
   int64_t labels = 0;
   for (int64_t example : examples_) labels += dataset_.length(example);
   return labels;

@@ -46,15 +46,15 @@ class TrainBatches {
   int64_t num_leaves() const { return options_.batch / options_.micro_batch; }
   /// Leaves [begin, end) of step `step` are asked for one at a time. Reuses `leaf`'s storage.
   void load(int64_t step, int64_t leaf_index, Leaf& leaf);
-  /// Labels that count in the loss of the whole global batch of this step.
-  int64_t num_labels(int64_t step);
 
  private:
+  int64_t num_labels() const;
   void plan(int64_t step);
   const Dataset& dataset_;
   TaskInfo info_;
   BatchOptions options_;
   int64_t planned_step_ = -1;
+  float loss_scale_ = 1.0f;         ///< of the planned step
   std::vector<int64_t> examples_;   ///< by slot
   std::vector<int32_t> by_length_;  ///< slots, longest example first
   std::vector<int32_t> slots_;      ///< leaves in order, micro_batch slots each

@@ -11,6 +11,7 @@ void cross_entropy(const Stream& stream, const CrossEntropy& args) {
                    "cross_entropy: logits are ", args.logits.shape.str(), ", expected [R, C]");
   const int64_t rows = args.logits.shape[0], classes = args.logits.shape[1];
   STIPPLE_CHECK_SHAPE("cross_entropy", args.labels, {rows});
+  STIPPLE_CHECK_SHAPE("cross_entropy", args.scale, {1});
   STIPPLE_CHECK_SHAPE("cross_entropy", args.loss_sum, {1});
   STIPPLE_CHECK_SHAPE("cross_entropy", args.correct, {1});
   STIPPLE_CHECK_SHAPE("cross_entropy", args.count, {1});

@@ -12,8 +12,9 @@ namespace stipple::kernels {
 /// onehot) * scale. Rows with a negative label are ignored: no loss, zero gradient. dlogits may
 /// alias logits. The sum over rows runs in double over fixed runs of rows and then over the runs,
 /// in an order fixed per backend. `scale` is 1 / (labels of the whole global batch), so gradients
-/// of micro-batches and ranks are simply added. A label that is no class throws Error on the CPU;
-/// on CUDA the caller promises that there is none.
+/// of micro-batches and ranks are simply added; it is read on the device, so that a captured step
+/// may have another number of labels each time it is replayed. A label that is no class throws
+/// Error on the CPU; on CUDA the caller promises that there is none.
 struct CrossEntropy {
   View<float> dlogits{};  // [R, C]  written; empty: not wanted
   View<double> loss_sum;  // [1]     += sum of losses, unscaled
@@ -22,8 +23,8 @@ struct CrossEntropy {
   View<int32_t> prediction{};  // [R]     written: argmax; empty: not wanted
   View<const float> logits;    // [R, C]
   View<const int32_t> labels;  // [R]
-  float scale = 1.0f;
-  Arena* scratch = nullptr;  ///< partial sums
+  View<const float> scale;     // [1]
+  Arena* scratch = nullptr;    ///< partial sums
 };
 /// The rows of one run.
 struct LossPartial {

@@ -11,7 +11,6 @@ template <class T>
 using ConstView = View<const T>;
 
 struct Input : LeafArrays<ConstView> {
-  float loss_scale = 1.0f;  ///< 1 / labels of the global batch
   float batch_share =
       1.0f;  ///< this leaf's part of the global batch, by rows: weights of regularisers
 };

@@ -51,7 +51,7 @@ class Model {
   /// Tells the leaf's loss and more in ctx.facts. With ctx.training, keeps in `saved` and ctx.saved
   /// what backward reads. prediction [B] or [B, N]: written; empty: not wanted.
   void forward(Context&, const Input&, Saved&, View<int32_t> prediction = {}) const;
-  /// Adds the gradient of (loss * input.loss_scale + regularisers) to the store's gradients;
+  /// Adds the gradient of (loss * loss_scale + regularisers) to the store's gradients;
   /// reports ranges as they become final.
   void backward(Context&, const Input&, Saved&) const;
 

@@ -43,9 +43,9 @@ void add_row(const CrossEntropy& args, int64_t row, LossPartial& sum_of_run) {
   vectorized<sum_exponentials>(&sum, logits, largest, classes);
   const double loss = std::log(sum) + static_cast<double>(largest) - logits[label];
   if (dlogits != nullptr) {
-    vectorized<scaled_softmax>(dlogits, logits, largest, static_cast<float>(args.scale / sum),
-                               classes);
-    dlogits[label] -= args.scale;
+    const float scale = args.scale[0];
+    vectorized<scaled_softmax>(dlogits, logits, largest, static_cast<float>(scale / sum), classes);
+    dlogits[label] -= scale;
   }
   sum_of_run.loss += loss;
   sum_of_run.correct += best == label ? 1 : 0;

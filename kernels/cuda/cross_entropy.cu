@@ -25,8 +25,8 @@ struct Loss {
   int32_t* prediction;  // null: not wanted
   const float* logits;
   const int32_t* labels;
+  const float* scale;
   int64_t rows, classes;
-  float scale;
 };
 
 struct Largest {
@@ -66,10 +66,11 @@ __device__ LossPartial row_loss(const Loss& f, int64_t row) {
   }
   sum = lanes_sum(sum);
   sync_warp();  // exchanges do not order memory
-  const float factor = is_counted ? static_cast<float>(f.scale / sum) : 0.0f;
+  const float scale = *f.scale;
+  const float factor = is_counted ? static_cast<float>(scale / sum) : 0.0f;
   for (int64_t c = lane_index(); dlogits != nullptr && c < f.classes; c += kWarpSize) {
     const float softmax = is_counted ? math::exponential(logits[c] - best.value) * factor : 0.0f;
-    dlogits[c] = c == label ? softmax - f.scale : softmax;
+    dlogits[c] = c == label ? softmax - scale : softmax;
   }
   if (!is_counted) return {};
   return {.loss = std::log(sum) + static_cast<double>(best.value) - static_cast<double>(of_label),
@@ -121,9 +122,9 @@ void cross_entropy(const Stream& stream, const CrossEntropy& args, View<LossPart
                   .prediction = args.prediction.data,
                   .logits = args.logits.data,
                   .labels = args.labels.data,
+                  .scale = args.scale.data,
                   .rows = args.logits.shape[0],
-                  .classes = args.logits.shape[1],
-                  .scale = args.scale};
+                  .classes = args.logits.shape[1]};
   launch(stream,
          {.grid = dim3(static_cast<unsigned>(runs)),
           .block = kRunThreads,

@@ -100,6 +100,7 @@ void expect_same(const Leaf& a, const Leaf& b) {
   EXPECT_EQ(a.mask, b.mask);
   EXPECT_EQ(a.labels, b.labels);
   EXPECT_EQ(a.samples, b.samples);
+  EXPECT_EQ(a.loss_scale, b.loss_scale);
   EXPECT_EQ(a.examples, b.examples);
 }
 
@@ -257,21 +258,22 @@ TEST(TrainBatches, LengthIsAMultipleOf64UpToTheLongest) {
   EXPECT_EQ(length_of_leaf(1, 300, true), 300);
 }
 
-TEST(TrainBatches, NumLabelsCountsTheWholeGlobalBatch) {
-  const FakeDataset sequences(random_lengths(40), LabelKind::kClass);
-  TrainBatches of_sequences(sequences, kSequenceInfo, {.batch = 12, .micro_batch = 3});
-  EXPECT_EQ(of_sequences.num_labels(4), 12);
+int64_t count_labels(const Leaf& leaf) {
+  return std::count_if(leaf.labels.begin(), leaf.labels.end(), [](int32_t x) { return x >= 0; });
+}
 
-  const FakeDataset tokens(random_lengths(40), LabelKind::kTokenClass);
-  TrainBatches of_tokens(tokens, kTokenInfo, {.batch = 12, .micro_batch = 3});
-  for (int64_t step = 0; step < 4; ++step) {
-    int64_t expected = 0;
-    TrainBatches loader(tokens, kTokenInfo, {.batch = 12, .micro_batch = 3});
-    for (const Leaf& leaf : load_step(loader, step)) {
-      expected +=
-          std::count_if(leaf.labels.begin(), leaf.labels.end(), [](int32_t x) { return x >= 0; });
+TEST(TrainBatches, EveryLeafKnowsTheLabelsOfTheWholeGlobalBatch) {
+  for (LabelKind label : {LabelKind::kClass, LabelKind::kTokenClass}) {
+    const FakeDataset dataset(random_lengths(40), label);
+    TrainBatches batches(dataset, info_of(label), {.batch = 12, .micro_batch = 3});
+    for (int64_t step = 0; step < 4; ++step) {
+      const std::vector<Leaf> leaves = load_step(batches, step);
+      int64_t labels = 0;
+      for (const Leaf& leaf : leaves) labels += count_labels(leaf);
+      for (const Leaf& leaf : leaves) {
+        EXPECT_EQ(leaf.loss_scale, std::vector<float>{1.0f / static_cast<float>(labels)});
+      }
     }
-    EXPECT_EQ(of_tokens.num_labels(step), expected);
   }
 }
 
@@ -330,6 +332,7 @@ TEST(EvalBatches, EachExampleComesOnce) {
     EXPECT_EQ(seen, std::vector<int>(43, 1));
     EXPECT_EQ(leaf.examples[3], -1) << "43 examples leave one empty row in the last leaf";
     EXPECT_EQ(leaf.samples[3], 0u);
+    EXPECT_EQ(leaf.loss_scale, std::vector<float>{1.0f});
   }
 }
 

@@ -28,6 +28,7 @@ struct Operands {
   Array<int32_t> labels, prediction;
   Array<double> loss{{1}};
   Array<int64_t> correct{{1}}, count{{1}};
+  Array<float> scale{{1}, {0.25f}};
   Operands(int64_t rows, int64_t classes)
       : logits(random_normal({rows, classes}, 1, 3.0)),
         dlogits({rows, classes}),
@@ -46,7 +47,7 @@ struct Operands {
             .prediction = prediction,
             .logits = logits,
             .labels = labels,
-            .scale = 0.25f,
+            .scale = scale,
             .scratch = &scratch};
   }
 
@@ -64,6 +65,7 @@ struct Operands {
         gradient == Gradient::kNone ? View<int32_t>{} : memory.fresh<int32_t>(prediction.shape());
     op.logits = from;
     op.labels = memory.put(labels);
+    op.scale = memory.put(scale);
     cross_entropy(memory.stream(), op);
     loss = memory.get(op.loss_sum);
     correct = memory.get(op.correct);
@@ -225,6 +227,9 @@ TEST(CrossEntropy, RefusesWrongShapesLabelsAndMissingScratch) {
   Array<float> wrong({3, 4});
   CrossEntropy args = t.args(scratch);
   args.dlogits = wrong;
+  EXPECT_THROW(cross_entropy(Stream(kMetaDevice), args), ShapeError);
+  args = t.args(scratch);
+  args.scale = {};
   EXPECT_THROW(cross_entropy(Stream(kMetaDevice), args), ShapeError);
   args = t.args(scratch);
   args.scratch = nullptr;

@@ -39,7 +39,6 @@ inline bool is_per_token(const model::ModelTask& task) {
 /// example.
 struct LeafArrays : stipple::LeafArrays<Array> {
   LeafSizes sizes;
-  float loss_scale = 1.0f;
   float batch_share = 1.0f;
 
   LeafArrays(const model::ModelTask& task, int64_t batch, int64_t length, uint32_t seed = 1)
@@ -66,15 +65,14 @@ struct LeafArrays : stipple::LeafArrays<Array> {
       labels[i] = real ? below(task.num_classes) : -1;
     }
     const auto counted = [](int32_t label) { return label >= 0; };
-    loss_scale = 1.0f / static_cast<float>(
-                            std::count_if(labels.values().begin(), labels.values().end(), counted));
+    loss_scale[0] = 1.0f / static_cast<float>(std::count_if(labels.values().begin(),
+                                                            labels.values().end(), counted));
   }
 
   model::Input input() const {
     model::Input input;
     for_each_array(
         sizes, [](const auto&, const auto& memory, auto& view) { view = memory; }, *this, input);
-    input.loss_scale = loss_scale;
     input.batch_share = batch_share;
     return input;
   }
@@ -112,7 +110,7 @@ class ModelRun {
     loss_sum = ctx.facts.at<double>(facts.find(model::kLossSum))[0];
     correct = ctx.facts.at<int64_t>(facts.find("correct"))[0];
     count = ctx.facts.at<int64_t>(facts.find(model::kLabels))[0];
-    return loss_sum * static_cast<double>(leaf.loss_scale) + observer.auxiliary;
+    return loss_sum * static_cast<double>(leaf.loss_scale[0]) + observer.auxiliary;
   }
   void backward(const LeafArrays& leaf) {
     std::memset(gradients.data(), 0, gradients.bytes());

@@ -31,7 +31,7 @@ bool evaluate_once(Replica& replica, comm::Communicator& communicator,
     const int64_t i = first + communicator.rank();
     if (i >= num_leaves) continue;
     batches.load(i, leaf);
-    replica.feed().put(round, 0, leaf, 1.0f);
+    replica.feed().put(round, 0, leaf);
     replica.forward(0, rng, false, nobody);
     replica.fetch_facts(1, memory.data());
     replica.stream().synchronize();

@@ -36,15 +36,14 @@ size_t block_bytes(const LeafSizes& sizes) {
 }
 
 /// Without arrays yet.
-model::Input make_input(const FeedOptions& options, const LeafSizes& sizes, float loss_scale) {
+model::Input make_input(const FeedOptions& options, const LeafSizes& sizes) {
   model::Input input;
-  input.loss_scale = loss_scale;
   input.batch_share = static_cast<float>(sizes.batch) / static_cast<float>(options.global_batch);
   return input;
 }
 
-model::Input view_of(const data::Leaf& leaf, const FeedOptions& options, float loss_scale) {
-  model::Input input = make_input(options, leaf.sizes, loss_scale);
+model::Input view_of(const data::Leaf& leaf, const FeedOptions& options) {
+  model::Input input = make_input(options, leaf.sizes);
   for_each_array(
       leaf.sizes,
       [](const auto& array, const auto& from, auto& view) {
@@ -56,9 +55,8 @@ model::Input view_of(const data::Leaf& leaf, const FeedOptions& options, float l
 
 }  // namespace
 
-model::Input input_over(std::byte* memory, const FeedOptions& options, const LeafSizes& sizes,
-                        float loss_scale) {
-  model::Input input = make_input(options, sizes, loss_scale);
+model::Input input_over(std::byte* memory, const FeedOptions& options, const LeafSizes& sizes) {
+  model::Input input = make_input(options, sizes);
   for_each_placed_array(
       sizes,
       [memory](const auto& array, size_t offset, auto& view) {
@@ -86,10 +84,10 @@ Feed::Feed(const Stream& compute, const FeedOptions& options)
       landed_(compute.device(), /*is_timed=*/false),
       inputs_(static_cast<size_t>(options.slots)) {}
 
-void Feed::put(int64_t step, int64_t slot, const data::Leaf& leaf, float loss_scale) {
+void Feed::put(int64_t step, int64_t slot, const data::Leaf& leaf) {
   model::Input& input = inputs_[static_cast<size_t>(slot)];
   if (is_host()) {
-    input = view_of(leaf, options_, loss_scale);
+    input = view_of(leaf, options_);
     return;
   }
   const size_t offset = static_cast<size_t>(slot) * slot_bytes_;
@@ -108,7 +106,7 @@ void Feed::put(int64_t step, int64_t slot, const data::Leaf& leaf, float loss_sc
   copies_.record(landed_);
   compute_.wait(landed_);
   copy_bytes(compute_, device_.data() + offset, landing, bytes);
-  input = input_over(device_.data() + offset, options_, leaf.sizes, loss_scale);
+  input = input_over(device_.data() + offset, options_, leaf.sizes);
 }
 
 }  // namespace stipple::trainer

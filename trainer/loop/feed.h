@@ -3,7 +3,7 @@
 // itself; on CUDA it is staged in page-locked memory and copied on a stream of its own, while the
 // step before still computes.
 //
-//   feed.put(step, i, leaf, loss_scale);       // for every leaf i of the step
+//   feed.put(step, i, leaf);                   // for every leaf i of the step
 //   model.forward(context, feed.input(i), ...) // any number of times
 #pragma once
 
@@ -25,7 +25,7 @@ struct FeedOptions {
 };
 
 /// A leaf as its device sees it, over one block of memory (null: shapes only).
-model::Input input_over(std::byte* memory, const FeedOptions&, const LeafSizes&, float loss_scale);
+model::Input input_over(std::byte* memory, const FeedOptions&, const LeafSizes&);
 
 class Feed {
  public:
@@ -35,7 +35,7 @@ class Feed {
   /// `step` may be one ahead of the step that is computed, not more: there are two sets of memory
   /// on the way. On the CPU the leaf must stay untouched as long as its input is read; on CUDA it
   /// may go at once.
-  void put(int64_t step, int64_t slot, const data::Leaf&, float loss_scale);
+  void put(int64_t step, int64_t slot, const data::Leaf&);
   const model::Input& input(int64_t slot) const { return inputs_[static_cast<size_t>(slot)]; }
 
  private:

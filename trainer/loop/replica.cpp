@@ -115,7 +115,7 @@ MemoryPlan plan_memory(const Config& config, const data::TaskInfo& info, int thr
   model::Observer nobody;
   auto model_saved = model.make_saved();
   const FeedOptions feed = feed_options(config, info, leaves_per_rank(config, num_ranks));
-  const model::Input input = input_over(nullptr, feed, feed.largest, 1.0f);
+  const model::Input input = input_over(nullptr, feed, feed.largest);
   for (const bool training : {true, false}) {
     if (training && !trains) continue;
     saved.rewind(0);

@@ -104,7 +104,6 @@ struct Trainer::Flight {
   Staged& host() const { return *reinterpret_cast<Staged*>(staged.data()); }
 
   int64_t step = 0;
-  float loss_scale = 0;
   StepRates rates{};
   Buffer facts;
   Buffer staged;
@@ -309,12 +308,11 @@ void Trainer::save() {
 
 void Trainer::load_leaves(Flight& flight) {
   Stopwatch watch;
-  flight.loss_scale = 1.0f / static_cast<float>(batches_.num_labels(flight.step));
   flight.tokens = 0;
   for (int64_t i = 0; i < my_leaves_.size(); ++i) {
     data::Leaf& leaf = leaves_[static_cast<size_t>(i)];
     batches_.load(flight.step, my_leaves_.begin + i, leaf);
-    replica_.feed().put(flight.step, i, leaf, flight.loss_scale);
+    replica_.feed().put(flight.step, i, leaf);
     flight.tokens += count_tokens(leaf);
   }
   flight.data_s = watch.lap();
@@ -366,8 +364,8 @@ void Trainer::compute(Flight& flight) {
 
 void Trainer::compute_or_replay(Flight& flight) {
   if (graph_ == nullptr) return compute(flight);
-  const bool was_replayed = graph_->run(replica_.stream(), {.loss_scale = flight.loss_scale},
-                                        flight_number(flight.step), [&] { compute(flight); });
+  const bool was_replayed =
+      graph_->run(replica_.stream(), flight_number(flight.step), [&] { compute(flight); });
   if (was_replayed) data_plane_->launched("train step");
 }
 
