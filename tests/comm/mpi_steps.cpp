@@ -4,6 +4,7 @@
 // WHAT happens to RANK before its fifth exchange: nothing, stop (as by SIGSTOP), suspend (all ranks
 // are stopped for twice the time-out and go on), work (for twice the time-out, and says so), end
 // (it stops after the last exchange), late (it does not even start).
+#include <sys/prctl.h>
 #include <unistd.h>
 
 #include <chrono>
@@ -62,6 +63,7 @@ int main(int argc, char** argv) {
   const std::string what = argv[1];
   const double timeout_s = std::atof(argv[2]);
   const int rank = std::atoi(argv[3]);
+  prctl(PR_SET_PDEATHSIG, SIGKILL);  // nothing is left of a job whose mpirun is killed
   const char* own_rank = std::getenv("OMPI_COMM_WORLD_RANK");
   if (what == "late" && own_rank != nullptr && std::atoi(own_rank) == rank) raise(SIGSTOP);
   const auto communicator = what == "late" ? stipple::comm::make_mpi_communicator(timeout_s)
