@@ -4,7 +4,8 @@
 #   launch/run.sh -np 4 build/bin/stipple train configs/recipe/quickstart.yaml
 # INT (Ctrl-C), TERM and HUP reach mpirun as USR2, which it passes on to every rank; sent to mpirun itself they leave ranks alive for two
 # seconds (Open MPI 4.1). A second INT ends the job within two seconds, saved or not. Returns what the job returns: 75 after a stop. A reader that leaves
-# (`| head`) and a terminal that closes, which end mpirun, do not end the job.
+# (`| head`) and a terminal that closes, which end mpirun, do not end the job. An mpirun that waits for itself after its ranks have ended is
+# ended with 1: Open MPI 4.1 with PMIx 4.2 does so rarely, after jobs of which a rank failed.
 set -uo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/mpi_environment.sh"
 
@@ -24,6 +25,20 @@ stop() {
 }
 for signal in INT TERM HUP USR1 USR2; do trap "stop $signal" $signal; done
 
+# Ends an mpirun that has no processes left and whose first thread, which else polls them, has waited for a lock for half a minute.
+end_if_stuck() {
+  local seconds=0 child
+  while sleep 1; do
+    seconds=$((seconds + 1))
+    [[ $(cat "/proc/$job/wchan") == futex* ]] || seconds=0
+    for child in $(cat "/proc/$job/task"/*/children); do
+      grep -q '^State:.*zombie' "/proc/$child/status" || seconds=0
+    done
+    [ $seconds -lt "${STIPPLE_STUCK_S:-30}" ] || break
+  done
+  kill -s KILL "$job"
+}
+
 # Copies until nobody listens, then only reads.
 relay() {
   trap '' INT TERM HUP USR1 USR2
@@ -38,12 +53,19 @@ set -m   # a process group of its own: the terminal's Ctrl-C comes here only
 mpirun -q "$@" </dev/null >&$answers 2>&$messages {answers}>&- {messages}>&- &
 job=$!
 set +m
+end_if_stuck >/dev/null 2>&1 {answers}>&- {messages}>&- &
+watch=$!
 exec {answers}>&- {messages}>&-
 if [ -n "$asked" ]; then ask; fi
 
 until wait "$job"; ! kill -0 "$job" 2>/dev/null; do :; done   # wait returns early after each trapped signal
 wait "$job"
 code=$?
+kill -s KILL $watch 2>/dev/null
+if wait $watch 2>/dev/null; then
+  echo "launch/run.sh: mpirun did not end although all its processes had, and was killed; start the job again to see whether it was complete" >&2
+  code=1
+fi
 if [ -n "$reminder" ]; then kill "$reminder" 2>/dev/null; fi
 wait "$answers_relay" "$messages_relay"
 # Before the ranks can be told, a stop ends mpirun or a rank by the signal itself: nothing was lost, and the caller starts again as after 75.

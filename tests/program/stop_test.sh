@@ -65,3 +65,17 @@ for signal in TERM INT; do
   kill -s $signal $pid
   stopped $pid "launch/run.sh, SIG$signal in a step that takes seconds"
 done
+
+# An mpirun that waits for itself once its processes have ended does not keep the caller for ever.
+mkdir stuck
+cat >stuck/mpirun <<'PYTHON'
+#!/usr/bin/env python3
+import subprocess, threading
+subprocess.run(["true"])
+lock = threading.Lock()
+lock.acquire()
+lock.acquire()
+PYTHON
+chmod +x stuck/mpirun
+PATH=$PWD/stuck:$PATH STIPPLE_STUCK_S=2 expect 1 timeout 60 "$SOURCE/launch/run.sh" -np 2 true
+contains "$output" "mpirun did not end"
