@@ -85,8 +85,9 @@ void print(const EvalResult& result, const EvalRecord& record,
     fmt::print("{:<12} {}\n", figure.name,
                is_first ? data::place_on_ladder(value, figure.is_share, ladder.rungs)
                         : data::metric_text(value, figure.is_share, 2));
+    if (!is_first) continue;
     const size_t seeds = result.seed_metrics.front().second.size();
-    if (!is_first || seeds < 2) continue;
+    if (seeds < 2) continue;
     fmt::print("spread       {} over {} sampling seeds\n",
                figure.is_share ? fmt::format("{:.2f} points", 100 * result.spread())
                                : data::metric_text(result.spread(), false),

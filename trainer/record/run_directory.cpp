@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <charconv>
 #include <cstring>
@@ -87,9 +88,14 @@ void RunDirectory::open(Resume resume) const {
 }
 
 void RunDirectory::sweep() const {
-  for (const std::string& file : {config(), record(), metrics(), figures(), ladder(), report()}) {
-    const std::string left = file + kTemporarySuffix;
-    if (!path_exists(left)) continue;
+  const std::array<std::string, 7> ours = {config(), record(), metrics(),     figures(),
+                                           ladder(), report(), data_summary()};
+  for (const std::string& name : list_directory(path_)) {
+    if (!name.ends_with(kTemporarySuffix)) continue;
+    const std::string file = name.substr(0, name.size() - std::strlen(kTemporarySuffix));
+    const bool is_ours = std::count(ours.begin(), ours.end(), path_ + "/" + file) > 0;
+    if (!is_ours && !replaced_at(file)) continue;
+    const std::string left = path_ + "/" + name;
     log::info(fmt::format("removing {}, left by a killed process", left));
     remove_tree(left);
   }
