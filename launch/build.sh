@@ -10,7 +10,7 @@ shift
 
 # What two presets compile alike, and what was compiled before, is compiled once where ccache is installed.
 launcher=$(command -v ccache >/dev/null && echo ccache || true)
-export CCACHE_NOHASHDIR=1  # build folders share
+export CCACHE_NOHASHDIR=1 CCACHE_BASEDIR=$PWD  # build folders share, and so do clones
 export CCACHE_SLOPPINESS=pch_defines,time_macros  # what precompiled headers need
 launchers=()
 for language in C CXX CUDA; do launchers+=("-DCMAKE_${language}_COMPILER_LAUNCHER=$launcher"); done
