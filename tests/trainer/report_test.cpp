@@ -10,6 +10,7 @@
 #include <set>
 
 #include "core/error.h"
+#include "html_checks.h"
 #include "trainer/checkpoint/durable_file.h"
 #include "trainer/record/svg_chart.h"
 
@@ -20,44 +21,6 @@ namespace fs = std::filesystem;
 
 constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
-
-/// What is wrong with the nesting of the tags or with bare '<' and '&'; empty when nothing is.
-std::string markup_fault(const std::string& html) {
-  std::vector<std::string> open;
-  size_t at = html.starts_with("<!DOCTYPE html>") ? 15 : 0;
-  for (; at < html.size(); ++at) {
-    if (html[at] == '&' && html.find(';', at) > at + 8) return "bare & at " + std::to_string(at);
-    if (html[at] != '<') continue;
-    const size_t end = html.find('>', at);
-    if (end == std::string::npos) return "unclosed tag";
-    const std::string tag = html.substr(at + 1, end - at - 1);
-    at = end;
-    if (tag.find('<') != std::string::npos) return "bare < in " + tag.substr(0, 40);
-    if (tag.ends_with('/')) continue;
-    if (tag.starts_with('/')) {
-      if (open.empty() || open.back() != tag.substr(1)) return "unexpected <" + tag + ">";
-      open.pop_back();
-    } else {
-      open.push_back(tag.substr(0, tag.find(' ')));
-    }
-  }
-  return open.empty() ? "" : "never closed: <" + open.back() + ">";
-}
-
-void expect_sound(const std::string& html) {
-  EXPECT_EQ(markup_fault(html), "");
-  for (const char* text : {"http:", "https:", "src=", "url(", "@import", "<script", "<link"})
-    EXPECT_EQ(html.find(text), std::string::npos) << text;
-  // A coordinate that is no number draws nothing and hides a bug.
-  for (const char* text : {"\"nan", "\"-nan", "\"inf", "\"-inf", " nan", " inf", "Mnan", "Lnan"})
-    EXPECT_EQ(html.find(text), std::string::npos) << text;
-}
-
-size_t occurrences(const std::string& text, const std::string& part) {
-  size_t count = 0;
-  for (size_t at = 0; (at = text.find(part, at)) != std::string::npos; at += part.size()) ++count;
-  return count;
-}
 
 TrainRecord train_at(int64_t step, size_t layers, size_t heads) {
   const double x = static_cast<double>(step);

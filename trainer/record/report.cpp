@@ -17,6 +17,8 @@
 #include "core/json.h"
 #include "trainer/checkpoint/durable_file.h"
 #include "trainer/config/resume.h"
+#include "trainer/record/curves.h"
+#include "trainer/record/page.h"
 #include "trainer/record/run_directory.h"
 #include "trainer/record/svg_chart.h"
 
@@ -25,73 +27,7 @@ namespace {
 
 // More curves than this in one chart cannot be told apart; a heat map takes over.
 constexpr size_t kMaxCurves = 8;
-constexpr int64_t kMaxReportBytes = int64_t{256} << 20;
 constexpr int64_t kMaxSideFileBytes = int64_t{16} << 20;
-
-// How a page tells that it is one of ours.
-constexpr const char* kTitleEnd = " · Stipple";
-
-constexpr const char* kPageCss = R"(*{box-sizing:border-box}
-body{margin:0;background:var(--page);color:var(--text);font:14px/1.45 system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",sans-serif}
-main{max-width:1240px;margin:0 auto;padding:28px 20px 48px}
-h1{font-size:26px;margin:0;overflow-wrap:anywhere}
-h2{font-size:17px;margin:32px 0 12px}
-.sub{color:var(--muted);margin:4px 0 18px}
-.tiles{display:grid;grid-template-columns:repeat(auto-fill,minmax(170px,1fr));gap:12px}
-.tile{background:var(--panel);border:1px solid var(--edge);border-radius:8px;padding:12px 14px}
-.tile b{display:block;font-size:22px;font-weight:650;font-variant-numeric:tabular-nums}
-.tile span{color:var(--muted);font-size:12px}
-.charts{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,520px),1fr));gap:14px}
-table{border-collapse:collapse;font-size:13px}
-td,th{padding:4px 14px 4px 0;border-bottom:1px solid var(--grid);text-align:left;vertical-align:top;overflow-wrap:anywhere}
-th{color:var(--muted);font-weight:500}
-td.number{text-align:right;font-variant-numeric:tabular-nums}
-tr.own td{font-weight:650;color:var(--c0)}
-.columns{columns:2 420px;column-gap:32px}
-.columns table{width:100%;break-inside:avoid;margin-bottom:14px}
-.columns td:first-child{width:45%}
-code{font-family:ui-monospace,"DejaVu Sans Mono",monospace;font-size:12px}
-)";
-
-using Getter = std::function<double(const TrainRecord&)>;
-
-std::string count(size_t n, const std::string& what) {
-  return fmt::format("{} {}{}", n, what, n == 1 ? "" : "s");
-}
-
-std::string percent(double share) {
-  return std::isfinite(share) ? fmt::format("{:.2f}%", share * 100) : "not finite";
-}
-
-std::string shown(double value, const ShownFigure& figure) {
-  return figure.is_share ? percent(value) : short_number(value);
-}
-
-double x_of(int64_t step) { return static_cast<double>(step); }
-
-Series train_series(const std::string& name, const std::vector<TrainRecord>& train, int color,
-                    const Getter& value) {
-  Series s{.name = name, .color = color};
-  for (const TrainRecord& r : train) s.points.push_back({x_of(r.step), value(r)});
-  return s;
-}
-
-/// Exponential moving average that starts without bias; a gap in the data leaves a gap.
-Series smoothed(const Series& raw) {
-  const double window = std::max(1.0, static_cast<double>(raw.points.size()) / 50);
-  const double keep = 1 - 1 / window;
-  Series s{.name = raw.name, .color = raw.color};
-  double sum = 0;
-  double weight = 0;
-  for (const Point& p : raw.points) {
-    if (std::isfinite(p.y)) {
-      sum = keep * sum + (1 - keep) * p.y;
-      weight = keep * weight + (1 - keep);
-    }
-    s.points.push_back({p.x, std::isfinite(p.y) ? sum / weight : p.y});
-  }
-  return s;
-}
 
 /// The raw curve behind its average; the average alone would hide spikes.
 void add_smoothed(Chart& chart, const Series& raw) {
@@ -101,22 +37,11 @@ void add_smoothed(Chart& chart, const Series& raw) {
   chart.series.push_back(smoothed(raw));
 }
 
-void add_evaluations(Chart& chart, const std::vector<EvalRecord>& eval,
-                     const std::function<double(const EvalRecord&)>& value) {
-  std::map<std::string, Series> by_split;
-  for (const EvalRecord& r : eval) {
-    if (!r.is_plain()) continue;
-    Series& s = by_split[r.split];
-    s.name = r.split;
-    s.markers = true;
-    s.points.push_back({x_of(r.step), value(r)});
-  }
-  // "val" before "test": the later is drawn on top, and the result of a run is a single point.
+void add_evaluations(Chart& chart, const std::vector<EvalRecord>& eval, const EvalValue& value) {
+  // The later is drawn on top, and the result of a run, "test", is a single point.
   int color = 1;
-  for (auto split = by_split.rbegin(); split != by_split.rend(); ++split) {
-    split->second.color = color++;
-    chart.series.push_back(std::move(split->second));
-  }
+  for (const std::string& split : evaluated_splits(eval))
+    chart.series.push_back(evaluation_series(split, eval, split, color++, value));
 }
 
 Chart loss_chart(const Metrics& m) {
@@ -125,27 +50,6 @@ Chart loss_chart(const Metrics& m) {
                train_series("train (smoothed)", m.train, 0, [](const auto& r) { return r.loss; }));
   add_evaluations(chart, m.eval, [](const auto& r) { return r.loss; });
   return chart;
-}
-
-/// What figures.json says; without it, every number that a record has beyond the fixed ones.
-std::vector<ShownFigure> shown_figures(const ReportInput& input) {
-  if (!input.figures.empty()) return input.figures;
-  std::vector<ShownFigure> figures;
-  const auto add = [&](const std::string& name, bool is_metric) {
-    const auto same = [&](const ShownFigure& f) { return f.name == name; };
-    if (std::none_of(figures.begin(), figures.end(), same))
-      figures.push_back({.name = name, .title = name, .is_metric = is_metric});
-  };
-  for (const EvalRecord& r : input.metrics.eval) {
-    for (const auto& [name, values] : r.seed_values) add(name, true);
-    for (const auto& [name, value] : r.values) add(name, false);
-  }
-  for (const TrainRecord& r : input.metrics.train) {
-    for (const auto& [name, value] : r.values) add(name, false);
-    for (const LayerRecord& layer : r.layers)
-      for (const auto& [name, heads] : layer) add(name, false);
-  }
-  return figures;
 }
 
 Chart metric_chart(const ReportInput& input, const ShownFigure& metric) {
@@ -163,7 +67,7 @@ Chart metric_chart(const ReportInput& input, const ShownFigure& metric) {
 }
 
 std::string single_curve(const Metrics& m, Chart chart, const std::string& name,
-                         const Getter& value, bool smooth) {
+                         const TrainValue& value, bool smooth) {
   const Series raw = train_series(name, m.train, 0, value);
   if (smooth)
     add_smoothed(chart, raw);
@@ -174,7 +78,7 @@ std::string single_curve(const Metrics& m, Chart chart, const std::string& name,
 
 std::string step_time_chart(const Metrics& m) {
   Chart chart{.title = "Where a step's time goes", .unit = "ms per step"};
-  const std::vector<std::pair<std::string, Getter>> parts{
+  const std::vector<std::pair<std::string, TrainValue>> parts{
       {"data", [](const auto& r) { return r.seconds.data; }},
       {"forward", [](const auto& r) { return r.seconds.forward; }},
       {"sampling", [](const auto& r) { return r.seconds.sampling; }},
@@ -215,7 +119,7 @@ std::vector<Series> head_series(const std::vector<TrainRecord>& train, const std
       for (size_t head = 0; head < heads.size(); ++head) {
         Series& s = by_head[{layer, head}];
         for (size_t k = s.points.size(); k < train.size(); ++k)
-          s.points.push_back({x_of(train[k].step), std::numeric_limits<double>::quiet_NaN()});
+          s.points.push_back({step_of(train[k]), std::numeric_limits<double>::quiet_NaN()});
         s.points[i].y = heads[head];
       }
     }
@@ -243,33 +147,6 @@ std::string heads_chart(const Metrics& m, const ShownFigure& figure) {
 
 // --- result --------------------------------------------------------------------------------------
 
-/// The last plain evaluation, of the test split if there is one; it is the result of the run.
-std::optional<EvalRecord> final_evaluation(const Metrics& m) {
-  std::optional<EvalRecord> last;
-  for (const EvalRecord& r : m.eval)
-    if (r.is_plain() && (!last || r.split == "test" || last->split != "test")) last = r;
-  return last;
-}
-
-double median(std::vector<double> values) {
-  std::erase_if(values, [](double v) { return !std::isfinite(v); });
-  if (values.empty()) return std::numeric_limits<double>::quiet_NaN();
-  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
-  std::nth_element(values.begin(), middle, values.end());
-  return *middle;
-}
-
-std::string tile(const std::string& value, const std::string& label) {
-  return fmt::format("<div class=\"tile\"><b>{}</b><span>{}</span></div>\n", escape_html(value),
-                     escape_html(label));
-}
-
-double median_of(const std::vector<TrainRecord>& train, const Getter& value) {
-  std::vector<double> values;
-  for (const TrainRecord& r : train) values.push_back(value(r));
-  return median(std::move(values));
-}
-
 std::string result_tiles(const EvalRecord& result, const std::vector<ShownFigure>& figures) {
   std::string html;
   for (const ShownFigure& f : figures) {
@@ -293,7 +170,7 @@ std::string tiles(const ReportInput& input) {
   const Metrics& m = input.metrics;
   std::string html;
   if (const auto result = final_evaluation(m)) {
-    html += result_tiles(*result, shown_figures(input));
+    html += result_tiles(*result, figures_of(input.metrics, input.figures));
   }
   if (m.train.empty()) return html;
   const TrainRecord& last = m.train.back();
@@ -324,7 +201,7 @@ std::string ladder_table(const ReportInput& input) {
   std::stable_sort(rows.begin(), rows.end(),
                    [](const Row& a, const Row& b) { return a.rung.value > b.rung.value; });
   ShownFigure metric{.name = ladder.metric, .title = ladder.metric};
-  for (const ShownFigure& f : shown_figures(input))
+  for (const ShownFigure& f : figures_of(input.metrics, input.figures))
     if (f.name == ladder.metric) metric = f;
   std::string html =
       fmt::format("<h2>Where it stands</h2>\n<table><tr><th>result</th><th>{}</th></tr>\n",
@@ -338,7 +215,7 @@ std::string ladder_table(const ReportInput& input) {
 
 /// Evaluations of something else than the run as it was trained.
 std::string other_evaluations(const ReportInput& input) {
-  const std::vector<ShownFigure> figures = shown_figures(input);
+  const std::vector<ShownFigure> figures = figures_of(input.metrics, input.figures);
   std::string rows;
   for (const EvalRecord& r : input.metrics.eval) {
     if (r.is_plain()) continue;
@@ -405,7 +282,7 @@ std::string config_tables(const std::string& yaml) {
 std::string attention_charts(const ReportInput& input) {
   const Metrics& m = input.metrics;
   std::string html;
-  for (const ShownFigure& f : shown_figures(input)) {
+  for (const ShownFigure& f : figures_of(input.metrics, input.figures)) {
     if (f.is_metric) continue;
     const auto value = [&](const auto& r) { return value_of(r.values, f.name); };
     const bool has_total = std::any_of(m.train.begin(), m.train.end(), [&](const TrainRecord& r) {
@@ -428,7 +305,7 @@ std::string charts(const ReportInput& input) {
   const Metrics& m = input.metrics;
   std::string html = "<h2>Learning</h2>\n<div class=\"charts\">\n";
   html += line_chart(loss_chart(m));
-  for (const ShownFigure& f : shown_figures(input))
+  for (const ShownFigure& f : figures_of(input.metrics, input.figures))
     if (f.is_metric) html += line_chart(metric_chart(input, f));
   html += single_curve(
       m, {.title = "Learning rate", .from_zero = true}, "learning rate",
@@ -443,14 +320,6 @@ std::string charts(const ReportInput& input) {
       m, {.title = "Throughput", .unit = "examples/s", .from_zero = true}, "examples/s (smoothed)",
       [](const auto& r) { return r.examples_per_s; }, true);
   return html + "</div>\n";
-}
-
-/// Metrics of other programs may lie in files of the same names.
-void require_own_report(const std::string& path) {
-  if (!path_exists(path)) return;
-  const std::string page = read_text(path, kMaxReportBytes);
-  STIPPLE_CHECK_AS(ConfigError, page.empty() || page.find(kTitleEnd) != std::string::npos, path,
-                   " was not written by stipple; move it away to have a report");
 }
 
 }  // namespace
@@ -478,33 +347,31 @@ std::string ladder_to_json(const Ladder& ladder) {
 }
 
 std::string render_report(const ReportInput& input) {
-  const std::string name = escape_html(input.run_name);
   const std::string records = count(input.metrics.train.size(), "training record") + ", " +
                               count(input.metrics.eval.size(), "evaluation");
-  return fmt::format(
-      "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"/>\n"
-      "<meta name=\"viewport\" content=\"width=device-width\"/>\n"
-      "<meta name=\"color-scheme\" content=\"light dark\"/>\n<title>{0}{8}</title>\n"
-      "<style>{1}{2}</style></head>\n<body><main>\n<h1>{0}</h1>\n<p class=\"sub\">{3}</p>\n"
-      "<div class=\"tiles\">\n{4}</div>\n{5}{6}{7}</main></body></html>\n",
-      name, chart_css(), kPageCss, records, tiles(input), ladder_table(input),
-      charts(input) + other_evaluations(input),
-      data_table(input.data) + config_changes(input) + config_tables(input.config_yaml), kTitleEnd);
+  return html_page(input.run_name, records,
+                   "<div class=\"tiles\">\n" + tiles(input) + "</div>\n" + ladder_table(input) +
+                       charts(input) + other_evaluations(input) + data_table(input.data) +
+                       config_changes(input) + config_tables(input.config_yaml));
+}
+
+ReportInput read_run(const std::string& run_directory) {
+  const RunDirectory run(run_directory);
+  run.require_run();
+  return {.run_name = std::filesystem::canonical(run_directory).filename().string(),
+          .metrics = read_metrics(run.metrics()),
+          .config_yaml = read_text(run.config(), kMaxSideFileBytes),
+          .earlier_configs = run.earlier_configs(),
+          .figures = read_figures(run.figures()),
+          .ladder = read_ladder(run.ladder()),
+          .data = read_data_summary(run.data_summary())};
 }
 
 void write_report(const std::string& run_directory) {
-  namespace fs = std::filesystem;
-  const RunDirectory run(run_directory);
-  run.require_run();
-  require_own_report(run.report());
-  replace_durably(run.report(),
-                  render_report({.run_name = fs::canonical(run_directory).filename().string(),
-                                 .metrics = read_metrics(run.metrics()),
-                                 .config_yaml = read_text(run.config(), kMaxSideFileBytes),
-                                 .earlier_configs = run.earlier_configs(),
-                                 .figures = read_figures(run.figures()),
-                                 .ladder = read_ladder(run.ladder()),
-                                 .data = read_data_summary(run.data_summary())}));
+  const std::string path = RunDirectory(run_directory).report();
+  const ReportInput run = read_run(run_directory);
+  require_own_page(path);
+  replace_durably(path, render_report(run));
 }
 
 }  // namespace stipple::trainer

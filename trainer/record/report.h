@@ -36,6 +36,11 @@ struct ReportInput {
   std::vector<SplitSummary> data = {};
 };
 
+/// What is recorded of a run: metrics.jsonl, config.yaml and, as far as they exist, figures.json,
+/// ladder.json and data.json. ConfigError when the directory holds no run; DataError
+/// "file:line: what" when a file does not hold what it should.
+ReportInput read_run(const std::string& run_directory);
+
 std::string render_report(const ReportInput&);
 
 /// ladder.json of a run: [{"name": ..., METRIC: 0.38}, ...]. No file: empty. DataError when it does
@@ -43,10 +48,8 @@ std::string render_report(const ReportInput&);
 Ladder read_ladder(const std::string& path);
 std::string ladder_to_json(const Ladder&);
 
-/// Reads metrics.jsonl, config.yaml and, as far as they exist, figures.json, ladder.json and
-/// data.json of a run, and writes report.html beside them. ConfigError when the directory holds no
-/// run, or a report.html that is not ours; DataError "file:line: what" when a file does not hold
-/// what it should.
+/// Writes report.html beside what is recorded of a run. Errors as of read_run(); ConfigError also
+/// where report.html is not ours.
 void write_report(const std::string& run_directory);
 
 }  // namespace stipple::trainer
