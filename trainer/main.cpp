@@ -49,6 +49,7 @@ struct CommandLine {
   CLI::App app{"Trains Transformers whose attention graph is sampled or predicted from the data.",
                "stipple"};
   std::vector<std::string> config;
+  std::vector<std::string> runs;
   std::string path;
   std::string out;
   bool explains = false;
@@ -177,9 +178,12 @@ struct CommandLine {
     command->callback([this] { action = [this] { return inspect(path); }; });
   }
   void add_report() {
-    CLI::App* command = app.add_subcommand("report", "Write report.html of a run");
-    command->add_option("run_dir", path, "Run directory that `train` wrote")->required();
-    command->callback([this] { action = [this] { return report(path); }; });
+    CLI::App* command = app.add_subcommand(
+        "report", "Write report.html of a run, which may be going on; of several, a comparison");
+    command->add_option("run_dir", runs, "Run directories that `train` wrote")->required();
+    command->add_option("--out", out,
+                        "Page that compares several runs; comparison.html by default");
+    command->callback([this] { action = [this] { return report(runs, out); }; });
   }
   void add_doctor() {
     CLI::App* command = app.add_subcommand(
