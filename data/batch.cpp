@@ -30,42 +30,54 @@ void reserve(const TaskInfo& info, int64_t rows, Leaf& leaf) {
         memory.reserve(static_cast<size_t>(array.shape.numel()));
       },
       leaf);
-  leaf.examples.reserve(static_cast<size_t>(rows));
+  leaf.draws.reserve(static_cast<size_t>(rows));
 }
 
 int64_t padded_length(const Dataset& dataset, const TaskInfo& info, bool is_fixed,
-                      std::span<const int64_t> examples) {
+                      std::span<const Draw> draws) {
   if (is_fixed) return info.max_length;
   int64_t longest = 1;
-  for (int64_t example : examples) {
-    if (example >= 0) longest = std::max(longest, dataset.length(example));
+  for (const Draw& draw : draws) {
+    if (draw.example >= 0) longest = std::max(longest, dataset.length(draw.example));
   }
   const int64_t rounded = (longest + kLengthMultiple - 1) / kLengthMultiple * kLengthMultiple;
   return std::min(rounded, info.max_length);
 }
 
-/// The arrays of leaf.examples, all but samples and scale.
+/// The row's first `count` tokens of an array.
+template <class T>
+std::span<T> tokens_of(std::vector<T>& array, int64_t row, int64_t length, int64_t count) {
+  return std::span(array).subspan(static_cast<size_t>(row * length), static_cast<size_t>(count));
+}
+
+void fill_row(const Dataset& dataset, const TaskInfo& info, Leaf& leaf, int64_t row) {
+  const Draw draw = leaf.draws[static_cast<size_t>(row)];
+  const int64_t length = leaf.sizes.length, count = dataset.length(draw.example);
+  const bool per_token = leaf.sizes.fields.label == LabelKind::kTokenClass;
+  const std::span<int32_t> labels =
+      per_token ? tokens_of(leaf.labels, row, length, count) : tokens_of(leaf.labels, row, 1, 1);
+  dataset.get(draw, {.ids = tokens_of(leaf.ids, row, length, count), .labels = labels});
+  std::ranges::fill(tokens_of(leaf.mask, row, length, count), uint8_t{1});
+  const auto written =
+      std::count_if(labels.begin(), labels.end(), [](int32_t x) { return x >= 0; });
+  STIPPLE_CHECK(written == dataset.num_labels(draw), info.name, ": example ", draw.example,
+                " of epoch ", draw.epoch, " was given ", written, " labels, but announced ",
+                dataset.num_labels(draw));
+}
+
+/// The arrays of leaf.draws, all but samples and scale.
 void fill(const Dataset& dataset, const TaskInfo& info, bool is_fixed, Leaf& leaf) {
   leaf.sizes = {.fields = info.fields,
-                .batch = static_cast<int64_t>(leaf.examples.size()),
-                .length = padded_length(dataset, info, is_fixed, leaf.examples)};
+                .batch = static_cast<int64_t>(leaf.draws.size()),
+                .length = padded_length(dataset, info, is_fixed, leaf.draws)};
   for_each_array(
       leaf.sizes,
       [](const auto& array, auto& memory) {
         memory.assign(static_cast<size_t>(array.shape.numel()), array.none);
       },
       leaf);
-  const auto length = static_cast<size_t>(leaf.sizes.length);
-  const bool per_token = info.fields.label == LabelKind::kTokenClass;
-  const size_t labels_per_row = per_token ? length : 1;
-  for (size_t row = 0; row < leaf.examples.size(); ++row) {
-    const int64_t example = leaf.examples[row];
-    if (example < 0) continue;
-    const auto count = static_cast<size_t>(dataset.length(example));
-    const size_t num_labels = per_token ? count : 1;
-    dataset.get(example, std::span(leaf.ids).subspan(row * length, count),
-                std::span(leaf.labels).subspan(row * labels_per_row, num_labels));
-    std::fill_n(leaf.mask.data() + row * length, count, uint8_t{1});
+  for (int64_t row = 0; row < leaf.sizes.batch; ++row) {
+    if (leaf.draws[static_cast<size_t>(row)].example >= 0) fill_row(dataset, info, leaf, row);
   }
 }
 
@@ -97,7 +109,7 @@ TrainBatches::TrainBatches(const Dataset& dataset, const TaskInfo& info,
   check(options);
   STIPPLE_CHECK_AS(DataError, dataset.size() > 0, info.name, ": there are no training examples");
   const auto batch = static_cast<size_t>(options.batch);
-  examples_.resize(batch);
+  draws_.resize(batch);
   by_length_.resize(batch);
   slots_.resize(batch);
 }
@@ -106,22 +118,24 @@ void TrainBatches::plan(int64_t step) {
   if (step == planned_step_) return;
   const auto size = static_cast<uint64_t>(dataset_.size());
   const uint64_t first = static_cast<uint64_t>(step) * static_cast<uint64_t>(options_.batch);
-  for (size_t slot = 0; slot < examples_.size(); ++slot) {
-    const uint64_t position = first + slot;
-    const Shuffle shuffle(size, options_.seed, position / size);
-    examples_[slot] = static_cast<int64_t>(shuffle(position % size));
+  int64_t labels = 0;
+  for (size_t slot = 0; slot < draws_.size(); ++slot) {
+    const uint64_t position = first + slot, epoch = position / size;
+    const Shuffle shuffle(size, options_.seed, epoch);
+    draws_[slot] = {static_cast<int64_t>(shuffle(position % size)), epoch};
+    labels += dataset_.num_labels(draws_[slot]);
   }
   std::iota(by_length_.begin(), by_length_.end(), 0);
   std::sort(by_length_.begin(), by_length_.end(), [this](int32_t a, int32_t b) {
-    const int64_t length_a = dataset_.length(examples_[static_cast<size_t>(a)]);
-    const int64_t length_b = dataset_.length(examples_[static_cast<size_t>(b)]);
+    const int64_t length_a = dataset_.length(draws_[static_cast<size_t>(a)].example);
+    const int64_t length_b = dataset_.length(draws_[static_cast<size_t>(b)].example);
     return length_a != length_b ? length_a > length_b : a < b;
   });
   const int64_t micro = options_.micro_batch;
   deal(num_leaves(), [&](int64_t group, int64_t leaf) {
     std::copy_n(by_length_.begin() + group * micro, micro, slots_.begin() + leaf * micro);
   });
-  loss_scale_ = 1.0f / static_cast<float>(std::max<int64_t>(1, num_labels()));
+  loss_scale_ = 1.0f / static_cast<float>(std::max<int64_t>(1, labels));
   planned_step_ = step;
 }
 
@@ -132,19 +146,11 @@ void TrainBatches::load(int64_t step, int64_t leaf_index, Leaf& leaf) {
   reserve(info_, options_.micro_batch, leaf);
   const auto micro = static_cast<size_t>(options_.micro_batch);
   const auto slots = std::span(slots_).subspan(static_cast<size_t>(leaf_index) * micro, micro);
-  leaf.examples.clear();
-  for (int32_t slot : slots) leaf.examples.push_back(examples_[static_cast<size_t>(slot)]);
+  leaf.draws.clear();
+  for (int32_t slot : slots) leaf.draws.push_back(draws_[static_cast<size_t>(slot)]);
   fill(dataset_, info_, options_.fixed_length, leaf);
   std::copy(slots.begin(), slots.end(), leaf.samples.begin());
   leaf.loss_scale[0] = loss_scale_;
-}
-
-/// Labels that count in the loss of the planned step's global batch.
-int64_t TrainBatches::num_labels() const {
-  if (info_.fields.label == LabelKind::kClass) return options_.batch;
-  int64_t labels = 0;
-  for (int64_t example : examples_) labels += dataset_.length(example);
-  return labels;
 }
 
 EvalBatches::EvalBatches(const Dataset& dataset, const TaskInfo& info, const BatchOptions& options)
@@ -172,11 +178,10 @@ void EvalBatches::load(int64_t leaf_index, Leaf& leaf) const {
   const auto rows = static_cast<size_t>(options_.micro_batch);
   const size_t first = static_cast<size_t>(leaf_index) * rows;
   const auto present = std::span(order_).subspan(first, std::min(rows, order_.size() - first));
-  leaf.examples.assign(rows, -1);
-  std::copy(present.begin(), present.end(), leaf.examples.begin());
+  leaf.draws.assign(rows, {.example = -1});
+  for (size_t row = 0; row < present.size(); ++row) leaf.draws[row].example = present[row];
   fill(dataset_, info_, options_.fixed_length, leaf);
-  for (size_t row = 0; row < present.size(); ++row)
-    leaf.samples[row] = static_cast<uint32_t>(present[row]);
+  std::copy(present.begin(), present.end(), leaf.samples.begin());
 }
 
 }  // namespace stipple::data

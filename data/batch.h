@@ -22,8 +22,7 @@ struct Leaf : LeafArrays<HostArray> {
   /// example rounded up to a multiple of 64, at most max_length. A sample is the slot in the global
   /// batch; in evaluation, the example's number.
   LeafSizes sizes;
-  /// [B]  Example number in the dataset. -1 past the end: such a row holds nothing.
-  std::vector<int64_t> examples;
+  std::vector<Draw> draws;  ///< [B]  example -1 past the end: such a row holds nothing
 };
 
 struct BatchOptions {
@@ -48,14 +47,13 @@ class TrainBatches {
   void load(int64_t step, int64_t leaf_index, Leaf& leaf);
 
  private:
-  int64_t num_labels() const;
   void plan(int64_t step);
   const Dataset& dataset_;
   TaskInfo info_;
   BatchOptions options_;
   int64_t planned_step_ = -1;
   float loss_scale_ = 1.0f;         ///< of the planned step
-  std::vector<int64_t> examples_;   ///< by slot
+  std::vector<Draw> draws_;         ///< by slot
   std::vector<int32_t> by_length_;  ///< slots, longest example first
   std::vector<int32_t> slots_;      ///< leaves in order, micro_batch slots each
 };

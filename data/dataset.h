@@ -30,15 +30,31 @@ struct TaskInfo {
   std::vector<Metric> metrics = {};  ///< what it is judged by; ladders are in the first
 };
 
+/// One showing of an example. What is random about it (which tokens are masked, ...) is a function
+/// of the two, never of ranks or history. Evaluation shows everything in epoch 0.
+struct Draw {
+  int64_t example = 0;
+  uint64_t epoch = 0;
+  bool operator==(const Draw&) const = default;
+};
+
+/// Where one sequence of an example is to be written. What the task does not have is empty.
+struct ExampleSpans {
+  std::span<int32_t> ids{};     ///< one per token
+  std::span<int32_t> labels{};  ///< one, or one per token (kTokenClass); -1, as found: none
+};
+
 /// A fixed collection. All calls are const, thread-safe and O(1) apart from copying.
 class Dataset {
  public:
   virtual ~Dataset() = default;
   virtual int64_t size() const = 0;
-  virtual int64_t length(
-      int64_t i) const = 0;  ///< tokens of example i, at most TaskInfo::max_length
-  /// Writes length(i) ids; labels: one, or length(i) of them (kTokenClass).
-  virtual void get(int64_t i, std::span<int32_t> ids, std::span<int32_t> labels) const = 0;
+  /// Tokens of an example, at most TaskInfo::max_length.
+  virtual int64_t length(int64_t example) const = 0;
+  /// How many labels get() writes that count: the loss of a step is the mean over those of its
+  /// global batch, which nobody has to load to know.
+  virtual int64_t num_labels(Draw) const = 0;
+  virtual void get(Draw, const ExampleSpans&) const = 0;
   /// A hash of the content, stored in checkpoints: resuming on other data is refused.
   virtual uint64_t fingerprint() const = 0;
   /// What was read and what was lost on the way; zeros where examples are made, not read.

@@ -36,13 +36,16 @@ class ListopsDataset final : public Dataset {
     return rows_.offsets[static_cast<size_t>(i) + 1] - rows_.offsets[static_cast<size_t>(i)];
   }
 
-  void get(int64_t i, std::span<int32_t> ids, std::span<int32_t> labels) const override {
-    STIPPLE_CHECK(
-        i >= 0 && i < size() && static_cast<int64_t>(ids.size()) >= length(i) && !labels.empty(),
-        "listops: no room for example ", i, " of ", size());
+  int64_t num_labels(Draw) const override { return 1; }
+
+  void get(Draw draw, const ExampleSpans& to) const override {
+    const int64_t i = draw.example;
+    STIPPLE_CHECK(i >= 0 && i < size() && static_cast<int64_t>(to.ids.size()) >= length(i) &&
+                      !to.labels.empty(),
+                  "listops: no room for example ", i, " of ", size());
     const auto begin = rows_.tokens.begin() + rows_.offsets[static_cast<size_t>(i)];
-    std::copy(begin, begin + length(i), ids.begin());
-    labels[0] = rows_.labels[static_cast<size_t>(i)];
+    std::copy(begin, begin + length(i), to.ids.begin());
+    to.labels[0] = rows_.labels[static_cast<size_t>(i)];
   }
 
   uint64_t fingerprint() const override { return fingerprint_; }
@@ -148,7 +151,7 @@ class ListopsTask final : public Task {
     for (int64_t i = 0; i < dataset.size(); ++i) {
       int32_t label = 0;
       ids.resize(static_cast<size_t>(dataset.length(i)));
-      dataset.get(i, ids, {&label, 1});
+      dataset.get({.example = i}, {.ids = ids, .labels = {&label, 1}});
       tokens.resize(ids.size());
       std::transform(ids.begin(), ids.end(), tokens.begin(),
                      [](int32_t id) { return static_cast<uint8_t>(id); });

@@ -25,15 +25,18 @@ class RepeatedTokenDataset final : public Dataset {
   int64_t size() const override { return size_; }
   int64_t length(int64_t) const override { return sequence_; }
 
-  void get(int64_t i, std::span<int32_t> ids, std::span<int32_t> labels) const override {
+  int64_t num_labels(Draw) const override { return sequence_; }
+
+  void get(Draw draw, const ExampleSpans& to) const override {
+    const int64_t i = draw.example;
     const auto n = static_cast<size_t>(sequence_);
-    STIPPLE_CHECK(i >= 0 && i < size_ && ids.size() >= n && labels.size() >= n,
+    STIPPLE_CHECK(i >= 0 && i < size_ && to.ids.size() >= n && to.labels.size() >= n,
                   "repeated_token: no room for example ", i, " of ", size_);
     RandomStream random(seed_, static_cast<uint64_t>(i), stream_);
     for (size_t k = 0; k < n; ++k) {
-      ids[k] = 1 + static_cast<int32_t>(random.below(static_cast<uint32_t>(n)));
+      to.ids[k] = 1 + static_cast<int32_t>(random.below(static_cast<uint32_t>(n)));
     }
-    label(ids.first(n), labels.first(n));
+    label(to.ids.first(n), to.labels.first(n));
   }
 
   uint64_t fingerprint() const override {
@@ -93,7 +96,7 @@ class RepeatedTokenTask final : public Task {
     std::vector<int32_t> labels(ids.size());
     int64_t repeated = 0;
     for (int64_t i = 0; i < examples; ++i) {
-      dataset.get(i, ids, labels);
+      dataset.get({.example = i}, {.ids = ids, .labels = labels});
       repeated += std::count(labels.begin(), labels.end(), 1);
     }
     const double tokens = static_cast<double>(examples * config_.sequence);

@@ -14,28 +14,45 @@
 namespace stipple::data {
 namespace {
 
-/// Token k of example i is 1 + (31 i + k) % 1000, its label (i + k) % 7.
+/// Token k of example i is 1 + (31 i + k) % 1000; its label is (i + k + epoch) % 7, or none where
+/// that is 0.
 class FakeDataset final : public Dataset {
  public:
   FakeDataset(std::vector<int64_t> lengths, LabelKind label)
       : lengths_(std::move(lengths)), label_(label) {}
   int64_t size() const override { return static_cast<int64_t>(lengths_.size()); }
   int64_t length(int64_t i) const override { return lengths_.at(static_cast<size_t>(i)); }
-  void get(int64_t i, std::span<int32_t> ids, std::span<int32_t> labels) const override {
-    ASSERT_EQ(static_cast<int64_t>(ids.size()), length(i));
-    ASSERT_EQ(static_cast<int64_t>(labels.size()),
-              label_ == LabelKind::kTokenClass ? length(i) : 1);
-    for (size_t k = 0; k < ids.size(); ++k) ids[k] = token(i, static_cast<int64_t>(k));
-    for (size_t k = 0; k < labels.size(); ++k) labels[k] = label(i, static_cast<int64_t>(k));
+  int64_t num_labels(Draw draw) const override {
+    int64_t labels = 0;
+    for (int64_t k = 0; k < spots(draw.example); ++k) labels += label(draw, k) >= 0 ? 1 : 0;
+    return labels + lie;
+  }
+  void get(Draw draw, const ExampleSpans& to) const override {
+    ASSERT_EQ(static_cast<int64_t>(to.ids.size()), length(draw.example));
+    ASSERT_EQ(static_cast<int64_t>(to.labels.size()), spots(draw.example));
+    for (size_t k = 0; k < to.ids.size(); ++k) {
+      to.ids[k] = token(draw.example, static_cast<int64_t>(k));
+    }
+    for (size_t k = 0; k < to.labels.size(); ++k) {
+      to.labels[k] = label(draw, static_cast<int64_t>(k));
+    }
   }
   uint64_t fingerprint() const override { return 1; }
 
   static int32_t token(int64_t i, int64_t k) {
     return static_cast<int32_t>(1 + (31 * i + k) % 1000);
   }
-  static int32_t label(int64_t i, int64_t k) { return static_cast<int32_t>((i + k) % 7); }
+  static int32_t label(Draw draw, int64_t k) {
+    const auto x = static_cast<int32_t>((draw.example + k + static_cast<int64_t>(draw.epoch)) % 7);
+    return x == 0 ? -1 : x;
+  }
+
+  int64_t lie = 0;  ///< added to the number of labels
 
  private:
+  /// Places for labels.
+  int64_t spots(int64_t i) const { return label_ == LabelKind::kTokenClass ? length(i) : 1; }
+
   std::vector<int64_t> lengths_;
   LabelKind label_;
 };
@@ -71,14 +88,15 @@ std::vector<Leaf> load_step(TrainBatches& batches, int64_t step) {
 
 /// A leaf must hold exactly its examples, and nothing on padding.
 void expect_contents(const Leaf& leaf, const Dataset& dataset, LabelKind label) {
-  ASSERT_EQ(static_cast<int64_t>(leaf.examples.size()), leaf.sizes.batch);
+  ASSERT_EQ(static_cast<int64_t>(leaf.draws.size()), leaf.sizes.batch);
   ASSERT_EQ(static_cast<int64_t>(leaf.samples.size()), leaf.sizes.batch);
   ASSERT_EQ(static_cast<int64_t>(leaf.ids.size()), leaf.sizes.batch * leaf.sizes.length);
   ASSERT_EQ(static_cast<int64_t>(leaf.mask.size()), leaf.sizes.batch * leaf.sizes.length);
   const int64_t labels_per_row = label == LabelKind::kTokenClass ? leaf.sizes.length : 1;
   ASSERT_EQ(static_cast<int64_t>(leaf.labels.size()), leaf.sizes.batch * labels_per_row);
   for (int64_t row = 0; row < leaf.sizes.batch; ++row) {
-    const int64_t example = leaf.examples[static_cast<size_t>(row)];
+    const Draw draw = leaf.draws[static_cast<size_t>(row)];
+    const int64_t example = draw.example;
     const int64_t length = example < 0 ? 0 : dataset.length(example);
     for (int64_t k = 0; k < leaf.sizes.length; ++k) {
       const auto at = static_cast<size_t>(row * leaf.sizes.length + k);
@@ -89,7 +107,7 @@ void expect_contents(const Leaf& leaf, const Dataset& dataset, LabelKind label) 
         label == LabelKind::kTokenClass ? length : std::min<int64_t>(length, 1);
     for (int64_t k = 0; k < labels_per_row; ++k) {
       ASSERT_EQ(leaf.labels[static_cast<size_t>(row * labels_per_row + k)],
-                k < num_labels ? FakeDataset::label(example, k) : -1);
+                k < num_labels ? FakeDataset::label(draw, k) : -1);
     }
   }
 }
@@ -101,7 +119,7 @@ void expect_same(const Leaf& a, const Leaf& b) {
   EXPECT_EQ(a.labels, b.labels);
   EXPECT_EQ(a.samples, b.samples);
   EXPECT_EQ(a.loss_scale, b.loss_scale);
-  EXPECT_EQ(a.examples, b.examples);
+  EXPECT_EQ(a.draws, b.draws);
 }
 
 TEST(TrainBatches, EachEpochShowsEachExampleOnce) {
@@ -113,10 +131,12 @@ TEST(TrainBatches, EachEpochShowsEachExampleOnce) {
   std::vector<int64_t> by_position(kSize * kBatch, -1);
   for (int64_t step = 0; step < kSize; ++step) {
     for (const Leaf& leaf : load_step(batches, step)) {
-      for (size_t row = 0; row < leaf.examples.size(); ++row) {
-        int64_t& example = by_position.at(static_cast<size_t>(step * kBatch + leaf.samples[row]));
+      for (size_t row = 0; row < leaf.draws.size(); ++row) {
+        const int64_t position = step * kBatch + leaf.samples[row];
+        int64_t& example = by_position.at(static_cast<size_t>(position));
         ASSERT_EQ(example, -1) << "a slot came twice";
-        example = leaf.examples[row];
+        example = leaf.draws[row].example;
+        EXPECT_EQ(leaf.draws[row].epoch, static_cast<uint64_t>(position / kSize));
       }
     }
   }
@@ -155,8 +175,8 @@ TEST(TrainBatches, SamplesOfAStepDoNotDependOnTheMicroBatch) {
                          {.seed = 5, .batch = 24, .micro_batch = micro_batch});
     for (const Leaf& leaf : load_step(batches, 3)) {
       for (size_t row = 0; row < leaf.samples.size(); ++row) {
-        const auto [at, is_new] = example_of_slot.emplace(leaf.samples[row], leaf.examples[row]);
-        EXPECT_EQ(at->second, leaf.examples[row]);
+        const int64_t example = leaf.draws[row].example;
+        EXPECT_EQ(example_of_slot.emplace(leaf.samples[row], example).first->second, example);
       }
     }
     EXPECT_EQ(example_of_slot.size(), 24u);
@@ -167,7 +187,7 @@ TEST(TrainBatches, SeedChangesTheOrder) {
   const FakeDataset dataset(random_lengths(100), LabelKind::kClass);
   TrainBatches a(dataset, kSequenceInfo, {.seed = 5, .batch = 32, .micro_batch = 32});
   TrainBatches b(dataset, kSequenceInfo, {.seed = 6, .batch = 32, .micro_batch = 32});
-  EXPECT_NE(load_step(a, 0)[0].examples, load_step(b, 0)[0].examples);
+  EXPECT_FALSE(load_step(a, 0)[0].draws == load_step(b, 0)[0].draws);
 }
 
 TEST(TrainBatches, LeavesHoldTheirExamplesAndNothingElse) {
@@ -196,7 +216,7 @@ TEST(TrainBatches, LeavesHoldExamplesOfLikeLength) {
   std::vector<std::pair<int64_t, int64_t>> extents;
   for (const Leaf& leaf : load_step(batches, 0)) {
     std::vector<int64_t> lengths;
-    for (int64_t example : leaf.examples) lengths.push_back(dataset.length(example));
+    for (const Draw& draw : leaf.draws) lengths.push_back(dataset.length(draw.example));
     extents.emplace_back(*std::min_element(lengths.begin(), lengths.end()),
                          *std::max_element(lengths.begin(), lengths.end()));
   }
@@ -277,6 +297,21 @@ TEST(TrainBatches, EveryLeafKnowsTheLabelsOfTheWholeGlobalBatch) {
   }
 }
 
+TEST(TrainBatches, ABatchWithoutLabelsHasAFiniteScale) {
+  const FakeDataset dataset({1}, LabelKind::kClass);  // its only label is none in epoch 0
+  TrainBatches batches(dataset, kSequenceInfo, {.batch = 1, .micro_batch = 1});
+  EXPECT_EQ(load_step(batches, 0)[0].loss_scale, std::vector<float>{1.0f});
+}
+
+TEST(TrainBatches, RefusesLabelsThatWereNotAnnounced) {
+  for (const int64_t lie : {-1, 1}) {
+    FakeDataset dataset(random_lengths(40), LabelKind::kTokenClass);
+    dataset.lie = lie;
+    TrainBatches batches(dataset, kTokenInfo, {.batch = 12, .micro_batch = 3});
+    EXPECT_THROW(load_step(batches, 0), Error);
+  }
+}
+
 TEST(TrainBatches, SteadyStateAllocatesNothing) {
   // The first leaf is a short one: its storage must do for the longest.
   std::vector<int64_t> lengths(40, 1);
@@ -324,13 +359,15 @@ TEST(EvalBatches, EachExampleComesOnce) {
       ASSERT_EQ(leaf.sizes.batch, 4);
       expect_contents(leaf, dataset, label);
       for (size_t row = 0; row < 4; ++row) {
-        if (leaf.examples[row] < 0) continue;
-        ++seen[static_cast<size_t>(leaf.examples[row])];
-        EXPECT_EQ(leaf.samples[row], leaf.examples[row]);
+        const Draw draw = leaf.draws[row];
+        if (draw.example < 0) continue;
+        ++seen[static_cast<size_t>(draw.example)];
+        EXPECT_EQ(leaf.samples[row], draw.example);
+        EXPECT_EQ(draw.epoch, 0u);
       }
     }
     EXPECT_EQ(seen, std::vector<int>(43, 1));
-    EXPECT_EQ(leaf.examples[3], -1) << "43 examples leave one empty row in the last leaf";
+    EXPECT_EQ(leaf.draws[3].example, -1) << "43 examples leave one empty row in the last leaf";
     EXPECT_EQ(leaf.samples[3], 0u);
     EXPECT_EQ(leaf.loss_scale, std::vector<float>{1.0f});
   }
@@ -343,7 +380,7 @@ TEST(EvalBatches, LeavesComeByFallingLength) {
   Leaf leaf;
   for (int64_t i = 0; i < batches.num_leaves(); ++i) {
     batches.load(i, leaf);
-    for (int64_t example : leaf.examples) lengths.push_back(dataset.length(example));
+    for (const Draw& draw : leaf.draws) lengths.push_back(dataset.length(draw.example));
   }
   EXPECT_TRUE(std::is_sorted(lengths.rbegin(), lengths.rend()));
 }

@@ -448,7 +448,7 @@ std::unique_ptr<Task> task_in(const std::string& dir, int64_t max_length = 2048)
 std::vector<uint8_t> tokens_of(const Dataset& dataset, int64_t i, int32_t* label = nullptr) {
   std::vector<int32_t> ids(static_cast<size_t>(dataset.length(i)));
   int32_t ignored = 0;
-  dataset.get(i, ids, {label == nullptr ? &ignored : label, 1});
+  dataset.get({.example = i}, {.ids = ids, .labels = {label == nullptr ? &ignored : label, 1}});
   std::vector<uint8_t> tokens;
   for (int32_t id : ids) tokens.push_back(static_cast<uint8_t>(id));
   return tokens;
@@ -704,9 +704,9 @@ TEST(ListopsReader, ExampleOutOfRangeIsRefused) {
   const auto dataset = open_text("Source\tTarget\n7\t7\n");
   int32_t id = 0;
   int32_t label = 0;
-  EXPECT_THROW(dataset->get(1, {&id, 1}, {&label, 1}), Error);
-  EXPECT_THROW(dataset->get(-1, {&id, 1}, {&label, 1}), Error);
-  EXPECT_THROW(dataset->get(0, {}, {&label, 1}), Error);
+  EXPECT_THROW(dataset->get({1}, {.ids = {&id, 1}, .labels = {&label, 1}}), Error);
+  EXPECT_THROW(dataset->get({-1}, {.ids = {&id, 1}, .labels = {&label, 1}}), Error);
+  EXPECT_THROW(dataset->get({0}, {.ids = {}, .labels = {&label, 1}}), Error);
 }
 
 // --- ladder --------------------------------------------------------------------------------------

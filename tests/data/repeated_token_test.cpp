@@ -28,7 +28,7 @@ struct Example {
 Example get(const Dataset& dataset, int64_t i) {
   const auto n = static_cast<size_t>(dataset.length(i));
   Example example{std::vector<int32_t>(n), std::vector<int32_t>(n, 77)};
-  dataset.get(i, example.ids, example.labels);
+  dataset.get({.example = i}, {.ids = example.ids, .labels = example.labels});
   return example;
 }
 

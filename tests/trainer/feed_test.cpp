@@ -16,15 +16,16 @@ namespace {
 constexpr int64_t kMaxLength = 200;
 constexpr int64_t kClasses = 5;
 
-/// A label on every third token, more of them in longer examples.
+/// A label on every token, so more of them in longer examples.
 class FakeDataset final : public data::Dataset {
  public:
   int64_t size() const override { return 50; }
   int64_t length(int64_t i) const override { return 1 + 37 * i % kMaxLength; }
-  void get(int64_t i, std::span<int32_t> ids, std::span<int32_t> labels) const override {
-    for (size_t k = 0; k < ids.size(); ++k) {
-      ids[k] = static_cast<int32_t>(1 + i + static_cast<int64_t>(k));
-      labels[k] = static_cast<int32_t>(ids[k] % kClasses);
+  int64_t num_labels(data::Draw draw) const override { return length(draw.example); }
+  void get(data::Draw draw, const data::ExampleSpans& to) const override {
+    for (size_t k = 0; k < to.ids.size(); ++k) {
+      to.ids[k] = static_cast<int32_t>(1 + draw.example + static_cast<int64_t>(k));
+      to.labels[k] = static_cast<int32_t>(to.ids[k] % kClasses);
     }
   }
   uint64_t fingerprint() const override { return 1; }
