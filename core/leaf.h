@@ -20,6 +20,8 @@ enum class LabelKind : uint8_t {
 /// What a task's examples consist of.
 struct LeafFields {
   LabelKind label = LabelKind::kClass;
+  int64_t segments =
+      0;  ///< kinds of tokens, say of the first and of the second sentence; 0: no kinds
   bool operator==(const LeafFields&) const = default;
 };
 
@@ -32,9 +34,11 @@ struct LeafSizes {
 /// `Array` is a vector, a view, ... of one element type.
 template <template <class> class Array>
 struct LeafArrays {
-  Array<int32_t> ids{};       // [B, N]
-  Array<uint8_t> mask{};      // [B, N]  1 on tokens
-  Array<int32_t> labels{};    // [B] or [B, N]; -1: none
+  Array<int32_t> ids{};  // [B, N]
+  Array<int32_t>
+      segments{};           // [B, N]  kinds of tokens, below fields.segments; where there are some
+  Array<uint8_t> mask{};    // [B, N]  1 on tokens
+  Array<int32_t> labels{};  // [B] or [B, N]; -1: none
   Array<uint32_t> samples{};  // [B]  names the row's random numbers within the global batch
   Array<float> loss_scale{};  // [1]  1 / labels of the global batch; 1 in evaluation
 };
@@ -55,6 +59,9 @@ void for_each_array(const LeafSizes& sizes, Visit visit, Arrays&... arrays) {
   const Shape tokens{sizes.batch, sizes.length};
   const bool per_token = sizes.fields.label == LabelKind::kTokenClass;
   visit(LeafArray<int32_t>{"ids", tokens, 0}, arrays.ids...);
+  if (sizes.fields.segments > 0) {
+    visit(LeafArray<int32_t>{"segments", tokens, 0}, arrays.segments...);
+  }
   visit(LeafArray<uint8_t>{"mask", tokens, 0}, arrays.mask...);
   visit(LeafArray<int32_t>{"labels", per_token ? tokens : examples, -1}, arrays.labels...);
   visit(LeafArray<uint32_t>{"samples", examples, 0}, arrays.samples...);

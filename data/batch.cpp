@@ -56,7 +56,11 @@ void fill_row(const Dataset& dataset, const TaskInfo& info, Leaf& leaf, int64_t 
   const bool per_token = leaf.sizes.fields.label == LabelKind::kTokenClass;
   const std::span<int32_t> labels =
       per_token ? tokens_of(leaf.labels, row, length, count) : tokens_of(leaf.labels, row, 1, 1);
-  dataset.get(draw, {.ids = tokens_of(leaf.ids, row, length, count), .labels = labels});
+  const bool has_segments = !leaf.segments.empty();
+  dataset.get(draw, {.ids = tokens_of(leaf.ids, row, length, count),
+                     .segments = has_segments ? tokens_of(leaf.segments, row, length, count)
+                                              : std::span<int32_t>{},
+                     .labels = labels});
   std::ranges::fill(tokens_of(leaf.mask, row, length, count), uint8_t{1});
   const auto written =
       std::count_if(labels.begin(), labels.end(), [](int32_t x) { return x >= 0; });

@@ -40,8 +40,9 @@ struct Draw {
 
 /// Where one sequence of an example is to be written. What the task does not have is empty.
 struct ExampleSpans {
-  std::span<int32_t> ids{};     ///< one per token
-  std::span<int32_t> labels{};  ///< one, or one per token (kTokenClass); -1, as found: none
+  std::span<int32_t> ids{};       ///< one per token
+  std::span<int32_t> segments{};  ///< one per token
+  std::span<int32_t> labels{};    ///< one, or one per token (kTokenClass); -1, as found: none
 };
 
 /// A fixed collection. All calls are const, thread-safe and O(1) apart from copying.

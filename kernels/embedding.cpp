@@ -53,6 +53,11 @@ TokensById scratch_of_sort(const EmbeddingBackward& args) {
 
 void embedding(const Stream& stream, const Embedding& args) {
   check("embedding", args.y.shape, args.ids.shape, args.table.shape, args.positions.shape);
+  STIPPLE_CHECK_AS(ShapeError, args.segments.empty() == args.segment_table.empty(),
+                   "embedding: segments and their table are given together");
+  if (!args.segments.empty()) {
+    check("embedding of segments", args.y.shape, args.segments.shape, args.segment_table.shape, {});
+  }
   STIPPLE_DISPATCH(stream, embedding, args);
 }
 

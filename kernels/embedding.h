@@ -8,13 +8,17 @@
 
 namespace stipple::kernels {
 
-/// y[b, n] = table[ids[b, n]] + positions[n], or without the second term. Ids outside the table throw Error on the CPU; on CUDA
-/// the caller promises that there are none (the data layer checks).
+/// y[b, n] = table[ids[b, n]] + positions[n] + segment_table[segments[b, n]], added in this order;
+/// without what is not given. Ids outside their table throw Error on the CPU; on CUDA the caller
+/// promises that there are none (the data layer checks). The gradient of segment_table is that of
+/// another table: embedding_backward with segments as ids.
 struct Embedding {
-  View<float> y;                // [B, N, C]  written
-  View<const int32_t> ids;      // [B, N]
-  View<const float> table;      // [V, C]
-  View<const float> positions;  // [Nmax, C], Nmax >= N; empty: none
+  View<float> y;                      // [B, N, C]  written
+  View<const int32_t> ids;            // [B, N]
+  View<const float> table;            // [V, C]
+  View<const float> positions;        // [Nmax, C], Nmax >= N; empty: none
+  View<const int32_t> segments{};     // [B, N]; empty: none
+  View<const float> segment_table{};  // [T, C]; empty with segments
 };
 void embedding(const Stream&, const Embedding&);
 namespace cpu {

@@ -25,6 +25,15 @@ EncoderConfig encoder_config(const ModelConfig& config, const ModelTask& task) {
           .rotary = rotary};
 }
 
+EmbeddingConfig embedding_config(const ModelConfig& config, const ModelTask& task) {
+  return {.vocab_size = task.vocab_size,
+          .max_length = task.max_length,
+          .segments = task.fields.segments,
+          .width = config.width,
+          .positions = config.positions,
+          .dropout = config.dropout};
+}
+
 HeadConfig head_config(const ModelConfig& config, const ModelTask& task) {
   return {.width = config.width,
           .hidden = config.head_hidden,
@@ -63,8 +72,7 @@ struct Model::Parts {
       : store(parameters),
         width(config.width),
         task(model_task),
-        embedding(parameters, "embedding", task.vocab_size, task.max_length, config.width,
-                  config.positions, config.dropout),
+        embedding(parameters, "embedding", embedding_config(config, task)),
         encoder(parameters, facts, encoder_config(config, task), attention),
         head(parameters, facts, "head", head_config(config, task)) {}
 
@@ -119,7 +127,7 @@ void Model::forward(Context& ctx, const Input& input, Saved& saved,
   const Shape tokens{input.ids.shape[0], input.ids.shape[1], parts_->width};
   const View<float> embedded = ctx.saved.alloc<float>(tokens);
   const View<float> encoded = ctx.saved.alloc<float>(tokens);
-  parts_->embedding.forward(ctx, input.ids, input.samples, embedded, saved.embedding);
+  parts_->embedding.forward(ctx, input, embedded, saved.embedding);
   parts_->encoder.forward(ctx, input, embedded, encoded, saved.encoder);
   parts_->head.forward(ctx, input, encoded, prediction, saved.head);
 }

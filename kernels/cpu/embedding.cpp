@@ -28,6 +28,15 @@ STIPPLE_VECTOR_BODY void look_up(const Embedding* args, Range rows) {
   }
 }
 
+STIPPLE_VECTOR_BODY void add_segments(const Embedding* args, Range rows) {
+  const int64_t channels = args->y.shape[2];
+  for (int64_t row = rows.begin; row < rows.end; ++row) {
+    float* __restrict y = args->y.data + row * channels;
+    const float* __restrict segment = args->segment_table.data + args->segments[row] * channels;
+    for (int64_t c = 0; c < channels; ++c) y[c] += segment[c];
+  }
+}
+
 STIPPLE_VECTOR_BODY void scatter_add(const EmbeddingBackward* args, Range slice) {
   const int64_t batch = args->dy.shape[0], tokens = args->dy.shape[1], channels = args->dy.shape[2];
   for (int64_t b = 0; b < batch; ++b) {
@@ -58,6 +67,9 @@ void embedding(const Stream& stream, const Embedding& args) {
     const Range run = nth_run(i, rows, kCopyRowRun);
     check_ids(args.ids, run, args.table.shape[0]);
     vectorized<look_up>(&args, run);
+    if (args.segments.empty()) return;
+    check_ids(args.segments, run, args.segment_table.shape[0]);
+    vectorized<add_segments>(&args, run);
   });
 }
 

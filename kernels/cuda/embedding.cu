@@ -21,18 +21,24 @@
 namespace stipple::kernels::cuda {
 namespace {
 
+template <int kWidth>
+__device__ void add_to(Pack<kWidth>& sum, const Pack<kWidth>& other) {
+  for (int j = 0; j < kWidth; ++j) sum.at[j] += other.at[j];
+}
+
+/// positions and segments: may be null.
 struct LookUp {
   float* y;
-  const int32_t* ids;
-  const float *table, *positions;  ///< positions: may be null
+  const int32_t *ids, *segments;
+  const float *table, *positions, *segment_table;
   int64_t tokens, channels;
 
   template <int kWidth>
   __device__ void run(int64_t row, int64_t c) const {
     Pack<kWidth> sum = load<kWidth>(table + ids[row] * channels + c);
-    if (positions != nullptr) {
-      const Pack<kWidth> position = load<kWidth>(positions + row % tokens * channels + c);
-      for (int j = 0; j < kWidth; ++j) sum.at[j] += position.at[j];
+    if (positions != nullptr) add_to(sum, load<kWidth>(positions + row % tokens * channels + c));
+    if (segments != nullptr) {
+      add_to(sum, load<kWidth>(segment_table + segments[row] * channels + c));
     }
     store(y + row * channels + c, sum);
   }
@@ -114,11 +120,6 @@ __device__ int64_t id_of_run(const AddTokens& f, int32_t run) {
     (f.first_run[middle] <= run ? low : high) = middle;
   }
   return low;
-}
-
-template <int kWidth>
-__device__ void add_to(Pack<kWidth>& sum, const Pack<kWidth>& other) {
-  for (int j = 0; j < kWidth; ++j) sum.at[j] += other.at[j];
 }
 
 struct AddRun {
@@ -232,14 +233,17 @@ void launch_add_ids(const Stream& stream, const AddTokens& add) {
 
 void embedding(const Stream& stream, const Embedding& args) {
   const int64_t tokens = args.y.shape[1], channels = args.y.shape[2];
-  for_each_row(stream, args.ids.numel(), channels,
-               are_aligned(args.y.data, args.table.data, args.positions.data),
-               LookUp{.y = args.y.data,
-                      .ids = args.ids.data,
-                      .table = args.table.data,
-                      .positions = args.positions.data,
-                      .tokens = tokens,
-                      .channels = channels});
+  for_each_row(
+      stream, args.ids.numel(), channels,
+      are_aligned(args.y.data, args.table.data, args.positions.data, args.segment_table.data),
+      LookUp{.y = args.y.data,
+             .ids = args.ids.data,
+             .segments = args.segments.data,
+             .table = args.table.data,
+             .positions = args.positions.data,
+             .segment_table = args.segment_table.data,
+             .tokens = tokens,
+             .channels = channels});
 }
 
 void embedding_backward(const Stream& stream, const EmbeddingBackward& args,

@@ -11,20 +11,21 @@ constexpr double kInitStddev = 0.02;
 
 }  // namespace
 
-Embedding::Embedding(ParameterStore& store, const std::string& name, int64_t vocab_size,
-                     int64_t max_length, int64_t width, Positions positions, double dropout)
+Embedding::Embedding(ParameterStore& store, const std::string& name, const EmbeddingConfig& config)
     : store_(store),
-      kind_(positions),
-      dropout_{.rate = static_cast<float>(dropout), .site = DropoutSite::kEmbedding} {
-  const Init init = Init::normal(positions == Positions::kSinusoidal ? 1.0 : kInitStddev);
-  tokens_ = store.declare(name + ".tokens", {vocab_size, width}, init, Decay::kNo);
-  if (positions != Positions::kLearned) return;
-  positions_ = store.declare(name + ".positions", {max_length, width}, init, Decay::kNo);
+      kind_(config.positions),
+      dropout_{.rate = static_cast<float>(config.dropout), .site = DropoutSite::kEmbedding} {
+  const Init init = Init::normal(kind_ == Positions::kSinusoidal ? 1.0 : kInitStddev);
+  const auto declare = [&](const char* what, int64_t rows) {
+    return store.declare(name + what, {rows, config.width}, init, Decay::kNo);
+  };
+  tokens_ = declare(".tokens", config.vocab_size);
+  if (kind_ == Positions::kLearned) positions_ = declare(".positions", config.max_length);
+  if (config.segments > 0) segments_ = declare(".segments", config.segments);
 }
 
-void Embedding::forward(Context& ctx, View<const int32_t> ids, View<const uint32_t> samples,
-                        View<float> y, Saved& saved) const {
-  saved = {.ids = ids, .samples = samples};
+void Embedding::forward(Context& ctx, const Input& input, View<float> y, Saved& saved) const {
+  saved = {.ids = input.ids, .segments = input.segments, .samples = input.samples};
   const Arena::Scope scope(ctx.scratch);
   View<float> positions;
   if (positions_) positions = store_.value(*positions_);
@@ -33,8 +34,13 @@ void Embedding::forward(Context& ctx, View<const int32_t> ids, View<const uint32
     kernels::sinusoidal_positions(ctx.stream, {.y = positions});
   }
   kernels::embedding(ctx.stream,
-                     {.y = y, .ids = ids, .table = store_.value(tokens_), .positions = positions});
-  dropout_.apply(ctx, samples, y);
+                     {.y = y,
+                      .ids = input.ids,
+                      .table = store_.value(tokens_),
+                      .positions = positions,
+                      .segments = input.segments,
+                      .segment_table = segments_ ? store_.value(*segments_) : View<float>{}});
+  dropout_.apply(ctx, input.samples, y);
 }
 
 void Embedding::backward(Context& ctx, const Saved& saved, View<float> dy) const {
@@ -45,6 +51,12 @@ void Embedding::backward(Context& ctx, const Saved& saved, View<float> dy) const
                                .dy = dy,
                                .ids = saved.ids,
                                .scratch = &ctx.scratch});
+  if (!segments_) return;
+  kernels::embedding_backward(ctx.stream, {.dtable = store_.grad(*segments_),
+                                           .dpositions = {},
+                                           .dy = dy,
+                                           .ids = saved.segments,
+                                           .scratch = &ctx.scratch});
 }
 
 }  // namespace stipple::model

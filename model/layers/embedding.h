@@ -1,39 +1,50 @@
 // SPDX-License-Identifier: Apache-2.0
 // Token vectors plus what is added for their absolute positions (learned vectors, fixed sines, or
-// nothing where positions are rotary), then dropout. Saves a view of the ids, no memory of its own.
+// nothing where positions are rotary) and their segments, then dropout. Saves views of the input, no
+// memory of its own.
 #pragma once
 
 #include <optional>
 #include <string>
 
 #include "model/context.h"
+#include "model/input.h"
 #include "model/layers/dropout.h"
 #include "model/parameter_store.h"
 #include "model/positions.h"
 
 namespace stipple::model {
 
+struct EmbeddingConfig {
+  int64_t vocab_size = 1;
+  int64_t max_length = 1;
+  int64_t segments = 0;  ///< kinds of tokens; 0: none
+  int64_t width = 1;
+  Positions positions = Positions::kLearned;
+  double dropout = 0;
+};
+
 class Embedding {
  public:
   struct Saved {
     View<const int32_t> ids;       // [B, N]
+    View<const int32_t> segments;  // [B, N]; empty: none
     View<const uint32_t> samples;  // [B]
   };
 
-  /// Declares `name`.tokens [vocab_size, width] and, if positions are learned, `name`.positions
-  /// [max_length, width], N(0, 0.02²). Beside sines, which are of size 1, tokens start as N(0, 1),
-  /// as in their source (arXiv 1706.03762, 3.4): else they would drown.
-  Embedding(ParameterStore& store, const std::string& name, int64_t vocab_size, int64_t max_length,
-            int64_t width, Positions positions, double dropout);
+  /// Declares `name`.tokens [vocab_size, width], if positions are learned, `name`.positions
+  /// [max_length, width], and if there are any, `name`.segments [segments, width], N(0, 0.02²).
+  /// Beside sines, which are of size 1, all start as N(0, 1), as in their source (arXiv 1706.03762,
+  /// 3.4): else they would drown.
+  Embedding(ParameterStore& store, const std::string& name, const EmbeddingConfig&);
 
   /// y [B, N, width].
-  void forward(Context&, View<const int32_t> ids, View<const uint32_t> samples, View<float> y,
-               Saved&) const;
+  void forward(Context&, const Input&, View<float> y, Saved&) const;
   /// Overwrites dy: it is passed through dropout in place.
   void backward(Context&, const Saved&, View<float> dy) const;
 
   ParamId first() const { return tokens_; }
-  ParamId last() const { return positions_.value_or(tokens_); }
+  ParamId last() const { return segments_.value_or(positions_.value_or(tokens_)); }
 
  private:
   const ParameterStore& store_;
@@ -41,6 +52,7 @@ class Embedding {
   Dropout dropout_;
   ParamId tokens_;
   std::optional<ParamId> positions_;
+  std::optional<ParamId> segments_;
 };
 
 }  // namespace stipple::model

@@ -15,11 +15,13 @@ namespace stipple::data {
 namespace {
 
 /// Token k of example i is 1 + (31 i + k) % 1000; its label is (i + k + epoch) % 7, or none where
-/// that is 0.
+/// that is 0. The first token is of segment 2, the others of segment 1.
 class FakeDataset final : public Dataset {
  public:
+  FakeDataset(std::vector<int64_t> lengths, const LeafFields& fields)
+      : lengths_(std::move(lengths)), fields_(fields) {}
   FakeDataset(std::vector<int64_t> lengths, LabelKind label)
-      : lengths_(std::move(lengths)), label_(label) {}
+      : FakeDataset(std::move(lengths), LeafFields{.label = label}) {}
   int64_t size() const override { return static_cast<int64_t>(lengths_.size()); }
   int64_t length(int64_t i) const override { return lengths_.at(static_cast<size_t>(i)); }
   int64_t num_labels(Draw draw) const override {
@@ -33,6 +35,8 @@ class FakeDataset final : public Dataset {
     for (size_t k = 0; k < to.ids.size(); ++k) {
       to.ids[k] = token(draw.example, static_cast<int64_t>(k));
     }
+    ASSERT_EQ(to.segments.size(), fields_.segments > 0 ? to.ids.size() : 0);
+    for (size_t k = 0; k < to.segments.size(); ++k) to.segments[k] = segment(k);
     for (size_t k = 0; k < to.labels.size(); ++k) {
       to.labels[k] = label(draw, static_cast<int64_t>(k));
     }
@@ -42,6 +46,7 @@ class FakeDataset final : public Dataset {
   static int32_t token(int64_t i, int64_t k) {
     return static_cast<int32_t>(1 + (31 * i + k) % 1000);
   }
+  static int32_t segment(size_t k) { return k == 0 ? 2 : 1; }
   static int32_t label(Draw draw, int64_t k) {
     const auto x = static_cast<int32_t>((draw.example + k + static_cast<int64_t>(draw.epoch)) % 7);
     return x == 0 ? -1 : x;
@@ -51,10 +56,10 @@ class FakeDataset final : public Dataset {
 
  private:
   /// Places for labels.
-  int64_t spots(int64_t i) const { return label_ == LabelKind::kTokenClass ? length(i) : 1; }
+  int64_t spots(int64_t i) const { return fields_.label == LabelKind::kTokenClass ? length(i) : 1; }
 
   std::vector<int64_t> lengths_;
-  LabelKind label_;
+  LeafFields fields_;
 };
 
 constexpr int64_t kMaxLength = 300;
@@ -196,6 +201,21 @@ TEST(TrainBatches, LeavesHoldTheirExamplesAndNothingElse) {
     TrainBatches batches(dataset, info_of(label), {.seed = 1, .batch = 12, .micro_batch = 3});
     for (int64_t step = 0; step < 5; ++step) {
       for (const Leaf& leaf : load_step(batches, step)) expect_contents(leaf, dataset, label);
+    }
+  }
+}
+
+TEST(TrainBatches, LeavesHoldTheSegmentsOfTokens) {
+  TaskInfo info = kSequenceInfo;
+  info.fields.segments = 3;
+  const FakeDataset dataset(random_lengths(40), info.fields);
+  TrainBatches batches(dataset, info, {.seed = 1, .batch = 12, .micro_batch = 3});
+  for (const Leaf& leaf : load_step(batches, 0)) {
+    expect_contents(leaf, dataset, LabelKind::kClass);
+    ASSERT_EQ(leaf.segments.size(), leaf.ids.size());
+    for (size_t i = 0; i < leaf.segments.size(); ++i) {
+      const size_t k = i % static_cast<size_t>(leaf.sizes.length);
+      ASSERT_EQ(leaf.segments[i], leaf.mask[i] == 1 ? FakeDataset::segment(k) : 0);
     }
   }
 }

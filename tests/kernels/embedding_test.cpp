@@ -99,6 +99,31 @@ TEST(Embedding, ServesModelsWithoutPositionsOfItsOwn) {
   }
 }
 
+TEST(Embedding, AddsTheSegmentsRow) {
+  for (Device device : test_devices()) {
+    for (int64_t channels : {1, 13, 64}) {
+      Operands t(3, 131, channels, 7);
+      const Array<float> segment_table = random_normal({2, channels}, 7);
+      Array<int32_t> segments({3, 131});
+      for (int64_t i = 0; i < segments.numel(); ++i) segments[i] = t.ids[i] % 2;
+      DeviceMemory memory(device);
+      const View<float> y = memory.fresh<float>(t.y.shape());
+      embedding(memory.stream(), {.y = y,
+                                  .ids = memory.put(t.ids),
+                                  .table = memory.put(t.table),
+                                  .positions = memory.put(t.positions),
+                                  .segments = memory.put(segments),
+                                  .segment_table = memory.put(segment_table)});
+      t.look_up(device);
+      const Array<float> with_segments = memory.get(y);
+      for (int64_t i = 0; i < t.y.numel(); ++i) {
+        const int64_t c = i % channels;
+        ASSERT_EQ(with_segments[i], t.y[i] + segment_table[segments[i / channels] * channels + c]);
+      }
+    }
+  }
+}
+
 TEST(Embedding, BackwardAddsInTheOrderOfTheTokens) {
   for (int64_t channels : {1, 13, 64}) {
     Operands t(3, 131, channels, 7);
@@ -234,6 +259,11 @@ TEST(Embedding, RefusesIdsOutsideTheTable) {
     Arena scratch("scratch", kCpuDevice, 0);
     EXPECT_THROW(embedding(stream, t.forward()), Error);
     EXPECT_THROW(embedding_backward(stream, t.backward(scratch)), Error);
+    Operands good(2, 200, 5, 4);
+    Embedding with_segments = good.forward();
+    with_segments.segments = t.ids;
+    with_segments.segment_table = t.table;
+    EXPECT_THROW(embedding(stream, with_segments), Error);
   }
 }
 
@@ -242,6 +272,11 @@ TEST(Embedding, RefusesShapesThatDoNotFit) {
   Array<float> short_positions({2, 5}), narrow({4, 3});
   Embedding forward = t.forward();
   forward.positions = short_positions;
+  EXPECT_THROW(embedding(Stream(kMetaDevice), forward), ShapeError);
+  forward = t.forward();
+  forward.segments = t.ids;
+  EXPECT_THROW(embedding(Stream(kMetaDevice), forward), ShapeError) << "without a table";
+  forward.segment_table = narrow;
   EXPECT_THROW(embedding(Stream(kMetaDevice), forward), ShapeError);
   Arena scratch("scratch", kCpuDevice, 0);
   EmbeddingBackward backward = t.backward(scratch);

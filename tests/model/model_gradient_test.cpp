@@ -121,6 +121,12 @@ TEST(ModelGradient, SbmPerSequence) {
   check_every_parameter(differentiable_case(AttentionKind::kSbm));
 }
 
+TEST(ModelGradient, OfSegments) {
+  ModelCase c = differentiable_case(AttentionKind::kSoftmax);
+  c.task.fields.segments = 2;
+  check_every_parameter(c);
+}
+
 TEST(ModelGradient, OfEveryKindOfPositions) {
   for (const AttentionKind kind : test::every_attention()) {
     for (const Positions positions : {Positions::kSinusoidal, Positions::kRotary}) {

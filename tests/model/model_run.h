@@ -58,6 +58,7 @@ struct LeafArrays : stipple::LeafArrays<Array> {
       for (int64_t n = 0; n < length; ++n) {
         mask[b * length + n] = n < length - b && !(b == batch - 1 && n == length / 2);
         ids[b * length + n] = mask[b * length + n] ? 1 + below(task.vocab_size - 1) : 0;
+        if (task.fields.segments > 0) segments[b * length + n] = below(task.fields.segments);
       }
     }
     for (int64_t i = 0; i < labels.numel(); ++i) {

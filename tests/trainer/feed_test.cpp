@@ -25,6 +25,7 @@ class FakeDataset final : public data::Dataset {
   void get(data::Draw draw, const data::ExampleSpans& to) const override {
     for (size_t k = 0; k < to.ids.size(); ++k) {
       to.ids[k] = static_cast<int32_t>(1 + draw.example + static_cast<int64_t>(k));
+      to.segments[k] = static_cast<int32_t>(k % 2);
       to.labels[k] = static_cast<int32_t>(to.ids[k] % kClasses);
     }
   }
@@ -32,7 +33,7 @@ class FakeDataset final : public data::Dataset {
 };
 
 const data::TaskInfo kInfo{.name = "fake",
-                           .fields = {.label = LabelKind::kTokenClass},
+                           .fields = {.label = LabelKind::kTokenClass, .segments = 2},
                            .vocab_size = 1000,
                            .num_classes = kClasses,
                            .max_length = kMaxLength};
