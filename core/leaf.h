@@ -20,8 +20,8 @@ enum class LabelKind : uint8_t {
 /// What a task's examples consist of.
 struct LeafFields {
   LabelKind label = LabelKind::kClass;
-  int64_t segments =
-      0;  ///< kinds of tokens, say of the first and of the second sentence; 0: no kinds
+  int64_t sequences = 1;  ///< of an example, encoded apart from each other; 2: pairs
+  int64_t segments = 0;   ///< kinds of tokens, say which of two sentences they are of; 0: no kinds
   bool operator==(const LeafFields&) const = default;
 };
 
@@ -29,17 +29,18 @@ struct LeafSizes {
   LeafFields fields{};
   int64_t batch = 0;   ///< B: examples
   int64_t length = 0;  ///< N: tokens of a row, padding included
+  /// R: sequences. Those of an example stand side by side.
+  int64_t rows() const { return batch * fields.sequences; }
 };
 
 /// `Array` is a vector, a view, ... of one element type.
 template <template <class> class Array>
 struct LeafArrays {
-  Array<int32_t> ids{};  // [B, N]
-  Array<int32_t>
-      segments{};           // [B, N]  kinds of tokens, below fields.segments; where there are some
-  Array<uint8_t> mask{};    // [B, N]  1 on tokens
-  Array<int32_t> labels{};  // [B] or [B, N]; -1: none
-  Array<uint32_t> samples{};  // [B]  names the row's random numbers within the global batch
+  Array<int32_t> ids{};       // [R, N]
+  Array<int32_t> segments{};  // [R, N]  kinds of tokens, where the task has some
+  Array<uint8_t> mask{};      // [R, N]  1 on tokens
+  Array<int32_t> labels{};    // [B] or [R, N]; -1: none
+  Array<uint32_t> samples{};  // [R]  names the row's random numbers within the global batch
   Array<float> loss_scale{};  // [1]  1 / labels of the global batch; 1 in evaluation
 };
 
@@ -56,7 +57,8 @@ struct LeafArray {
 template <class Visit, class... Arrays>
 void for_each_array(const LeafSizes& sizes, Visit visit, Arrays&... arrays) {
   const Shape examples{sizes.batch};
-  const Shape tokens{sizes.batch, sizes.length};
+  const Shape rows{sizes.rows()};
+  const Shape tokens{sizes.rows(), sizes.length};
   const bool per_token = sizes.fields.label == LabelKind::kTokenClass;
   visit(LeafArray<int32_t>{"ids", tokens, 0}, arrays.ids...);
   if (sizes.fields.segments > 0) {
@@ -64,7 +66,7 @@ void for_each_array(const LeafSizes& sizes, Visit visit, Arrays&... arrays) {
   }
   visit(LeafArray<uint8_t>{"mask", tokens, 0}, arrays.mask...);
   visit(LeafArray<int32_t>{"labels", per_token ? tokens : examples, -1}, arrays.labels...);
-  visit(LeafArray<uint32_t>{"samples", examples, 0}, arrays.samples...);
+  visit(LeafArray<uint32_t>{"samples", rows, 0}, arrays.samples...);
   visit(LeafArray<float>{"loss_scale", Shape{1}, 1.0f}, arrays.loss_scale...);
 }
 

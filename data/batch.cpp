@@ -22,51 +22,82 @@ void check(const BatchOptions& options) {
 }
 
 /// So that no later load allocates, whatever the lengths of its examples.
-void reserve(const TaskInfo& info, int64_t rows, Leaf& leaf) {
-  const LeafSizes largest{info.fields, rows, info.max_length};
+void reserve(const TaskInfo& info, int64_t batch, Leaf& leaf) {
+  const LeafSizes largest{info.fields, batch, info.max_length};
   for_each_array(
       largest,
       [](const auto& array, auto& memory) {
         memory.reserve(static_cast<size_t>(array.shape.numel()));
       },
       leaf);
-  leaf.draws.reserve(static_cast<size_t>(rows));
+  leaf.draws.reserve(static_cast<size_t>(batch));
+}
+
+/// Tokens of the longest sequence.
+int64_t longest(const Dataset& dataset, const TaskInfo& info, int64_t example) {
+  int64_t tokens = 0;
+  for (int64_t sequence = 0; sequence < info.fields.sequences; ++sequence) {
+    tokens = std::max(tokens, dataset.length(example, sequence));
+  }
+  return tokens;
 }
 
 int64_t padded_length(const Dataset& dataset, const TaskInfo& info, bool is_fixed,
                       std::span<const Draw> draws) {
   if (is_fixed) return info.max_length;
-  int64_t longest = 1;
+  int64_t tokens = 1;
   for (const Draw& draw : draws) {
-    if (draw.example >= 0) longest = std::max(longest, dataset.length(draw.example));
+    if (draw.example >= 0) tokens = std::max(tokens, longest(dataset, info, draw.example));
   }
-  const int64_t rounded = (longest + kLengthMultiple - 1) / kLengthMultiple * kLengthMultiple;
+  const int64_t rounded = (tokens + kLengthMultiple - 1) / kLengthMultiple * kLengthMultiple;
   return std::min(rounded, info.max_length);
 }
 
-/// The row's first `count` tokens of an array.
+/// Elements [begin, begin + count); of no array, none.
 template <class T>
-std::span<T> tokens_of(std::vector<T>& array, int64_t row, int64_t length, int64_t count) {
-  return std::span(array).subspan(static_cast<size_t>(row * length), static_cast<size_t>(count));
+std::span<T> part(std::vector<T>& array, int64_t begin, int64_t count) {
+  if (array.empty()) return {};
+  return std::span(array).subspan(static_cast<size_t>(begin), static_cast<size_t>(count));
 }
 
-void fill_row(const Dataset& dataset, const TaskInfo& info, Leaf& leaf, int64_t row) {
-  const Draw draw = leaf.draws[static_cast<size_t>(row)];
-  const int64_t length = leaf.sizes.length, count = dataset.length(draw.example);
+/// Where the `count` tokens of a sequence are written, and labels with them.
+ExampleSpans spans_of(Leaf& leaf, int64_t place, int64_t sequence, int64_t count) {
+  const int64_t begin = (place * leaf.sizes.fields.sequences + sequence) * leaf.sizes.length;
   const bool per_token = leaf.sizes.fields.label == LabelKind::kTokenClass;
-  const std::span<int32_t> labels =
-      per_token ? tokens_of(leaf.labels, row, length, count) : tokens_of(leaf.labels, row, 1, 1);
-  const bool has_segments = !leaf.segments.empty();
-  dataset.get(draw, {.ids = tokens_of(leaf.ids, row, length, count),
-                     .segments = has_segments ? tokens_of(leaf.segments, row, length, count)
-                                              : std::span<int32_t>{},
-                     .labels = labels});
-  std::ranges::fill(tokens_of(leaf.mask, row, length, count), uint8_t{1});
-  const auto written =
-      std::count_if(labels.begin(), labels.end(), [](int32_t x) { return x >= 0; });
-  STIPPLE_CHECK(written == dataset.num_labels(draw), info.name, ": example ", draw.example,
-                " of epoch ", draw.epoch, " was given ", written, " labels, but announced ",
-                dataset.num_labels(draw));
+  return {.ids = part(leaf.ids, begin, count),
+          .segments = part(leaf.segments, begin, count),
+          .labels = per_token ? part(leaf.labels, begin, count)
+                              : part(leaf.labels, place, sequence == 0 ? 1 : 0)};
+}
+
+/// The labels that stand at the leaf's example `place`.
+int64_t count_labels(Leaf& leaf, int64_t place) {
+  const int64_t each = static_cast<int64_t>(leaf.labels.size()) / leaf.sizes.batch;
+  return std::ranges::count_if(part(leaf.labels, place * each, each),
+                               [](int32_t label) { return label >= 0; });
+}
+
+void fill_example(const Dataset& dataset, const TaskInfo& info, Leaf& leaf, int64_t place) {
+  const Draw draw = leaf.draws[static_cast<size_t>(place)];
+  const int64_t sequences = leaf.sizes.fields.sequences;
+  for (int64_t s = 0; s < sequences; ++s) {
+    const int64_t count = dataset.length(draw.example, s);
+    dataset.get(draw, s, spans_of(leaf, place, s, count));
+    std::ranges::fill(part(leaf.mask, (place * sequences + s) * leaf.sizes.length, count),
+                      uint8_t{1});
+  }
+  const int64_t written = count_labels(leaf, place), announced = dataset.num_labels(draw);
+  STIPPLE_CHECK(written == announced, info.name, ": example ", draw.example, " of epoch ",
+                draw.epoch, " was given ", written, " labels, but announced ", announced);
+}
+
+/// Names the rows of the leaf's example `place`, which is the number-th of its collection.
+void name_rows(Leaf& leaf, int64_t place, int64_t number) {
+  const int64_t sequences = leaf.sizes.fields.sequences;
+  for (int64_t s = 0; s < sequences; ++s) {
+    leaf.samples[static_cast<size_t>(place * sequences + s)] =
+        static_cast<uint32_t>(number * sequences + s);
+  }
 }
 
 /// The arrays of leaf.draws, all but samples and scale.
@@ -80,8 +111,9 @@ void fill(const Dataset& dataset, const TaskInfo& info, bool is_fixed, Leaf& lea
         memory.assign(static_cast<size_t>(array.shape.numel()), array.none);
       },
       leaf);
-  for (int64_t row = 0; row < leaf.sizes.batch; ++row) {
-    if (leaf.draws[static_cast<size_t>(row)].example >= 0) fill_row(dataset, info, leaf, row);
+  for (int64_t place = 0; place < leaf.sizes.batch; ++place) {
+    if (leaf.draws[static_cast<size_t>(place)].example >= 0)
+      fill_example(dataset, info, leaf, place);
   }
 }
 
@@ -131,8 +163,8 @@ void TrainBatches::plan(int64_t step) {
   }
   std::iota(by_length_.begin(), by_length_.end(), 0);
   std::sort(by_length_.begin(), by_length_.end(), [this](int32_t a, int32_t b) {
-    const int64_t length_a = dataset_.length(draws_[static_cast<size_t>(a)].example);
-    const int64_t length_b = dataset_.length(draws_[static_cast<size_t>(b)].example);
+    const int64_t length_a = longest(dataset_, info_, draws_[static_cast<size_t>(a)].example);
+    const int64_t length_b = longest(dataset_, info_, draws_[static_cast<size_t>(b)].example);
     return length_a != length_b ? length_a > length_b : a < b;
   });
   const int64_t micro = options_.micro_batch;
@@ -153,21 +185,21 @@ void TrainBatches::load(int64_t step, int64_t leaf_index, Leaf& leaf) {
   leaf.draws.clear();
   for (int32_t slot : slots) leaf.draws.push_back(draws_[static_cast<size_t>(slot)]);
   fill(dataset_, info_, options_.fixed_length, leaf);
-  std::copy(slots.begin(), slots.end(), leaf.samples.begin());
+  for (size_t i = 0; i < micro; ++i) name_rows(leaf, static_cast<int64_t>(i), slots[i]);
   leaf.loss_scale[0] = loss_scale_;
 }
 
 EvalBatches::EvalBatches(const Dataset& dataset, const TaskInfo& info, const BatchOptions& options)
     : dataset_(dataset), info_(info), options_(options) {
   check(options);
-  // Leaf::samples holds example numbers, which name the draws of each example.
-  STIPPLE_CHECK_AS(ConfigError, dataset.size() <= std::numeric_limits<uint32_t>::max(), info.name,
-                   ": ", dataset.size(),
+  // Leaf::samples holds the numbers of sequences, which name the random numbers of each.
+  const int64_t most = std::numeric_limits<uint32_t>::max() / info.fields.sequences;
+  STIPPLE_CHECK_AS(ConfigError, dataset.size() <= most, info.name, ": ", dataset.size(),
                    " examples are too many to evaluate; choose a finite split");
   order_.resize(static_cast<size_t>(dataset.size()));
   std::iota(order_.begin(), order_.end(), 0);
-  std::stable_sort(order_.begin(), order_.end(), [&dataset](int64_t a, int64_t b) {
-    return dataset.length(a) > dataset.length(b);
+  std::stable_sort(order_.begin(), order_.end(), [&](int64_t a, int64_t b) {
+    return longest(dataset, info, a) > longest(dataset, info, b);
   });
 }
 
@@ -179,13 +211,15 @@ int64_t EvalBatches::num_leaves() const {
 void EvalBatches::load(int64_t leaf_index, Leaf& leaf) const {
   STIPPLE_CHECK(leaf_index >= 0 && leaf_index < num_leaves(), "no evaluation leaf ", leaf_index);
   reserve(info_, options_.micro_batch, leaf);
-  const auto rows = static_cast<size_t>(options_.micro_batch);
-  const size_t first = static_cast<size_t>(leaf_index) * rows;
-  const auto present = std::span(order_).subspan(first, std::min(rows, order_.size() - first));
-  leaf.draws.assign(rows, {.example = -1});
-  for (size_t row = 0; row < present.size(); ++row) leaf.draws[row].example = present[row];
+  const auto batch = static_cast<size_t>(options_.micro_batch);
+  const size_t first = static_cast<size_t>(leaf_index) * batch;
+  const auto present = std::span(order_).subspan(first, std::min(batch, order_.size() - first));
+  leaf.draws.assign(batch, {.example = -1});
+  for (size_t i = 0; i < present.size(); ++i) leaf.draws[i].example = present[i];
   fill(dataset_, info_, options_.fixed_length, leaf);
-  std::copy(present.begin(), present.end(), leaf.samples.begin());
+  for (size_t i = 0; i < present.size(); ++i) {
+    name_rows(leaf, static_cast<int64_t>(i), present[i]);
+  }
 }
 
 }  // namespace stipple::data

@@ -18,11 +18,11 @@ using HostArray = std::vector<T>;
 /// A micro-batch, padded to a common length. Storage is reserved for max_length by the first load
 /// and reused.
 struct Leaf : LeafArrays<HostArray> {
-  /// B is always the configured micro-batch, see `examples` for empty rows. N is the longest
-  /// example rounded up to a multiple of 64, at most max_length. A sample is the slot in the global
-  /// batch; in evaluation, the example's number.
+  /// B is always the configured micro-batch, see `draws` for empty places. N is the longest
+  /// sequence rounded up to a multiple of 64, at most max_length. Samples count the sequences of the
+  /// global batch by slot; in evaluation, those of the dataset.
   LeafSizes sizes;
-  std::vector<Draw> draws;  ///< [B]  example -1 past the end: such a row holds nothing
+  std::vector<Draw> draws;  ///< [B]  example -1 past the end: its rows hold nothing
 };
 
 struct BatchOptions {
@@ -35,9 +35,9 @@ struct BatchOptions {
 
 /// The order of training. A pure function of (dataset size and lengths, options, step): never of
 /// ranks, threads or history. Position g = step * batch + slot; epoch g / size; example
-/// Shuffle(size, seed, epoch)(g % size). Within a global batch, examples are sorted by length and
-/// dealt so that a leaf holds like lengths and every aligned run of leaves carries like work. The
-/// dataset is referenced, not owned.
+/// Shuffle(size, seed, epoch)(g % size). Within a global batch, examples are sorted by length (that
+/// of their longest sequence) and dealt so that a leaf holds like lengths and every aligned run of
+/// leaves carries like work. The dataset is referenced, not owned.
 class TrainBatches {
  public:
   /// ConfigError when micro_batch does not divide batch, DataError when the dataset is empty.

@@ -38,7 +38,8 @@ struct Draw {
   bool operator==(const Draw&) const = default;
 };
 
-/// Where one sequence of an example is to be written. What the task does not have is empty.
+/// Where one sequence of an example is to be written. What the task does not have is empty, and so
+/// is the label of an example beside any but the first of its sequences.
 struct ExampleSpans {
   std::span<int32_t> ids{};       ///< one per token
   std::span<int32_t> segments{};  ///< one per token
@@ -50,12 +51,12 @@ class Dataset {
  public:
   virtual ~Dataset() = default;
   virtual int64_t size() const = 0;
-  /// Tokens of an example, at most TaskInfo::max_length.
-  virtual int64_t length(int64_t example) const = 0;
-  /// How many labels get() writes that count: the loss of a step is the mean over those of its
+  /// Tokens of a sequence, at most TaskInfo::max_length.
+  virtual int64_t length(int64_t example, int64_t sequence) const = 0;
+  /// How many labels of an example get() writes that count: the loss of a step is the mean over those of its
   /// global batch, which nobody has to load to know.
   virtual int64_t num_labels(Draw) const = 0;
-  virtual void get(Draw, const ExampleSpans&) const = 0;
+  virtual void get(Draw, int64_t sequence, const ExampleSpans&) const = 0;
   /// A hash of the content, stored in checkpoints: resuming on other data is refused.
   virtual uint64_t fingerprint() const = 0;
   /// What was read and what was lost on the way; zeros where examples are made, not read.

@@ -18,24 +18,26 @@ ClassifierHead::ClassifierHead(ParameterStore& store, FactTable& facts, const st
       loss_sum_(facts.declare<double>(kLossSum)),
       correct_(facts.declare<int64_t>("correct")),
       count_(facts.declare<int64_t>(kLabels)),
-      hidden_(store, name + ".hidden", config.width, config.hidden),
+      hidden_(store, name + ".hidden",
+              is_pooled() ? config.fields.sequences * config.width : config.width, config.hidden),
       out_(store, name + ".out", config.hidden, config.num_classes) {}
 
 void ClassifierHead::forward(Context& ctx, const Input& input, View<const float> x,
                              View<int32_t> prediction, Saved& saved) const {
-  const int64_t rows = config_.per_token ? x.shape[0] * x.shape[1] : x.shape[0];
+  const int64_t rows = x.shape[0], sequences = config_.fields.sequences;
+  const int64_t labels = input.labels.numel();
   View<const float> features = x;
-  if (!config_.per_token) {
+  if (is_pooled()) {
     const View<float> pooled = ctx.saved.alloc<float>({rows, config_.width});
     kernels::pooling(ctx.stream, {.y = pooled,
                                   .x = x,
                                   .mask = input.mask,
                                   .mean_over = config_.mean_over,
                                   .padded_length = config_.max_length});
-    features = pooled;
+    features = pooled.reshape({labels, sequences * config_.width});
   }
-  saved.activated = ctx.saved.alloc<float>({rows, config_.hidden});
-  saved.dlogits = ctx.saved.alloc<float>({rows, config_.num_classes});
+  saved.activated = ctx.saved.alloc<float>({labels, config_.hidden});
+  saved.dlogits = ctx.saved.alloc<float>({labels, config_.num_classes});
   hidden_.forward(ctx, features, saved.activated, saved.hidden);
   kernels::activation(ctx.stream, {.y = saved.activated, .x = saved.activated, .kind = kRelu});
   out_.forward(ctx, saved.activated, saved.dlogits, saved.out);
@@ -44,9 +46,9 @@ void ClassifierHead::forward(Context& ctx, const Input& input, View<const float>
                    .loss_sum = ctx.facts.at<double>(loss_sum_),
                    .correct = ctx.facts.at<int64_t>(correct_),
                    .count = ctx.facts.at<int64_t>(count_),
-                   .prediction = prediction.empty() ? prediction : prediction.reshape({rows}),
+                   .prediction = prediction.empty() ? prediction : prediction.reshape({labels}),
                    .logits = saved.dlogits,
-                   .labels = input.labels.reshape({rows}),
+                   .labels = input.labels.reshape({labels}),
                    .scale = input.loss_scale,
                    .scratch = &ctx.scratch});
 }
@@ -58,13 +60,13 @@ void ClassifierHead::backward(Context& ctx, const Input& input, const Saved& sav
   out_.backward(ctx, saved.out, saved.dlogits, dhidden);
   kernels::activation_backward(
       ctx.stream, {.dx = dhidden, .dy = dhidden, .saved = saved.activated, .kind = kRelu});
-  if (config_.per_token) {
+  if (!is_pooled()) {
     hidden_.backward(ctx, saved.hidden, dhidden, dx);
   } else {
     const View<float> dpooled = ctx.scratch.alloc<float>(saved.hidden.x.shape);
     hidden_.backward(ctx, saved.hidden, dhidden, dpooled);
     kernels::pooling_backward(ctx.stream, {.dx = dx,
-                                           .dy = dpooled,
+                                           .dy = dpooled.reshape({dx.shape[0], config_.width}),
                                            .mask = input.mask,
                                            .mean_over = config_.mean_over,
                                            .padded_length = config_.max_length});

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// From token vectors to loss. A classifier width -> hidden -> ReLU -> classes, either of one pooled
-// vector per sequence or of every token by itself (labels [B, N]). Saves hidden + classes floats
-// per classified row, and width of a pooled one.
+// From token vectors to loss. A classifier width -> hidden -> ReLU -> classes, either of what is
+// pooled of an example, or of every token by itself (labels [R, N]). Where examples have several
+// sequences, their pooled vectors stand side by side: width is that of all of them. Saves hidden +
+// classes floats for each that is classified, and width of what is pooled.
 #pragma once
 
 #include <string>
@@ -18,7 +19,7 @@ struct HeadConfig {
   int64_t width = 1;
   int64_t hidden = 1;
   int64_t num_classes = 1;
-  bool per_token = false;
+  LeafFields fields{};
   kernels::MeanOver mean_over = kernels::MeanOver::kPadded;
   int64_t max_length = 1;  ///< divisor of MeanOver::kPadded, whatever the length of the leaf
 };
@@ -27,19 +28,21 @@ class ClassifierHead {
  public:
   struct Saved {
     Linear::Saved hidden, out;
-    View<float> activated;  // [rows, hidden]
-    View<float> dlogits;    // [rows, classes]  logits outside training
+    View<float> activated;  // [labels, hidden]
+    View<float> dlogits;    // [labels, classes]  logits outside training
   };
 
   ClassifierHead(ParameterStore& store, FactTable&, const std::string& name, const HeadConfig&);
 
-  /// x [B, N, width], zero on padding. Tells the loss and the rows it got right; in training also
-  /// makes the gradient of the logits. prediction [B] or [B, N] written; empty: not wanted.
+  /// x [R, N, width], zero on padding. Tells the loss and how many labels it got right; in training
+  /// also makes the gradient of the logits. prediction [B] or [R, N] written; empty: not wanted.
   void forward(Context&, const Input&, View<const float> x, View<int32_t> prediction, Saved&) const;
-  /// dx [B, N, width] written.
+  /// dx [R, N, width] written.
   void backward(Context&, const Input&, const Saved&, View<float> dx) const;
 
  private:
+  bool is_pooled() const { return config_.fields.label != LabelKind::kTokenClass; }
+
   const ParameterStore& store_;
   HeadConfig config_;
   FactId loss_sum_, correct_, count_;

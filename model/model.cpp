@@ -38,7 +38,7 @@ HeadConfig head_config(const ModelConfig& config, const ModelTask& task) {
   return {.width = config.width,
           .hidden = config.head_hidden,
           .num_classes = task.num_classes,
-          .per_token = task.fields.label == LabelKind::kTokenClass,
+          .fields = task.fields,
           .mean_over = config.mean_over,
           .max_length = task.max_length};
 }
@@ -94,12 +94,12 @@ struct Model::Saved {
 };
 
 void Model::Parts::check(const Input& input) const {
-  STIPPLE_CHECK_AS(ShapeError, input.ids.shape.rank() == 2, "model: ids must be [B, N], got ",
+  STIPPLE_CHECK_AS(ShapeError, input.ids.shape.rank() == 2, "model: ids must be [R, N], got ",
                    input.ids.shape.str());
   const int64_t length = input.ids.shape[1];
   STIPPLE_CHECK_AS(ShapeError, length <= task.max_length, "model: a leaf of length ", length,
                    " does not fit a model of max_length ", task.max_length);
-  const LeafSizes sizes{task.fields, input.ids.shape[0], length};
+  const LeafSizes sizes{task.fields, input.ids.shape[0] / task.fields.sequences, length};
   for_each_array(
       sizes,
       [](const auto& array, const auto& view) {

@@ -32,19 +32,19 @@ class ListopsDataset final : public Dataset {
 
   int64_t size() const override { return static_cast<int64_t>(rows_.labels.size()); }
 
-  int64_t length(int64_t i) const override {
+  int64_t length(int64_t i, int64_t) const override {
     return rows_.offsets[static_cast<size_t>(i) + 1] - rows_.offsets[static_cast<size_t>(i)];
   }
 
   int64_t num_labels(Draw) const override { return 1; }
 
-  void get(Draw draw, const ExampleSpans& to) const override {
+  void get(Draw draw, int64_t, const ExampleSpans& to) const override {
     const int64_t i = draw.example;
-    STIPPLE_CHECK(i >= 0 && i < size() && static_cast<int64_t>(to.ids.size()) >= length(i) &&
+    STIPPLE_CHECK(i >= 0 && i < size() && static_cast<int64_t>(to.ids.size()) >= length(i, 0) &&
                       !to.labels.empty(),
                   "listops: no room for example ", i, " of ", size());
     const auto begin = rows_.tokens.begin() + rows_.offsets[static_cast<size_t>(i)];
-    std::copy(begin, begin + length(i), to.ids.begin());
+    std::copy(begin, begin + length(i, 0), to.ids.begin());
     to.labels[0] = rows_.labels[static_cast<size_t>(i)];
   }
 
@@ -150,8 +150,8 @@ class ListopsTask final : public Task {
     std::vector<uint8_t> tokens;
     for (int64_t i = 0; i < dataset.size(); ++i) {
       int32_t label = 0;
-      ids.resize(static_cast<size_t>(dataset.length(i)));
-      dataset.get({.example = i}, {.ids = ids, .labels = {&label, 1}});
+      ids.resize(static_cast<size_t>(dataset.length(i, 0)));
+      dataset.get({.example = i}, 0, {.ids = ids, .labels = {&label, 1}});
       tokens.resize(ids.size());
       std::transform(ids.begin(), ids.end(), tokens.begin(),
                      [](int32_t id) { return static_cast<uint8_t>(id); });

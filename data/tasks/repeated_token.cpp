@@ -23,11 +23,11 @@ class RepeatedTokenDataset final : public Dataset {
       : sequence_(sequence), size_(size), seed_(seed), stream_(static_cast<int>(split)) {}
 
   int64_t size() const override { return size_; }
-  int64_t length(int64_t) const override { return sequence_; }
+  int64_t length(int64_t, int64_t) const override { return sequence_; }
 
   int64_t num_labels(Draw) const override { return sequence_; }
 
-  void get(Draw draw, const ExampleSpans& to) const override {
+  void get(Draw draw, int64_t, const ExampleSpans& to) const override {
     const int64_t i = draw.example;
     const auto n = static_cast<size_t>(sequence_);
     STIPPLE_CHECK(i >= 0 && i < size_ && to.ids.size() >= n && to.labels.size() >= n,
@@ -96,7 +96,7 @@ class RepeatedTokenTask final : public Task {
     std::vector<int32_t> labels(ids.size());
     int64_t repeated = 0;
     for (int64_t i = 0; i < examples; ++i) {
-      dataset.get({.example = i}, {.ids = ids, .labels = labels});
+      dataset.get({.example = i}, 0, {.ids = ids, .labels = labels});
       repeated += std::count(labels.begin(), labels.end(), 1);
     }
     const double tokens = static_cast<double>(examples * config_.sequence);

@@ -14,8 +14,11 @@
 namespace stipple::data {
 namespace {
 
-/// Token k of example i is 1 + (31 i + k) % 1000; its label is (i + k + epoch) % 7, or none where
-/// that is 0. The first token is of segment 2, the others of segment 1.
+constexpr int64_t kMaxLength = 300;
+
+/// Token k of sequence s of example i is 1 + (31 i + 500 s + k) % 1000; its label is
+/// (i + s + k + epoch) % 7, or none where that is 0. The first token is of segment 2, the others of
+/// segment 1. `lengths` are those of first sequences.
 class FakeDataset final : public Dataset {
  public:
   FakeDataset(std::vector<int64_t> lengths, const LeafFields& fields)
@@ -23,46 +26,63 @@ class FakeDataset final : public Dataset {
   FakeDataset(std::vector<int64_t> lengths, LabelKind label)
       : FakeDataset(std::move(lengths), LeafFields{.label = label}) {}
   int64_t size() const override { return static_cast<int64_t>(lengths_.size()); }
-  int64_t length(int64_t i) const override { return lengths_.at(static_cast<size_t>(i)); }
+  int64_t length(int64_t i, int64_t s) const override {
+    const int64_t first = lengths_.at(static_cast<size_t>(i));
+    return s == 0 ? first : 1 + (7 * first + i) % kMaxLength;
+  }
   int64_t num_labels(Draw draw) const override {
     int64_t labels = 0;
-    for (int64_t k = 0; k < spots(draw.example); ++k) labels += label(draw, k) >= 0 ? 1 : 0;
+    for (int64_t s = 0; s < fields_.sequences; ++s) {
+      for (int64_t k = 0; k < spots(draw, s); ++k) labels += label(draw, s, k) >= 0 ? 1 : 0;
+    }
     return labels + lie;
   }
-  void get(Draw draw, const ExampleSpans& to) const override {
-    ASSERT_EQ(static_cast<int64_t>(to.ids.size()), length(draw.example));
-    ASSERT_EQ(static_cast<int64_t>(to.labels.size()), spots(draw.example));
-    for (size_t k = 0; k < to.ids.size(); ++k) {
-      to.ids[k] = token(draw.example, static_cast<int64_t>(k));
-    }
+  void get(Draw draw, int64_t s, const ExampleSpans& to) const override {
+    ASSERT_EQ(static_cast<int64_t>(to.ids.size()), length(draw.example, s));
     ASSERT_EQ(to.segments.size(), fields_.segments > 0 ? to.ids.size() : 0);
-    for (size_t k = 0; k < to.segments.size(); ++k) to.segments[k] = segment(k);
+    ASSERT_EQ(static_cast<int64_t>(to.labels.size()), spots(draw, s));
+    for (size_t k = 0; k < to.ids.size(); ++k) {
+      to.ids[k] = token(draw.example, s, static_cast<int64_t>(k));
+    }
+    for (size_t k = 0; k < to.segments.size(); ++k) {
+      to.segments[k] = segment(static_cast<int64_t>(k));
+    }
     for (size_t k = 0; k < to.labels.size(); ++k) {
-      to.labels[k] = label(draw, static_cast<int64_t>(k));
+      to.labels[k] = label(draw, s, static_cast<int64_t>(k));
     }
   }
   uint64_t fingerprint() const override { return 1; }
 
-  static int32_t token(int64_t i, int64_t k) {
-    return static_cast<int32_t>(1 + (31 * i + k) % 1000);
+  static int32_t token(int64_t i, int64_t s, int64_t k) {
+    return static_cast<int32_t>(1 + (31 * i + 500 * s + k) % 1000);
   }
-  static int32_t segment(size_t k) { return k == 0 ? 2 : 1; }
-  static int32_t label(Draw draw, int64_t k) {
-    const auto x = static_cast<int32_t>((draw.example + k + static_cast<int64_t>(draw.epoch)) % 7);
-    return x == 0 ? -1 : x;
+  static int32_t segment(int64_t k) { return k == 0 ? 2 : 1; }
+  static int32_t label(Draw draw, int64_t s, int64_t k) {
+    const int64_t x = draw.example + s + k + static_cast<int64_t>(draw.epoch);
+    return x % 7 == 0 ? -1 : static_cast<int32_t>(x % 7);
   }
+  /// Places for labels.
+  int64_t spots(Draw draw, int64_t s) const {
+    if (fields_.label == LabelKind::kTokenClass) return length(draw.example, s);
+    return s == 0 ? 1 : 0;
+  }
+  const LeafFields& fields() const { return fields_; }
 
   int64_t lie = 0;  ///< added to the number of labels
 
  private:
-  /// Places for labels.
-  int64_t spots(int64_t i) const { return fields_.label == LabelKind::kTokenClass ? length(i) : 1; }
-
   std::vector<int64_t> lengths_;
   LeafFields fields_;
 };
 
-constexpr int64_t kMaxLength = 300;
+/// What examples may consist of.
+const LeafFields kEveryFields[] = {
+    {.label = LabelKind::kClass},
+    {.label = LabelKind::kTokenClass},
+    {.label = LabelKind::kClass, .segments = 3},
+    {.label = LabelKind::kClass, .sequences = 2},
+    {.label = LabelKind::kTokenClass, .sequences = 3, .segments = 3},
+};
 
 std::vector<int64_t> random_lengths(int64_t n) {
   std::mt19937_64 generator(11);
@@ -72,16 +92,16 @@ std::vector<int64_t> random_lengths(int64_t n) {
   return lengths;
 }
 
-TaskInfo info_of(LabelKind label, int64_t max_length = kMaxLength) {
+TaskInfo info_of(const LeafFields& fields, int64_t max_length = kMaxLength) {
   return {.name = "fake",
-          .fields = {.label = label},
+          .fields = fields,
           .vocab_size = 1001,
           .num_classes = 7,
           .max_length = max_length};
 }
 
-const TaskInfo kSequenceInfo = info_of(LabelKind::kClass);
-const TaskInfo kTokenInfo = info_of(LabelKind::kTokenClass);
+const TaskInfo kSequenceInfo = info_of({.label = LabelKind::kClass});
+const TaskInfo kTokenInfo = info_of({.label = LabelKind::kTokenClass});
 
 std::vector<Leaf> load_step(TrainBatches& batches, int64_t step) {
   std::vector<Leaf> leaves(static_cast<size_t>(batches.num_leaves()));
@@ -91,35 +111,49 @@ std::vector<Leaf> load_step(TrainBatches& batches, int64_t step) {
   return leaves;
 }
 
-/// A leaf must hold exactly its examples, and nothing on padding.
-void expect_contents(const Leaf& leaf, const Dataset& dataset, LabelKind label) {
+/// A row must hold exactly its sequence, and nothing on padding.
+void expect_row(const Leaf& leaf, const FakeDataset& dataset, Draw draw, int64_t sequence,
+                int64_t row) {
+  const bool per_token = dataset.fields().label == LabelKind::kTokenClass;
+  const int64_t length = draw.example < 0 ? 0 : dataset.length(draw.example, sequence);
+  for (int64_t k = 0; k < leaf.sizes.length; ++k) {
+    const auto at = static_cast<size_t>(row * leaf.sizes.length + k);
+    const bool real = k < length;
+    ASSERT_EQ(leaf.mask[at], real ? 1 : 0);
+    ASSERT_EQ(leaf.ids[at], real ? FakeDataset::token(draw.example, sequence, k) : 0);
+    if (dataset.fields().segments > 0) {
+      ASSERT_EQ(leaf.segments[at], real ? FakeDataset::segment(k) : 0);
+    }
+    if (per_token) {
+      ASSERT_EQ(leaf.labels[at], real ? FakeDataset::label(draw, sequence, k) : -1);
+    }
+  }
+}
+
+void expect_contents(const Leaf& leaf, const FakeDataset& dataset) {
   ASSERT_EQ(static_cast<int64_t>(leaf.draws.size()), leaf.sizes.batch);
-  ASSERT_EQ(static_cast<int64_t>(leaf.samples.size()), leaf.sizes.batch);
-  ASSERT_EQ(static_cast<int64_t>(leaf.ids.size()), leaf.sizes.batch * leaf.sizes.length);
-  ASSERT_EQ(static_cast<int64_t>(leaf.mask.size()), leaf.sizes.batch * leaf.sizes.length);
-  const int64_t labels_per_row = label == LabelKind::kTokenClass ? leaf.sizes.length : 1;
-  ASSERT_EQ(static_cast<int64_t>(leaf.labels.size()), leaf.sizes.batch * labels_per_row);
-  for (int64_t row = 0; row < leaf.sizes.batch; ++row) {
-    const Draw draw = leaf.draws[static_cast<size_t>(row)];
-    const int64_t example = draw.example;
-    const int64_t length = example < 0 ? 0 : dataset.length(example);
-    for (int64_t k = 0; k < leaf.sizes.length; ++k) {
-      const auto at = static_cast<size_t>(row * leaf.sizes.length + k);
-      ASSERT_EQ(leaf.mask[at], k < length ? 1 : 0);
-      ASSERT_EQ(leaf.ids[at], k < length ? FakeDataset::token(example, k) : 0);
+  for_each_array(
+      leaf.sizes,
+      [](const auto& array, const auto& memory) {
+        ASSERT_EQ(static_cast<int64_t>(memory.size()), array.shape.numel()) << array.name;
+      },
+      leaf);
+  const int64_t sequences = dataset.fields().sequences;
+  for (int64_t place = 0; place < leaf.sizes.batch; ++place) {
+    const Draw draw = leaf.draws[static_cast<size_t>(place)];
+    for (int64_t s = 0; s < sequences; ++s) {
+      expect_row(leaf, dataset, draw, s, place * sequences + s);
     }
-    const int64_t num_labels =
-        label == LabelKind::kTokenClass ? length : std::min<int64_t>(length, 1);
-    for (int64_t k = 0; k < labels_per_row; ++k) {
-      ASSERT_EQ(leaf.labels[static_cast<size_t>(row * labels_per_row + k)],
-                k < num_labels ? FakeDataset::label(draw, k) : -1);
-    }
+    if (dataset.fields().label == LabelKind::kTokenClass) continue;
+    ASSERT_EQ(leaf.labels[static_cast<size_t>(place)],
+              draw.example < 0 ? -1 : FakeDataset::label(draw, 0, 0));
   }
 }
 
 void expect_same(const Leaf& a, const Leaf& b) {
   EXPECT_EQ(a.sizes.length, b.sizes.length);
   EXPECT_EQ(a.ids, b.ids);
+  EXPECT_EQ(a.segments, b.segments);
   EXPECT_EQ(a.mask, b.mask);
   EXPECT_EQ(a.labels, b.labels);
   EXPECT_EQ(a.samples, b.samples);
@@ -196,37 +230,39 @@ TEST(TrainBatches, SeedChangesTheOrder) {
 }
 
 TEST(TrainBatches, LeavesHoldTheirExamplesAndNothingElse) {
-  for (LabelKind label : {LabelKind::kClass, LabelKind::kTokenClass}) {
-    const FakeDataset dataset(random_lengths(40), label);
-    TrainBatches batches(dataset, info_of(label), {.seed = 1, .batch = 12, .micro_batch = 3});
+  for (const LeafFields& fields : kEveryFields) {
+    const FakeDataset dataset(random_lengths(40), fields);
+    TrainBatches batches(dataset, info_of(fields), {.seed = 1, .batch = 12, .micro_batch = 3});
     for (int64_t step = 0; step < 5; ++step) {
-      for (const Leaf& leaf : load_step(batches, step)) expect_contents(leaf, dataset, label);
+      for (const Leaf& leaf : load_step(batches, step)) expect_contents(leaf, dataset);
     }
   }
 }
 
-TEST(TrainBatches, LeavesHoldTheSegmentsOfTokens) {
-  TaskInfo info = kSequenceInfo;
-  info.fields.segments = 3;
-  const FakeDataset dataset(random_lengths(40), info.fields);
-  TrainBatches batches(dataset, info, {.seed = 1, .batch = 12, .micro_batch = 3});
-  for (const Leaf& leaf : load_step(batches, 0)) {
-    expect_contents(leaf, dataset, LabelKind::kClass);
-    ASSERT_EQ(leaf.segments.size(), leaf.ids.size());
-    for (size_t i = 0; i < leaf.segments.size(); ++i) {
-      const size_t k = i % static_cast<size_t>(leaf.sizes.length);
-      ASSERT_EQ(leaf.segments[i], leaf.mask[i] == 1 ? FakeDataset::segment(k) : 0);
+TEST(TrainBatches, EverySequenceOfTheGlobalBatchHasItsOwnSample) {
+  for (const LeafFields& fields : kEveryFields) {
+    const FakeDataset dataset(random_lengths(40), fields);
+    TrainBatches batches(dataset, info_of(fields), {.batch = 12, .micro_batch = 3});
+    std::vector<uint32_t> samples;
+    for (const Leaf& leaf : load_step(batches, 0)) {
+      samples.insert(samples.end(), leaf.samples.begin(), leaf.samples.end());
     }
+    std::sort(samples.begin(), samples.end());
+    std::vector<uint32_t> expected(static_cast<size_t>(12 * fields.sequences));
+    std::iota(expected.begin(), expected.end(), 0u);
+    EXPECT_EQ(samples, expected);
   }
 }
 
 TEST(TrainBatches, LoadOverwritesWhatTheLeafHeldBefore) {
-  const FakeDataset dataset(random_lengths(40), LabelKind::kTokenClass);
-  TrainBatches batches(dataset, kTokenInfo, {.seed = 1, .batch = 12, .micro_batch = 3});
-  Leaf leaf;
-  for (int64_t i = 0; i < 20; ++i) {
-    batches.load(i / 4, i % 4, leaf);
-    expect_contents(leaf, dataset, LabelKind::kTokenClass);
+  for (const LeafFields& fields : kEveryFields) {
+    const FakeDataset dataset(random_lengths(40), fields);
+    TrainBatches batches(dataset, info_of(fields), {.seed = 1, .batch = 12, .micro_batch = 3});
+    Leaf leaf;
+    for (int64_t i = 0; i < 20; ++i) {
+      batches.load(i / 4, i % 4, leaf);
+      expect_contents(leaf, dataset);
+    }
   }
 }
 
@@ -236,7 +272,7 @@ TEST(TrainBatches, LeavesHoldExamplesOfLikeLength) {
   std::vector<std::pair<int64_t, int64_t>> extents;
   for (const Leaf& leaf : load_step(batches, 0)) {
     std::vector<int64_t> lengths;
-    for (const Draw& draw : leaf.draws) lengths.push_back(dataset.length(draw.example));
+    for (const Draw& draw : leaf.draws) lengths.push_back(dataset.length(draw.example, 0));
     extents.emplace_back(*std::min_element(lengths.begin(), lengths.end()),
                          *std::max_element(lengths.begin(), lengths.end()));
   }
@@ -283,7 +319,7 @@ TEST(TrainBatches, AnyNumberOfLeavesIsSharedFairly) {
 
 int64_t length_of_leaf(int64_t example_length, int64_t max_length, bool fixed_length) {
   const FakeDataset dataset({example_length}, LabelKind::kClass);
-  TrainBatches batches(dataset, info_of(LabelKind::kClass, max_length),
+  TrainBatches batches(dataset, info_of({.label = LabelKind::kClass}, max_length),
                        {.batch = 1, .micro_batch = 1, .fixed_length = fixed_length});
   return load_step(batches, 0)[0].sizes.length;
 }
@@ -303,9 +339,9 @@ int64_t count_labels(const Leaf& leaf) {
 }
 
 TEST(TrainBatches, EveryLeafKnowsTheLabelsOfTheWholeGlobalBatch) {
-  for (LabelKind label : {LabelKind::kClass, LabelKind::kTokenClass}) {
-    const FakeDataset dataset(random_lengths(40), label);
-    TrainBatches batches(dataset, info_of(label), {.batch = 12, .micro_batch = 3});
+  for (const LeafFields& fields : kEveryFields) {
+    const FakeDataset dataset(random_lengths(40), fields);
+    TrainBatches batches(dataset, info_of(fields), {.batch = 12, .micro_batch = 3});
     for (int64_t step = 0; step < 4; ++step) {
       const std::vector<Leaf> leaves = load_step(batches, step);
       int64_t labels = 0;
@@ -336,9 +372,9 @@ TEST(TrainBatches, SteadyStateAllocatesNothing) {
   // The first leaf is a short one: its storage must do for the longest.
   std::vector<int64_t> lengths(40, 1);
   lengths[17] = kMaxLength;
-  for (LabelKind label : {LabelKind::kClass, LabelKind::kTokenClass}) {
-    const FakeDataset dataset(lengths, label);
-    TrainBatches batches(dataset, info_of(label), {.batch = 8, .micro_batch = 2});
+  for (const LeafFields& fields : kEveryFields) {
+    const FakeDataset dataset(lengths, fields);
+    TrainBatches batches(dataset, info_of(fields), {.batch = 8, .micro_batch = 2});
     Leaf leaf;
     int64_t first = 0;
     batches.load(first, 0, leaf);
@@ -368,27 +404,28 @@ TEST(TrainBatches, RefusesImpossibleOptions) {
 }
 
 TEST(EvalBatches, EachExampleComesOnce) {
-  for (LabelKind label : {LabelKind::kClass, LabelKind::kTokenClass}) {
-    const FakeDataset dataset(random_lengths(43), label);
-    const EvalBatches batches(dataset, info_of(label), {.batch = 8, .micro_batch = 4});
+  for (const LeafFields& fields : kEveryFields) {
+    const FakeDataset dataset(random_lengths(43), fields);
+    const EvalBatches batches(dataset, info_of(fields), {.batch = 8, .micro_batch = 4});
     ASSERT_EQ(batches.num_leaves(), 11);
     std::vector<int> seen(43);
     Leaf leaf;
     for (int64_t i = 0; i < batches.num_leaves(); ++i) {
       batches.load(i, leaf);
       ASSERT_EQ(leaf.sizes.batch, 4);
-      expect_contents(leaf, dataset, label);
+      expect_contents(leaf, dataset);
       for (size_t row = 0; row < 4; ++row) {
         const Draw draw = leaf.draws[row];
         if (draw.example < 0) continue;
         ++seen[static_cast<size_t>(draw.example)];
-        EXPECT_EQ(leaf.samples[row], draw.example);
+        EXPECT_EQ(leaf.samples[row * static_cast<size_t>(fields.sequences)],
+                  draw.example * fields.sequences);
         EXPECT_EQ(draw.epoch, 0u);
       }
     }
     EXPECT_EQ(seen, std::vector<int>(43, 1));
     EXPECT_EQ(leaf.draws[3].example, -1) << "43 examples leave one empty row in the last leaf";
-    EXPECT_EQ(leaf.samples[3], 0u);
+    EXPECT_EQ(leaf.samples.back(), 0u);
     EXPECT_EQ(leaf.loss_scale, std::vector<float>{1.0f});
   }
 }
@@ -400,7 +437,7 @@ TEST(EvalBatches, LeavesComeByFallingLength) {
   Leaf leaf;
   for (int64_t i = 0; i < batches.num_leaves(); ++i) {
     batches.load(i, leaf);
-    for (const Draw& draw : leaf.draws) lengths.push_back(dataset.length(draw.example));
+    for (const Draw& draw : leaf.draws) lengths.push_back(dataset.length(draw.example, 0));
   }
   EXPECT_TRUE(std::is_sorted(lengths.rbegin(), lengths.rend()));
 }

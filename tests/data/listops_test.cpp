@@ -446,9 +446,9 @@ std::unique_ptr<Task> task_in(const std::string& dir, int64_t max_length = 2048)
 }
 
 std::vector<uint8_t> tokens_of(const Dataset& dataset, int64_t i, int32_t* label = nullptr) {
-  std::vector<int32_t> ids(static_cast<size_t>(dataset.length(i)));
+  std::vector<int32_t> ids(static_cast<size_t>(dataset.length(i, 0)));
   int32_t ignored = 0;
-  dataset.get({.example = i}, {.ids = ids, .labels = {label == nullptr ? &ignored : label, 1}});
+  dataset.get({.example = i}, 0, {.ids = ids, .labels = {label == nullptr ? &ignored : label, 1}});
   std::vector<uint8_t> tokens;
   for (int32_t id : ids) tokens.push_back(static_cast<uint8_t>(id));
   return tokens;
@@ -620,7 +620,7 @@ TEST(ListopsReader, LabelsOfTheWrongRowAreFound) {
 
 TEST(ListopsReader, CutRowsAreCheckedWhole) {
   const std::string good = "Source\tTarget\n[MAX 2 9 [MIN 4 5 ] ]\t9\n";
-  EXPECT_EQ(open_text(good, 3)->length(0), 3);
+  EXPECT_EQ(open_text(good, 3)->length(0, 0), 3);
   EXPECT_THROW(open_text(good + "[MAX 2 9 [MIN 4 5 ]\t9\n", 3), DataError);
   EXPECT_THROW(open_text(good + "[MAX 2 9 [MIN 4 5 ] ]\t8\n", 3), DataError);
 }
@@ -704,9 +704,9 @@ TEST(ListopsReader, ExampleOutOfRangeIsRefused) {
   const auto dataset = open_text("Source\tTarget\n7\t7\n");
   int32_t id = 0;
   int32_t label = 0;
-  EXPECT_THROW(dataset->get({1}, {.ids = {&id, 1}, .labels = {&label, 1}}), Error);
-  EXPECT_THROW(dataset->get({-1}, {.ids = {&id, 1}, .labels = {&label, 1}}), Error);
-  EXPECT_THROW(dataset->get({0}, {.ids = {}, .labels = {&label, 1}}), Error);
+  EXPECT_THROW(dataset->get({1}, 0, {.ids = {&id, 1}, .labels = {&label, 1}}), Error);
+  EXPECT_THROW(dataset->get({-1}, 0, {.ids = {&id, 1}, .labels = {&label, 1}}), Error);
+  EXPECT_THROW(dataset->get({0}, 0, {.ids = {}, .labels = {&label, 1}}), Error);
 }
 
 // --- ladder --------------------------------------------------------------------------------------

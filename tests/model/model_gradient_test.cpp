@@ -127,6 +127,14 @@ TEST(ModelGradient, OfSegments) {
   check_every_parameter(c);
 }
 
+TEST(ModelGradient, OfPairs) {
+  for (const LabelKind label : {LabelKind::kClass, LabelKind::kTokenClass}) {
+    ModelCase c = differentiable_case(AttentionKind::kSoftmax);
+    c.task.fields = {.label = label, .sequences = 2};
+    check_every_parameter(c);
+  }
+}
+
 TEST(ModelGradient, OfEveryKindOfPositions) {
   for (const AttentionKind kind : test::every_attention()) {
     for (const Positions positions : {Positions::kSinusoidal, Positions::kRotary}) {

@@ -35,8 +35,7 @@ inline bool is_per_token(const model::ModelTask& task) {
   return task.fields.label == LabelKind::kTokenClass;
 }
 
-/// One leaf. Example b has b tokens of padding at its end, and one in the middle of the last
-/// example.
+/// One leaf. Row r has r tokens of padding at its end, and one in the middle of the last row.
 struct LeafArrays : stipple::LeafArrays<Array> {
   LeafSizes sizes;
   float batch_share = 1.0f;
@@ -53,12 +52,13 @@ struct LeafArrays : stipple::LeafArrays<Array> {
     const auto below = [&](int64_t n) {
       return static_cast<int32_t>(generator() % static_cast<uint32_t>(n));
     };
-    for (int64_t b = 0; b < batch; ++b) {
-      samples[b] = static_cast<uint32_t>(5 + 7 * b);
+    for (int64_t r = 0; r < sizes.rows(); ++r) {
+      samples[r] = static_cast<uint32_t>(5 + 7 * r);
       for (int64_t n = 0; n < length; ++n) {
-        mask[b * length + n] = n < length - b && !(b == batch - 1 && n == length / 2);
-        ids[b * length + n] = mask[b * length + n] ? 1 + below(task.vocab_size - 1) : 0;
-        if (task.fields.segments > 0) segments[b * length + n] = below(task.fields.segments);
+        const int64_t i = r * length + n;
+        mask[i] = n < length - r && !(r == sizes.rows() - 1 && n == length / 2);
+        ids[i] = mask[i] ? 1 + below(task.vocab_size - 1) : 0;
+        if (task.fields.segments > 0) segments[i] = below(task.fields.segments);
       }
     }
     for (int64_t i = 0; i < labels.numel(); ++i) {
@@ -82,7 +82,8 @@ struct LeafArrays : stipple::LeafArrays<Array> {
 class ModelRun {
  public:
   explicit ModelRun(const ModelCase& c)
-      : prediction(is_per_token(c.task) ? Shape{c.batch, c.length} : Shape{c.batch}),
+      : prediction(is_per_token(c.task) ? Shape{c.task.fields.sequences * c.batch, c.length}
+                                        : Shape{c.batch}),
         facts(c.config.layers),
         model(store, facts, c.config, c.attention, c.task),
         saved(model.make_saved()),

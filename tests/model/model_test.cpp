@@ -417,6 +417,35 @@ TEST(Model, CountsLabelsAndWritesPredictions) {
   }
 }
 
+TEST(Model, JudgesAnExampleByItsOwnSequences) {
+  ModelCase c = small_case(AttentionKind::kSoftmax);
+  c.task.fields.sequences = 2;
+  ModelRun run(c);
+  LeafArrays leaf(c.task, c.batch, c.length);
+  const auto loss_of_each = [&] {
+    std::vector<double> losses;
+    for (int64_t b = 0; b < c.batch; ++b) {
+      LeafArrays only = leaf;
+      only.labels.fill(-1);
+      only.labels[b] = leaf.labels[b];
+      losses.push_back(run.forward(only, /*training=*/false));
+    }
+    return losses;
+  };
+  const std::vector<double> before = loss_of_each();
+  for (int64_t row = 0; row < leaf.sizes.rows(); ++row) {
+    int32_t& token = leaf.ids[row * c.length];
+    token = token % 8 + 1;
+    const std::vector<double> after = loss_of_each();
+    for (int64_t b = 0; b < c.batch; ++b) {
+      const auto i = static_cast<size_t>(b);
+      EXPECT_EQ(after[i] != before[i], b == row / 2) << "row " << row << ", example " << b;
+    }
+    token = (token + 6) % 8 + 1;
+  }
+  EXPECT_EQ(loss_of_each(), before) << "the rows were put back";
+}
+
 TEST(Model, LearnsItsLeafByHeart) {
   for (const AttentionKind kind : kKinds) {
     ModelCase c = small_case(kind);
@@ -443,6 +472,10 @@ TEST(Model, RefusesWhatDoesNotFit) {
   LeafArrays odd(c.task, c.batch, c.length);
   odd.mask = test::Array<uint8_t>({c.batch, c.length - 1});
   EXPECT_THROW(run.forward(odd), ShapeError);
+  const LeafArrays three_rows(c.task, 3, c.length);
+  c.task.fields.sequences = 2;
+  ModelRun of_pairs(c);
+  EXPECT_THROW(of_pairs.forward(three_rows), ShapeError);
   c.config.heads = 3;
   EXPECT_THROW(ModelRun{c}, ConfigError);
 }

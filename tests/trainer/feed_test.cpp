@@ -20,11 +20,13 @@ constexpr int64_t kClasses = 5;
 class FakeDataset final : public data::Dataset {
  public:
   int64_t size() const override { return 50; }
-  int64_t length(int64_t i) const override { return 1 + 37 * i % kMaxLength; }
-  int64_t num_labels(data::Draw draw) const override { return length(draw.example); }
-  void get(data::Draw draw, const data::ExampleSpans& to) const override {
+  int64_t length(int64_t i, int64_t s) const override { return 1 + (37 * i + 11 * s) % kMaxLength; }
+  int64_t num_labels(data::Draw draw) const override {
+    return length(draw.example, 0) + length(draw.example, 1);
+  }
+  void get(data::Draw draw, int64_t s, const data::ExampleSpans& to) const override {
     for (size_t k = 0; k < to.ids.size(); ++k) {
-      to.ids[k] = static_cast<int32_t>(1 + draw.example + static_cast<int64_t>(k));
+      to.ids[k] = static_cast<int32_t>(1 + draw.example + s + static_cast<int64_t>(k));
       to.segments[k] = static_cast<int32_t>(k % 2);
       to.labels[k] = static_cast<int32_t>(to.ids[k] % kClasses);
     }
@@ -32,11 +34,12 @@ class FakeDataset final : public data::Dataset {
   uint64_t fingerprint() const override { return 1; }
 };
 
-const data::TaskInfo kInfo{.name = "fake",
-                           .fields = {.label = LabelKind::kTokenClass, .segments = 2},
-                           .vocab_size = 1000,
-                           .num_classes = kClasses,
-                           .max_length = kMaxLength};
+const data::TaskInfo kInfo{
+    .name = "fake",
+    .fields = {.label = LabelKind::kTokenClass, .sequences = 2, .segments = 2},
+    .vocab_size = 1000,
+    .num_classes = kClasses,
+    .max_length = kMaxLength};
 constexpr int64_t kBatch = 6;
 constexpr int64_t kMicroBatch = 2;
 
@@ -104,7 +107,7 @@ TEST(StepGraph, IsReplayedForLeavesWithAnotherNumberOfLabels) {
   Feed feed(stream, options_of(kInfo));
   constexpr size_t kFlights = 2;
   StepGraph graph(kFlights);
-  const int64_t rows = kMicroBatch * kMaxLength;
+  const int64_t rows = options_of(kInfo).largest.rows() * kMaxLength;
   const View<float> logits = memory.put(test::random_normal({rows, kClasses}, 1));
   const View<float> captured = memory.fresh<float>({rows, kClasses});
   const View<float> eager = memory.fresh<float>({rows, kClasses});
