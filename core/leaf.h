@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 
 #include "core/shape.h"
 
@@ -15,6 +16,7 @@ namespace stipple {
 enum class LabelKind : uint8_t {
   kClass,       ///< one class per example
   kTokenClass,  ///< one class per token
+  kValue,       ///< one number per example
 };
 
 /// What a task's examples consist of.
@@ -39,7 +41,8 @@ struct LeafArrays {
   Array<int32_t> ids{};       // [R, N]
   Array<int32_t> segments{};  // [R, N]  kinds of tokens, where the task has some
   Array<uint8_t> mask{};      // [R, N]  1 on tokens
-  Array<int32_t> labels{};    // [B] or [R, N]; -1: none
+  Array<int32_t> labels{};    // [B] or [R, N], where they are classes; -1: none
+  Array<float> values{};      // [B], where labels are numbers; NaN: none
   Array<uint32_t> samples{};  // [R]  names the row's random numbers within the global batch
   Array<float> loss_scale{};  // [1]  1 / labels of the global batch; 1 in evaluation
 };
@@ -59,13 +62,19 @@ void for_each_array(const LeafSizes& sizes, Visit visit, Arrays&... arrays) {
   const Shape examples{sizes.batch};
   const Shape rows{sizes.rows()};
   const Shape tokens{sizes.rows(), sizes.length};
-  const bool per_token = sizes.fields.label == LabelKind::kTokenClass;
+  const LabelKind label = sizes.fields.label;
   visit(LeafArray<int32_t>{"ids", tokens, 0}, arrays.ids...);
   if (sizes.fields.segments > 0) {
     visit(LeafArray<int32_t>{"segments", tokens, 0}, arrays.segments...);
   }
   visit(LeafArray<uint8_t>{"mask", tokens, 0}, arrays.mask...);
-  visit(LeafArray<int32_t>{"labels", per_token ? tokens : examples, -1}, arrays.labels...);
+  if (label == LabelKind::kValue) {
+    constexpr float kNone = std::numeric_limits<float>::quiet_NaN();
+    visit(LeafArray<float>{"values", examples, kNone}, arrays.values...);
+  } else {
+    const Shape& labels = label == LabelKind::kTokenClass ? tokens : examples;
+    visit(LeafArray<int32_t>{"labels", labels, -1}, arrays.labels...);
+  }
   visit(LeafArray<uint32_t>{"samples", rows, 0}, arrays.samples...);
   visit(LeafArray<float>{"loss_scale", Shape{1}, 1.0f}, arrays.loss_scale...);
 }

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 #include <limits>
 #include <numeric>
 
@@ -64,14 +65,19 @@ std::span<T> part(std::vector<T>& array, int64_t begin, int64_t count) {
 ExampleSpans spans_of(Leaf& leaf, int64_t place, int64_t sequence, int64_t count) {
   const int64_t begin = (place * leaf.sizes.fields.sequences + sequence) * leaf.sizes.length;
   const bool per_token = leaf.sizes.fields.label == LabelKind::kTokenClass;
-  return {.ids = part(leaf.ids, begin, count),
-          .segments = part(leaf.segments, begin, count),
-          .labels = per_token ? part(leaf.labels, begin, count)
-                              : part(leaf.labels, place, sequence == 0 ? 1 : 0)};
+  const int64_t of_example = sequence == 0 ? 1 : 0;
+  return {
+      .ids = part(leaf.ids, begin, count),
+      .segments = part(leaf.segments, begin, count),
+      .labels = per_token ? part(leaf.labels, begin, count) : part(leaf.labels, place, of_example),
+      .values = part(leaf.values, place, of_example)};
 }
 
 /// The labels that stand at the leaf's example `place`.
 int64_t count_labels(Leaf& leaf, int64_t place) {
+  if (leaf.sizes.fields.label == LabelKind::kValue) {
+    return std::isnan(leaf.values[static_cast<size_t>(place)]) ? 0 : 1;
+  }
   const int64_t each = static_cast<int64_t>(leaf.labels.size()) / leaf.sizes.batch;
   return std::ranges::count_if(part(leaf.labels, place * each, each),
                                [](int32_t label) { return label >= 0; });

@@ -23,8 +23,8 @@ std::vector<Split> splits_named(const std::vector<std::string>& names);
 struct TaskInfo {
   std::string name;
   LeafFields fields = {};
-  int64_t vocab_size = 0;  ///< size of the embedding table
-  int64_t num_classes = 0;
+  int64_t vocab_size = 0;   ///< size of the embedding table
+  int64_t num_classes = 0;  ///< of labels that are classes
   int64_t max_length =
       0;  ///< longest sequence an example may have after truncation; the model's padded length
   std::vector<Metric> metrics = {};  ///< what it is judged by; ladders are in the first
@@ -44,6 +44,7 @@ struct ExampleSpans {
   std::span<int32_t> ids{};       ///< one per token
   std::span<int32_t> segments{};  ///< one per token
   std::span<int32_t> labels{};    ///< one, or one per token (kTokenClass); -1, as found: none
+  std::span<float> values{};      ///< one (kValue); NaN, as found: none
 };
 
 /// A fixed collection. All calls are const, thread-safe and O(1) apart from copying.

@@ -3,6 +3,7 @@
 
 #include "kernels/activation.h"
 #include "kernels/cross_entropy.h"
+#include "kernels/squared_error.h"
 
 namespace stipple::model {
 namespace {
@@ -11,21 +12,47 @@ constexpr kernels::ActivationKind kRelu = kernels::ActivationKind::kRelu;
 
 }  // namespace
 
-ClassifierHead::ClassifierHead(ParameterStore& store, FactTable& facts, const std::string& name,
-                               const HeadConfig& config)
+Head::Head(ParameterStore& store, FactTable& facts, const std::string& name,
+           const HeadConfig& config)
     : store_(store),
       config_(config),
       loss_sum_(facts.declare<double>(kLossSum)),
-      correct_(facts.declare<int64_t>("correct")),
       count_(facts.declare<int64_t>(kLabels)),
       hidden_(store, name + ".hidden",
               is_pooled() ? config.fields.sequences * config.width : config.width, config.hidden),
-      out_(store, name + ".out", config.hidden, config.num_classes) {}
+      out_(store, name + ".out", config.hidden, num_outputs()) {
+  if (!is_value()) correct_ = facts.declare<int64_t>("correct");
+}
 
-void ClassifierHead::forward(Context& ctx, const Input& input, View<const float> x,
-                             View<int32_t> prediction, Saved& saved) const {
+void Head::classify(Context& ctx, const Input& input, View<float> out,
+                    View<int32_t> prediction) const {
+  const Shape labels{out.shape[0]};
+  kernels::cross_entropy(
+      ctx.stream, {.dlogits = ctx.training ? out : View<float>{},
+                   .loss_sum = ctx.facts.at<double>(loss_sum_),
+                   .correct = ctx.facts.at<int64_t>(*correct_),
+                   .count = ctx.facts.at<int64_t>(count_),
+                   .prediction = prediction.empty() ? prediction : prediction.reshape(labels),
+                   .logits = out,
+                   .labels = input.labels.reshape(labels),
+                   .scale = input.loss_scale,
+                   .scratch = &ctx.scratch});
+}
+
+void Head::measure(Context& ctx, const Input& input, View<float> out) const {
+  const View<float> y = out.reshape({out.shape[0]});
+  kernels::squared_error(ctx.stream, {.dy = ctx.training ? y : View<float>{},
+                                      .loss_sum = ctx.facts.at<double>(loss_sum_),
+                                      .count = ctx.facts.at<int64_t>(count_),
+                                      .y = y,
+                                      .target = input.values,
+                                      .scale = input.loss_scale});
+}
+
+void Head::forward(Context& ctx, const Input& input, View<const float> x, View<int32_t> prediction,
+                   Saved& saved) const {
   const int64_t rows = x.shape[0], sequences = config_.fields.sequences;
-  const int64_t labels = input.labels.numel();
+  const int64_t labels = is_pooled() ? rows / sequences : rows * x.shape[1];
   View<const float> features = x;
   if (is_pooled()) {
     const View<float> pooled = ctx.saved.alloc<float>({rows, config_.width});
@@ -37,27 +64,19 @@ void ClassifierHead::forward(Context& ctx, const Input& input, View<const float>
     features = pooled.reshape({labels, sequences * config_.width});
   }
   saved.activated = ctx.saved.alloc<float>({labels, config_.hidden});
-  saved.dlogits = ctx.saved.alloc<float>({labels, config_.num_classes});
+  saved.dout = ctx.saved.alloc<float>({labels, num_outputs()});
   hidden_.forward(ctx, features, saved.activated, saved.hidden);
   kernels::activation(ctx.stream, {.y = saved.activated, .x = saved.activated, .kind = kRelu});
-  out_.forward(ctx, saved.activated, saved.dlogits, saved.out);
-  kernels::cross_entropy(
-      ctx.stream, {.dlogits = ctx.training ? saved.dlogits : View<float>{},
-                   .loss_sum = ctx.facts.at<double>(loss_sum_),
-                   .correct = ctx.facts.at<int64_t>(correct_),
-                   .count = ctx.facts.at<int64_t>(count_),
-                   .prediction = prediction.empty() ? prediction : prediction.reshape({labels}),
-                   .logits = saved.dlogits,
-                   .labels = input.labels.reshape({labels}),
-                   .scale = input.loss_scale,
-                   .scratch = &ctx.scratch});
+  out_.forward(ctx, saved.activated, saved.dout, saved.out);
+  if (!is_value()) return classify(ctx, input, saved.dout, prediction);
+  STIPPLE_CHECK(prediction.empty(), "a model of numbers predicts no classes");
+  measure(ctx, input, saved.dout);
 }
 
-void ClassifierHead::backward(Context& ctx, const Input& input, const Saved& saved,
-                              View<float> dx) const {
+void Head::backward(Context& ctx, const Input& input, const Saved& saved, View<float> dx) const {
   Arena::Scope scope(ctx.scratch);
   const View<float> dhidden = ctx.scratch.alloc<float>(saved.activated.shape);
-  out_.backward(ctx, saved.out, saved.dlogits, dhidden);
+  out_.backward(ctx, saved.out, saved.dout, dhidden);
   kernels::activation_backward(
       ctx.stream, {.dx = dhidden, .dy = dhidden, .saved = saved.activated, .kind = kRelu});
   if (!is_pooled()) {

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// From token vectors to loss. A classifier width -> hidden -> ReLU -> classes, either of what is
-// pooled of an example, or of every token by itself (labels [R, N]). Where examples have several
-// sequences, their pooled vectors stand side by side: width is that of all of them. Saves hidden +
-// classes floats for each that is classified, and width of what is pooled.
+// From token vectors to loss: width -> hidden -> ReLU -> outputs, either of what is pooled of an
+// example, or of every token by itself (labels [R, N]). Where examples have several sequences, their
+// pooled vectors stand side by side: width is that of all of them. Outputs are classes with cross
+// entropy, or a number with squared error. Saves hidden + outputs floats for each label, and width
+// of what is pooled.
 #pragma once
 
+#include <optional>
 #include <string>
 
 #include "kernels/pooling.h"
@@ -24,28 +26,34 @@ struct HeadConfig {
   int64_t max_length = 1;  ///< divisor of MeanOver::kPadded, whatever the length of the leaf
 };
 
-class ClassifierHead {
+class Head {
  public:
   struct Saved {
     Linear::Saved hidden, out;
     View<float> activated;  // [labels, hidden]
-    View<float> dlogits;    // [labels, classes]  logits outside training
+    View<float> dout;       // [labels, outputs]  outputs outside training
   };
 
-  ClassifierHead(ParameterStore& store, FactTable&, const std::string& name, const HeadConfig&);
+  Head(ParameterStore& store, FactTable&, const std::string& name, const HeadConfig&);
 
-  /// x [R, N, width], zero on padding. Tells the loss and how many labels it got right; in training
-  /// also makes the gradient of the logits. prediction [B] or [R, N] written; empty: not wanted.
+  /// x [R, N, width], zero on padding. Tells the loss and how many classes it got right; in training
+  /// also makes the gradient of the outputs. prediction [B] or [R, N] written; empty: not wanted,
+  /// and where labels are numbers, impossible.
   void forward(Context&, const Input&, View<const float> x, View<int32_t> prediction, Saved&) const;
   /// dx [R, N, width] written.
   void backward(Context&, const Input&, const Saved&, View<float> dx) const;
 
  private:
   bool is_pooled() const { return config_.fields.label != LabelKind::kTokenClass; }
+  bool is_value() const { return config_.fields.label == LabelKind::kValue; }
+  int64_t num_outputs() const { return is_value() ? 1 : config_.num_classes; }
+  void classify(Context&, const Input&, View<float> out, View<int32_t> prediction) const;
+  void measure(Context&, const Input&, View<float> out) const;
 
   const ParameterStore& store_;
   HeadConfig config_;
-  FactId loss_sum_, correct_, count_;
+  FactId loss_sum_, count_;
+  std::optional<FactId> correct_;
   Linear hidden_;
   Linear out_;
 };

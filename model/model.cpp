@@ -84,13 +84,13 @@ struct Model::Parts {
   ModelTask task;
   Embedding embedding;
   Encoder encoder;
-  ClassifierHead head;
+  Head head;
 };
 
 struct Model::Saved {
   Embedding::Saved embedding;
   Encoder::Saved encoder;
-  ClassifierHead::Saved head;
+  Head::Saved head;
 };
 
 void Model::Parts::check(const Input& input) const {

@@ -49,7 +49,7 @@ class Model {
   std::unique_ptr<Saved, void (*)(Saved*)> make_saved() const;
 
   /// Tells the leaf's loss and more in ctx.facts. With ctx.training, keeps in `saved` and ctx.saved
-  /// what backward reads. prediction [B] or [R, N]: written; empty: not wanted.
+  /// what backward reads. prediction [B] or [R, N]: classes, written; empty: not wanted.
   void forward(Context&, const Input&, Saved&, View<int32_t> prediction = {}) const;
   /// Adds the gradient of (loss * loss_scale + regularisers) to the store's gradients;
   /// reports ranges as they become final.

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <map>
 #include <numeric>
 #include <random>
@@ -16,8 +17,8 @@ namespace {
 
 constexpr int64_t kMaxLength = 300;
 
-/// Token k of sequence s of example i is 1 + (31 i + 500 s + k) % 1000; its label is
-/// (i + s + k + epoch) % 7, or none where that is 0. The first token is of segment 2, the others of
+/// Token k of sequence s of example i is 1 + (31 i + 500 s + k) % 1000; its label, a class or a
+/// number, is (i + s + k + epoch) % 7, or none where that is 0. The first token is of segment 2, the others of
 /// segment 1. `lengths` are those of first sequences.
 class FakeDataset final : public Dataset {
  public:
@@ -40,7 +41,9 @@ class FakeDataset final : public Dataset {
   void get(Draw draw, int64_t s, const ExampleSpans& to) const override {
     ASSERT_EQ(static_cast<int64_t>(to.ids.size()), length(draw.example, s));
     ASSERT_EQ(to.segments.size(), fields_.segments > 0 ? to.ids.size() : 0);
-    ASSERT_EQ(static_cast<int64_t>(to.labels.size()), spots(draw, s));
+    const bool is_value = fields_.label == LabelKind::kValue;
+    ASSERT_EQ(static_cast<int64_t>(to.labels.size()), is_value ? 0 : spots(draw, s));
+    ASSERT_EQ(static_cast<int64_t>(to.values.size()), is_value ? spots(draw, s) : 0);
     for (size_t k = 0; k < to.ids.size(); ++k) {
       to.ids[k] = token(draw.example, s, static_cast<int64_t>(k));
     }
@@ -49,6 +52,9 @@ class FakeDataset final : public Dataset {
     }
     for (size_t k = 0; k < to.labels.size(); ++k) {
       to.labels[k] = label(draw, s, static_cast<int64_t>(k));
+    }
+    for (float& value : to.values) {
+      if (label(draw, 0, 0) >= 0) value = static_cast<float>(label(draw, 0, 0));
     }
   }
   uint64_t fingerprint() const override { return 1; }
@@ -79,6 +85,8 @@ class FakeDataset final : public Dataset {
 const LeafFields kEveryFields[] = {
     {.label = LabelKind::kClass},
     {.label = LabelKind::kTokenClass},
+    {.label = LabelKind::kValue},
+    {.label = LabelKind::kValue, .sequences = 2},
     {.label = LabelKind::kClass, .segments = 3},
     {.label = LabelKind::kClass, .sequences = 2},
     {.label = LabelKind::kTokenClass, .sequences = 3, .segments = 3},
@@ -144,9 +152,17 @@ void expect_contents(const Leaf& leaf, const FakeDataset& dataset) {
     for (int64_t s = 0; s < sequences; ++s) {
       expect_row(leaf, dataset, draw, s, place * sequences + s);
     }
-    if (dataset.fields().label == LabelKind::kTokenClass) continue;
-    ASSERT_EQ(leaf.labels[static_cast<size_t>(place)],
-              draw.example < 0 ? -1 : FakeDataset::label(draw, 0, 0));
+    const int32_t label = draw.example < 0 ? -1 : FakeDataset::label(draw, 0, 0);
+    const auto at = static_cast<size_t>(place);
+    if (dataset.fields().label == LabelKind::kClass) {
+      ASSERT_EQ(leaf.labels[at], label);
+    }
+    if (dataset.fields().label != LabelKind::kValue) continue;
+    if (label < 0) {
+      ASSERT_TRUE(std::isnan(leaf.values[at]));
+    } else {
+      ASSERT_EQ(leaf.values[at], static_cast<float>(label));
+    }
   }
 }
 
@@ -335,7 +351,8 @@ TEST(TrainBatches, LengthIsAMultipleOf64UpToTheLongest) {
 }
 
 int64_t count_labels(const Leaf& leaf) {
-  return std::count_if(leaf.labels.begin(), leaf.labels.end(), [](int32_t x) { return x >= 0; });
+  return std::count_if(leaf.labels.begin(), leaf.labels.end(), [](int32_t x) { return x >= 0; }) +
+         std::count_if(leaf.values.begin(), leaf.values.end(), [](float x) { return x >= 0; });
 }
 
 TEST(TrainBatches, EveryLeafKnowsTheLabelsOfTheWholeGlobalBatch) {

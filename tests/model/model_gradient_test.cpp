@@ -128,11 +128,17 @@ TEST(ModelGradient, OfSegments) {
 }
 
 TEST(ModelGradient, OfPairs) {
-  for (const LabelKind label : {LabelKind::kClass, LabelKind::kTokenClass}) {
+  for (const LabelKind label : {LabelKind::kClass, LabelKind::kTokenClass, LabelKind::kValue}) {
     ModelCase c = differentiable_case(AttentionKind::kSoftmax);
     c.task.fields = {.label = label, .sequences = 2};
     check_every_parameter(c);
   }
+}
+
+TEST(ModelGradient, OfNumbers) {
+  ModelCase c = differentiable_case(AttentionKind::kSoftmax);
+  c.task.fields.label = LabelKind::kValue;
+  check_every_parameter(c);
 }
 
 TEST(ModelGradient, OfEveryKindOfPositions) {

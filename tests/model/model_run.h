@@ -31,6 +31,10 @@ inline ModelCase small_case(model::AttentionKind kind) {
   return c;
 }
 
+inline bool is_value(const model::ModelTask& task) {
+  return task.fields.label == LabelKind::kValue;
+}
+
 inline bool is_per_token(const model::ModelTask& task) {
   return task.fields.label == LabelKind::kTokenClass;
 }
@@ -61,13 +65,15 @@ struct LeafArrays : stipple::LeafArrays<Array> {
         if (task.fields.segments > 0) segments[i] = below(task.fields.segments);
       }
     }
-    for (int64_t i = 0; i < labels.numel(); ++i) {
-      const bool real = !is_per_token(task) || mask[i] != 0;
-      labels[i] = real ? below(task.num_classes) : -1;
+    int64_t i = 0;
+    for (int32_t& label : labels.values()) {
+      const bool real = !is_per_token(task) || mask[i++] != 0;
+      label = real ? below(task.num_classes) : -1;
     }
+    for (float& value : values.values()) value = static_cast<float>(below(9)) - 4.0f;
     const auto counted = [](int32_t label) { return label >= 0; };
-    loss_scale[0] = 1.0f / static_cast<float>(std::count_if(labels.values().begin(),
-                                                            labels.values().end(), counted));
+    const auto classes = std::count_if(labels.values().begin(), labels.values().end(), counted);
+    loss_scale[0] = 1.0f / static_cast<float>(is_value(task) ? batch : classes);
   }
 
   model::Input input() const {
@@ -107,10 +113,10 @@ class ModelRun {
     saved_arena->rewind(0);
     model::Context ctx = context(training);
     ctx.facts = observer.facts(facts);
-    model.forward(ctx, leaf.input(), *saved, prediction);
+    model.forward(ctx, leaf.input(), *saved, wanted());
     observer.read(facts, ctx.facts);
     loss_sum = ctx.facts.at<double>(facts.find(model::kLossSum))[0];
-    correct = ctx.facts.at<int64_t>(facts.find("correct"))[0];
+    if (!is_value(case_.task)) correct = ctx.facts.at<int64_t>(facts.find("correct"))[0];
     count = ctx.facts.at<int64_t>(facts.find(model::kLabels))[0];
     return loss_sum * static_cast<double>(leaf.loss_scale[0]) + observer.auxiliary;
   }
@@ -137,6 +143,10 @@ class ModelRun {
   size_t planned_saved = 0, planned_scratch = 0;
 
  private:
+  View<int32_t> wanted() {
+    return is_value(case_.task) ? View<int32_t>{} : View<int32_t>(prediction);
+  }
+
   model::Context context(bool training) {
     return {.stream = stream_,
             .saved = *saved_arena,
@@ -167,7 +177,7 @@ class ModelRun {
     for_each_array(
         LeafSizes{case_.task.fields, case_.batch, case_.length},
         [](const auto& array, auto& view) { view.shape = array.shape; }, in);
-    planned.forward(ctx, in, *planned_state, {nullptr, prediction.shape()});
+    planned.forward(ctx, in, *planned_state, {nullptr, wanted().shape});
     planned.backward(ctx, in, *planned_state);
     planned_saved = saved_plan.peak();
     planned_scratch = scratch_plan.peak();

@@ -417,6 +417,23 @@ TEST(Model, CountsLabelsAndWritesPredictions) {
   }
 }
 
+TEST(Model, CountsNumbersThatAreToBeMet) {
+  ModelCase c = small_case(AttentionKind::kSoftmax);
+  c.task.fields.label = LabelKind::kValue;
+  ModelRun run(c);
+  LeafArrays leaf(c.task, c.batch, c.length);
+  leaf.values[1] = std::nanf("");
+  const double loss = run.forward(leaf);
+  EXPECT_GT(loss, 0);
+  EXPECT_EQ(run.count, c.batch - 1);
+  run.backward(leaf);
+  const std::vector<float> gradient = run.grad_values();
+  leaf.ids[c.length] = leaf.ids[c.length] % 8 + 1;
+  EXPECT_EQ(run.forward(leaf), loss) << "the example without a number";
+  run.backward(leaf);
+  EXPECT_EQ(run.grad_values(), gradient);
+}
+
 TEST(Model, JudgesAnExampleByItsOwnSequences) {
   ModelCase c = small_case(AttentionKind::kSoftmax);
   c.task.fields.sequences = 2;

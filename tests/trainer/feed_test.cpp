@@ -16,30 +16,40 @@ namespace {
 constexpr int64_t kMaxLength = 200;
 constexpr int64_t kClasses = 5;
 
-/// A label on every token, so more of them in longer examples.
+/// Pairs with a number each, or with a class on every token: so more labels in longer examples.
 class FakeDataset final : public data::Dataset {
  public:
+  explicit FakeDataset(LabelKind label) : label_(label) {}
   int64_t size() const override { return 50; }
   int64_t length(int64_t i, int64_t s) const override { return 1 + (37 * i + 11 * s) % kMaxLength; }
   int64_t num_labels(data::Draw draw) const override {
+    if (label_ == LabelKind::kValue) return 1;
     return length(draw.example, 0) + length(draw.example, 1);
   }
   void get(data::Draw draw, int64_t s, const data::ExampleSpans& to) const override {
     for (size_t k = 0; k < to.ids.size(); ++k) {
       to.ids[k] = static_cast<int32_t>(1 + draw.example + s + static_cast<int64_t>(k));
       to.segments[k] = static_cast<int32_t>(k % 2);
+    }
+    for (size_t k = 0; k < to.labels.size(); ++k) {
       to.labels[k] = static_cast<int32_t>(to.ids[k] % kClasses);
     }
+    for (float& value : to.values) value = 0.5f * static_cast<float>(draw.example);
   }
   uint64_t fingerprint() const override { return 1; }
+
+ private:
+  LabelKind label_;
 };
 
-const data::TaskInfo kInfo{
-    .name = "fake",
-    .fields = {.label = LabelKind::kTokenClass, .sequences = 2, .segments = 2},
-    .vocab_size = 1000,
-    .num_classes = kClasses,
-    .max_length = kMaxLength};
+data::TaskInfo info_of(LabelKind label) {
+  return {.name = "fake",
+          .fields = {.label = label, .sequences = 2, .segments = 2},
+          .vocab_size = 1000,
+          .num_classes = kClasses,
+          .max_length = kMaxLength};
+}
+const data::TaskInfo kInfo = info_of(LabelKind::kTokenClass);
 constexpr int64_t kBatch = 6;
 constexpr int64_t kMicroBatch = 2;
 
@@ -64,23 +74,30 @@ void expect_carried(const Stream& stream, const data::Leaf& leaf, const model::I
       leaf, input);
 }
 
+void expect_every_leaf_carried(Device device, LabelKind label) {
+  const FakeDataset dataset(label);
+  const data::TaskInfo info = info_of(label);
+  const Stream stream(device);
+  data::TrainBatches batches(dataset, info, {.batch = kBatch, .micro_batch = kMicroBatch});
+  Feed feed(stream, options_of(info));
+  std::vector<data::Leaf> leaves(static_cast<size_t>(batches.num_leaves()));
+  for (int64_t step = 0; step < 5; ++step) {
+    for (int64_t i = 0; i < batches.num_leaves(); ++i) {
+      batches.load(step, i, leaves[static_cast<size_t>(i)]);
+      feed.put(step, i, leaves[static_cast<size_t>(i)]);
+    }
+    for (int64_t i = 0; i < batches.num_leaves(); ++i) {
+      expect_carried(stream, leaves[static_cast<size_t>(i)], feed.input(i));
+      EXPECT_EQ(feed.input(i).batch_share, 1.0f / 3);
+    }
+  }
+}
+
 TEST(Feed, BringsEveryArrayOfALeafToTheDevice) {
-  const FakeDataset dataset;
   for (Device device : test::test_devices()) {
     SCOPED_TRACE(test::name_of(device));
-    const Stream stream(device);
-    data::TrainBatches batches(dataset, kInfo, {.batch = kBatch, .micro_batch = kMicroBatch});
-    Feed feed(stream, options_of(kInfo));
-    std::vector<data::Leaf> leaves(static_cast<size_t>(batches.num_leaves()));
-    for (int64_t step = 0; step < 5; ++step) {
-      for (int64_t i = 0; i < batches.num_leaves(); ++i) {
-        batches.load(step, i, leaves[static_cast<size_t>(i)]);
-        feed.put(step, i, leaves[static_cast<size_t>(i)]);
-      }
-      for (int64_t i = 0; i < batches.num_leaves(); ++i) {
-        expect_carried(stream, leaves[static_cast<size_t>(i)], feed.input(i));
-        EXPECT_EQ(feed.input(i).batch_share, 1.0f / 3);
-      }
+    for (const LabelKind label : {LabelKind::kTokenClass, LabelKind::kValue}) {
+      expect_every_leaf_carried(device, label);
     }
   }
 }
@@ -99,7 +116,7 @@ TEST(Feed, SaysTheShapesOfALeafWithoutMemory) {
 
 TEST(StepGraph, IsReplayedForLeavesWithAnotherNumberOfLabels) {
   if (cuda::device_count() == 0) GTEST_SKIP() << cuda::why_no_device();
-  const FakeDataset dataset;
+  const FakeDataset dataset(LabelKind::kTokenClass);
   test::DeviceMemory memory(cuda_device(0));
   const Stream& stream = memory.stream();
   data::TrainBatches batches(dataset, kInfo,
