@@ -30,7 +30,14 @@ bool Communicator::any(bool flag) { return all_reduce(int64_t{flag}, Reduction::
 namespace {
 
 /// Types that keep their meaning on the other ranks, by the letter they travel under.
-enum Kind : char { kError = 'e', kConfig = 'c', kData = 'd', kCheckpoint = 'k', kDivergence = 'v' };
+enum Kind : char {
+  kError = 'e',
+  kConfig = 'c',
+  kData = 'd',
+  kCheckpoint = 'k',
+  kDivergence = 'v',
+  kMemory = 'm'
+};
 
 std::string caught(FunctionRef<void()> body) {
   try {
@@ -38,6 +45,8 @@ std::string caught(FunctionRef<void()> body) {
     return {};
   } catch (const CommError&) {
     throw;
+  } catch (const MemoryError& e) {
+    return std::string(1, kMemory) + e.what();
   } catch (const ConfigError& e) {
     return std::string(1, kConfig) + e.what();
   } catch (const DataError& e) {
@@ -47,7 +56,7 @@ std::string caught(FunctionRef<void()> body) {
   } catch (const DivergenceError& e) {
     return std::string(1, kDivergence) + e.what();
   } catch (const std::bad_alloc&) {
-    return std::string(1, kConfig) + "out of memory; lower train.micro_batch or data.max_length";
+    return std::string(1, kMemory) + "out of memory";
   } catch (const std::exception& e) {
     return std::string(1, kError) + e.what();
   }
@@ -73,6 +82,8 @@ void agree(Communicator& communicator, FunctionRef<void()> body) {
   switch (error[0]) {
     case kConfig:
       throw_collective<ConfigError>(text);
+    case kMemory:
+      throw_collective<MemoryError>(text);
     case kData:
       throw_collective<DataError>(text);
     case kCheckpoint:

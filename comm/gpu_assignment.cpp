@@ -65,10 +65,10 @@ GpuView from_text(const std::string& text) {
 }
 
 std::string own_objection(const GpuView& view) {
-  if (!view.why_no_gpu.empty()) return "device=cuda needs a GPU: " + view.why_no_gpu;
+  if (!view.why_no_gpu.empty()) return "there is no GPU to use: " + view.why_no_gpu;
   if (view.compute_major < kOldestMajor) {
-    return detail::concat("device=cuda needs a GPU of compute capability ", kOldestMajor,
-                          ".0 or later (A100, H100, B200...), ", view.name, " has ",
+    return detail::concat("a GPU of compute capability ", kOldestMajor,
+                          ".0 or later is needed (A100, H100, B200...), ", view.name, " has ",
                           view.compute_major, ".", view.compute_minor);
   }
   return {};

@@ -17,8 +17,7 @@ Buffer::Buffer(Device device, size_t bytes) : device_(device), bytes_(bytes) {
   }
   const size_t rounded = (bytes + kAlignment - 1) / kAlignment * kAlignment;
   data_.reset(static_cast<std::byte*>(std::aligned_alloc(kAlignment, rounded)));
-  STIPPLE_CHECK_AS(ConfigError, data_ != nullptr, "out of memory: ", bytes,
-                   " bytes asked for; lower train.micro_batch or data.max_length");
+  STIPPLE_CHECK_AS(MemoryError, data_ != nullptr, "out of memory: ", bytes, " bytes asked for");
   std::memset(data_.get(), 0, rounded);
 }
 

@@ -17,7 +17,7 @@ class Buffer {
   static constexpr size_t kAlignment = 128;
 
   Buffer() = default;
-  /// Error when the memory cannot be had, naming the size.
+  /// MemoryError when the memory cannot be had, naming the size.
   Buffer(Device device, size_t bytes);
   /// Host memory to stage what goes to or comes from `device`: page-locked for CUDA, so that copies
   /// run by themselves.

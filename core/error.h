@@ -35,6 +35,12 @@ class SizeError : public ConfigError {
   using ConfigError::ConfigError;
 };
 
+/// There is less memory than was asked for. The trainer adds the keys that lower the need.
+class MemoryError : public ConfigError {
+ public:
+  using ConfigError::ConfigError;
+};
+
 /// An operation was called with arrays that do not fit together.
 class ShapeError : public Error {
  public:

@@ -16,8 +16,10 @@ int exit_code_of(const std::exception& e) {
 }
 
 std::string message_of(const std::exception& e) {
-  if (dynamic_cast<const std::bad_alloc*>(&e) == nullptr) return e.what();
-  return "out of memory; lower train.micro_batch or data.max_length";
+  const bool is_refused = dynamic_cast<const std::bad_alloc*>(&e) != nullptr;
+  if (!is_refused && dynamic_cast<const MemoryError*>(&e) == nullptr) return e.what();
+  const std::string what = is_refused ? "out of memory" : e.what();
+  return what + "; lower train.micro_batch or data.max_length";
 }
 
 }  // namespace stipple::trainer

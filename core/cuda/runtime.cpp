@@ -129,10 +129,10 @@ void* allocate(int device, size_t bytes) {
     cudaGetLastError();
     size_t free = 0, total = 0;
     cudaMemGetInfo(&free, &total);
-    const std::string what = detail::concat(
-        "out of memory on GPU ", device, ": ", bytes, " bytes asked, ", free, " of ", total,
-        " free (", cudaGetErrorString(status), "); lower train.micro_batch or data.max_length");
-    if (status == cudaErrorMemoryAllocation) throw ConfigError(what);
+    const std::string what =
+        detail::concat("out of memory on GPU ", device, ": ", bytes, " bytes asked, ", free, " of ",
+                       total, " free (", cudaGetErrorString(status), ")");
+    if (status == cudaErrorMemoryAllocation) throw MemoryError(what);
     throw CudaError(what);
   }
   CUDA_CHECK(cudaMemset(p, 0, bytes));

@@ -8,8 +8,10 @@
 
 #include <cstring>
 #include <limits>
+#include <new>
 #include <numeric>
 #include <string>
+#include <typeinfo>
 #include <vector>
 
 #include "comm/communicator.h"
@@ -165,6 +167,30 @@ inline void a_local_error_is_thrown_everywhere(Communicator& c, const Stream*) {
   }
 }
 
+/// What rank 0 throws in agree() arrives everywhere as an `Arriving`.
+template <class Arriving, class Thrown>
+void expect_type_is_kept(Communicator& c, const Thrown& thrown) {
+  try {
+    agree(c, [&] {
+      if (c.rank() == 0) throw thrown;
+    });
+    ADD_FAILURE() << "nothing thrown";
+  } catch (const Error& error) {
+    EXPECT_EQ(typeid(error), typeid(Arriving));
+    EXPECT_TRUE(error.is_collective());
+  }
+}
+
+inline void errors_keep_their_type(Communicator& c, const Stream*) {
+  expect_type_is_kept<Error>(c, std::runtime_error("x"));
+  expect_type_is_kept<ConfigError>(c, ConfigError("x"));
+  expect_type_is_kept<DataError>(c, DataError("x"));
+  expect_type_is_kept<CheckpointError>(c, CheckpointError("x"));
+  expect_type_is_kept<DivergenceError>(c, DivergenceError("x"));
+  expect_type_is_kept<MemoryError>(c, MemoryError("x"));
+  expect_type_is_kept<MemoryError>(c, std::bad_alloc());
+}
+
 inline void operations_of_all_kinds_interleave(Communicator& c, const Stream* memory) {
   const FloatArray values(memory, std::vector<float>(5000, 1.0f));
   UnevenExchange e(c, 2, memory);
@@ -196,6 +222,7 @@ inline constexpr Check kChecks[] = {
     {"TextsOfAnyLengthAreGathered", texts_of_any_length_are_gathered},
     {"AnyIsTrueIfOneIs", any_is_true_if_one_is},
     {"ALocalErrorIsThrownEverywhere", a_local_error_is_thrown_everywhere},
+    {"ErrorsKeepTheirType", errors_keep_their_type},
     {"OperationsOfAllKindsInterleave", operations_of_all_kinds_interleave},
 };
 

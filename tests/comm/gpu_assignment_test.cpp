@@ -57,16 +57,16 @@ TEST(GpuAssignment, AnOldGpuIsRefused) {
   old.compute_minor = 5;
   const GpuView views[] = {old};
   EXPECT_EQ(gpu_objection(views),
-            "device=cuda needs a GPU of compute capability 8.0 or later (A100, H100, B200...), "
+            "a GPU of compute capability 8.0 or later is needed (A100, H100, B200...), "
             "Tesla T4 has 7.5");
 }
 
 TEST(GpuAssignment, ARankIsNamedOnlyWhereItDiffers) {
   GpuView none{.host = "n2", .why_no_gpu = "no driver", .name = {}, .bus_id = {}};
   const GpuView some[] = {view("n1", 1, "0000:01:00.0"), none};
-  EXPECT_EQ(gpu_objection(some), "rank 1 (n2): device=cuda needs a GPU: no driver");
+  EXPECT_EQ(gpu_objection(some), "rank 1 (n2): there is no GPU to use: no driver");
   const GpuView all[] = {none, none};
-  EXPECT_EQ(gpu_objection(all), "device=cuda needs a GPU: no driver");
+  EXPECT_EQ(gpu_objection(all), "there is no GPU to use: no driver");
 }
 
 TEST(ChooseCudaDevice, GivesEveryRankItsOwnOrTheSameErrorToAll) {
@@ -82,7 +82,7 @@ TEST(ChooseCudaDevice, GivesEveryRankItsOwnOrTheSameErrorToAll) {
       const std::string text = e.what();
       EXPECT_EQ(c.all_gather(text), std::vector<std::string>(3, text));
       if (cuda::device_count() == 0) {
-        EXPECT_NE(text.find("device=cuda needs a GPU: "), std::string::npos) << text;
+        EXPECT_NE(text.find("there is no GPU to use: "), std::string::npos) << text;
       }
     }
   });

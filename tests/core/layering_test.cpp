@@ -188,6 +188,26 @@ TEST(Layering, EveryFileNamesItsLicence) {
   }
 }
 
+/// Keys stand in the layer whose section holds them; below, a message says what happened, and who
+/// owns the settings adds which one to change.
+TEST(Layering, LowLayersNameNoKeysOfTheConfiguration) {
+  static const std::regex key(
+      "\"[^\"]*\\b(run|train|step|eval|data|model|attention|optimizer|guard|device|precision)"
+      "(\\.[a-z]|=[a-z])[^\"]*\"");
+  size_t lines = 0;
+  for (const char* layer : {"core", "kernels", "comm"}) {
+    for (const fs::path& path : sources(layer)) {
+      std::ifstream in(path);
+      for (std::string line; std::getline(in, line); ++lines) {
+        const std::string code = line.substr(0, line.find("//"));
+        EXPECT_FALSE(code.find("#include") == std::string::npos && std::regex_search(code, key))
+            << path << ": " << line;
+      }
+    }
+  }
+  EXPECT_GT(lines, 10000u);
+}
+
 std::string read_file(const fs::path& path) {
   std::ifstream in(path);
   return {std::istreambuf_iterator<char>(in), {}};

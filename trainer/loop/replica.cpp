@@ -72,7 +72,13 @@ int threads_per_rank(const Config& config, int local_ranks) {
 
 Device choose_device(const Config& config, comm::Communicator& communicator) {
   if (config.device == DeviceChoice::kCpu) return kCpuDevice;
-  return cuda_device(comm::choose_cuda_device(communicator));
+  try {
+    return cuda_device(comm::choose_cuda_device(communicator));
+  } catch (const ConfigError& e) {
+    ConfigError error(std::string("device=cuda: ") + e.what());
+    if (e.is_collective()) error.set_collective();
+    throw error;
+  }
 }
 
 int64_t leaves_per_rank(const Config& config, int num_ranks) {
