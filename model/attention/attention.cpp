@@ -43,4 +43,11 @@ void Attention::backward(Context& ctx, const AttentionInputs& in, ConstRealView 
   do_backward(ctx, in, out, dout, saved, grads);
 }
 
+kernels::AttentionDropout dropout_of(const Context& ctx, const AttentionInputs& in, float rate) {
+  return {.rate = ctx.training ? rate : 0.0f,
+          .rng = ctx.rng,
+          .layer = ctx.layer,
+          .samples = in.samples};
+}
+
 }  // namespace stipple::model

@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "core/view.h"
+#include "kernels/attend.h"
 #include "model/attention/attention_config.h"
 #include "model/context.h"
 #include "model/parameter_store.h"
@@ -66,6 +67,9 @@ class Attention {
   virtual void do_backward(Context&, const AttentionInputs&, ConstRealView out, ConstRealView dout,
                            const Saved&, const AttentionGrads&) const = 0;
 };
+
+/// Of attention weights in this pass; none in evaluation.
+kernels::AttentionDropout dropout_of(const Context&, const AttentionInputs&, float rate);
 
 /// registry.cpp: an explicit table, one line per attention.
 std::unique_ptr<Attention> make_attention(const AttentionConfig&, ParameterStore&, FactTable&,

@@ -127,14 +127,6 @@ View<const uint8_t> SbmAttention::graph_mask(const AttentionInputs& in) const {
   return config_.padding == SbmPadding::kExcluded ? in.mask : View<const uint8_t>{};
 }
 
-kernels::AttentionDropout SbmAttention::dropout(const Context& ctx,
-                                                const AttentionInputs& in) const {
-  return {.rate = ctx.training ? dropout_rate_ : 0.0f,
-          .rng = ctx.rng,
-          .layer = ctx.layer,
-          .samples = in.samples};
-}
-
 /// What one edge adds to the sparsity loss: weight / (L H sequences max_length²), over the
 /// sequences of the global batch.
 double SbmAttention::edge_weight(const AttentionInputs& in) const {
@@ -272,7 +264,7 @@ void SbmAttention::do_forward(Context& ctx, const AttentionInputs& in, RealView 
                                      .edges = saved.edges,
                                      .key_mask = in.mask,
                                      .scale = scale_,
-                                     .dropout = dropout(ctx, in),
+                                     .dropout = dropout_of(ctx, in, dropout_rate_),
                                      .scratch = &ctx.scratch,
                                      .implementation = implementation_});
 }
@@ -372,7 +364,7 @@ void SbmAttention::do_backward(Context& ctx, const AttentionInputs& in, ConstRea
        .edges = saved.edges,
        .key_mask = in.mask,
        .scale = scale_,
-       .dropout = dropout(ctx, in),
+       .dropout = dropout_of(ctx, in, dropout_rate_),
        .ste = {.row_grad = row_grad,
                .column_grad = column_grad,
                .y = saved.query.memberships,

@@ -50,7 +50,6 @@ class SbmAttention final : public Attention {
                            RealView column_grad, const AttentionGrads&) const;
 
   View<const uint8_t> graph_mask(const AttentionInputs&) const;
-  kernels::AttentionDropout dropout(const Context&, const AttentionInputs&) const;
   double edge_weight(const AttentionInputs&) const;
   float ste_clip() const;
 

@@ -14,14 +14,6 @@ std::unique_ptr<Attention::Saved> SoftmaxAttention::make_saved() const {
   return std::make_unique<Saved>();
 }
 
-kernels::AttentionDropout SoftmaxAttention::dropout(const Context& ctx,
-                                                    const AttentionInputs& in) const {
-  return {.rate = ctx.training ? dropout_rate_ : 0.0f,
-          .rng = ctx.rng,
-          .layer = ctx.layer,
-          .samples = in.samples};
-}
-
 void SoftmaxAttention::do_forward(Context& ctx, const AttentionInputs& in, RealView out,
                                   Attention::Saved& base) const {
   Saved& saved = static_cast<Saved&>(base);
@@ -33,7 +25,7 @@ void SoftmaxAttention::do_forward(Context& ctx, const AttentionInputs& in, RealV
                                      .v = in.v,
                                      .key_mask = in.mask,
                                      .scale = scale_,
-                                     .dropout = dropout(ctx, in),
+                                     .dropout = dropout_of(ctx, in, dropout_rate_),
                                      .scratch = &ctx.scratch});
 }
 
@@ -52,7 +44,7 @@ void SoftmaxAttention::do_backward(Context& ctx, const AttentionInputs& in, Cons
                                               .lse = saved.lse,
                                               .key_mask = in.mask,
                                               .scale = scale_,
-                                              .dropout = dropout(ctx, in),
+                                              .dropout = dropout_of(ctx, in, dropout_rate_),
                                               .scratch = &ctx.scratch});
 }
 

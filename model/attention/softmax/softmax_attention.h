@@ -21,7 +21,6 @@ class SoftmaxAttention final : public Attention {
   void do_forward(Context&, const AttentionInputs&, RealView out, Attention::Saved&) const override;
   void do_backward(Context&, const AttentionInputs&, ConstRealView out, ConstRealView dout,
                    const Attention::Saved&, const AttentionGrads&) const override;
-  kernels::AttentionDropout dropout(const Context&, const AttentionInputs&) const;
 
   float scale_;
   float dropout_rate_;
