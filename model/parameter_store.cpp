@@ -92,6 +92,15 @@ View<float> ParameterStore::values() const {
   return {reinterpret_cast<float*>(values_.data()), {numel_}};
 }
 
+void ParameterStore::describe_state(StateVisitor& v, std::string_view kind,
+                                    View<float> flat) const {
+  STIPPLE_CHECK_SHAPE("state", flat, {numel_});
+  for (const Entry& e : entries_) {
+    float* data = flat.data == nullptr ? nullptr : flat.data + e.range.begin;
+    v.tensor(std::string(kind) + "/" + e.name, {data, e.shape});
+  }
+}
+
 int64_t ParameterStore::num_parameters() const {
   int64_t count = 0;
   for (const Entry& entry : entries_) count += entry.shape.numel();

@@ -10,10 +10,12 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "core/buffer.h"
 #include "core/range.h"
+#include "core/state_visitor.h"
 #include "core/stream.h"
 #include "core/view.h"
 
@@ -61,6 +63,10 @@ class ParameterStore {
   View<float> values() const;               ///< flat
   int64_t numel() const { return numel_; }  ///< of the arena, padding included
   int64_t num_parameters() const;           ///< without padding
+
+  /// Each parameter's part of `flat`, an array of this layout, as "<kind>/<name>": values are of the
+  /// kind "parameter". Every rank owns all of it.
+  void describe_state(StateVisitor&, std::string_view kind, View<float> flat) const;
 
   std::span<const Entry> entries() const { return entries_; }  ///< in declaration order
   const Entry& entry(ParamId) const;

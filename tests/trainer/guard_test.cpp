@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "core/error.h"
+#include "trainer/checkpoint/scalars.h"
 
 namespace stipple::trainer {
 namespace {
@@ -98,6 +99,14 @@ TEST(SpikeGuard, AGoodStepEndsARowOfSkips) {
   EXPECT_EQ(guard.consecutive_skips(), 0);
 }
 
+Scalars state_of(SpikeGuard& guard) {
+  return scalars_of([&](StateVisitor& v) { guard.describe_state(v); });
+}
+
+void restore(SpikeGuard& guard, const Scalars& state) {
+  restore_scalars(state, [&](StateVisitor& v) { guard.describe_state(v); });
+}
+
 TEST(SpikeGuard, ARestoredGuardDecidesTheSame) {
   const GuardConfig config{.spike_factor = 1.2, .window = 5, .max_skips = 1000};
   std::mt19937_64 generator(5);
@@ -107,12 +116,12 @@ TEST(SpikeGuard, ARestoredGuardDecidesTheSame) {
   testing::internal::CaptureStderr();  // a hundred reasons
   for (int step = 0; step < 300; ++step) {
     SpikeGuard copy(config);
-    copy.restore(original.state());
+    restore(copy, state_of(original));
     const double loss = value(generator);
     const double norm = value(generator);
     const SpikeGuard::Verdict verdict = original.check(step, loss, norm);
     EXPECT_EQ(copy.check(step, loss, norm), verdict);
-    EXPECT_EQ(copy.state(), original.state());
+    EXPECT_EQ(state_of(copy), state_of(original));
     skips += verdict == kSkip;
   }
   testing::internal::GetCapturedStderr();
@@ -121,18 +130,25 @@ TEST(SpikeGuard, ARestoredGuardDecidesTheSame) {
 }
 
 TEST(SpikeGuard, AShorterWindowKeepsTheNewestValues) {
+  SpikeGuard longer = warmed_up();
   SpikeGuard shorter({.spike_factor = 3, .window = 1, .max_skips = 4});
-  shorter.restore(warmed_up().state());
+  restore(shorter, state_of(longer));
+  EXPECT_EQ(state_of(shorter).list("guard/losses"), std::vector<double>{3});
   EXPECT_EQ(shorter.check(4, 9, 90), kApply);
-  EXPECT_EQ(shorter.state(), (std::vector<double>{0, 9, 90}));
+  EXPECT_EQ(state_of(shorter).count("guard/consecutive_skips"), 0);
+  EXPECT_EQ(state_of(shorter).list("guard/norms"), std::vector<double>{90});
 }
 
 TEST(SpikeGuard, DamagedStatesAreRefused) {
   SpikeGuard guard({});
-  EXPECT_THROW(guard.restore({}), CheckpointError);
-  EXPECT_THROW(guard.restore(std::vector<double>{0, 1}), CheckpointError);
-  EXPECT_THROW(guard.restore(std::vector<double>{0.5}), CheckpointError);
-  EXPECT_THROW(guard.restore(std::vector<double>{kNan}), CheckpointError);
+  const Scalars good = state_of(guard);
+  EXPECT_THROW(restore(guard, {}), CheckpointError);
+  Scalars lopsided = good;
+  lopsided.numbers["guard/losses"] = {1};
+  EXPECT_THROW(restore(guard, lopsided), CheckpointError);
+  Scalars negative = good;
+  negative.counts["guard/consecutive_skips"] = -1;
+  EXPECT_THROW(restore(guard, negative), CheckpointError);
 }
 
 }  // namespace

@@ -52,13 +52,31 @@ std::string table_row(const ManifestTensor& tensor, int width, std::span<const f
   return row + "\n";
 }
 
-std::vector<float> read_values(const std::string& directory, const ManifestTensor& tensor) {
-  const SafetensorsFile shard(directory + "/" + tensor.file);
-  const auto* entry = shard.find(tensor.name);
-  STIPPLE_CHECK_AS(CheckpointError, entry, tensor.file, ": tensor '", tensor.name, "' is missing");
-  std::vector<float> values(static_cast<size_t>(tensor.shape.numel()));
-  shard.read(*entry, std::as_writable_bytes(std::span(values)));
+using Parts = std::span<const ManifestTensor>;
+
+/// All of one tensor.
+std::vector<float> read_values(const std::string& directory, Parts parts) {
+  std::vector<float> values(static_cast<size_t>(parts.front().shape.numel()));
+  for (const ManifestTensor& part : parts) {
+    const SafetensorsFile shard(directory + "/" + part.file);
+    const auto* entry = shard.find(part.name);
+    STIPPLE_CHECK_AS(CheckpointError, entry, part.file, ": tensor '", part.name, "' is missing");
+    shard.read(*entry, std::as_writable_bytes(
+                           std::span(values).subspan(static_cast<size_t>(part.elements.begin),
+                                                     static_cast<size_t>(part.elements.size()))));
+  }
   return values;
+}
+
+/// One tensor after the other, each with its parts.
+std::vector<Parts> by_tensor(const Manifest& manifest) {
+  const Parts all = manifest.tensors;
+  std::vector<Parts> tensors;
+  for (size_t begin = 0, end = 0; begin < all.size(); begin = end) {
+    while (end < all.size() && all[end].name == all[begin].name) ++end;
+    tensors.push_back(all.subspan(begin, end - begin));
+  }
+  return tensors;
 }
 
 Manifest verified_manifest(const std::string& directory) {
@@ -79,16 +97,17 @@ std::string summary(const std::string& directory, const Manifest& m) {
   return fmt::format(
       "checkpoint    {}\nstep          {} ({} applied by the optimizer)\n"
       "data position {} examples, dataset {:016x}\nwritten by    {}, {} rank{}\n\n",
-      directory, m.meta.step, m.meta.applied_steps, m.meta.data_position,
-      m.meta.dataset_fingerprint, m.created_by, m.world_size, m.world_size == 1 ? "" : "s");
+      directory, m.meta.step, m.meta.scalars.count(kAppliedSteps),
+      m.meta.scalars.count(kDataPosition), m.meta.dataset_fingerprint, m.created_by, m.world_size,
+      m.world_size == 1 ? "" : "s");
 }
 
 }  // namespace
 
 StateHasher::StateHasher(const CheckpointMeta& meta) {
   add_integer(meta.step);
-  add_integer(meta.data_position);
-  add_integer(meta.applied_steps);
+  add_integer(meta.scalars.count(kDataPosition));
+  add_integer(meta.scalars.count(kAppliedSteps));
 }
 
 void StateHasher::add_integer(int64_t value) {
@@ -128,14 +147,15 @@ std::string inspect_checkpoint(const std::string& path) {
                       "shape", "elements", "min", "mean", "max", "norm");
   StateHasher state(manifest.meta);
   int64_t elements = 0;
-  for (const ManifestTensor& t : manifest.tensors) {
-    const std::vector<float> values = read_values(directory, t);
+  const std::vector<Parts> tensors = by_tensor(manifest);
+  for (const Parts parts : tensors) {
+    const ManifestTensor& t = parts.front();
+    const std::vector<float> values = read_values(directory, parts);
     elements += t.shape.numel();
     state.add(t.name, t.shape, std::as_bytes(std::span(values)));
     text += table_row(t, static_cast<int>(width), values);
   }
-  text += fmt::format("\n{} tensors, {} elements; every hash holds\n", manifest.tensors.size(),
-                      elements);
+  text += fmt::format("\n{} tensors, {} elements; every hash holds\n", tensors.size(), elements);
   for (const ManifestFile& f : manifest.files)
     text += fmt::format("{}  {} bytes\n", f.name, f.bytes);
   return text + "state " + state.hex() + "\n";

@@ -61,7 +61,8 @@ void check_fits(const std::string& checkpoint, const Manifest& manifest,
     kinds.insert(kind_of(t.name));
   }
   for (const ManifestTensor& t : manifest.tensors) {
-    if (!kinds.contains(kind_of(t.name))) continue;
+    // Only the first piece of a tensor: the manifest's own shapes agree.
+    if (!kinds.contains(kind_of(t.name)) || t.elements.begin > 0) continue;
     const auto found = wanted.find(t.name);
     if (found == wanted.end())
       refuse(checkpoint, fmt::format("it has tensor '{}' of shape {}, which the model has not",
@@ -78,23 +79,47 @@ void check_fits(const std::string& checkpoint, const Manifest& manifest,
   }
 }
 
+/// Reads one stored piece, the whole of it so that its hash can be compared, and keeps what `into`
+/// owns of it.
+void read_piece(const SafetensorsFile& shard, const ManifestTensor& piece, const TensorRef& into) {
+  const auto* entry = shard.find(piece.name);
+  STIPPLE_CHECK_AS(CheckpointError, entry, piece.file, ": tensor '", piece.name, "' is missing");
+  const Range owned = into.owned();
+  std::vector<float> other;
+  std::span<float> values = into.data;
+  if (!(piece.elements == owned)) {
+    other.resize(static_cast<size_t>(piece.elements.size()));
+    values = other;
+  }
+  const auto bytes = std::as_writable_bytes(values);
+  shard.read(*entry, bytes);
+  STIPPLE_CHECK_AS(CheckpointError, content_hash(bytes) == piece.hash, piece.file, ": tensor '",
+                   piece.name, "' hash mismatch (bytes ", entry->begin, "..", entry->end, ")");
+  if (piece.elements == owned) return;
+  const int64_t begin = std::max(piece.elements.begin, owned.begin);
+  const int64_t end = std::min(piece.elements.end, owned.end);
+  std::copy_n(values.begin() + (begin - piece.elements.begin), end - begin,
+              into.data.begin() + (begin - owned.begin));
+}
+
+bool overlap(const Range& a, const Range& b) { return a.begin < b.end && b.begin < a.end; }
+
 void read_tensors(const std::string& directory, const Manifest& manifest,
                   std::span<const TensorRef> into) {
-  std::map<std::string_view, const ManifestTensor*> stored;
-  for (const ManifestTensor& t : manifest.tensors) stored[t.name] = &t;
-  std::map<std::string, std::vector<const TensorRef*>> by_file;
-  for (const TensorRef& t : into) by_file[stored.at(t.name)->file].push_back(&t);
-  for (const auto& [file, tensors] : by_file) {
+  std::map<std::string_view, const TensorRef*> wanted;
+  for (const TensorRef& t : into) wanted[t.name] = &t;
+  std::map<std::string, std::vector<const ManifestTensor*>> by_file;
+  for (const ManifestTensor& piece : manifest.tensors) {
+    const auto found = wanted.find(piece.name);
+    if (found == wanted.end()) continue;
+    const Range owned = found->second->owned();
+    if (owned == piece.elements || overlap(owned, piece.elements))
+      by_file[piece.file].push_back(&piece);
+  }
+  for (const auto& [file, pieces] : by_file) {
     const SafetensorsFile shard(directory + "/" + file);
-    for (const TensorRef* t : tensors) {
-      const auto* entry = shard.find(t->name);
-      STIPPLE_CHECK_AS(CheckpointError, entry, file, ": tensor '", t->name, "' is missing");
-      const auto bytes = std::as_writable_bytes(t->data);
-      shard.read(*entry, bytes);
-      STIPPLE_CHECK_AS(CheckpointError, content_hash(bytes) == stored.at(t->name)->hash, file,
-                       ": tensor '", t->name, "' hash mismatch (bytes ", entry->begin, "..",
-                       entry->end, ")");
-    }
+    for (const ManifestTensor* piece : pieces)
+      read_piece(shard, *piece, *wanted.find(piece->name)->second);
   }
 }
 
@@ -107,10 +132,11 @@ struct Verdict {
 Verdict judge(const std::string& directory, Communicator& comm) {
   Verdict verdict;
   std::string manifest;
-  if (comm.rank() == 0) {
+  collectively(comm, [&] {
+    if (comm.rank() != 0) return;
     verdict.reason = reason_against(directory);
     if (verdict.reason.empty()) manifest = manifest_to_json(read_manifest(directory));
-  }
+  });
   verdict.reason = comm.broadcast(verdict.reason, 0);
   manifest = comm.broadcast(manifest, 0);
   if (verdict.reason.empty()) verdict.manifest = manifest_from_json(manifest, directory);
@@ -143,6 +169,8 @@ std::vector<std::string> split_lines(const std::string& text) {
 std::string reason_against(const std::string& directory) {
   try {
     return joined(find_faults(directory, read_manifest(directory)));
+  } catch (const VersionError& e) {
+    throw VersionError(fmt::format("checkpoint {}: {}", directory, e.what()));
   } catch (const std::exception& e) {
     return e.what();
   }

@@ -21,12 +21,13 @@ namespace stipple::trainer {
 ///   DataError: there are checkpoints but none is good.
 ///   ConfigError: the tensors do not fit, naming them; before that, when the present `config_yaml`
 ///   is given, its keys that contradict the stored one (trainer/config/resume.h).
+///   VersionError: the newest has a format version that this program does not read.
 ///   None: there is no checkpoint.
 std::optional<CheckpointMeta> load_checkpoint(const std::string& path, comm::Communicator&,
                                               std::span<const TensorRef> into,
                                               std::string_view config_yaml = {});
 
-/// Why a directory is no good checkpoint; empty when it is one.
+/// Why a directory is no good checkpoint; empty when it is one. VersionError as above.
 std::string reason_against(const std::string& directory);
 
 }  // namespace stipple::trainer

@@ -4,7 +4,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <map>
 #include <numeric>
+#include <sstream>
 
 #include "core/error.h"
 #include "core/json.h"
@@ -16,6 +18,53 @@ namespace {
 
 // Header and manifest entries of one tensor, generously.
 constexpr int64_t kBytesPerTensorEntry = 1024;
+// Of a number in hexadecimal, with its quotes.
+constexpr size_t kBytesPerNumber = 32;
+
+ManifestTensor entry_of(const TensorRef& tensor, const Piece& piece, std::string file,
+                        std::string hash) {
+  return {tensor.name, tensor.shape, piece.elements, std::move(file), std::move(hash)};
+}
+
+/// The pieces of those tensors that not every rank owns as a whole.
+std::vector<Piece> owned_parts(std::span<const TensorRef> tensors, comm::Communicator& comm) {
+  std::string mine;
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    const Range owned = tensors[i].owned();
+    if (!tensors[i].is_whole()) mine += fmt::format("{} {} {}\n", i, owned.begin, owned.end);
+  }
+  std::map<size_t, std::vector<Range>> parts;  // by tensor, then by rank
+  const std::vector<std::string> all = comm.all_gather(mine);
+  for (size_t rank = 0; rank < all.size(); ++rank) {
+    std::istringstream in(all[rank]);
+    Range owned;
+    for (size_t i = 0; in >> i >> owned.begin >> owned.end;) {
+      auto& ranges = parts[i];
+      ranges.resize(all.size(), {0, tensors[i].shape.numel()});
+      ranges[rank] = owned;
+    }
+  }
+  std::vector<Piece> pieces;
+  for (const auto& [tensor, ranges] : parts)
+    for (size_t rank = 0; rank < ranges.size(); ++rank)
+      if (ranges[rank].size() > 0) pieces.push_back({tensor, ranges[rank], static_cast<int>(rank)});
+  return pieces;
+}
+
+void require_complete(std::span<const TensorRef> tensors, std::span<const Piece> pieces) {
+  std::vector<int64_t> ends(tensors.size());
+  for (const Piece& piece : pieces) {
+    int64_t& end = ends[piece.tensor];
+    STIPPLE_CHECK_AS(
+        CheckpointError, piece.elements.begin == end, "tensor '", tensors[piece.tensor].name,
+        "': rank ", piece.rank, " owns elements ", piece.elements.begin, "..", piece.elements.end,
+        ", but ", piece.elements.begin > end ? "nobody those from " : "others those up to ", end);
+    end = piece.elements.end;
+  }
+  for (size_t i = 0; i < tensors.size(); ++i)
+    STIPPLE_CHECK_AS(CheckpointError, ends[i] == tensors[i].shape.numel(), "tensor '",
+                     tensors[i].name, "': nobody owns the elements from ", ends[i]);
+}
 
 }  // namespace
 
@@ -47,28 +96,43 @@ std::string to_text(const ShardReport& report) {
   return Json{{"bytes", report.file.bytes}, {"hash", report.file.hash}, {"tensors", hashes}}.dump();
 }
 
-std::vector<const TensorRef*> tensors_of_rank(std::span<const TensorRef> tensors,
-                                              const std::vector<int>& owners, int rank) {
-  std::vector<const TensorRef*> mine;
-  for (size_t i = 0; i < tensors.size(); ++i)
-    if (owners[i] == rank) mine.push_back(&tensors[i]);
-  std::sort(mine.begin(), mine.end(),
-            [](const TensorRef* a, const TensorRef* b) { return a->name < b->name; });
-  return mine;
+std::vector<Piece> deal_pieces(std::span<const TensorRef> tensors, comm::Communicator& comm) {
+  std::vector<Piece> pieces = owned_parts(tensors, comm);
+  std::vector<bool> is_parted(tensors.size());
+  for (const Piece& piece : pieces) is_parted[piece.tensor] = true;
+  std::vector<size_t> whole;
+  std::vector<TensorRef> dealt;
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    if (is_parted[i]) continue;
+    whole.push_back(i);
+    dealt.push_back(tensors[i]);
+  }
+  const std::vector<int> owners = deal_tensors(dealt, comm.size());
+  for (size_t i = 0; i < whole.size(); ++i)
+    pieces.push_back({whole[i], {0, dealt[i].shape.numel()}, owners[i]});
+  std::sort(pieces.begin(), pieces.end(), [&](const Piece& a, const Piece& b) {
+    const std::string& left = tensors[a.tensor].name;
+    const std::string& right = tensors[b.tensor].name;
+    return left != right ? left < right : a.elements.begin < b.elements.begin;
+  });
+  require_complete(tensors, pieces);
+  return pieces;
 }
 
 ShardReport write_shard(const std::string& directory, const std::string& name,
-                        std::span<const TensorRef* const> tensors, int64_t step,
+                        const Snapshot& snapshot, std::span<const Piece> pieces, int rank,
                         const FaultPoint& fault) {
   ShardReport report{.file = {.name = name, .bytes = 0, .hash = {}}, .tensors = {}};
   std::vector<TensorSource> sources;
-  for (const TensorRef* t : tensors) {
-    const auto bytes = std::as_bytes(t->data);
-    sources.push_back({t->name, TensorType::kF32, t->shape, bytes});
-    report.tensors.push_back({t->name, t->shape, name, content_hash(bytes)});
+  for (const Piece& piece : pieces) {
+    if (piece.rank != rank) continue;
+    const TensorRef& t = snapshot.tensors[piece.tensor];
+    const auto bytes = std::as_bytes(t.data);
+    report.tensors.push_back(entry_of(t, piece, name, content_hash(bytes)));
+    sources.push_back({t.name, TensorType::kF32, report.tensors.back().stored_shape(), bytes});
   }
   const std::string header =
-      safetensors_header(sources, {{"format", "pt"}, {"step", std::to_string(step)}});
+      safetensors_header(sources, {{"format", "pt"}, {"step", std::to_string(snapshot.meta.step)}});
 
   // From memory, before anything is written: reading the file back can then prove the whole way to
   // the device.
@@ -93,31 +157,35 @@ ShardReport write_shard(const std::string& directory, const std::string& name,
   return report;
 }
 
-Manifest make_manifest(const CheckpointMeta& meta, std::span<const TensorRef> tensors,
-                       const std::vector<int>& owners, const std::vector<std::string>& reports) {
+Manifest make_manifest(const Snapshot& snapshot, std::span<const Piece> pieces,
+                       const std::vector<std::string>& reports) {
   const int world_size = static_cast<int>(reports.size());
-  Manifest manifest{.meta = meta,
+  Manifest manifest{.meta = snapshot.meta,
                     .created_by = "stipple " STIPPLE_VERSION,
                     .world_size = world_size,
                     .tensors = {},
                     .files = {}};
+  std::vector<Json> by_rank;
   for (int rank = 0; rank < world_size; ++rank) {
-    const Json report = Json::parse(reports[static_cast<size_t>(rank)]);
-    const std::string name = shard_name(rank, world_size);
-    manifest.files.push_back({name, report.at("bytes"), report.at("hash")});
-    for (const TensorRef* t : tensors_of_rank(tensors, owners, rank))
-      manifest.tensors.push_back({t->name, t->shape, name, report.at("tensors").at(t->name)});
+    const Json& report = by_rank.emplace_back(Json::parse(reports[static_cast<size_t>(rank)]));
+    manifest.files.push_back({shard_name(rank, world_size), report.at("bytes"), report.at("hash")});
   }
-  std::sort(manifest.tensors.begin(), manifest.tensors.end(),
-            [](const auto& a, const auto& b) { return a.name < b.name; });
+  for (const Piece& piece : pieces) {
+    const TensorRef& t = snapshot.tensors[piece.tensor];
+    const Json& report = by_rank[static_cast<size_t>(piece.rank)];
+    manifest.tensors.push_back(
+        entry_of(t, piece, shard_name(piece.rank, world_size), report.at("tensors").at(t.name)));
+  }
   return manifest;
 }
 
-int64_t bytes_needed(const CheckpointMeta& meta, std::span<const TensorRef> tensors,
-                     int world_size) {
+int64_t bytes_needed(const Snapshot& snapshot, int world_size) {
+  const CheckpointMeta& meta = snapshot.meta;
   auto bytes = static_cast<int64_t>(meta.config_yaml.size()) + world_size * kBytesPerTensorEntry;
-  for (const TensorRef& t : tensors)
-    bytes += static_cast<int64_t>(t.data.size_bytes()) + kBytesPerTensorEntry;
+  for (const TensorRef& t : snapshot.tensors)
+    bytes += t.shape.numel() * static_cast<int64_t>(sizeof(float)) + kBytesPerTensorEntry;
+  for (const auto& [name, values] : meta.scalars.numbers)
+    bytes += static_cast<int64_t>(name.size() + values.size() * kBytesPerNumber);
   return bytes;
 }
 

@@ -42,44 +42,63 @@ void CheckpointStore::sweep() {
   }
 }
 
-void CheckpointStore::save(const CheckpointMeta& meta, std::span<const TensorRef> tensors) {
-  const std::string target = directory_ + "/" + step_name(meta.step);
+void CheckpointStore::save(Snapshot snapshot) {
+  PendingSave pending = begin(std::move(snapshot));
+  pending.write();
+  commit(pending);
+}
+
+PendingSave CheckpointStore::begin(Snapshot snapshot) {
+  PendingSave pending;
+  const int64_t step = snapshot.meta.step;
+  pending.snapshot_ = std::move(snapshot);
+  pending.rank_ = comm_.rank();
+  pending.world_size_ = comm_.size();
   // Named by rank 0, because process ids differ and a directory listing may be stale on another
   // machine.
-  const std::string temporary =
+  pending.temporary_ =
       directory_ + "/" +
-      comm_.broadcast(fmt::format("{}{}.{}", kTemporaryPrefix, step_name(meta.step), getpid()), 0);
-  const std::vector<int> owners = deal_tensors(tensors, comm_.size());
+      comm_.broadcast(fmt::format("{}{}.{}", kTemporaryPrefix, step_name(step), getpid()), 0);
+  pending.fault_ = fault_;
+  discarding_on_error(pending.temporary_, [&] {
+    pending.pieces_ = deal_pieces(pending.snapshot_.tensors, comm_);
+    if (comm_.rank() != 0) return;
+    require_free_space(directory_, bytes_needed(pending.snapshot_, comm_.size()), comm_.size() + 3,
+                       fault_);
+    // Left by an earlier attempt at this step whose removal failed too.
+    remove_tree(pending.temporary_, fault_);
+    create_directory(pending.temporary_, fault_);
+  });
+  return pending;
+}
+
+void CheckpointStore::commit(PendingSave& pending) {
+  discarding_on_error(pending.temporary_, [&] {
+    if (pending.error_) std::rethrow_exception(pending.error_);
+    STIPPLE_CHECK(pending.is_written_, "a save is committed before it is written");
+  });
+  const auto reports = comm_.all_gather(to_text(pending.report_));
+  discarding_on_error(pending.temporary_, [&] {
+    if (comm_.rank() == 0)
+      publish(make_manifest(pending.snapshot_, pending.pieces_, reports), pending.temporary_);
+  });
+  if (comm_.rank() == 0) retain(pending.snapshot_.meta.step);
+}
+
+/// Runs a part of a save on every rank; when it fails on one, what was written so far goes.
+void CheckpointStore::discarding_on_error(const std::string& temporary, FunctionRef<void()> body) {
   try {
-    collectively(comm_, [&] {
-      if (comm_.rank() != 0) return;
-      require_free_space(directory_, bytes_needed(meta, tensors, comm_.size()), comm_.size() + 3,
-                         fault_);
-      // Left by an earlier attempt at this step whose removal failed too.
-      remove_tree(temporary, fault_);
-      create_directory(temporary, fault_);
-    });
-    ShardReport report;
-    collectively(comm_, [&] {
-      report = write_shard(temporary, shard_name(comm_.rank(), comm_.size()),
-                           tensors_of_rank(tensors, owners, comm_.rank()), meta.step, fault_);
-    });
-    const auto reports = comm_.all_gather(to_text(report));
-    collectively(comm_, [&] {
-      if (comm_.rank() == 0)
-        commit(make_manifest(meta, tensors, owners, reports), temporary, target);
-    });
+    collectively(comm_, body);
   } catch (const CommError&) {
     throw;
   } catch (const Error&) {
     if (comm_.rank() == 0) discard(temporary);
     throw;
   }
-  if (comm_.rank() == 0) retain(meta.step);
 }
 
-void CheckpointStore::commit(const Manifest& manifest, const std::string& temporary,
-                             const std::string& target) {
+void CheckpointStore::publish(const Manifest& manifest, const std::string& temporary) {
+  const std::string target = directory_ + "/" + step_name(manifest.meta.step);
   const std::string json = manifest_to_json(manifest);
   write_durably(temporary + "/" + kManifestName, json, fault_);
   write_durably(temporary + "/" + kManifestHashName, manifest_hash_line(json), fault_);

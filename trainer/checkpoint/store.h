@@ -5,11 +5,13 @@
 // ranks that read need not be the number that wrote.
 //
 //   CheckpointStore checkpoints(run + "/checkpoints", comm, config.keep);
-//   if (auto meta = checkpoints.load_newest(tensors)) position = meta->data_position;
-//   checkpoints.save({.step = step, ...}, tensors);
+//   if (auto meta = checkpoints.load_newest(tensors)) step = meta->step;
+//   PendingSave save = checkpoints.begin({{.step = step, ...}, tensors});
+//   save.write();                       // on any thread, while others compute and communicate
+//   checkpoints.commit(save);
 //
-// Directory format: trainer/checkpoint/manifest.h. All calls are collective; an error on one rank is thrown on
-// all.
+// Directory format: trainer/checkpoint/manifest.h. All calls but PendingSave::write() are
+// collective; an error on one rank is thrown on all.
 #pragma once
 
 #include <optional>
@@ -19,8 +21,11 @@
 #include <string_view>
 
 #include "comm/communicator.h"
+#include "core/function_ref.h"
 #include "trainer/checkpoint/durable_file.h"
 #include "trainer/checkpoint/manifest.h"
+#include "trainer/checkpoint/pending_save.h"
+#include "trainer/checkpoint/snapshot.h"
 #include "trainer/checkpoint/tensor_ref.h"
 
 namespace stipple::trainer {
@@ -31,10 +36,16 @@ class CheckpointStore {
   /// one run may own it. `keep` is how many good checkpoints stay; ConfigError below 2.
   CheckpointStore(std::string directory, comm::Communicator&, int64_t keep);
 
-  /// Returns once the checkpoint is durable. Then removes the oldest beyond `keep`, counting only
-  /// those that verify. CheckpointError when it cannot be written: earlier checkpoints are
-  /// untouched and a later save may succeed.
-  void save(const CheckpointMeta&, std::span<const TensorRef>);
+  /// Makes the place for a save, and settles who writes what. What the snapshot's tensors refer to
+  /// must not change before write() has returned. CheckpointError when there is no room. One that is
+  /// never committed leaves a directory that the next store here sweeps.
+  PendingSave begin(Snapshot);
+  /// After write() on every rank. Returns once the checkpoint is durable. Then removes the oldest
+  /// beyond `keep`, counting only those that verify. CheckpointError when it could not be written:
+  /// earlier checkpoints are untouched and a later save may succeed.
+  void commit(PendingSave&);
+  /// All three at once.
+  void save(Snapshot);
 
   /// See trainer/checkpoint/load.h. Nothing saved yet: none.
   std::optional<CheckpointMeta> load_newest(std::span<const TensorRef> into,
@@ -45,7 +56,8 @@ class CheckpointStore {
 
  private:
   void sweep();
-  void commit(const Manifest&, const std::string& temporary, const std::string& target);
+  void discarding_on_error(const std::string& temporary, FunctionRef<void()> body);
+  void publish(const Manifest&, const std::string& temporary);
   void discard(const std::string& directory) noexcept;
   void retain(int64_t saved);
   bool is_good(int64_t step);

@@ -8,9 +8,9 @@
 #include <cstdio>
 #include <limits>
 
-#include "core/copy.h"
 #include "core/log.h"
 #include "data/task_config.h"
+#include "trainer/checkpoint/host_tensors.h"
 #include "trainer/checkpoint/load.h"
 #include "trainer/commands/commands.h"
 #include "trainer/config/config_text.h"
@@ -57,18 +57,15 @@ void require_same_data(const CheckpointMeta& meta, const Config& config,
 /// Parameters of the newest good checkpoint; where the run stood.
 CheckpointMeta load_parameters(const std::string& run_dir, comm::Communicator& communicator,
                                Replica& replica) {
-  std::vector<TensorRef> into;
-  std::vector<float> flat(static_cast<size_t>(replica.parameters().numel()));
-  for (const model::ParameterStore::Entry& entry : replica.parameters().entries()) {
-    into.push_back({"parameter/" + entry.name, entry.shape,
-                    std::span(flat).subspan(static_cast<size_t>(entry.range.begin),
-                                            static_cast<size_t>(entry.range.size()))});
-  }
-  const auto found = load_checkpoint(run_dir, communicator, into);
+  const model::ParameterStore& parameters = replica.parameters();
+  const HostTensors tensors(replica.stream(), [&](StateVisitor& v) {
+    parameters.describe_state(v, "parameter", parameters.values());
+  });
+  const auto found = load_checkpoint(run_dir, communicator, tensors.refs());
   comm::agree(communicator, [&] {
     STIPPLE_CHECK_AS(ConfigError, found.has_value(), run_dir, " has no checkpoint yet");
   });
-  upload(replica.stream(), replica.parameters().values(), std::span<const float>(flat));
+  tensors.put_back();
   return *found;
 }
 

@@ -17,7 +17,6 @@
 #include "core/section_timer.h"
 #include "core/stopwatch.h"
 #include "kernels/activation.h"
-#include "trainer/config/resume.h"
 #include "trainer/exit_code.h"
 #include "trainer/loop/memory_check.h"
 #include "trainer/loop/open_split.h"
@@ -35,16 +34,6 @@ constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
 
 int64_t count_tokens(const data::Leaf& leaf) {
   return std::count(leaf.mask.begin(), leaf.mask.end(), uint8_t{1});
-}
-
-/// Counts over a leaf that metrics are made of.
-std::vector<model::FactId> window_facts(const model::FactTable& table) {
-  std::vector<model::FactId> ids;
-  for (const model::Fact& fact : table.facts()) {
-    if (!fact.per_layer && fact.type == model::FactType::kInt64)
-      ids.push_back(table.find(fact.name));
-  }
-  return ids;
 }
 
 MemoryPlan plan_and_tell(const Config& config, const data::TaskInfo& info, int threads,
@@ -113,7 +102,7 @@ struct Trainer::Flight {
   bool is_skipped = false;
   double data_s = 0;
   int64_t tokens = 0;
-  std::vector<double> counts;  ///< by window_facts_
+  std::vector<double> counts;  ///< by window().facts()
   StepResult result{};
 };
 
@@ -142,34 +131,33 @@ Trainer::Trainer(const Config& config, comm::Communicator& communicator)
                                            reducer_options_on(config, replica_, plan_.numel))),
       optimizer_(config.optimizer, replica_.parameters(), device_),
       guard_(config.guard),
+      state_({config_, replica_, optimizer_, guard_, train_set_->fingerprint(),
+              validation_set_->fingerprint()}),
       checkpoints_(directory_.checkpoints(), communicator, config.checkpoint.keep),
       host_decides_(device_.type == DeviceType::kCpu || config.guard.spike_factor > 0),
       device_step_(device_, sizeof(uint64_t)),
-      mirror_(kCpuDevice, device_.type == DeviceType::kCpu ? 0 : plan_.parameters + plan_.moments),
       facts_(replica_.facts(), batches_.num_leaves()),
-      window_facts_(window_facts(replica_.facts())),
       log_(config, task_->info(), replica_.facts()) {
-  clear_window();
   for (int64_t i = 0; i < (host_decides_ ? 1 : kFlights); ++i) {
     flights_.push_back(
         std::make_unique<Flight>(replica_, device_, my_leaves_.size(), config.model.layers));
-    flights_.back()->counts.reserve(window_facts_.size());
+    flights_.back()->counts.reserve(state_.window().facts().size());
   }
   if (config.step.graph) graph_ = std::make_unique<StepGraph>(flights_.size());
   observer_.attach(reducer_.get(), data_plane_ ? data_plane_.get() : &communicator_);
   require_equal_ranks();
-  const std::string config_until_now = restore();
-  enqueued_ = step_;
+  const std::string config_until_now = state_.restore(checkpoints_, communicator_);
+  enqueued_ = step();
   comm::agree(communicator_, [&] {
     if (communicator_.rank() != 0) return;
-    if (saved_step_ >= 0) directory_.remember_checkpoint(saved_step_);
+    if (state_.saved_step() >= 0) directory_.remember_checkpoint(state_.saved_step());
     // A complete run keeps the configuration that it ran with.
-    if (step_ < config_.train.steps || !path_exists(directory_.config()))
-      directory_.write_config(config_, step_, config_until_now);
+    if (step() < config_.train.steps || !path_exists(directory_.config()))
+      directory_.write_config(config_, step(), config_until_now);
     directory_.write_ladder(ladder_of(*task_, *validation_set_));
     directory_.write_data_summary(
         {{"train", train_set_->intake()}, {"val", validation_set_->intake()}});
-    log_.open(directory_, saved_step_);
+    log_.open(directory_, state_.saved_step());
   });
 }
 
@@ -200,109 +188,10 @@ void Trainer::require_equal_ranks() {
   }
 }
 
-/// Parameters, first and second moments as the host sees them: the arenas themselves, or their
-/// mirror.
-std::array<View<float>, 3> Trainer::flat_state() const {
-  const View<float> arenas[] = {replica_.parameters().values(), optimizer_.first_moment(),
-                                optimizer_.second_moment()};
-  if (mirror_.bytes() == 0) return {arenas[0], arenas[1], arenas[2]};
-  auto* mirror = reinterpret_cast<float*>(mirror_.data());
-  const Shape flat{plan_.numel};
-  return {View<float>{mirror, flat}, View<float>{mirror + plan_.numel, flat},
-          View<float>{mirror + 2 * plan_.numel, flat}};
-}
-
-/// Brings the mirror up to date, or the device to what the mirror holds.
-void Trainer::copy_state(bool to_device) {
-  if (mirror_.bytes() == 0) return;
-  const View<float> arenas[] = {replica_.parameters().values(), optimizer_.first_moment(),
-                                optimizer_.second_moment()};
-  const std::array<View<float>, 3> mirrors = flat_state();
-  for (size_t i = 0; i < mirrors.size(); ++i) {
-    float* to = to_device ? arenas[i].data : mirrors[i].data;
-    const float* from = to_device ? mirrors[i].data : arenas[i].data;
-    copy_bytes(replica_.stream(), to, from, arenas[i].bytes());
-  }
-  replica_.stream().synchronize();
-}
-
-std::vector<TensorRef> Trainer::tensors() {
-  std::vector<TensorRef> all;
-  const std::array<View<float>, 3> flats = flat_state();
-  constexpr const char* kKinds[] = {"parameter", "first_moment", "second_moment"};
-  for (size_t i = 0; i < flats.size(); ++i) {
-    for (const model::ParameterStore::Entry& entry : replica_.parameters().entries()) {
-      all.push_back({fmt::format("{}/{}", kKinds[i], entry.name), entry.shape,
-                     flats[i].span().subspan(static_cast<size_t>(entry.range.begin),
-                                             static_cast<size_t>(entry.range.size()))});
-    }
-  }
-  return all;
-}
-
-CheckpointMeta Trainer::meta() {
-  // What a log line averages since the one before is state, too: a resumed run tells the same
-  // history.
-  std::vector<double> extra = {window_.loss};
-  extra.insert(extra.end(), window_.counts.begin(), window_.counts.end());
-  extra.insert(extra.end(), {window_.steps, static_cast<double>(skipped_)});
-  const std::vector<double> guard = guard_.state();
-  extra.insert(extra.end(), guard.begin(), guard.end());
-  return {.step = step_,
-          .data_position = step_ * config_.train.batch,
-          .applied_steps = optimizer_.read_outcome(replica_.stream()).applied_steps,
-          .dataset_fingerprint = train_set_->fingerprint(),
-          .validation_fingerprint = validation_set_->fingerprint(),
-          .extra = std::move(extra),
-          .config_yaml = yaml_of(config_)};
-}
-
-/// The configuration that the run was made with so far; empty for a new one.
-std::string Trainer::restore() {
-  const std::vector<TensorRef> into = tensors();
-  const std::optional<CheckpointMeta> found = checkpoints_.load_newest(into, meta().config_yaml);
-  if (!found) return {};
-  comm::agree(communicator_, [&] {
-    STIPPLE_CHECK_AS(ConfigError, found->dataset_fingerprint == train_set_->fingerprint(),
-                     "the training data in data.dir is not what the run in ", config_.run.dir,
-                     " was trained on; restore that data or choose another run.dir");
-    const uint64_t validation = validation_set_->fingerprint();
-    STIPPLE_CHECK_AS(ConfigError, found->validation_fingerprint.value_or(validation) == validation,
-                     "the validation data in data.dir is not what the run in ", config_.run.dir,
-                     " was judged by; restore that data or choose another run.dir");
-    STIPPLE_CHECK_AS(ConfigError, found->data_position == found->step * config_.train.batch,
-                     "the run in ", config_.run.dir, " has another train.batch (",
-                     found->data_position / std::max<int64_t>(1, found->step),
-                     "); use that, or choose another run.dir");
-    STIPPLE_CHECK_AS(CheckpointError, found->extra.size() >= window_facts_.size() + 3,
-                     "the checkpoint lacks the trainer's state");
-  });
-  step_ = saved_step_ = found->step;
-  auto next = found->extra.begin();
-  window_.loss = *next++;
-  for (double& count : window_.counts) count = *next++;
-  window_.steps = *next++;
-  skipped_ = static_cast<int64_t>(*next++);
-  guard_.restore({next, found->extra.end()});
-  copy_state(/*to_device=*/true);
-  optimizer_.restore(replica_.stream(), found->applied_steps);
-  const bool is_complete = step_ >= config_.train.steps;
-  log::info(
-      fmt::format("{} {} at step {}", is_complete ? "found" : "resuming", config_.run.dir, step_));
-  for (const KeyDifference& change :
-       changes_between(found->config_yaml, meta().config_yaml).applied) {
-    log::info(text_of(change) + (is_complete ? ", without effect: the run is complete" : ""));
-  }
-  return found->config_yaml;
-}
-
 void Trainer::save() {
-  if (saved_step_ == step_) return;
-  copy_state(/*to_device=*/false);
-  checkpoints_.save(meta(), tensors());
-  saved_step_ = step_;
+  if (!state_.save(checkpoints_)) return;
   comm::agree(communicator_, [&] {
-    if (communicator_.rank() == 0) directory_.remember_checkpoint(step_);
+    if (communicator_.rank() == 0) directory_.remember_checkpoint(step());
   });
 }
 
@@ -422,7 +311,7 @@ void Trainer::sum_over_ranks(Flight& flight) {
   result.tokens = sums[0];
   result.stop = sums[1] > 0;
   flight.counts.clear();
-  for (const model::FactId id : window_facts_) flight.counts.push_back(facts_.total(id));
+  for (const model::FactId id : state_.window().facts()) flight.counts.push_back(facts_.total(id));
   facts_.require_limits();
 }
 
@@ -449,7 +338,7 @@ StepSeconds Trainer::seconds_of(const Flight& flight) const {
 }
 
 Trainer::StepResult Trainer::collect_step() {
-  Flight& flight = *flights_[flight_number(step_)];
+  Flight& flight = *flights_[flight_number(step())];
   flight.done.synchronize();
   if (data_plane_)
     data_plane_->progress();  // throws where an exchange was given up: the sums are not to be used
@@ -458,11 +347,7 @@ Trainer::StepResult Trainer::collect_step() {
   result.skipped = flight.is_skipped;
   result.rates = flight.rates;
   result.seconds = seconds_of(flight);
-  ++step_;
-  skipped_ += result.skipped ? 1 : 0;
-  window_.loss += result.loss;
-  for (size_t i = 0; i < window_.counts.size(); ++i) window_.counts[i] += flight.counts[i];
-  window_.steps += 1;
+  state_.advance(result.loss, flight.counts, result.skipped);
   since_log_.add(result);
   return result;
 }
@@ -480,8 +365,8 @@ bool Trainer::is_boundary(int64_t step) const {
 
 bool Trainer::may_enqueue() const {
   if (enqueued_ == config_.train.steps) return false;
-  if (enqueued_ == step_) return true;
-  return enqueued_ - step_ < static_cast<int64_t>(flights_.size()) && !is_boundary(enqueued_);
+  if (enqueued_ == step()) return true;
+  return enqueued_ - step() < static_cast<int64_t>(flights_.size()) && !is_boundary(enqueued_);
 }
 
 void Trainer::SinceLog::add(const StepResult& result) {
@@ -507,23 +392,18 @@ StepSeconds Trainer::SinceLog::mean() const {
 }
 
 TrainRecord Trainer::train_record(const StepResult& result) const {
-  const auto sum = [&](std::string_view name) {
-    for (size_t i = 0; i < window_facts_.size(); ++i) {
-      if (replica_.facts().fact(window_facts_[i]).name == name) return window_.counts[i];
-    }
-    return kNone;
-  };
+  const auto sum = [&](std::string_view name) { return state_.window().sum(name); };
   Named<double> values = log_.metrics(sum);
   for (auto& figure : log_.figures(facts_)) values.push_back(std::move(figure));
   const StepSeconds seconds = since_log_.mean();
-  return {.step = step_,
-          .loss = window_.loss / std::max(1.0, window_.steps),
+  return {.step = step(),
+          .loss = state_.window().mean_loss(),
           .values = std::move(values),
           .examples_per_s = static_cast<double>(config_.train.batch) / seconds.step,
           .tokens_per_s = since_log_.tokens / since_log_.seconds.step,
           .learning_rate = result.rates.learning_rate,
           .grad_norm = result.grad_norm,
-          .skipped = skipped_,
+          .skipped = state_.skipped(),
           .auxiliary_loss = result.auxiliary_loss,
           .seconds = seconds,
           .layers = log_.layers(facts_)};
@@ -531,14 +411,14 @@ TrainRecord Trainer::train_record(const StepResult& result) const {
 
 void Trainer::log_step(const StepResult& result) {
   log_.training(train_record(result));
-  clear_window();
+  state_.clear_window();
   since_log_ = {};
 }
 
 std::optional<EvalResult> Trainer::evaluate_validation(int64_t seeds) {
   const std::optional<EvalResult> result = evaluate(replica_, communicator_, *validation_set_,
                                                     task_->info(), config_, seeds, stop_requested);
-  if (result) log_.evaluation(*result, step_, data::split_name(data::Split::kValidation));
+  if (result) log_.evaluation(*result, step(), data::split_name(data::Split::kValidation));
   return result;
 }
 
@@ -547,35 +427,35 @@ bool Trainer::has_validation_at_this_step() {
   bool found = false;
   if (communicator_.rank() == 0) {
     for (const EvalRecord& record : read_metrics(directory_.metrics()).eval)
-      found |= record.is_plain() && record.step == step_ && record.split == "val";
+      found |= record.is_plain() && record.step == step() && record.split == "val";
   }
   return communicator_.any(found);
 }
 
 int Trainer::stop() {
-  while (step_ < enqueued_) {
+  while (step() < enqueued_) {
     const StepResult result = collect_step();
     if (due(config_.log.every)) log_step(result);
   }
   save();
   if (communicator_.rank() == 0)
     log::info(
-        fmt::format("saved step {} and stopping, as a signal asked; start again to go on", step_));
+        fmt::format("saved step {} and stopping, as a signal asked; start again to go on", step()));
   return kRequeue;
 }
 
 int Trainer::run() {
-  const bool complete = step_ >= config_.train.steps;
+  const bool complete = step() >= config_.train.steps;
   // A stop may have come between a step and its evaluation.
-  if (!complete && step_ > 0 && due(config_.eval.every) && !has_validation_at_this_step()) {
+  if (!complete && step() > 0 && due(config_.eval.every) && !has_validation_at_this_step()) {
     if (!evaluate_validation(1)) return stop();
   }
-  while (step_ < config_.train.steps) {
+  while (step() < config_.train.steps) {
     while (may_enqueue()) enqueue_step();
     const StepResult result = collect_step();
     if (due(config_.log.every)) log_step(result);
     if (result.stop) return stop();
-    if (due(config_.eval.every) && step_ < config_.train.steps) {
+    if (due(config_.eval.every) && step() < config_.train.steps) {
       if (!evaluate_validation(1)) return stop();
     }
     if (due(config_.checkpoint.every)) save();
@@ -591,13 +471,13 @@ void Trainer::tell_result(bool was_complete) {
     write_report(directory_.path());
   if (was_complete) {
     log::info(fmt::format("{} is complete: {} of {} steps; raise train.steps to go on",
-                          directory_.path(), step_, config_.train.steps));
+                          directory_.path(), step(), config_.train.steps));
   }
   const Metrics metrics = read_metrics(directory_.metrics());
   const Ladder ladder = read_ladder(directory_.ladder());
   double value = kNone;
   for (const EvalRecord& record : metrics.eval) {
-    if (record.is_plain() && record.step == step_ && record.split == "val")
+    if (record.is_plain() && record.step == step() && record.split == "val")
       value = value_of(record.values, ladder.metric);
   }
   log::info(fmt::format("run directory  {}", directory_.path()));

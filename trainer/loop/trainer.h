@@ -17,6 +17,7 @@
 #include "trainer/loop/fact_sums.h"
 #include "trainer/loop/replica.h"
 #include "trainer/loop/run_log.h"
+#include "trainer/loop/run_state.h"
 #include "trainer/loop/step_graph.h"
 #include "trainer/loop/step_observer.h"
 #include "trainer/optimizer/guard.h"
@@ -51,7 +52,7 @@ class Trainer {
   /// One optimizer step from beginning to end: enqueue and collect.
   StepResult train_step();
 
-  int64_t step() const { return step_; }
+  int64_t step() const { return state_.step(); }
   /// One of the model's figures, of the last step, over all layers, heads and ranks; NaN: none of
   /// that name.
   double figure(std::string_view name) const;
@@ -60,10 +61,7 @@ class Trainer {
 
  private:
   void require_equal_ranks();
-  std::string restore();
   void save();
-  std::vector<TensorRef> tensors();
-  CheckpointMeta meta();
   void log_step(const StepResult&);
   TrainRecord train_record(const StepResult&) const;
 
@@ -82,13 +80,11 @@ class Trainer {
   void gather_facts(Flight&);
   void sum_over_ranks(Flight&);
   StepSeconds seconds_of(const Flight&) const;
-  std::array<View<float>, 3> flat_state() const;
-  void copy_state(bool to_device);
   std::optional<EvalResult> evaluate_validation(int64_t seeds);  ///< none: asked to stop
   bool has_validation_at_this_step();
   int stop();
   void tell_result(bool was_complete);
-  bool due(int64_t every) const { return every > 0 && step_ % every == 0; }
+  bool due(int64_t every) const { return every > 0 && step() % every == 0; }
 
   Config config_;
   comm::Communicator& communicator_;
@@ -106,29 +102,16 @@ class Trainer {
   std::unique_ptr<comm::GradientReducer> reducer_;
   Optimizer optimizer_;
   SpikeGuard guard_;
+  RunState state_;
   StepObserver observer_;
   CheckpointStore checkpoints_;
-  int64_t step_ = 0;      ///< collected
-  int64_t enqueued_ = 0;  ///< at least step_
-  int64_t saved_step_ = -1;
-  bool host_decides_;  ///< every step is judged by the host before it is applied
+  int64_t enqueued_ = 0;  ///< steps; at least step()
+  bool host_decides_;     ///< every step is judged by the host before it is applied
   std::vector<std::unique_ptr<Flight>> flights_;  ///< by step, modulo their number
   Buffer device_step_;  ///< the number of the step that is computed, for captured random numbers
   std::unique_ptr<StepGraph> graph_;  ///< none: every step is enqueued kernel by kernel
-  Buffer mirror_;   ///< parameters and moments in host memory, for checkpoints; none on the CPU
-  FactSums facts_;  ///< of the last gathered step
-  std::vector<model::FactId> window_facts_;
+  FactSums facts_;                    ///< of the last gathered step
   RunLog log_;
-
-  /// Sums since the last log line; part of the state, so that a resumed run writes the same lines.
-  struct Window {
-    double loss = 0;
-    std::vector<double> counts = {};  ///< by window_facts_
-    double steps = 0;
-  };
-  void clear_window() { window_ = {.counts = std::vector<double>(window_facts_.size())}; }
-  Window window_;
-  int64_t skipped_ = 0;
 
   /// What throughput is measured over; of this process only.
   struct SinceLog {

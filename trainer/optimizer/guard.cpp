@@ -94,22 +94,12 @@ SpikeGuard::Verdict SpikeGuard::check(int64_t step, double loss, double grad_nor
   return Verdict::kSkip;
 }
 
-std::vector<double> SpikeGuard::state() const {
-  std::vector<double> state = {static_cast<double>(consecutive_skips_)};
-  state.insert(state.end(), losses_.begin(), losses_.end());
-  state.insert(state.end(), norms_.begin(), norms_.end());
-  return state;
-}
-
-void SpikeGuard::restore(std::span<const double> state) {
-  const bool is_state = state.size() % 2 == 1 && state[0] >= 0 && state[0] == std::trunc(state[0]);
-  STIPPLE_CHECK_AS(CheckpointError, is_state,
-                   "the state of the spike guard is damaged; resume from "
-                   "an older checkpoint");
-  const auto middle = state.begin() + 1 + static_cast<std::ptrdiff_t>(state.size() / 2);
-  consecutive_skips_ = static_cast<int64_t>(state[0]);
-  losses_.assign(state.begin() + 1, middle);
-  norms_.assign(middle, state.end());
+void SpikeGuard::describe_state(StateVisitor& v) {
+  v.count("guard/consecutive_skips", consecutive_skips_);
+  v.numbers("guard/losses", losses_);
+  v.numbers("guard/norms", norms_);
+  STIPPLE_CHECK_AS(CheckpointError, consecutive_skips_ >= 0 && losses_.size() == norms_.size(),
+                   "the state of the spike guard is damaged; resume from an older checkpoint");
   keep_newest(losses_, config_.window);
   keep_newest(norms_, config_.window);
 }

@@ -5,11 +5,11 @@
 #pragma once
 
 #include <cstdint>
-#include <span>
 #include <string>
 #include <vector>
 
 #include "core/config.h"
+#include "core/state_visitor.h"
 
 namespace stipple::trainer {
 
@@ -33,10 +33,9 @@ class SpikeGuard {
 
   int64_t consecutive_skips() const { return consecutive_skips_; }
 
-  /// All that check() depends on, for checkpoints. restore() throws CheckpointError when it was not
-  /// made by state(); with another window than at saving, the newest values are kept.
-  std::vector<double> state() const;
-  void restore(std::span<const double> state);
+  /// All that check() depends on. CheckpointError when restored values are none of a guard's; with
+  /// another window than at saving, the newest values are kept.
+  void describe_state(StateVisitor&);
 
  private:
   std::string fault(double loss, double grad_norm) const;

@@ -104,10 +104,16 @@ Optimizer::Outcome Optimizer::read_outcome(const Stream& stream) const {
   return outcome;
 }
 
-void Optimizer::restore(const Stream& stream, int64_t applied_steps) {
+void Optimizer::describe_state(const Stream& stream, StateVisitor& v) {
+  store_.describe_state(v, "first_moment", first_moment());
+  store_.describe_state(v, "second_moment", second_moment());
+  const int64_t before = read_outcome(stream).applied_steps;
+  int64_t applied_steps = before;
+  v.count("applied_steps", applied_steps);
   STIPPLE_CHECK_AS(CheckpointError, applied_steps >= 0, "optimizer: ", applied_steps,
                    " applied steps cannot be; resume from an older checkpoint");
-  upload(stream, field(&Outcome::applied_steps), std::span<const int64_t>(&applied_steps, 1));
+  if (applied_steps != before)
+    upload(stream, field(&Outcome::applied_steps), std::span<const int64_t>(&applied_steps, 1));
 }
 
 void Optimizer::set_rates(const Stream& stream, const StepRates& rates, bool is_wanted) {

@@ -17,6 +17,7 @@
 #include "core/buffer.h"
 #include "core/config.h"
 #include "core/range.h"
+#include "core/state_visitor.h"
 #include "core/stream.h"
 #include "core/view.h"
 #include "kernels/adamw.h"
@@ -68,11 +69,11 @@ class Optimizer {
   /// A dry run on a meta stream: `scratch` learns its peak.
   void plan(const Stream&, Arena& scratch);
 
-  // --- state, for checkpoints ---
   View<float> first_moment() const;  ///< flat, the store's layout
   View<float> second_moment() const;
-  /// Bias correction depends on it.
-  void restore(const Stream&, int64_t applied_steps);
+  /// The moments by parameter, and the count of updates, on which bias correction depends. Waits.
+  /// CheckpointError when the restored count is none.
+  void describe_state(const Stream&, StateVisitor&);
 
  private:
   /// Neighbours in the arena with the same decay, padding included.
