@@ -82,7 +82,7 @@ void training_step(benchmark::State& state) {
   StepSeconds parts;
   for (auto _ : state) {
     Stopwatch watch;
-    const Trainer::StepResult result = trainer.train_step();
+    const StepResult result = trainer.train_step();
     const double seconds = watch.lap();
     if (seconds < best) parts = result.seconds;
     best = std::min(best, seconds);

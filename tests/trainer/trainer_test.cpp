@@ -92,7 +92,7 @@ std::vector<double> history(const Config& config, int steps) {
   Trainer trainer(config, *communicator);
   std::vector<double> numbers;
   for (int i = 0; i < steps; ++i) {
-    const Trainer::StepResult result = trainer.train_step();
+    const StepResult result = trainer.train_step();
     numbers.push_back(result.loss);
     numbers.push_back(result.grad_norm);
   }
@@ -194,7 +194,7 @@ TEST(Trainer, SeveralRanksMakeTheStepOfOneWithEveryAttention) {
     comm::run_ranks(ranks, [&](comm::Communicator& communicator) {
       Trainer trainer(config, communicator);
       for (int i = 0; i < 3; ++i) {
-        const Trainer::StepResult result = trainer.train_step();
+        const StepResult result = trainer.train_step();
         if (communicator.rank() == 0) {
           losses.push_back(result.loss);
           losses.push_back(result.grad_norm);

@@ -29,10 +29,10 @@ void RunState::describe(StateVisitor& v) {
   v.count(kDataPosition, position);
 }
 
-void RunState::advance(double loss, std::span<const double> counts, bool was_skipped) {
+void RunState::advance(double loss, const FactSums& facts, bool was_skipped) {
   ++step_;
   skipped_ += was_skipped ? 1 : 0;
-  window_.add(loss, counts);
+  window_.add(loss, facts);
 }
 
 Snapshot RunState::snapshot() {

@@ -4,13 +4,13 @@
 #pragma once
 
 #include <cstdint>
-#include <span>
 #include <string>
 
 #include "comm/communicator.h"
 #include "trainer/checkpoint/host_tensors.h"
 #include "trainer/checkpoint/store.h"
 #include "trainer/config/config.h"
+#include "trainer/loop/fact_sums.h"
 #include "trainer/loop/replica.h"
 #include "trainer/loop/window.h"
 #include "trainer/optimizer/guard.h"
@@ -35,8 +35,8 @@ class RunState {
   int64_t skipped() const { return skipped_; }  ///< not applied
   const Window& window() const { return window_; }
   void clear_window() { window_.clear(); }
-  /// One more step is done. `counts` by window().facts().
-  void advance(double loss, std::span<const double> counts, bool was_skipped);
+  /// One more step is done.
+  void advance(double loss, const FactSums&, bool was_skipped);
 
   /// The step that is in the newest checkpoint; -1: none.
   int64_t saved_step() const { return saved_step_; }

@@ -15,9 +15,9 @@ Window::Window(const model::FactTable& table) {
   clear();
 }
 
-void Window::add(double loss, std::span<const double> counts) {
+void Window::add(double loss, const FactSums& facts) {
   loss_ += loss;
-  for (size_t i = 0; i < counts_.size(); ++i) counts_[i] += counts[i];
+  for (size_t i = 0; i < counts_.size(); ++i) counts_[i] += facts.total(facts_[i]);
   steps_ += 1;
 }
 

@@ -3,13 +3,13 @@
 // history.
 #pragma once
 
-#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "core/state_visitor.h"
 #include "model/facts.h"
+#include "trainer/loop/fact_sums.h"
 
 namespace stipple::trainer {
 
@@ -18,9 +18,8 @@ class Window {
   /// Sums those facts of a leaf that metrics are made of: its counts.
   explicit Window(const model::FactTable&);
 
-  std::span<const model::FactId> facts() const { return facts_; }
-  /// `counts` by facts().
-  void add(double loss, std::span<const double> counts);
+  /// One step's.
+  void add(double loss, const FactSums&);
   void clear();
 
   double mean_loss() const;

@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: Apache-2.0
+// What one optimizer step came to.
+#pragma once
+
+#include <cstdint>
+
+#include "trainer/optimizer/schedule.h"
+#include "trainer/record/metrics.h"
+
+namespace stipple::trainer {
+
+struct StepResult {
+  double loss = 0;            ///< mean over the labels of the global batch
+  double auxiliary_loss = 0;  ///< weighted regularisers of the global batch
+  int64_t tokens = 0;         ///< real tokens of the global batch
+  StepRates rates{};
+  double grad_norm = 0;
+  bool skipped = false;
+  bool stop = false;  ///< some rank was asked to stop
+  StepSeconds seconds{};
+};
+
+}  // namespace stipple::trainer
