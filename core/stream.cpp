@@ -49,6 +49,7 @@ Stream& Stream::operator=(Stream&&) noexcept = default;
 void Stream::Destroy::operator()(void* stream) const { cuda::destroy_stream(stream); }
 
 void Stream::parallel_for(int64_t count, FunctionRef<void(int64_t, int)> body) const {
+  if (is_plan()) return;
   STIPPLE_CHECK(pool_ != nullptr, "parallel_for runs on CPU streams only");
   pool_->run(count, body);
 }

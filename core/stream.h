@@ -60,10 +60,10 @@ class Stream {
   int threads() const { return options_.threads; }
   Precision precision() const { return options_.precision; }
 
-  /// CPU only: calls body(i, worker) once for every i in [0, count), worker in [0, threads()), and
-  /// returns when all are done. Which worker gets which i is not fixed, so a body may use `worker`
-  /// to find scratch memory and for nothing else: then results cannot depend on the number of
-  /// threads. The first exception is rethrown here. Not reentrant.
+  /// On the CPU calls body(i, worker) once for every i in [0, count), worker in [0, threads()), and
+  /// returns when all are done; on meta does nothing. Which worker gets which i is not fixed, so a
+  /// body may use `worker` to find scratch memory and for nothing else: then results cannot depend
+  /// on the number of threads. The first exception is rethrown here. Not reentrant.
   void parallel_for(int64_t count, FunctionRef<void(int64_t i, int worker)> body) const;
 
   void record(Event&) const;
@@ -71,6 +71,9 @@ class Stream {
       const;  ///< what comes later in this stream waits for the event; the host does not
   void synchronize() const;  ///< the host waits for everything enqueued so far. CudaError of what
                              ///< failed on the way.
+
+  /// On meta: operations only count the memory that they would take.
+  bool is_plan() const { return device_.type == DeviceType::kMeta; }
 
   /// CUDA only: the cudaStream_t.
   void* native() const { return native_.get(); }

@@ -2,7 +2,6 @@
 #include "kernels/cross_entropy.h"
 
 #include "core/dispatch.h"
-#include "kernels/runs.h"
 
 namespace stipple::kernels {
 
@@ -18,10 +17,7 @@ void cross_entropy(const Stream& stream, const CrossEntropy& args) {
   if (!args.dlogits.empty()) STIPPLE_CHECK_SHAPE("cross_entropy", args.dlogits, {rows, classes});
   if (!args.prediction.empty()) STIPPLE_CHECK_SHAPE("cross_entropy", args.prediction, {rows});
   STIPPLE_CHECK(args.scratch != nullptr, "cross_entropy: needs scratch");
-  const Arena::Scope scope(*args.scratch);
-  const View<LossPartial> partials =
-      args.scratch->alloc<LossPartial>({num_runs(rows, kLossRowRun)});
-  STIPPLE_DISPATCH(stream, cross_entropy, args, partials);
+  STIPPLE_DISPATCH_WITH_SCRATCH(stream, cross_entropy, args);
 }
 
 }  // namespace stipple::kernels

@@ -34,12 +34,10 @@ struct LossPartial {
 };
 void cross_entropy(const Stream&, const CrossEntropy&);
 namespace cpu {
-/// partials: [runs of 16 rows]
-void cross_entropy(const Stream&, const CrossEntropy&, View<LossPartial> partials);
-}  // namespace cpu
+void cross_entropy(const Stream&, const CrossEntropy&);
+}
 namespace cuda {
-/// partials: [runs of 16 rows]
-void cross_entropy(const Stream&, const CrossEntropy&, View<LossPartial> partials);
-}  // namespace cuda
+void cross_entropy(const Stream&, const CrossEntropy&);
+}
 
 }  // namespace stipple::kernels

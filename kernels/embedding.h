@@ -40,22 +40,11 @@ struct EmbeddingBackward {
 };
 void embedding_backward(const Stream&, const EmbeddingBackward&);
 
-/// Scratch of a stable sort of the tokens by id, and of sums over runs of 32 tokens of ids that
-/// have more. Nothing on the CPU, which needs no sort.
-struct TokensById {
-  View<int32_t> numbers{};      // [B * N]  0, 1, ...
-  View<int32_t> sorted_ids{};   // [B * N]
-  View<int32_t> order{};        // [B * N]  tokens by id, those of an id ascending
-  View<int32_t> first{};        // [V + 1]  of an id in order
-  View<int32_t> first_run{};    // [V + 1]  of an id in partials
-  View<std::byte> temporary{};  ///< of the library that sorts
-  View<float> partials{};       // [runs, C]
-};
 namespace cpu {
-void embedding_backward(const Stream&, const EmbeddingBackward&, const TokensById&);
+void embedding_backward(const Stream&, const EmbeddingBackward&);
 }
 namespace cuda {
-void embedding_backward(const Stream&, const EmbeddingBackward&, const TokensById&);
+void embedding_backward(const Stream&, const EmbeddingBackward&);
 }
 
 }  // namespace stipple::kernels

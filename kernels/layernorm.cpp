@@ -2,7 +2,6 @@
 #include "kernels/layernorm.h"
 
 #include "core/dispatch.h"
-#include "kernels/runs.h"
 
 namespace stipple::kernels {
 
@@ -32,11 +31,7 @@ void layernorm_backward(const Stream& stream, const LayerNormBackward& args) {
   check_same_storage("layernorm_backward", {args.dx, args.dy});
   STIPPLE_CHECK(args.scratch != nullptr, "layernorm_backward: needs scratch");
   if (rows == 0) return;
-  const Arena::Scope scope(*args.scratch);
-  const int64_t runs = num_runs(rows, kLayerNormRowRun);
-  const View<float> dweight = args.scratch->alloc<float>({1, runs, channels});
-  const View<float> dbias = args.scratch->alloc<float>({1, runs, channels});
-  STIPPLE_DISPATCH(stream, layernorm_backward, args, dweight, dbias);
+  STIPPLE_DISPATCH_WITH_SCRATCH(stream, layernorm_backward, args);
 }
 
 }  // namespace stipple::kernels

@@ -40,14 +40,10 @@ struct LayerNormBackward {
 };
 void layernorm_backward(const Stream&, const LayerNormBackward&);
 namespace cpu {
-/// Partial sums over fixed runs of rows: dweight, dbias [1, runs, C]
-void layernorm_backward(const Stream&, const LayerNormBackward&, View<float> dweight,
-                        View<float> dbias);
-}  // namespace cpu
+void layernorm_backward(const Stream&, const LayerNormBackward&);
+}
 namespace cuda {
-/// Partial sums over fixed runs of rows: dweight, dbias [1, runs, C]
-void layernorm_backward(const Stream&, const LayerNormBackward&, View<float> dweight,
-                        View<float> dbias);
-}  // namespace cuda
+void layernorm_backward(const Stream&, const LayerNormBackward&);
+}
 
 }  // namespace stipple::kernels

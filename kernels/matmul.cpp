@@ -99,15 +99,9 @@ void matmul(const Stream& stream, const Matmul& given) {
   const Precision storage = common_storage({given.a, given.b, given.c});
   args.a = stored_as(storage, given.a, stream, args.scratch);
   args.b = stored_as(storage, given.b, stream, args.scratch);
-  if (plan.partials() == 1) {
-    STIPPLE_DISPATCH(stream, matmul, args, plan, {});
-    return;
-  }
-  STIPPLE_CHECK(args.scratch != nullptr, "matmul: an inner dimension of ", plan.k, " summed over ",
-                plan.terms, " products needs scratch");
-  const View<float> partials =
-      args.scratch->alloc<float>({plan.results, plan.partials(), plan.m * plan.n});
-  STIPPLE_DISPATCH(stream, matmul, args, plan, partials);
+  STIPPLE_CHECK(plan.partials() == 1 || args.scratch != nullptr, "matmul: an inner dimension of ",
+                plan.k, " summed over ", plan.terms, " products needs scratch");
+  STIPPLE_DISPATCH_WITH_SCRATCH(stream, matmul, args);
 }
 
 void linear(const Stream& stream, const Linear& given) {
@@ -146,13 +140,7 @@ void linear_backward(const Stream& stream, const LinearBackward& given) {
   args.dy = stored_as(storage, given.dy, stream, args.scratch);
   args.x = stored_as(storage, given.x, stream, args.scratch);
   if (!given.dx.empty()) args.weight = stored_as(storage, given.weight, stream, args.scratch);
-  const int64_t runs = num_runs(rows, kMatmulInnerRun);
-  View<float> dweight;
-  if (stream.device().backend() == DeviceType::kCpu) {
-    dweight = args.scratch->alloc<float>({1, runs, outputs * inputs});
-  }
-  const View<float> dbias = args.scratch->alloc<float>({1, runs, outputs});
-  STIPPLE_DISPATCH(stream, linear_backward, args, dweight, dbias);
+  STIPPLE_DISPATCH_WITH_SCRATCH(stream, linear_backward, args);
 }
 
 }  // namespace stipple::kernels

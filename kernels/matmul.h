@@ -31,15 +31,12 @@ struct Matmul {
   Arena* scratch = nullptr;  ///< partial sums of long inner dimensions; factors to be rounded
 };
 void matmul(const Stream&, const Matmul&);
-struct MatmulPlan;
 namespace cpu {
-/// partials: [Pc, partial sums, M * N], when the plan has more than one per result
-void matmul(const Stream&, const Matmul&, const MatmulPlan&, View<float> partials);
-}  // namespace cpu
+void matmul(const Stream&, const Matmul&);
+}
 namespace cuda {
-/// partials: [products, M * N] in the order of p, when a result sums several products
-void matmul(const Stream&, const Matmul&, const MatmulPlan&, View<float> partials);
-}  // namespace cuda
+void matmul(const Stream&, const Matmul&);
+}
 
 /// y = x wᵀ + b, the affine map of every projection; weight layout as in PyTorch.
 struct Linear {
@@ -69,12 +66,10 @@ struct LinearBackward {
 };
 void linear_backward(const Stream&, const LinearBackward&);
 namespace cpu {
-/// Partial sums over fixed runs of rows: dweight [1, runs, O * I], dbias [1, runs, O]
-void linear_backward(const Stream&, const LinearBackward&, View<float> dweight, View<float> dbias);
-}  // namespace cpu
+void linear_backward(const Stream&, const LinearBackward&);
+}
 namespace cuda {
-/// dweight: empty;  dbias: [1, runs, O], partial sums over fixed runs of rows
-void linear_backward(const Stream&, const LinearBackward&, View<float> dweight, View<float> dbias);
-}  // namespace cuda
+void linear_backward(const Stream&, const LinearBackward&);
+}
 
 }  // namespace stipple::kernels

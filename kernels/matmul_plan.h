@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// How a Matmul is cut: shared by the front, which sizes the partial sums, and the backends, which
-// fill them.
+// How a Matmul is cut: shared by the front, which checks, and the backends, which take partial sums
+// and fill them.
 #pragma once
 
 #include "kernels/matmul.h"

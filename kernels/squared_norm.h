@@ -18,12 +18,10 @@ struct SquaredNorm {
 };
 void squared_norm(const Stream&, const SquaredNorm&);
 namespace cpu {
-/// partials: [runs of 4096]
-void squared_norm(const Stream&, const SquaredNorm&, View<double> partials);
-}  // namespace cpu
+void squared_norm(const Stream&, const SquaredNorm&);
+}
 namespace cuda {
-/// partials: [runs of 4096]
-void squared_norm(const Stream&, const SquaredNorm&, View<double> partials);
-}  // namespace cuda
+void squared_norm(const Stream&, const SquaredNorm&);
+}
 
 }  // namespace stipple::kernels

@@ -54,13 +54,17 @@ void add_row(const CrossEntropy& args, int64_t row, LossPartial& sum_of_run) {
 
 }  // namespace
 
-void cross_entropy(const Stream& stream, const CrossEntropy& args, View<LossPartial> partials) {
+void cross_entropy(const Stream& stream, const CrossEntropy& args) {
+  const Arena::Scope scope(*args.scratch);
+  const View<LossPartial> partials =
+      args.scratch->alloc<LossPartial>({num_runs(args.logits.shape[0], kLossRowRun)});
   stream.parallel_for(partials.numel(), [&](int64_t i, int) {
     const Range run = nth_run(i, args.logits.shape[0], kLossRowRun);
     LossPartial sum;
     for (int64_t row = run.begin; row < run.end; ++row) add_row(args, row, sum);
     partials[i] = sum;
   });
+  if (stream.is_plan()) return;
   for (const LossPartial& partial : partials.span()) {
     args.loss_sum[0] += partial.loss;
     args.correct[0] += partial.correct;

@@ -68,10 +68,13 @@ void layernorm(const Stream& stream, const LayerNorm& args) {
   });
 }
 
-void layernorm_backward(const Stream& stream, const LayerNormBackward& args, View<float> dweight,
-                        View<float> dbias) {
+void layernorm_backward(const Stream& stream, const LayerNormBackward& args) {
   const int64_t rows = args.x.shape[0], channels = args.x.shape[1];
-  stream.parallel_for(dweight.shape[1], [&](int64_t i, int) {
+  const int64_t runs = num_runs(rows, kLayerNormRowRun);
+  const Arena::Scope scope(*args.scratch);
+  const View<float> dweight = args.scratch->alloc<float>({1, runs, channels});
+  const View<float> dbias = args.scratch->alloc<float>({1, runs, channels});
+  stream.parallel_for(runs, [&](int64_t i, int) {
     vectorized<backward_rows>(&args, nth_run(i, rows, kLayerNormRowRun),
                               dweight.data + i * channels, dbias.data + i * channels);
   });

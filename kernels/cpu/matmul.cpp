@@ -66,10 +66,12 @@ STIPPLE_VECTOR_BODY void add_column_sums(float* __restrict sums, const float* __
 
 }  // namespace
 
-void matmul(const Stream& stream, const Matmul& args, const MatmulPlan& plan,
-            View<float> partials) {
+void matmul(const Stream& stream, const Matmul& args) {
+  const MatmulPlan plan = plan_matmul(args, DeviceType::kCpu);
   if (plan.m == 0 || plan.n == 0) return;
   const int64_t parts = plan.partials();
+  View<float> partials;  // [Pc, partial sums, M * N]
+  if (parts > 1) partials = args.scratch->alloc<float>({plan.results, parts, plan.m * plan.n});
   const int64_t tiles = num_runs(plan.m, kMatmulRowRun);
   stream.parallel_for(plan.results * parts * tiles, [&](int64_t i, int) {
     const Range rows = nth_run(i % tiles, plan.m, kMatmulRowRun);
@@ -101,11 +103,13 @@ void linear(const Stream& stream, const Linear& args) {
   });
 }
 
-void linear_backward(const Stream& stream, const LinearBackward& args, View<float> dweight,
-                     View<float> dbias) {
+void linear_backward(const Stream& stream, const LinearBackward& args) {
   const int64_t rows = args.x.shape[0], inputs = args.x.shape[1], outputs = args.weight.shape[0];
+  const int64_t runs = num_runs(rows, kMatmulInnerRun);
+  const View<float> dweight = args.scratch->alloc<float>({1, runs, outputs * inputs});
+  const View<float> dbias = args.scratch->alloc<float>({1, runs, outputs});
   // One pass: the rows of dy serve dx, dweight and dbias while they are in the cache.
-  stream.parallel_for(dweight.shape[1], [&](int64_t i, int) {
+  stream.parallel_for(runs, [&](int64_t i, int) {
     const Range run = nth_run(i, rows, kMatmulInnerRun);
     const float* dy = args.dy.floats().data + run.begin * outputs;
     const float* x = args.x.floats().data + run.begin * inputs;

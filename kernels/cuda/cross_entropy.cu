@@ -115,9 +115,11 @@ __global__ void __launch_bounds__(kSumThreads)
 
 }  // namespace
 
-void cross_entropy(const Stream& stream, const CrossEntropy& args, View<LossPartial> partials) {
-  const int64_t runs = partials.numel();
+void cross_entropy(const Stream& stream, const CrossEntropy& args) {
+  const int64_t runs = num_runs(args.logits.shape[0], kLossRowRun);
   if (runs == 0) return;
+  const Arena::Scope scope(*args.scratch);
+  const View<LossPartial> partials = args.scratch->alloc<LossPartial>({runs});
   const Loss loss{.dlogits = args.dlogits.data,
                   .prediction = args.prediction.data,
                   .logits = args.logits.data,

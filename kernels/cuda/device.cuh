@@ -184,11 +184,11 @@ cudaError_t enqueue_kernel(const Stream& stream, const LaunchShape& shape,
 }
 }  // namespace detail
 
-/// Enqueues kernel(args...). A grid without blocks does nothing. CudaError.
+/// Enqueues kernel(args...); on meta, and with a grid without blocks, does nothing. CudaError.
 template <class... Parameters, class... Args>
 void launch(const Stream& stream, const LaunchShape& shape, void (*kernel)(Parameters...),
             Args&&... args) {
-  if (shape.grid.x == 0 || shape.grid.y == 0 || shape.grid.z == 0) return;
+  if (stream.is_plan() || shape.grid.x == 0 || shape.grid.y == 0 || shape.grid.z == 0) return;
   const auto* function = reinterpret_cast<const void*>(kernel);
   constexpr size_t kDefaultSharedBytes = 48 << 10;
   if (shape.shared_bytes > kDefaultSharedBytes) {

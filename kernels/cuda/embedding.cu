@@ -13,8 +13,11 @@
 // id and chunk: 200 MB moved for a million tokens of 30,000 ids.
 #include <cub/device/device_radix_sort.cuh>
 #include <cub/device/device_scan.cuh>
+#include <limits>
 
+#include "core/error.h"
 #include "kernels/cuda/elements.cuh"
+#include "kernels/cuda/embedding.h"
 #include "kernels/embedding.h"
 #include "kernels/runs.h"
 
@@ -63,6 +66,32 @@ struct AddPositions {
 };
 
 // --- the sort
+
+/// No less than CUB's sort and scan ask for on any GPU: they tell only where there is one, and
+/// plans are made without. The sort copies ids and numbers once, 8 bytes a token, and keeps 1 KiB
+/// of counts for each of its tiles, which have 8,064 tokens or more (sm_80 to sm_100, CUDA 13.0),
+/// and for each of at most 4 passes over each 2^28 tokens: so 10 bytes a token and 64 KiB. The scan
+/// keeps 8 bytes for each tile of hundreds of ids.
+int64_t temporary_bytes(int64_t tokens, int64_t vocabulary) {
+  constexpr int64_t kOfToken = 10, kOfId = 1, kAtLeast = 64 << 10;
+  return kAtLeast + kOfToken * tokens + kOfId * vocabulary;
+}
+
+TokensById scratch_of_sort(const EmbeddingBackward& args) {
+  const int64_t tokens = args.ids.numel(), vocabulary = args.dtable.shape[0];
+  STIPPLE_CHECK(tokens <= std::numeric_limits<int32_t>::max(), "embedding_backward: ", tokens,
+                " tokens are too many for one call; use smaller micro-batches");
+  // An id of n > kTokenRun tokens has fewer than 2 n / kTokenRun runs.
+  const int64_t runs = 2 * num_runs(tokens, kTokenRun);
+  Arena& scratch = *args.scratch;
+  return {.numbers = scratch.alloc<int32_t>({tokens}),
+          .sorted_ids = scratch.alloc<int32_t>({tokens}),
+          .order = scratch.alloc<int32_t>({tokens}),
+          .first = scratch.alloc<int32_t>({vocabulary + 1}),
+          .first_run = scratch.alloc<int32_t>({vocabulary + 1}),
+          .temporary = scratch.alloc<std::byte>({temporary_bytes(tokens, vocabulary)}),
+          .partials = scratch.alloc<float>({runs, args.dy.shape[2]})};
+}
 
 struct NumberTokens {
   int32_t* numbers;
@@ -246,8 +275,14 @@ void embedding(const Stream& stream, const Embedding& args) {
              .channels = channels});
 }
 
+void embedding_backward(const Stream& stream, const EmbeddingBackward& args) {
+  const Arena::Scope scope(*args.scratch);
+  embedding_backward(stream, args, scratch_of_sort(args));
+}
+
 void embedding_backward(const Stream& stream, const EmbeddingBackward& args,
                         const TokensById& by_id) {
+  if (stream.is_plan()) return;
   const int64_t batch = args.dy.shape[0], tokens = args.dy.shape[1], channels = args.dy.shape[2];
   if (args.dy.numel() == 0) return;
   if (!args.dpositions.empty()) {

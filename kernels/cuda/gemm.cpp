@@ -248,6 +248,7 @@ Products& products_of(Device device) {
 }  // namespace
 
 void multiply(const Stream& stream, const Gemm& gemm) {
+  if (stream.is_plan()) return;
   stipple::cuda::use_device(stream.device().index);
   products_of(stream.device()).multiply(stream, gemm);
 }

@@ -323,8 +323,12 @@ void layernorm(const Stream& stream, const LayerNorm& args) {
   });
 }
 
-void layernorm_backward(const Stream& stream, const LayerNormBackward& args, View<float> dweight,
-                        View<float> dbias) {
+void layernorm_backward(const Stream& stream, const LayerNormBackward& args) {
+  const int64_t rows = args.x.shape[0], channels = args.x.shape[1];
+  const int64_t runs = num_runs(rows, kLayerNormRowRun);
+  const Arena::Scope scope(*args.scratch);
+  const View<float> dweight = args.scratch->alloc<float>({1, runs, channels});
+  const View<float> dbias = args.scratch->alloc<float>({1, runs, channels});
   with_real_type(args.dx.precision, [&](auto zero) {
     using T = decltype(zero);
     const Backward<T> backward{.dx = args.dx.as<T>().data,
@@ -335,8 +339,8 @@ void layernorm_backward(const Stream& stream, const LayerNormBackward& args, Vie
                                .weight = args.weight.data,
                                .mean = args.mean.data,
                                .rstd = args.rstd.data,
-                               .rows = args.x.shape[0],
-                               .channels = args.x.shape[1]};
+                               .rows = rows,
+                               .channels = channels};
     const bool is_vector = backward.channels % kPackWidth == 0 &&
                            are_aligned(backward.dx, backward.dy, backward.x, backward.weight);
     is_vector ? launch_backward<kPackWidth>(stream, backward)

@@ -93,10 +93,12 @@ void add_products(const Stream& stream, RealView c, View<const float> partials, 
 
 }  // namespace
 
-void matmul(const Stream& stream, const Matmul& args, const MatmulPlan& plan,
-            View<float> partials) {
+void matmul(const Stream& stream, const Matmul& args) {
+  const MatmulPlan plan = plan_matmul(args, DeviceType::kCuda);
   if (plan.m == 0 || plan.n == 0) return;
   const bool sums = plan.terms > 1;
+  View<float> partials;  // [products, M * N] in the order of p
+  if (sums) partials = args.scratch->alloc<float>({plan.results, plan.terms, plan.m * plan.n});
   const int64_t products = plan.results * plan.terms;
   const Operand a{plan.a_count, plan.m * plan.k};
   const Operand b{plan.b_count, plan.k * plan.n};
@@ -139,9 +141,10 @@ void linear(const Stream& stream, const Linear& args) {
                     .transpose_b = true});
 }
 
-void linear_backward(const Stream& stream, const LinearBackward& args, View<float>,
-                     View<float> dbias) {
+void linear_backward(const Stream& stream, const LinearBackward& args) {
   const int64_t rows = args.x.shape[0], inputs = args.x.shape[1], outputs = args.weight.shape[0];
+  const View<float> dbias =
+      args.scratch->alloc<float>({1, num_runs(rows, kMatmulInnerRun), outputs});
   multiply(stream, {.m = outputs,
                     .n = inputs,
                     .k = rows,

@@ -42,7 +42,9 @@ __global__ void __launch_bounds__(kSumThreads)
 
 }  // namespace
 
-void squared_norm(const Stream& stream, const SquaredNorm& args, View<double> partials) {
+void squared_norm(const Stream& stream, const SquaredNorm& args) {
+  const Arena::Scope scope(*args.scratch);
+  const View<double> partials = args.scratch->alloc<double>({num_runs(args.x.numel(), kNormRun)});
   const LaunchShape runs{.grid = dim3(static_cast<unsigned>(partials.numel())),
                          .block = kBlockThreads,
                          .shared_bytes = kBlockThreads / kWarpSize * sizeof(double)};

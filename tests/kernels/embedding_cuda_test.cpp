@@ -7,7 +7,7 @@
 #include <string>
 
 #include "core/error.h"
-#include "kernels/embedding.h"
+#include "kernels/cuda/embedding.h"
 #include "tests/support/arrays.h"
 #include "tests/support/devices.h"
 
@@ -42,13 +42,13 @@ class EmbeddingOnCuda : public testing::Test {
 TEST_F(EmbeddingOnCuda, BackwardSaysThatCubAsksForMoreThanIsPlanned) {
   DeviceMemory memory(cuda_device(0));
   const int64_t tokens = kBatch * kTokens;
-  const TokensById by_id{.numbers = memory.fresh<int32_t>({tokens}),
-                         .sorted_ids = memory.fresh<int32_t>({tokens}),
-                         .order = memory.fresh<int32_t>({tokens}),
-                         .first = memory.fresh<int32_t>({kVocabulary + 1}),
-                         .first_run = memory.fresh<int32_t>({kVocabulary + 1}),
-                         .temporary = memory.scratch().alloc<std::byte>({0}),
-                         .partials = memory.fresh<float>({tokens, kChannels})};
+  const cuda::TokensById by_id{.numbers = memory.fresh<int32_t>({tokens}),
+                               .sorted_ids = memory.fresh<int32_t>({tokens}),
+                               .order = memory.fresh<int32_t>({tokens}),
+                               .first = memory.fresh<int32_t>({kVocabulary + 1}),
+                               .first_run = memory.fresh<int32_t>({kVocabulary + 1}),
+                               .temporary = memory.scratch().alloc<std::byte>({0}),
+                               .partials = memory.fresh<float>({tokens, kChannels})};
   try {
     cuda::embedding_backward(memory.stream(), put(memory), by_id);
     ADD_FAILURE() << "nothing was thrown";
