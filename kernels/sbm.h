@@ -22,13 +22,11 @@ struct BlockMatrix {
 };
 void block_matrix(const Stream&, const BlockMatrix&);
 namespace cpu {
-/// maxima, partials: empty
-void block_matrix(const Stream&, const BlockMatrix&, View<float> maxima, View<double> partials);
-}  // namespace cpu
+void block_matrix(const Stream&, const BlockMatrix&);
+}
 namespace cuda {
-/// maxima: [H], partials: [H, runs of the K^2 entries, 2]
-void block_matrix(const Stream&, const BlockMatrix&, View<float> maxima, View<double> partials);
-}  // namespace cuda
+void block_matrix(const Stream&, const BlockMatrix&);
+}
 
 /// dR = s (ds - <ds, s>);  dclusters += (dR + dRᵀ) C.
 struct BlockMatrixBackward {
@@ -39,15 +37,11 @@ struct BlockMatrixBackward {
 };
 void block_matrix_backward(const Stream&, const BlockMatrixBackward&);
 namespace cpu {
-/// means: [H], sums: [threads, D]
-void block_matrix_backward(const Stream&, const BlockMatrixBackward&, View<double> means,
-                           View<double> sums);
-}  // namespace cpu
+void block_matrix_backward(const Stream&, const BlockMatrixBackward&);
+}
 namespace cuda {
-/// means: [H, runs of the K^2 entries], partial sums; sums: empty
-void block_matrix_backward(const Stream&, const BlockMatrixBackward&, View<double> means,
-                           View<double> sums);
-}  // namespace cuda
+void block_matrix_backward(const Stream&, const BlockMatrixBackward&);
+}
 
 /// y = sigmoid(logits) on real tokens, exactly 0 on padding, so that no edge can touch padding.
 struct Memberships {
@@ -76,16 +70,11 @@ struct ExpectedEdges {
 };
 void expected_edges(const Stream&, const ExpectedEdges&);
 namespace cpu {
-/// partials: empty
-void expected_edges(const Stream&, const ExpectedEdges&, View<double> y_partials,
-                    View<double> z_partials);
-}  // namespace cpu
+void expected_edges(const Stream&, const ExpectedEdges&);
+}
 namespace cuda {
-/// Column sums over runs of tokens: y_partials [B * H, runs of N, K], z_partials [B * H, runs of M,
-/// K]
-void expected_edges(const Stream&, const ExpectedEdges&, View<double> y_partials,
-                    View<double> z_partials);
-}  // namespace cuda
+void expected_edges(const Stream&, const ExpectedEdges&);
+}
 
 /// Gradient of sum_p weight * expected[p]:  dy_i += w S cᵀ;  dz_j += w Sᵀ aᵀ;  ds += w aᵀ c (summed
 /// over the batch).
@@ -102,13 +91,11 @@ struct ExpectedEdgesBackward {
 };
 void expected_edges_backward(const Stream&, const ExpectedEdgesBackward&);
 namespace cpu {
-/// gradients: [B * H, 2, K], of every query and of every key
-void expected_edges_backward(const Stream&, const ExpectedEdgesBackward&, View<double> gradients);
-}  // namespace cpu
+void expected_edges_backward(const Stream&, const ExpectedEdgesBackward&);
+}
 namespace cuda {
-/// gradients: [B * H, 2, K], of every query and of every key
-void expected_edges_backward(const Stream&, const ExpectedEdgesBackward&, View<double> gradients);
-}  // namespace cuda
+void expected_edges_backward(const Stream&, const ExpectedEdgesBackward&);
+}
 
 /// loss = weight times the expected number of edges of all problems, or the drawn one where
 /// `expected` is empty: what the training log tells of the sparsity loss.
@@ -174,12 +161,11 @@ struct SampleEdges {
   Arena* scratch = nullptr;
 };
 void sample_edges(const Stream&, const SampleEdges&);
-struct SampleScratch;
 namespace cpu {
-void sample_edges(const Stream&, const SampleEdges&, const SampleScratch&);
+void sample_edges(const Stream&, const SampleEdges&);
 }
 namespace cuda {
-void sample_edges(const Stream&, const SampleEdges&, const SampleScratch&);
+void sample_edges(const Stream&, const SampleEdges&);
 }
 
 }  // namespace stipple::kernels

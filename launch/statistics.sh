@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 
 # The samplers and generators under test, what they draw from, and the checkers.
 files=(core/rng.h data/listops.h data/listops/evaluate.cpp data/listops/generate.cpp data/random_stream.h kernels/cpu/sample
-  kernels/cpu/vectorize.h kernels/edges.cpp kernels/edges.h kernels/math kernels/runs.h kernels/sample_scratch.h kernels/sbm.cpp kernels/sbm.h
+  kernels/cpu/vectorize.h kernels/edges.cpp kernels/edges.h kernels/math kernels/runs.h kernels/sbm.cpp kernels/sbm.h
   tests/data/listops_statistics_test.cpp tests/kernels/sampler_law_test.cpp tests/kernels/sampler_mutants_test.cpp
   tests/support/alias_tables.h tests/support/sampler_checks.h)
 record=tests/statistics.passed

@@ -145,7 +145,7 @@ void add_cluster_gradient(const BlockMatrixBackward& args, int64_t head, int64_t
 
 }  // namespace
 
-void block_matrix(const Stream& stream, const BlockMatrix& args, View<float>, View<double>) {
+void block_matrix(const Stream& stream, const BlockMatrix& args) {
   const int64_t k = args.clusters.shape[1];
   stream.parallel_for(args.clusters.shape[0], [&](int64_t head, int) {
     float* s = args.s.at(head).data;
@@ -154,10 +154,12 @@ void block_matrix(const Stream& stream, const BlockMatrix& args, View<float>, Vi
   });
 }
 
-void block_matrix_backward(const Stream& stream, const BlockMatrixBackward& args,
-                           View<double> means, View<double> sums) {
+void block_matrix_backward(const Stream& stream, const BlockMatrixBackward& args) {
   const int64_t heads = args.s.shape[0];
   const int64_t k = args.s.shape[1];
+  const Arena::Scope scope(*args.scratch);
+  const View<double> means = args.scratch->alloc<double>({heads});
+  const View<double> sums = args.scratch->alloc<double>({stream.threads(), args.clusters.shape[2]});
   stream.parallel_for(heads, [&](int64_t head, int) {
     const float* s = args.s.at(head).data;
     const float* ds = args.ds.at(head).data;
@@ -188,7 +190,7 @@ void memberships(const Stream& stream, const Memberships& args) {
   });
 }
 
-void expected_edges(const Stream& stream, const ExpectedEdges& args, View<double>, View<double>) {
+void expected_edges(const Stream& stream, const ExpectedEdges& args) {
   const int64_t heads = args.s.shape[0];
   const int64_t k = args.s.shape[1];
   const int64_t n = args.y.shape[2];
@@ -202,10 +204,12 @@ void expected_edges(const Stream& stream, const ExpectedEdges& args, View<double
   });
 }
 
-void expected_edges_backward(const Stream& stream, const ExpectedEdgesBackward& args,
-                             View<double> gradients) {
+void expected_edges_backward(const Stream& stream, const ExpectedEdgesBackward& args) {
   const int64_t heads = args.s.shape[0];
   const int64_t k = args.s.shape[1];
+  const Arena::Scope scope(*args.scratch);
+  // Of every query and of every key.
+  const View<double> gradients = args.scratch->alloc<double>({args.y_sum.shape[0], 2, k});
   const int64_t n = args.dy.shape[2];
   const int64_t m = args.dz.shape[2];
   stream.parallel_for(args.y_sum.shape[0], [&](int64_t p, int) {

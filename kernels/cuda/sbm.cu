@@ -394,8 +394,18 @@ dim3 runs_of(int64_t runs, int64_t heads) {
   return {static_cast<unsigned>(runs), static_cast<unsigned>(heads)};
 }
 
-/// First stage: the sums over runs of tokens.
-void sum_tokens(const Stream& stream, View<double> partials, ConstRealView x) {
+/// Into how many runs the K^2 entries of a head are cut: every block adds up all the partial
+/// sums, so there are never many.
+int64_t entry_runs(int64_t k) {
+  constexpr int64_t kShortest = 1024;
+  constexpr int64_t kMost = 256;
+  return std::min(kMost, num_runs(k * k, kShortest));
+}
+
+/// First stage: the sums over runs of tokens, [problems, runs, K].
+View<double> sum_tokens(const Stream& stream, Arena& scratch, ConstRealView x) {
+  const View<double> partials = scratch.alloc<double>(
+      {x.shape[0] * x.shape[1], num_runs(x.shape[2], kColumnSumRun), x.shape[3]});
   with_real_type(x.precision, [&](auto zero) {
     using T = decltype(zero);
     column_sums<T, double>(stream, partials.shape[0],
@@ -405,14 +415,17 @@ void sum_tokens(const Stream& stream, View<double> partials, ConstRealView x) {
                             .cols = x.shape[3],
                             .run = kColumnSumRun});
   });
+  return partials;
 }
 
 }  // namespace
 
-void block_matrix(const Stream& stream, const BlockMatrix& args, View<float> maxima,
-                  View<double> partials) {
+void block_matrix(const Stream& stream, const BlockMatrix& args) {
   const int64_t heads = args.clusters.shape[0], k = args.clusters.shape[1];
-  const int64_t d = args.clusters.shape[2], runs = partials.shape[1];
+  const int64_t d = args.clusters.shape[2], runs = entry_runs(k);
+  const Arena::Scope scope(*args.scratch);
+  const View<float> maxima = args.scratch->alloc<float>({heads});
+  const View<double> partials = args.scratch->alloc<double>({heads, runs, 2});
   launch(stream,
          {.grid = tiles_of(k, k, heads),
           .block = kThreads,
@@ -430,10 +443,11 @@ void block_matrix(const Stream& stream, const BlockMatrix& args, View<float> max
   launch(stream, shape, normalize_kernel, softmax);
 }
 
-void block_matrix_backward(const Stream& stream, const BlockMatrixBackward& args,
-                           View<double> means, View<double>) {
+void block_matrix_backward(const Stream& stream, const BlockMatrixBackward& args) {
   const int64_t heads = args.s.shape[0], k = args.s.shape[1], d = args.clusters.shape[2];
-  const int64_t runs = means.shape[1];
+  const int64_t runs = entry_runs(k);
+  const Arena::Scope scope(*args.scratch);
+  const View<double> means = args.scratch->alloc<double>({heads, runs});  // partial sums
   const BlockGradientArgs gradient{
       args.dclusters.data,   args.ds.data, args.s.data, args.clusters.data, means.data, k, d,
       num_runs(k * k, runs), runs};
@@ -455,11 +469,11 @@ void memberships(const Stream& stream, const Memberships& args) {
   });
 }
 
-void expected_edges(const Stream& stream, const ExpectedEdges& args, View<double> y_partials,
-                    View<double> z_partials) {
+void expected_edges(const Stream& stream, const ExpectedEdges& args) {
   const int64_t problems = args.expected.shape[0], heads = args.s.shape[0], k = args.s.shape[1];
-  sum_tokens(stream, y_partials, args.y);
-  sum_tokens(stream, z_partials, args.z);
+  const Arena::Scope scope(*args.scratch);
+  const View<double> y_partials = sum_tokens(stream, *args.scratch, args.y);
+  const View<double> z_partials = sum_tokens(stream, *args.scratch, args.z);
   launch(stream, {.grid = blocks_for(problems, 1), .block = kThreads, .shared_bytes = kSumBytes},
          expected_edges_kernel,
          ExpectedArgs{args.expected.data, args.y_sum.data, args.z_sum.data, y_partials.data,
@@ -467,9 +481,11 @@ void expected_edges(const Stream& stream, const ExpectedEdges& args, View<double
                       k});
 }
 
-void expected_edges_backward(const Stream& stream, const ExpectedEdgesBackward& args,
-                             View<double> gradients) {
+void expected_edges_backward(const Stream& stream, const ExpectedEdgesBackward& args) {
   const int64_t problems = args.y_sum.shape[0], heads = args.s.shape[0], k = args.s.shape[1];
+  const Arena::Scope scope(*args.scratch);
+  // Of every query and of every key.
+  const View<double> gradients = args.scratch->alloc<double>({problems, 2, k});
   const EdgeGradientArgs edges{gradients.data,
                                args.ds.data,
                                args.y_sum.data,

@@ -7,7 +7,7 @@
 
 #include <cmath>
 
-#include "kernels/sample_scratch.h"
+#include "kernels/cuda/sample/scratch.h"
 #include "tests/support/device_graphs.h"
 
 #if defined(STIPPLE_CUDA_EMULATED)
@@ -263,10 +263,10 @@ TEST_F(SamplerOnCuda, WavesOfAnySizeGiveTheSameGraphs) {
           const HostGraph expected = draw_graph(cuda_under_test(), c, {}, options);
           options.draw = [wave](const Stream& stream, const kernels::SampleEdges& args) {
             const Arena::Scope scope(*args.scratch);
-            kernels::SampleScratch scratch =
-                kernels::alloc_sample_scratch(*args.scratch, args, stream);
-            ASSERT_EQ(scratch.cuda.wave, 4);
-            scratch.cuda.wave = wave;
+            kernels::cuda::SampleScratch scratch =
+                kernels::cuda::alloc_sample_scratch(*args.scratch, args, stream.precision());
+            ASSERT_EQ(scratch.wave, 4);
+            scratch.wave = wave;
             kernels::cuda::sample_edges(stream, args, scratch);
           };
           const HostGraph actual = draw_graph(cuda_under_test(), c, {}, options);

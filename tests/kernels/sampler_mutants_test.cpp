@@ -7,7 +7,7 @@
 
 #include "core/stream.h"
 #include "kernels/cpu/sample/rows.h"
-#include "kernels/sample_scratch.h"
+#include "kernels/cpu/sample/scratch.h"
 #include "tests/support/alias_tables.h"
 #include "tests/support/sampler_checks.h"
 
@@ -281,8 +281,8 @@ std::vector<int64_t> real_keys(const std::vector<float>& weights, int64_t draws)
                                   .samples = {},
                                   .law = MaskLaw::kPoissonMulti,
                                   .sampler = SamplerKind::kRows};
-  const kernels::SampleScratch scratch =
-      kernels::alloc_sample_scratch(arena, args, Stream(kCpuDevice));
+  const kernels::cpu::SampleScratch scratch =
+      kernels::cpu::alloc_sample_scratch(arena, args, /*threads=*/1);
   const kernels::cpu::SampleProblem problem{.mu = mu.data(),
                                             .z = weights.data(),
                                             .num_queries = kQueries,

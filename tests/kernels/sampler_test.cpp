@@ -7,8 +7,8 @@
 
 #include "core/cpu/isa.h"
 #include "kernels/cpu/sample/rows.h"
+#include "kernels/cpu/sample/scratch.h"
 #include "kernels/math/thinning.h"
-#include "kernels/sample_scratch.h"
 #include "tests/support/alias_tables.h"
 #include "tests/support/sampler_checks.h"
 
@@ -453,8 +453,8 @@ RowCost cost_at_degree_64(int64_t n, MaskLaw law) {
                                   .samples = {},
                                   .law = law,
                                   .sampler = SamplerKind::kRows};
-  const kernels::SampleScratch scratch =
-      kernels::alloc_sample_scratch(arena, args, Stream(kCpuDevice));
+  const kernels::cpu::SampleScratch scratch =
+      kernels::cpu::alloc_sample_scratch(arena, args, /*threads=*/1);
   const kernels::cpu::SampleProblem problem{.mu = mu.data(),
                                             .z = z.data(),
                                             .num_queries = n,

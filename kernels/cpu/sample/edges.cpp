@@ -9,10 +9,10 @@
 #include "kernels/cpu/masks.h"
 #include "kernels/cpu/sample/rows.h"
 #include "kernels/cpu/sample/sample.h"
+#include "kernels/cpu/sample/scratch.h"
 #include "kernels/math/edge_form.h"
 #include "kernels/math/poisson.h"
 #include "kernels/runs.h"
-#include "kernels/sample_scratch.h"
 #include "kernels/sbm.h"
 
 namespace stipple::kernels::cpu {
@@ -134,7 +134,10 @@ void sample_counted_tiles(const SampleEdges& args, int64_t p, const SampleScratc
 
 }  // namespace
 
-void sample_edges(const Stream& stream, const SampleEdges& args, const SampleScratch& scratch) {
+void sample_edges(const Stream& stream, const SampleEdges& args) {
+  const Arena::Scope scope(*args.scratch);
+  const SampleScratch scratch = alloc_sample_scratch(*args.scratch, args, stream.threads());
+  if (stream.is_plan()) return;
   const EdgeSet& edges = args.edges;
   const int64_t problems = edges.num_problems();
   const int64_t runs = std::max<int64_t>(1, num_runs(edges.num_queries, kTileRowRun));

@@ -3,7 +3,7 @@
 #pragma once
 
 #include "kernels/cpu/sample/sample.h"
-#include "kernels/sample_scratch.h"
+#include "kernels/cpu/sample/scratch.h"
 
 namespace stipple::kernels::cpu {
 

@@ -70,9 +70,15 @@ void sample_wave(const SampleCall& call, const math::EdgeFormRule& rule, const W
 
 }  // namespace
 
+void sample_edges(const Stream& stream, const SampleEdges& args) {
+  const Arena::Scope scope(*args.scratch);
+  sample_edges(stream, args, alloc_sample_scratch(*args.scratch, args, stream.precision()));
+}
+
 void sample_edges(const Stream& stream, const SampleEdges& args, const SampleScratch& scratch) {
+  if (stream.is_plan()) return;
   const int64_t problems = args.edges.num_problems();
-  const SampleCall call{stream, sample_inputs(args), writable_graph(args.edges), scratch.cuda};
+  const SampleCall call{stream, sample_inputs(args), writable_graph(args.edges), scratch};
   if (problems == 0) return fill_zero(stream, args.edges.overflow);
   const math::EdgeFormRule rule(args);
   launch(stream,
@@ -85,8 +91,8 @@ void sample_edges(const Stream& stream, const SampleEdges& args, const SampleScr
     fill_zero(stream, args.edges.column_ptr);
     return;
   }
-  for (int64_t first = 0; first < problems; first += scratch.cuda.wave) {
-    sample_wave(call, rule, {first, std::min(scratch.cuda.wave, problems - first)}, problems);
+  for (int64_t first = 0; first < problems; first += scratch.wave) {
+    sample_wave(call, rule, {first, std::min(scratch.wave, problems - first)}, problems);
   }
 }
 

@@ -286,8 +286,7 @@ LaunchShape table_launch(const AliasWorkspace& workspace, int64_t tables) {
 }
 
 template <class T>
-void launch_tables(const Stream& stream, const TableInputs& inputs,
-                   const CudaSampleScratch& scratch) {
+void launch_tables(const Stream& stream, const TableInputs& inputs, const SampleScratch& scratch) {
   const int64_t m = inputs.in.num_keys;
   const int64_t columns =
       inputs.wave.count * ((inputs.in.num_clusters + kWarpSize - 1) / kWarpSize);
@@ -310,7 +309,7 @@ void launch_tables(const Stream& stream, const TableInputs& inputs,
 }  // namespace
 
 WaveTables wave_tables(const SampleCall& call) {
-  const CudaSampleScratch& scratch = call.scratch;
+  const SampleScratch& scratch = call.scratch;
   return {.num_clusters = call.inputs.num_clusters,
           .num_keys = call.inputs.num_keys,
           .entries = scratch.entries.data,

@@ -9,8 +9,8 @@
 #include "core/rng.h"
 #include "core/stream.h"
 #include "kernels/cuda/edges.h"
+#include "kernels/cuda/sample/scratch.h"
 #include "kernels/math/key_tables.h"
-#include "kernels/sample_scratch.h"
 #include "kernels/sbm.h"
 
 namespace stipple::kernels::cuda {
@@ -77,7 +77,7 @@ struct SampleCall {
   const Stream& stream;
   SampleInputs inputs;
   WritableGraph graph;
-  const CudaSampleScratch& scratch;
+  const SampleScratch& scratch;
 };
 
 /// Bits by query of the problems that are stored as bits, zeros for padding.

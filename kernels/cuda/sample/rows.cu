@@ -548,7 +548,7 @@ PoissonTerms poisson_terms(const Stream& stream) {
 }
 
 RowInputs row_inputs(const SampleCall& call, const Wave& wave) {
-  const CudaSampleScratch& scratch = call.scratch;
+  const SampleScratch& scratch = call.scratch;
   const SampleInputs& in = call.inputs;
   const SumTree rate_tree(in.num_clusters + 1);
   RowInputs rows{.in = in,

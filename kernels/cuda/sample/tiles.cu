@@ -427,7 +427,7 @@ void round_factors(const SampleCall& call, const Wave& wave, View<bf16> to, cons
 // Of the wave's first problem: where they are, if they are stored as they are needed.
 RoundedFactors rounded_factors(const SampleCall& call, const Wave& wave) {
   const SampleInputs& in = call.inputs;
-  const CudaSampleScratch& scratch = call.scratch;
+  const SampleScratch& scratch = call.scratch;
   const auto offset = wave.first * in.num_clusters;
   RoundedFactors factors{.mu = static_cast<const bf16*>(in.mu) + offset * in.num_queries,
                          .z = static_cast<const bf16*>(in.z) + offset * in.num_keys,

@@ -1,17 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-// The memory `sample_edges` works in, sized by shapes, the number of threads and the precision
-// alone.
+// The memory in which `sample_edges` works on CUDA, sized by shapes and the precision alone.
 #pragma once
+
+#include <cstdint>
 
 #include "core/arena.h"
 #include "core/bf16.h"
+#include "core/host_device.h"
 #include "core/stream.h"
 #include "core/view.h"
-#include "kernels/cuda/edges.h"
 #include "kernels/math/alias_table.h"
 #include "kernels/sbm.h"
 
-namespace stipple::kernels {
+namespace stipple::kernels::cuda {
 
 /// How the shared memory of a warp that draws rows on CUDA is cut.
 struct RowWorkspace {
@@ -52,9 +53,9 @@ struct AliasWorkspace {
   bool is_long;
 };
 
-/// CUDA. Problems are worked on in waves of W, so that memory does not grow with their number.
+/// Problems are worked on in waves of W, so that memory does not grow with their number.
 /// First dimension, unless said otherwise: the problem within the wave.
-struct CudaSampleScratch {
+struct SampleScratch {
   int64_t wave = 1;  ///< W
   // Tiles, precision bf16: factors rounded, K padded to whole products of 16. Empty where they are
   // stored like that.
@@ -76,27 +77,9 @@ struct CudaSampleScratch {
   View<int32_t> cursors;     // [W, chunks, M] edges of a key in chunks of rows
 };
 
-struct SampleScratch {
-  // CPU. First dimension everywhere: the worker. Tiles.
-  View<float> panel;  // [T, K, 64]              packed keys
-  View<uint32_t>
-      bits;  // [T, 64, ceil(M / 32)]   tile rows on their way to CSR; law poisson_multi only
-  // Rows.
-  View<math::AliasEntry> entries;  // [T, K + 1, M]           see KeyTables
-  View<uint32_t> weights;          // [T, columns, stride]    see AliasBuild
-  View<uint64_t> items;            // [T, columns, 2, stride]
-  View<double> zeta;               // [T, K]                  column sums of z
-  View<float> zmax;                // [T, K]                  column maxima of z
-  View<uint32_t> real_keys;        // [T, M]
-  View<uint64_t> rates;            // [T, SumTree size]
-  View<uint64_t> drawn;            // [T, words]          the set of drawn keys and its summaries
-  View<uint16_t> counts;           // [T, M]              law poisson_multi only
-  View<uint32_t> candidates;       // [T, M]
+SampleScratch alloc_sample_scratch(Arena&, const SampleEdges&, Precision);
 
-  CudaSampleScratch cuda;
-};
+/// With scratch that is given: how a test chooses the size of waves.
+void sample_edges(const Stream&, const SampleEdges&, const SampleScratch&);
 
-/// For the device of the stream, or the one it plans for.
-SampleScratch alloc_sample_scratch(Arena&, const SampleEdges&, const Stream&);
-
-}  // namespace stipple::kernels
+}  // namespace stipple::kernels::cuda
