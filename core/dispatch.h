@@ -6,6 +6,11 @@
 //     STIPPLE_CHECK_SHAPE("layernorm", args.y, (args.x.shape));
 //     STIPPLE_DISPATCH(stream, layernorm, args);
 //   }
+//
+// On meta an operation whose arguments have a scratch arena runs the body of the planned device, on a
+// stream on which parallel_for, kernel launches, copies and fills do nothing: so a plan counts what is
+// taken, by the lines that take it. What a body does besides (library calls, loops over memory on the
+// host) it leaves out where stream.is_plan(). Without a scratch arena there is nothing to do on meta.
 #pragma once
 
 #include "core/error.h"
@@ -13,32 +18,28 @@
 
 // The only place that asks how the program was built.
 #if STIPPLE_HAS_CUDA
-#define STIPPLE_CUDA_CALL(stream, op, ...) return cuda::op(stream, __VA_ARGS__)
+#define STIPPLE_CUDA_CALL(stream, op, args) return cuda::op(stream, args)
 #else
-#define STIPPLE_CUDA_CALL(stream, op, ...) throw Error(#op ": this build has no CUDA backend")
+#define STIPPLE_CUDA_CALL(stream, op, args) throw Error(#op ": this build has no CUDA backend")
 #endif
 
-// An operation that takes no scratch: nothing is to be done on meta.
-#define STIPPLE_DISPATCH(stream, op, ...)         \
-  switch ((stream).device().type) {               \
-    case DeviceType::kMeta:                       \
-      return;                                     \
-    case DeviceType::kCpu:                        \
-      return cpu::op(stream, __VA_ARGS__);        \
-    case DeviceType::kCuda:                       \
-      STIPPLE_CUDA_CALL(stream, op, __VA_ARGS__); \
+#define STIPPLE_DISPATCH(stream, op, args)                        \
+  switch (::stipple::detail::body_for((stream).device(), args)) { \
+    case DeviceType::kMeta:                                       \
+      return;                                                     \
+    case DeviceType::kCpu:                                        \
+      return cpu::op(stream, args);                               \
+    case DeviceType::kCuda:                                       \
+      STIPPLE_CUDA_CALL(stream, op, args);                        \
   }
 
-// An operation whose body takes scratch from an arena: on meta the body of the planned device runs,
-// on a stream on which parallel_for and kernel launches do nothing. So a plan counts what is taken,
-// by the same lines. What a body does besides (library calls, loops over memory on the host) it
-// leaves out where stream.is_plan().
-#define STIPPLE_DISPATCH_WITH_SCRATCH(stream, op, args) \
-  switch ((stream).device().backend()) {                \
-    case DeviceType::kMeta:                             \
-      return;                                           \
-    case DeviceType::kCpu:                              \
-      return cpu::op(stream, args);                     \
-    case DeviceType::kCuda:                             \
-      STIPPLE_CUDA_CALL(stream, op, args);              \
-  }
+namespace stipple::detail {
+
+/// Whose body runs; kMeta: nobody's.
+template <class Args>
+DeviceType body_for(Device device, const Args&) {
+  constexpr bool kTakesScratch = requires(const Args& args) { args.scratch; };
+  return kTakesScratch ? device.backend() : device.type;
+}
+
+}  // namespace stipple::detail

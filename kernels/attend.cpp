@@ -2,7 +2,6 @@
 #include "kernels/attend.h"
 
 #include "core/dispatch.h"
-#include "kernels/cpu/attend/bodies.h"
 
 namespace stipple::kernels {
 namespace {
@@ -88,24 +87,12 @@ void check_implementation(const char* op, const Stream& stream, EdgesImplementat
       ": EdgesImplementation::kCusparse needs a CUDA device");
 }
 
-/// Planning for CUDA calls its operation, which on meta only takes the scratch it would use.
-bool is_for_cuda(const Stream& stream) { return stream.device().backend() == DeviceType::kCuda; }
-
-/// Planning sees the same scratch that the CPU bodies will take.
-void plan_scratch(const Stream& stream, Arena& scratch, int64_t bytes_per_worker) {
-  if (stream.device().type != DeviceType::kMeta) return;
-  const Arena::Scope scope(scratch);
-  scratch.alloc<std::byte>({stream.threads(), bytes_per_worker});
-}
-
 }  // namespace
 
 void attend_dense(const Stream& stream, const AttendDense& args) {
   check_inputs("attend_dense", args);
   expect_shape("attend_dense", "o", args.o.shape, args.q.shape);
   check_pattern_of("attend_dense", args);
-  if (is_for_cuda(stream)) STIPPLE_CUDA_CALL(stream, attend_dense, args);
-  plan_scratch(stream, *args.scratch, cpu::attend_forward_scratch(cpu::scratch_shape(args)));
   STIPPLE_DISPATCH(stream, attend_dense, args);
 }
 
@@ -113,8 +100,6 @@ void attend_dense_backward(const Stream& stream, const AttendDenseBackward& args
   check_inputs("attend_dense_backward", args);
   check_gradients("attend_dense_backward", args);
   check_pattern_of("attend_dense_backward", args);
-  if (is_for_cuda(stream)) STIPPLE_CUDA_CALL(stream, attend_dense_backward, args);
-  plan_scratch(stream, *args.scratch, cpu::attend_backward_scratch(cpu::scratch_shape(args)));
   STIPPLE_DISPATCH(stream, attend_dense_backward, args);
 }
 
@@ -149,8 +134,6 @@ void attend_edges(const Stream& stream, const AttendEdges& args) {
   expect_shape("attend_edges", "o", args.o.shape, args.q.shape);
   check_edges("attend_edges", args.edges, args.q.shape, args.k.shape);
   check_implementation("attend_edges", stream, args.implementation);
-  if (is_for_cuda(stream)) STIPPLE_CUDA_CALL(stream, attend_edges, args);
-  plan_scratch(stream, *args.scratch, cpu::attend_forward_scratch(cpu::scratch_shape(args)));
   STIPPLE_DISPATCH(stream, attend_edges, args);
 }
 
@@ -161,8 +144,6 @@ void attend_edges_backward(const Stream& stream, const AttendEdgesBackward& args
   check_implementation("attend_edges_backward", stream, args.implementation);
   check_straight_through("attend_edges_backward", args.ste, args.q.shape, args.k.shape);
   check_same_storage("attend_edges_backward", {args.q, args.ste.row_grad});
-  if (is_for_cuda(stream)) STIPPLE_CUDA_CALL(stream, attend_edges_backward, args);
-  plan_scratch(stream, *args.scratch, cpu::attend_backward_scratch(cpu::scratch_shape(args)));
   STIPPLE_DISPATCH(stream, attend_edges_backward, args);
 }
 

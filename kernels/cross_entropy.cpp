@@ -17,7 +17,7 @@ void cross_entropy(const Stream& stream, const CrossEntropy& args) {
   if (!args.dlogits.empty()) STIPPLE_CHECK_SHAPE("cross_entropy", args.dlogits, {rows, classes});
   if (!args.prediction.empty()) STIPPLE_CHECK_SHAPE("cross_entropy", args.prediction, {rows});
   STIPPLE_CHECK(args.scratch != nullptr, "cross_entropy: needs scratch");
-  STIPPLE_DISPATCH_WITH_SCRATCH(stream, cross_entropy, args);
+  STIPPLE_DISPATCH(stream, cross_entropy, args);
 }
 
 }  // namespace stipple::kernels

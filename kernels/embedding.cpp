@@ -35,7 +35,7 @@ void embedding_backward(const Stream& stream, const EmbeddingBackward& args) {
   check("embedding_backward", args.dy.shape, args.ids.shape, args.dtable.shape,
         args.dpositions.shape);
   STIPPLE_CHECK(args.scratch != nullptr, "embedding_backward: needs scratch");
-  STIPPLE_DISPATCH_WITH_SCRATCH(stream, embedding_backward, args);
+  STIPPLE_DISPATCH(stream, embedding_backward, args);
 }
 
 }  // namespace stipple::kernels

@@ -3,6 +3,7 @@
 // edges come from, as candidates in ascending order of which some are taken.
 #pragma once
 
+#include "core/arena.h"
 #include "core/host_device.h"
 #include "kernels/edges.h"
 #include "kernels/math/pattern.h"
@@ -35,6 +36,7 @@ struct GraphToWrite {
   EdgeForm form = EdgeForm::kCsr;
   View<const uint8_t> query_mask{}, key_mask{};
   EdgeSource source;
+  Arena* scratch = nullptr;
 
   /// Problems of a sample.
   int64_t heads() const {

@@ -31,7 +31,7 @@ void layernorm_backward(const Stream& stream, const LayerNormBackward& args) {
   check_same_storage("layernorm_backward", {args.dx, args.dy});
   STIPPLE_CHECK(args.scratch != nullptr, "layernorm_backward: needs scratch");
   if (rows == 0) return;
-  STIPPLE_DISPATCH_WITH_SCRATCH(stream, layernorm_backward, args);
+  STIPPLE_DISPATCH(stream, layernorm_backward, args);
 }
 
 }  // namespace stipple::kernels

@@ -101,7 +101,7 @@ void matmul(const Stream& stream, const Matmul& given) {
   args.b = stored_as(storage, given.b, stream, args.scratch);
   STIPPLE_CHECK(plan.partials() == 1 || args.scratch != nullptr, "matmul: an inner dimension of ",
                 plan.k, " summed over ", plan.terms, " products needs scratch");
-  STIPPLE_DISPATCH_WITH_SCRATCH(stream, matmul, args);
+  STIPPLE_DISPATCH(stream, matmul, args);
 }
 
 void linear(const Stream& stream, const Linear& given) {
@@ -140,7 +140,7 @@ void linear_backward(const Stream& stream, const LinearBackward& given) {
   args.dy = stored_as(storage, given.dy, stream, args.scratch);
   args.x = stored_as(storage, given.x, stream, args.scratch);
   if (!given.dx.empty()) args.weight = stored_as(storage, given.weight, stream, args.scratch);
-  STIPPLE_DISPATCH_WITH_SCRATCH(stream, linear_backward, args);
+  STIPPLE_DISPATCH(stream, linear_backward, args);
 }
 
 }  // namespace stipple::kernels

@@ -60,7 +60,7 @@ void block_matrix(const Stream& stream, const BlockMatrix& args) {
   STIPPLE_CHECK_SHAPE("block_matrix", args.s, ({c.h, c.k, c.k}));
   STIPPLE_CHECK_SHAPE("block_matrix", args.effective_cells, ({c.h}));
   check_scratch_on_cuda("block_matrix", stream, args.scratch);
-  STIPPLE_DISPATCH_WITH_SCRATCH(stream, block_matrix, args);
+  STIPPLE_DISPATCH(stream, block_matrix, args);
 }
 
 void block_matrix_backward(const Stream& stream, const BlockMatrixBackward& args) {
@@ -69,7 +69,7 @@ void block_matrix_backward(const Stream& stream, const BlockMatrixBackward& args
   STIPPLE_CHECK_SHAPE("block_matrix_backward", args.ds, ({c.h, c.k, c.k}));
   STIPPLE_CHECK_SHAPE("block_matrix_backward", args.s, ({c.h, c.k, c.k}));
   STIPPLE_CHECK(args.scratch != nullptr, "block_matrix_backward: scratch is missing");
-  STIPPLE_DISPATCH_WITH_SCRATCH(stream, block_matrix_backward, args);
+  STIPPLE_DISPATCH(stream, block_matrix_backward, args);
 }
 
 void memberships(const Stream& stream, const Memberships& args) {
@@ -90,7 +90,7 @@ void expected_edges(const Stream& stream, const ExpectedEdges& args) {
   STIPPLE_CHECK_SHAPE("expected_edges", args.z_sum, ({y.b * y.h, y.k}));
   check_same_storage("expected_edges", {args.y, args.z});
   check_scratch_on_cuda("expected_edges", stream, args.scratch);
-  STIPPLE_DISPATCH_WITH_SCRATCH(stream, expected_edges, args);
+  STIPPLE_DISPATCH(stream, expected_edges, args);
 }
 
 void expected_edges_backward(const Stream& stream, const ExpectedEdgesBackward& args) {
@@ -104,7 +104,7 @@ void expected_edges_backward(const Stream& stream, const ExpectedEdgesBackward& 
   check_mask("expected_edges_backward", "query_mask", args.query_mask, y.b, y.n);
   check_mask("expected_edges_backward", "key_mask", args.key_mask, y.b, z.n);
   STIPPLE_CHECK(args.scratch != nullptr, "expected_edges_backward: scratch is missing");
-  STIPPLE_DISPATCH_WITH_SCRATCH(stream, expected_edges_backward, args);
+  STIPPLE_DISPATCH(stream, expected_edges_backward, args);
 }
 
 void sparsity_loss(const Stream& stream, const SparsityLoss& args) {
@@ -117,7 +117,7 @@ void sparsity_loss(const Stream& stream, const SparsityLoss& args) {
 
 void sample_edges(const Stream& stream, const SampleEdges& args) {
   check_sample_edges(args);
-  STIPPLE_DISPATCH_WITH_SCRATCH(stream, sample_edges, args);
+  STIPPLE_DISPATCH(stream, sample_edges, args);
 }
 
 }  // namespace stipple::kernels

@@ -8,7 +8,7 @@ namespace stipple::kernels {
 void squared_norm(const Stream& stream, const SquaredNorm& args) {
   STIPPLE_CHECK_SHAPE("squared_norm", args.sum, {1});
   STIPPLE_CHECK(args.scratch != nullptr, "squared_norm: needs scratch");
-  STIPPLE_DISPATCH_WITH_SCRATCH(stream, squared_norm, args);
+  STIPPLE_DISPATCH(stream, squared_norm, args);
 }
 
 }  // namespace stipple::kernels

@@ -1,12 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/write_edges.h"
 
-#include <algorithm>
-
 #include "core/copy.h"
 #include "core/dispatch.h"
 #include "kernels/checks.h"
-#include "kernels/cuda/edges.h"
 #include "kernels/graph_to_write.h"
 
 namespace stipple::kernels {
@@ -30,24 +27,6 @@ void check_graph(const char* op, const Args& args) {
   }
   check_mask(op, "query_mask", args.query_mask, batch, edges.num_queries);
   check_mask(op, "key_mask", args.key_mask, batch, edges.num_keys);
-}
-
-// Bytes of cursors that the problems of one wave may take.
-constexpr int64_t kWaveBytes = 64 << 20;
-
-View<int32_t> alloc_cursors(const Stream& stream, Arena& scratch, const EdgeSet& edges,
-                            EdgeForm form) {
-  if (stream.device().backend() != DeviceType::kCuda || form == EdgeForm::kBits) return {};
-  const int64_t chunks = cuda::transpose_chunks(edges.num_queries);
-  const int64_t bytes = std::max<int64_t>(1, chunks * edges.num_keys * 4);
-  const int64_t problems = std::max<int64_t>(1, edges.num_problems());
-  return scratch.alloc<int32_t>(
-      {std::clamp<int64_t>(kWaveBytes / bytes, 1, problems), chunks, edges.num_keys});
-}
-
-void write(const Stream& stream, const GraphToWrite& graph, Arena& scratch) {
-  const View<int32_t> cursors = alloc_cursors(stream, scratch, graph.edges, graph.form);
-  STIPPLE_DISPATCH(stream, write_graph, graph, cursors);
 }
 
 void check_csr(const WriteCsr& args) {
@@ -80,8 +59,12 @@ View<const T> bring(const Stream& stream, Arena& scratch, std::span<const T> hos
   const Shape shape = {static_cast<int64_t>(host.size())};
   if (stream.device().backend() == DeviceType::kCpu) return {host.data(), shape};
   const View<T> copy = scratch.alloc<T>(shape);
-  if (stream.device().type == DeviceType::kCuda) upload(stream, copy, host);
+  upload(stream, copy, host);
   return copy;
+}
+
+void write(const Stream& stream, const GraphToWrite& graph) {
+  STIPPLE_DISPATCH(stream, write_graph, graph);
 }
 
 }  // namespace
@@ -91,13 +74,12 @@ void write_edges(const Stream& stream, const WriteEdges& args) {
   check_pattern("write_edges", args.pattern, args.edges.num_problems(), args.edges.num_queries,
                 args.edges.num_keys);
   const Arena::Scope scope(*args.scratch);
-  write(stream,
-        {.edges = args.edges,
-         .form = args.form,
-         .query_mask = args.query_mask,
-         .key_mask = args.key_mask,
-         .source = {.pattern = math::pattern_rule(args.pattern)}},
-        *args.scratch);
+  write(stream, {.edges = args.edges,
+                 .form = args.form,
+                 .query_mask = args.query_mask,
+                 .key_mask = args.key_mask,
+                 .source = {.pattern = math::pattern_rule(args.pattern)},
+                 .scratch = args.scratch});
 }
 
 void write_csr(const Stream& stream, const WriteCsr& args) {
@@ -106,15 +88,14 @@ void write_csr(const Stream& stream, const WriteCsr& args) {
   const Arena::Scope scope(*args.scratch);
   const int64_t offsets = args.edges.num_queries + 1;
   const bool is_shared = static_cast<int64_t>(args.row_ptr.size()) == offsets;
-  write(stream,
-        {.edges = args.edges,
-         .form = args.form,
-         .query_mask = args.query_mask,
-         .key_mask = args.key_mask,
-         .source = {.row_ptr = bring(stream, *args.scratch, args.row_ptr).data,
-                    .columns = bring(stream, *args.scratch, args.columns).data,
-                    .row_stride = is_shared ? 0 : offsets}},
-        *args.scratch);
+  write(stream, {.edges = args.edges,
+                 .form = args.form,
+                 .query_mask = args.query_mask,
+                 .key_mask = args.key_mask,
+                 .source = {.row_ptr = bring(stream, *args.scratch, args.row_ptr).data,
+                            .columns = bring(stream, *args.scratch, args.columns).data,
+                            .row_stride = is_shared ? 0 : offsets},
+                 .scratch = args.scratch});
 }
 
 }  // namespace stipple::kernels

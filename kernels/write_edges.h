@@ -43,12 +43,10 @@ void write_csr(const Stream&, const WriteCsr&);
 
 struct GraphToWrite;
 namespace cpu {
-/// cursors: empty
-void write_graph(const Stream&, const GraphToWrite&, View<int32_t> cursors);
-}  // namespace cpu
+void write_graph(const Stream&, const GraphToWrite&);
+}
 namespace cuda {
-/// cursors: [wave, transpose_chunks(N), M]; for CSR only
-void write_graph(const Stream&, const GraphToWrite&, View<int32_t> cursors);
-}  // namespace cuda
+void write_graph(const Stream&, const GraphToWrite&);
+}
 
 }  // namespace stipple::kernels

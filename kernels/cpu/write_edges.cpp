@@ -65,7 +65,7 @@ class GraphWriter {
 
 }  // namespace
 
-void write_graph(const Stream& stream, const GraphToWrite& graph, View<int32_t>) {
+void write_graph(const Stream& stream, const GraphToWrite& graph) {
   stream.parallel_for(graph.edges.num_problems(), [&](int64_t p, int) {
     graph.edges.form[p] = graph.form;
     const GraphWriter writer(graph, p);

@@ -6,6 +6,7 @@
 // instructions, unless a list is read.
 #include <algorithm>
 
+#include "core/arena.h"
 #include "core/copy.h"
 #include "kernels/cuda/device.cuh"
 #include "kernels/cuda/edges.h"
@@ -108,6 +109,16 @@ __global__ void __launch_bounds__(kThreads) write_columns_kernel(WriteInputs in)
   }
 }
 
+/// [wave, transpose_chunks(N), M]
+View<int32_t> alloc_cursors(Arena& scratch, const EdgeSet& edges) {
+  constexpr int64_t kWaveBytes = 64 << 20;  // that the problems of one wave may take
+  const int64_t chunks = transpose_chunks(edges.num_queries);
+  const int64_t bytes = std::max<int64_t>(1, chunks * edges.num_keys * 4);
+  const int64_t problems = std::max<int64_t>(1, edges.num_problems());
+  return scratch.alloc<int32_t>(
+      {std::clamp<int64_t>(kWaveBytes / bytes, 1, problems), chunks, edges.num_keys});
+}
+
 LaunchShape warp_a_row(const WriteInputs& in) {
   return {.grid = blocks_for(in.wave.count * in.graph.num_queries * kWarpSize, kThreads),
           .block = kThreads};
@@ -128,9 +139,12 @@ void write_wave(const Stream& stream, const WriteInputs& in, EdgeForm form, int6
 
 }  // namespace
 
-void write_graph(const Stream& stream, const GraphToWrite& graph, View<int32_t> cursors) {
+void write_graph(const Stream& stream, const GraphToWrite& graph) {
   const EdgeSet& edges = graph.edges;
   const int64_t problems = edges.num_problems();
+  const Arena::Scope scope(*graph.scratch);
+  View<int32_t> cursors;
+  if (graph.form == EdgeForm::kCsr) cursors = alloc_cursors(*graph.scratch, edges);
   if (problems == 0) return fill_zero(stream, edges.overflow);
   WriteInputs in{.graph = writable_graph(edges),
                  .source = graph.source,

@@ -44,9 +44,26 @@ class Cutter {
   size_t used_ = 0;
 };
 
+/// What decides how much scratch a worker needs.
+struct ScratchShape {
+  int64_t num_keys;
+  int64_t dim;
+  bool has_edges;         ///< bits or CSR, not all pairs
+  bool scores_all_pairs;  ///< some problem may be dense or bits
+};
+
+template <class Args>
+ScratchShape scratch_shape(const Args& a) {
+  if constexpr (requires { a.edges; }) {
+    return {a.k.shape[2], a.k.shape[3], true, has_room_for_bits(a.edges)};
+  } else {
+    return {a.k.shape[2], a.k.shape[3], false, true};
+  }
+}
+
 int64_t padded_keys(int64_t keys) { return (keys + kTileKeys - 1) / kTileKeys * kTileKeys; }
 
-ForwardBuffers cut_forward(Cutter& cutter, const AttendScratchShape& shape) {
+ForwardBuffers cut_forward(Cutter& cutter, const ScratchShape& shape) {
   ForwardBuffers b{};
   const int64_t keys = padded_keys(shape.num_keys);
   if (shape.scores_all_pairs) {
@@ -70,7 +87,7 @@ int64_t chunk_edges(int64_t keys) {
   return std::clamp(kPerKey * keys, kFew, kMany);
 }
 
-BackwardBuffers cut_backward(Cutter& cutter, const AttendScratchShape& shape) {
+BackwardBuffers cut_backward(Cutter& cutter, const ScratchShape& shape) {
   BackwardBuffers b{};
   const int64_t keys = padded_keys(shape.num_keys);
   b.key_words = cutter.take<uint32_t>(keys / 32);
@@ -172,11 +189,19 @@ void add_straight_through(AttendProblem& x, const StraightThrough& ste, int64_t 
   x.self_loop = ste.self_loop;
 }
 
+/// Scratch of one worker; cut(cutter, shape) cuts it.
+template <class Cut>
+int64_t bytes_of(const Cut& cut, const ScratchShape& shape) {
+  Cutter counts(nullptr);
+  cut(counts, shape);
+  return counts.used();
+}
+
 template <class Args, class Finish>
-void run_forward(const Stream& stream, const Args& a, const AttendScratchShape& shape,
-                 const Finish& finish) {
+void run_forward(const Stream& stream, const Args& a, const Finish& finish) {
   const Arena::Scope scope(*a.scratch);
-  const int64_t bytes = attend_forward_scratch(shape);
+  const ScratchShape shape = scratch_shape(a);
+  const int64_t bytes = bytes_of(cut_forward, shape);
   std::byte* scratch = a.scratch->template alloc<std::byte>({stream.threads(), bytes}).data;
   const int64_t num_queries = a.q.shape[2];
   const int64_t tasks = (num_queries + kTaskRows - 1) / kTaskRows;
@@ -191,10 +216,10 @@ void run_forward(const Stream& stream, const Args& a, const AttendScratchShape& 
 }
 
 template <class Args, class Finish>
-void run_backward(const Stream& stream, const Args& a, const AttendScratchShape& shape,
-                  const Finish& finish) {
+void run_backward(const Stream& stream, const Args& a, const Finish& finish) {
   const Arena::Scope scope(*a.scratch);
-  const int64_t bytes = attend_backward_scratch(shape);
+  const ScratchShape shape = scratch_shape(a);
+  const int64_t bytes = bytes_of(cut_backward, shape);
   std::byte* scratch = a.scratch->template alloc<std::byte>({stream.threads(), bytes}).data;
   const AttendBodies& body = bodies();
   stream.parallel_for(a.q.shape[0] * a.q.shape[1], [&](int64_t p, int worker) {
@@ -208,27 +233,15 @@ void run_backward(const Stream& stream, const Args& a, const AttendScratchShape&
 
 }  // namespace
 
-int64_t attend_forward_scratch(const AttendScratchShape& shape) {
-  Cutter cutter(nullptr);
-  cut_forward(cutter, shape);
-  return cutter.used();
-}
-
-int64_t attend_backward_scratch(const AttendScratchShape& shape) {
-  Cutter cutter(nullptr);
-  cut_backward(cutter, shape);
-  return cutter.used();
-}
-
 void attend_dense(const Stream& stream, const AttendDense& a) {
-  run_forward(stream, a, scratch_shape(a), [&](AttendProblem& x, int64_t p) {
+  run_forward(stream, a, [&](AttendProblem& x, int64_t p) {
     add_outputs(x, a.o, a.lse, p);
     x.pattern = math::pattern_rule(a.pattern);
   });
 }
 
 void attend_dense_backward(const Stream& stream, const AttendDenseBackward& a) {
-  run_backward(stream, a, scratch_shape(a),
+  run_backward(stream, a,
                [&](AttendProblem& x, int64_t) { x.pattern = math::pattern_rule(a.pattern); });
 }
 
@@ -244,14 +257,14 @@ void attend_delta(const Stream& stream, const AttendDelta& a) {
 }
 
 void attend_edges(const Stream& stream, const AttendEdges& a) {
-  run_forward(stream, a, scratch_shape(a), [&](AttendProblem& x, int64_t p) {
+  run_forward(stream, a, [&](AttendProblem& x, int64_t p) {
     add_outputs(x, a.o, a.lse, p);
     add_edges(x, a.edges, p);
   });
 }
 
 void attend_edges_backward(const Stream& stream, const AttendEdgesBackward& a) {
-  run_backward(stream, a, scratch_shape(a), [&](AttendProblem& x, int64_t p) {
+  run_backward(stream, a, [&](AttendProblem& x, int64_t p) {
     add_edges(x, a.edges, p);
     add_straight_through(x, a.ste, p);
   });

@@ -129,23 +129,4 @@ namespace avx512 {
 extern const AttendBodies kAttend;
 }
 
-/// What decides how much scratch a worker needs.
-struct AttendScratchShape {
-  int64_t num_keys;
-  int64_t dim;
-  bool has_edges;         ///< bits or CSR, not all pairs
-  bool scores_all_pairs;  ///< some problem may be dense or bits
-};
-template <class Args>
-AttendScratchShape scratch_shape(const Args& a) {
-  if constexpr (requires { a.edges; }) {
-    return {a.k.shape[2], a.k.shape[3], true, has_room_for_bits(a.edges)};
-  } else {
-    return {a.k.shape[2], a.k.shape[3], false, true};
-  }
-}
-/// Bytes for one worker: what the front reserves when planning.
-int64_t attend_forward_scratch(const AttendScratchShape&);
-int64_t attend_backward_scratch(const AttendScratchShape&);
-
 }  // namespace stipple::kernels::cpu

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Attention's public operations on CUDA: describes the call to both ways of computing it, which
-// share the problems of a graph among them (parts.h). On meta they take scratch and compute
-// nothing.
+// share the problems of a graph among them (parts.h).
 //
 // delta: a row lies over a power of two of lanes, 16 bytes each, or one element where rows do not
 // start on 16 bytes; a block of 256 threads takes as many rows as fit. Bound by memory: two rows of
@@ -45,7 +44,7 @@ const float* find_delta(const Stream& stream, Arena& scratch, View<const float> 
   if (!delta.empty()) return delta.data;
   const Shape& shape = dout.shape;
   const View<float> made = scratch.alloc<float>({shape[0], shape[1], shape[2]});
-  if (!plans_only(stream)) attend_delta(stream, {.delta = made, .dout = dout, .o = o});
+  attend_delta(stream, {.delta = made, .dout = dout, .o = o});
   return made.data;
 }
 
@@ -160,7 +159,7 @@ void attend_edges(const Stream& stream, const AttendEdges& args) {
     return attend_cusparse(stream, x, *args.scratch);
   }
   if (x.graph.may_have_bits) attend_tiles(stream, x, *args.scratch);
-  if (!plans_only(stream)) attend_gather(stream, x);
+  attend_gather(stream, x);
 }
 
 void attend_edges_backward(const Stream& stream, const AttendEdgesBackward& args) {
@@ -172,7 +171,7 @@ void attend_edges_backward(const Stream& stream, const AttendEdgesBackward& args
     return attend_cusparse_backward(stream, x, *args.scratch);
   }
   if (x.graph.may_have_bits) attend_tiles_backward(stream, x, *args.scratch);
-  if (!plans_only(stream)) attend_gather_backward(stream, x);
+  attend_gather_backward(stream, x);
 }
 
 }  // namespace stipple::kernels::cuda

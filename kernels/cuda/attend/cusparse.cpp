@@ -260,7 +260,7 @@ void backward_of(const Stream& stream, const AttendArrays& a, const Side& side, 
                       .values = scratch.alloc<float>({m.all_entries()}).data};
   const bool has_clusters = a.ste.clusters > 0;
   if (has_clusters) edges.probabilities = scratch.alloc<float>({m.all_entries()}).data;
-  if (plans_only(stream)) return;
+  if (stream.is_plan()) return;
   Library& library = library_of(stream.device());
   fill_block_diagonal(stream, a, m);
   library.sample_products(stream, m, a.scale, side.own_score, side.other_score, a.dim,
@@ -280,7 +280,7 @@ void forward(const Stream& stream, const AttendArrays& a, Arena& scratch) {
   const Arena::Scope scope(scratch);
   const BlockDiagonal m = block_diagonal(a, EdgeOwner::kQueries, scratch);
   float* scores = scratch.alloc<float>({m.all_entries()}).data;
-  if (plans_only(stream)) return;
+  if (stream.is_plan()) return;
   Library& library = library_of(stream.device());
   fill_block_diagonal(stream, a, m);
   library.sample_products(stream, m, a.scale, floats(a.q), floats(a.k), a.dim, scores);

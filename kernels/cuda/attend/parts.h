@@ -79,14 +79,10 @@ struct AttendArrays {
   int64_t problems() const { return batch * heads; }
 };
 
-/// Scratch is only counted then, and nothing is launched.
-inline bool plans_only(const Stream& stream) { return stream.device().type == DeviceType::kMeta; }
-
 /// Head dimensions up to this.
 inline constexpr int64_t kMaxHeadDim = 128;
 
-// Tensor-core tiles over all pairs or bits (tiles.cu, tiles_backward.cu). `scratch`
-// also plans: on meta the functions only take from it what they would use.
+// Tensor-core tiles over all pairs or bits (tiles.cu, tiles_backward.cu).
 void attend_tiles(const Stream&, const AttendArrays&, Arena& scratch);
 void attend_tiles_backward(const Stream&, const AttendArrays&, Arena& scratch);
 
@@ -94,7 +90,7 @@ void attend_tiles_backward(const Stream&, const AttendArrays&, Arena& scratch);
 void attend_gather(const Stream&, const AttendArrays&);
 void attend_gather_backward(const Stream&, const AttendArrays&);
 
-// Library calls, for graphs of any form (cusparse.cpp). `scratch` also plans.
+// Library calls, for graphs of any form (cusparse.cpp).
 void attend_cusparse(const Stream&, const AttendArrays&, Arena& scratch);
 void attend_cusparse_backward(const Stream&, const AttendArrays&, Arena& scratch);
 

@@ -366,7 +366,6 @@ void run(const Stream& stream, const AttendArrays& a, Arena& scratch) {
       .lists =
           make_tile_lists(stream, scratch, pairs, a.graph.form, a.batch, a.heads, Sizes::kRows),
       .dropout = a.dropout};
-  if (stream.device().type == DeviceType::kMeta) return;
   const LaunchShape shape = {.grid = persistent_grid(stream, x.lists, Sizes::kBlocksPerSm),
                              .block = kTileThreads,
                              .shared_bytes = Sizes::kSharedBytes};

@@ -643,8 +643,10 @@ class TileQueue {
   int turn_ = 0;
 };
 
-/// The grid of a kernel with a TileQueue, `blocks_per_sm` of which a multiprocessor can hold.
+/// The grid of a kernel with a TileQueue, `blocks_per_sm` of which a multiprocessor can hold. A plan
+/// launches none and may have no GPU to ask.
 inline dim3 persistent_grid(const Stream& stream, const TileLists& lists, int blocks_per_sm) {
+  if (stream.is_plan()) return {};
   const int64_t resident =
       int64_t{blocks_per_sm} * stipple::cuda::multiprocessors(stream.device().index);
   return blocks_for(std::min(lists.items, resident), 1);

@@ -41,7 +41,6 @@ const float2* make_query_terms(const Stream& stream, const AttendArrays& a, int6
   constexpr int kThreads = 256;
   const int64_t total = a.problems() * padded;
   auto* terms = reinterpret_cast<float2*>(scratch.alloc<float>({total, 2}).data);
-  if (stream.device().type == DeviceType::kMeta) return terms;
   launch(stream, {.grid = blocks_for(total, kThreads), .block = kThreads}, query_terms_kernel,
          terms, padded, a.lse, a.delta, a.num_queries, total);
   return terms;

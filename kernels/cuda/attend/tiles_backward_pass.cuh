@@ -559,7 +559,6 @@ void launch_passes(const Stream& stream, OwnedSide<T> owned, const Common& commo
 
 template <class T>
 void launch_passes(const Stream& stream, Owner owner, OwnedSide<T> owned, const Common& common) {
-  if (stream.device().type == DeviceType::kMeta) return;
   with_padded_dim(common.dim, [&](auto dim) {
     if (owner == Owner::kQuery) {
       launch_passes<T, Owner::kQuery, dim>(stream, owned, common);

@@ -200,7 +200,6 @@ View<uint32_t> make_column_words(const Stream& stream, Arena& scratch, const uin
   constexpr int kThreads = 128;
   const int64_t per_row = bit_words(BitOrder::kLanes, columns);
   const View<uint32_t> words = scratch.alloc<uint32_t>({batch, per_row});
-  if (plans_only(stream)) return words;
   launch(stream, {.grid = blocks_for(words.numel(), kThreads), .block = kThreads},
          column_words_kernel, words.data, mask, columns, per_row, words.numel());
   return words;
@@ -245,18 +244,16 @@ TileLists make_tile_lists(const Stream& stream, Arena& scratch, const PairBits& 
                             .tiles_per_block = tiles};
   int32_t* order = scratch.alloc<int32_t>({items}).data;
   uint32_t* taken = scratch.alloc<uint32_t>({1}).data;
-  if (!plans_only(stream)) {
-    launch(stream,
-           {.grid = blocks_for(items, 1),
-            .block = kTileThreads,
-            .shared_bytes = kListWords * sizeof(uint32_t)},
-           tile_lists_kernel, pairs, form, heads, rows_per_block, lists);
-    launch(stream,
-           {.grid = 1,
-            .block = kOrderThreads,
-            .shared_bytes = kClasses * kOrderThreads * sizeof(int32_t)},
-           order_kernel, order, taken, lists.counts, items, tiles);
-  }
+  launch(stream,
+         {.grid = blocks_for(items, 1),
+          .block = kTileThreads,
+          .shared_bytes = kListWords * sizeof(uint32_t)},
+         tile_lists_kernel, pairs, form, heads, rows_per_block, lists);
+  launch(stream,
+         {.grid = 1,
+          .block = kOrderThreads,
+          .shared_bytes = kClasses * kOrderThreads * sizeof(int32_t)},
+         order_kernel, order, taken, lists.counts, items, tiles);
   return {.counts = lists.counts,
           .tiles = lists.tiles,
           .order = order,
@@ -275,7 +272,6 @@ const T* make_rows(const Stream& stream, Arena& scratch, const void* memory, int
   STIPPLE_CHECK(is_aligned || dim != padded, "attention on CUDA: operands must start on 16 bytes");
   if (dim == padded) return from;
   const View<T> to = scratch.alloc<T>({rows, padded});
-  if (plans_only(stream)) return to.data;
   const LaunchShape shape = {.grid = blocks_for(to.numel() / kPerThread<T>, kRowThreads),
                              .block = kRowThreads};
   if (dim % kPerThread<T> == 0 && is_aligned) {
