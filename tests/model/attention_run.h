@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "model/attention/attention.h"
+#include "model/planning_run.h"
 #include "tests/model/recording_observer.h"
 #include "tests/support/arrays.h"
 
@@ -52,7 +53,7 @@ class AttentionRun {
     store.initialize(Stream(kCpuDevice), c.seed);
     grads = Buffer(kCpuDevice, static_cast<size_t>(store.numel()) * sizeof(float));
     store.bind_grads({reinterpret_cast<float*>(grads.data()), {store.numel()}});
-    plan(config);
+    plan();
   }
 
   model::AttentionInputs inputs() const {
@@ -117,22 +118,10 @@ class AttentionRun {
             .facts = {},
             .layer = kLayer};
   }
-  void plan(const model::AttentionConfig& config) {
-    model::ParameterStore planned;
-    model::FactTable planned_facts(kLayers);
-    const auto module = model::make_attention(config, planned, planned_facts, shape(case_));
-    planned.allocate(kMetaDevice);
-    Arena saved_plan("saved"), scratch_plan("scratch");
-    const Stream meta(kMetaDevice, {.threads = case_.threads});
-    model::Context ctx{.stream = meta,
-                       .saved = saved_plan,
-                       .scratch = scratch_plan,
-                       .rng = rng,
-                       .training = true,
-                       .observer = observer,
-                       .facts = {planned_facts, nullptr},
-                       .layer = kLayer};
-    const auto planned_saved = module->make_saved();
+  void plan() {
+    model::PlanningRun run(DeviceType::kCpu, {.threads = case_.threads}, facts);
+    model::Context ctx = run.begin(true);
+    ctx.layer = kLayer;
     const View<float> nowhere{nullptr, q.shape()};
     const model::AttentionInputs in{.q = nowhere,
                                     .k = nowhere,
@@ -141,11 +130,11 @@ class AttentionRun {
                                     .content_k = nowhere,
                                     .mask = {nullptr, mask.shape()},
                                     .samples = {nullptr, samples.shape()}};
-    module->forward(ctx, in, nowhere, *planned_saved);
-    module->backward(ctx, in, nowhere, nowhere, *planned_saved,
-                     {nowhere, nowhere, nowhere, nowhere, nowhere});
-    saved_arena_ = std::make_unique<Arena>("saved", kCpuDevice, saved_plan.peak());
-    scratch_arena_ = std::make_unique<Arena>("scratch", kCpuDevice, scratch_plan.peak());
+    attention->forward(ctx, in, nowhere, *saved);
+    attention->backward(ctx, in, nowhere, nowhere, *saved,
+                        {nowhere, nowhere, nowhere, nowhere, nowhere});
+    saved_arena_ = std::make_unique<Arena>("saved", kCpuDevice, run.saved_bytes());
+    scratch_arena_ = std::make_unique<Arena>("scratch", kCpuDevice, run.scratch_bytes());
   }
 
   Stream stream_;

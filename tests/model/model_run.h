@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "model/model.h"
+#include "model/planning_run.h"
 #include "tests/model/recording_observer.h"
 #include "tests/support/arrays.h"
 
@@ -158,29 +159,16 @@ class ModelRun {
   }
 
   void plan() {
-    model::ParameterStore parameters;
-    model::FactTable planned_facts(case_.config.layers);
-    const model::Model planned(parameters, planned_facts, case_.config, case_.attention,
-                               case_.task);
-    parameters.allocate(kMetaDevice);
-    const auto planned_state = planned.make_saved();
-    Arena saved_plan("saved"), scratch_plan("scratch");
-    const Stream meta(kMetaDevice, {.threads = case_.threads});
-    model::Context ctx{.stream = meta,
-                       .saved = saved_plan,
-                       .scratch = scratch_plan,
-                       .rng = rng,
-                       .training = true,
-                       .observer = planning_observer,
-                       .facts = {planned_facts, nullptr}};
+    model::PlanningRun run(DeviceType::kCpu, {.threads = case_.threads}, facts);
+    model::Context ctx = run.begin(true, planning_observer);
     model::Input in;
     for_each_array(
         LeafSizes{case_.task.fields, case_.batch, case_.length},
         [](const auto& array, auto& view) { view.shape = array.shape; }, in);
-    planned.forward(ctx, in, *planned_state, {nullptr, wanted().shape});
-    planned.backward(ctx, in, *planned_state);
-    planned_saved = saved_plan.peak();
-    planned_scratch = scratch_plan.peak();
+    model.forward(ctx, in, *saved, {nullptr, wanted().shape});
+    model.backward(ctx, in, *saved);
+    planned_saved = run.saved_bytes();
+    planned_scratch = run.scratch_bytes();
     saved_arena = std::make_unique<Arena>("saved", kCpuDevice, planned_saved);
     scratch_arena = std::make_unique<Arena>("scratch", kCpuDevice, planned_scratch);
   }

@@ -10,6 +10,7 @@
 #include "core/cuda/runtime.h"
 #include "core/error.h"
 #include "model/attention/registry.h"
+#include "model/planning_run.h"
 
 namespace stipple::trainer {
 namespace {
@@ -108,29 +109,25 @@ size_t gradient_bytes(const Config& config, int64_t numel, int rank, int num_ran
 MemoryPlan plan_memory(const Config& config, const data::TaskInfo& info, int threads, int rank,
                        int num_ranks, PlanFor purpose) try {
   const bool trains = purpose == PlanFor::kTraining;
-  const Device meta = meta_device(device_type(config));
-  const Stream stream(meta, {.threads = threads, .precision = config.precision});
   model::ParameterStore parameters;
   model::FactTable facts(config.model.layers);
   const model::Model model(parameters, facts, config.model, config.attention, model_task(info));
+  model::PlanningRun plan(device_type(config), {.threads = threads, .precision = config.precision},
+                          facts);
+  const Device meta = plan.stream().device();
   parameters.allocate(meta);
   parameters.bind_grads({nullptr, {parameters.numel()}});
 
-  Arena saved("saved", meta);
-  Arena scratch("scratch", meta);
-  model::Observer nobody;
-  auto model_saved = model.make_saved();
+  const auto saved = model.make_saved();
   const FeedOptions feed = feed_options(config, info, leaves_per_rank(config, num_ranks));
   const model::Input input = input_over(nullptr, feed, feed.largest);
   for (const bool training : {true, false}) {
     if (training && !trains) continue;
-    saved.rewind(0);
-    scratch.rewind(0);
-    model::Context context{stream, saved, scratch, RngKey{}, training, nobody, {facts, nullptr}};
-    model.forward(context, input, *model_saved);
-    if (training) model.backward(context, input, *model_saved);
+    model::Context context = plan.begin(training);
+    model.forward(context, input, *saved);
+    if (training) model.backward(context, input, *saved);
   }
-  if (trains) Optimizer(config.optimizer, parameters, meta).plan(stream, scratch);
+  if (trains) Optimizer(config.optimizer, parameters, meta).plan(plan.stream(), plan.scratch());
 
   const size_t flat = static_cast<size_t>(parameters.numel()) * sizeof(float);
   return {.num_parameters = parameters.num_parameters(),
@@ -138,8 +135,8 @@ MemoryPlan plan_memory(const Config& config, const data::TaskInfo& info, int thr
           .parameters = flat,
           .moments = trains ? 2 * flat : 0,
           .gradients = trains ? gradient_bytes(config, parameters.numel(), rank, num_ranks) : 0,
-          .saved = saved.peak(),
-          .scratch = scratch.peak(),
+          .saved = plan.saved_bytes(),
+          .scratch = plan.scratch_bytes(),
           .inputs = config.device == DeviceChoice::kCpu ? 0 : Feed::device_bytes(feed),
           .libraries = library_bytes(config, trains ? num_ranks : 1)};
 } catch (const SizeError& error) {
