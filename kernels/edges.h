@@ -39,6 +39,11 @@ STIPPLE_HD constexpr BitPlace bit_place(BitOrder order, int64_t column) {
   if (order == BitOrder::kRows) return {column / 32, static_cast<int>(column % 32)};
   return {column / 128 * 4 + column % 8 / 2, static_cast<int>(column % 128 / 8 * 2 + column % 2)};
 }
+/// The column whose bit_place() this is.
+STIPPLE_HD constexpr int64_t bit_column(BitOrder order, BitPlace place) {
+  if (order == BitOrder::kRows) return place.word * 32 + place.bit;
+  return place.word / 4 * 128 + place.bit / 2 * 8 + place.word % 4 * 2 + place.bit % 2;
+}
 
 /// A graph does not fit into the room that its EdgeCapacity reserves, or no memory could hold what
 /// the capacity promises: max_density or tile_density must change. Whoever owns the settings says

@@ -25,6 +25,8 @@ class Observer {
   virtual void end(Phase, const Stream&) {}
 };
 
+class GraphSink;
+
 struct Context {
   const Stream& stream;
   Arena& saved;    ///< lives from forward to the end of backward
@@ -36,6 +38,8 @@ struct Context {
   int layer =
       0;  ///< the block that runs: tells random streams and facts of layers apart, also where
           ///< layers share a module
+  GraphSink* graphs = nullptr;  ///< gets the graphs that forward draws (attention/graph.h); null:
+                                ///< nobody asked
 
   /// Storage of activations that branch off the residual stream, and of their gradients.
   Precision precision() const { return stream.precision(); }

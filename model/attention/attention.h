@@ -45,6 +45,8 @@ struct AttentionGrads {
 struct AttentionTraits {
   bool fixed_length = false;  ///< padding takes part: leaves are padded to data.max_length
   bool compares = true;       ///< queries with keys; otherwise they learn nothing
+  bool has_graph = false;     ///< it tells one to ctx.graphs
+  int64_t graph_groups = 0;   ///< AttentionGraph::groups, before anything is drawn
 };
 
 class Attention {
@@ -58,6 +60,8 @@ class Attention {
   virtual std::unique_ptr<Saved> make_saved() const = 0;
   /// Whether the content views of AttentionInputs are wanted.
   virtual bool reads_content() const { return false; }
+  /// Gives ctx.graphs the graphs of the last forward that it wants. Waits for the stream.
+  virtual void tell_graphs(Context&, const AttentionInputs&, const Saved&) const {}
   void forward(Context&, const AttentionInputs&, RealView out, Saved&) const;
   void backward(Context&, const AttentionInputs&, ConstRealView out, ConstRealView dout,
                 const Saved&, const AttentionGrads&) const;

@@ -135,6 +135,7 @@ class ModelRun {
   Array<int32_t> prediction;
   RecordingObserver observer, planning_observer;
   RngKey rng{.seed = 2, .step = 4};
+  model::GraphSink* graphs = nullptr;  ///< gets what the next forward draws
   model::ParameterStore store;
   Buffer gradients;
   model::FactTable facts;
@@ -155,7 +156,8 @@ class ModelRun {
             .rng = rng,
             .training = training,
             .observer = observer,
-            .facts = {}};
+            .facts = {},
+            .graphs = graphs};
   }
 
   void plan() {

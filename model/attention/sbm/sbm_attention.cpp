@@ -5,11 +5,13 @@
 #include <cmath>
 #include <limits>
 
+#include "core/copy.h"
 #include "core/error.h"
 #include "kernels/activation.h"
 #include "kernels/math/edge_form.h"
 #include "kernels/matmul.h"
 #include "kernels/sbm.h"
+#include "model/attention/sbm/sbm_graph.h"
 
 namespace stipple::model {
 namespace {
@@ -103,7 +105,9 @@ SbmAttention::SbmAttention(const AttentionConfig& config, ParameterStore& store,
           Decay::kNo)) {}
 
 AttentionTraits SbmAttention::traits(const AttentionConfig& config) {
-  return {.fixed_length = config.sbm.resolved().padding == SbmPadding::kOfficial};
+  return {.fixed_length = config.sbm.resolved().padding == SbmPadding::kOfficial,
+          .has_graph = true,
+          .graph_groups = config.sbm.clusters};
 }
 
 void SbmAttention::validate(const AttentionConfig& config) {
@@ -134,6 +138,14 @@ double SbmAttention::edge_weight(const AttentionInputs& in) const {
   const double length = static_cast<double>(shape_.max_length);
   return config_.sparsity_weight / static_cast<double>(shape_.num_layers * shape_.num_heads) /
          (sequences * length * length);
+}
+
+/// What every real pair's probability is raised by.
+float SbmAttention::exploration(const Context& ctx) const {
+  if (!ctx.training && !config_.explore_eval) return 0.0f;
+  if (config_.exploration == Exploration::kFixed) return static_cast<float>(config_.delta);
+  const double per_key = config_.delta_keys / static_cast<double>(shape_.max_length);
+  return static_cast<float>(std::min(config_.delta, per_key));
 }
 
 float SbmAttention::ste_clip() const {
@@ -182,11 +194,6 @@ void SbmAttention::draw_graph(Context& ctx, const AttentionInputs& in, View<doub
                                        .z = saved.key.memberships,
                                        .s = saved.blocks,
                                        .scratch = &ctx.scratch});
-  const double per_key = config_.delta_keys / static_cast<double>(shape_.max_length);
-  const double delta = config_.exploration == Exploration::kLinear
-                           ? std::min(config_.delta, per_key)
-                           : config_.delta;
-  const bool explore = ctx.training || config_.explore_eval;
   naming_settings([&] {
     kernels::sample_edges(ctx.stream, {.edges = saved.edges,
                                        .mu = mu,
@@ -197,7 +204,7 @@ void SbmAttention::draw_graph(Context& ctx, const AttentionInputs& in, View<doub
                                        .samples = in.samples,
                                        .law = config_.law,
                                        .sampler = config_.sampler,
-                                       .delta = explore ? static_cast<float>(delta) : 0.0f,
+                                       .delta = exploration(ctx),
                                        .self_loop = config_.self_loop,
                                        .rng = ctx.rng,
                                        .layer = ctx.layer,
@@ -267,6 +274,27 @@ void SbmAttention::do_forward(Context& ctx, const AttentionInputs& in, RealView 
                                      .dropout = dropout_of(ctx, in, dropout_rate_),
                                      .scratch = &ctx.scratch,
                                      .implementation = implementation_});
+}
+
+void SbmAttention::tell_graphs(Context& ctx, const AttentionInputs& in,
+                               const Attention::Saved& base) const {
+  const Saved& saved = static_cast<const Saved&>(base);
+  const Stream& stream = ctx.stream;
+  for (int64_t row = 0; row < in.q.shape[0]; ++row) {
+    if (!ctx.graphs->wants(row)) continue;
+    const std::vector<int64_t> tokens = download_tokens(stream, in.mask, row);
+    auto graph = std::make_unique<SbmGraph>(config_.law, exploration(ctx), config_.self_loop);
+    graph->layer = ctx.layer;
+    graph->row = row;
+    graph->tokens = static_cast<int64_t>(tokens.size());
+    graph->edges = download_heads(stream, saved.edges, row, shape_.num_heads, tokens);
+    graph->groups = config_.clusters;
+    graph->query_memberships = download_features(stream, saved.query.memberships, row, tokens);
+    graph->key_memberships = download_features(stream, saved.key.memberships, row, tokens);
+    graph->blocks.resize(static_cast<size_t>(saved.blocks.numel()));
+    download(stream, std::span<float>(graph->blocks), saved.blocks);
+    ctx.graphs->take(std::move(graph));
+  }
 }
 
 /// From memberships back through the sigmoid, the clusters and phi; adds to dx.

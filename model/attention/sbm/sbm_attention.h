@@ -36,6 +36,7 @@ class SbmAttention final : public Attention {
   std::unique_ptr<Attention::Saved> make_saved() const override;
   /// Memberships are of tokens, not of places.
   bool reads_content() const override { return true; }
+  void tell_graphs(Context&, const AttentionInputs&, const Attention::Saved&) const override;
 
  private:
   void do_forward(Context&, const AttentionInputs&, RealView out, Attention::Saved&) const override;
@@ -51,6 +52,7 @@ class SbmAttention final : public Attention {
 
   View<const uint8_t> graph_mask(const AttentionInputs&) const;
   double edge_weight(const AttentionInputs&) const;
+  float exploration(const Context&) const;
   float ste_clip() const;
 
   /// Facts about the graphs of a layer, by head, summed over the leaf.
