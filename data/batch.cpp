@@ -216,15 +216,22 @@ int64_t EvalBatches::num_leaves() const {
 
 void EvalBatches::load(int64_t leaf_index, Leaf& leaf) const {
   STIPPLE_CHECK(leaf_index >= 0 && leaf_index < num_leaves(), "no evaluation leaf ", leaf_index);
-  reserve(info_, options_.micro_batch, leaf);
   const auto batch = static_cast<size_t>(options_.micro_batch);
   const size_t first = static_cast<size_t>(leaf_index) * batch;
-  const auto present = std::span(order_).subspan(first, std::min(batch, order_.size() - first));
+  load(std::span(order_).subspan(first, std::min(batch, order_.size() - first)), batch, leaf);
+}
+
+void EvalBatches::load(std::span<const int64_t> examples, Leaf& leaf) const {
+  load(examples, examples.size(), leaf);
+}
+
+void EvalBatches::load(std::span<const int64_t> examples, size_t batch, Leaf& leaf) const {
+  reserve(info_, options_.micro_batch, leaf);
   leaf.draws.assign(batch, {.example = -1});
-  for (size_t i = 0; i < present.size(); ++i) leaf.draws[i].example = present[i];
+  for (size_t i = 0; i < examples.size(); ++i) leaf.draws[i].example = examples[i];
   fill(dataset_, info_, options_.fixed_length, leaf);
-  for (size_t i = 0; i < present.size(); ++i) {
-    name_rows(leaf, static_cast<int64_t>(i), present[i]);
+  for (size_t i = 0; i < examples.size(); ++i) {
+    name_rows(leaf, static_cast<int64_t>(i), examples[i]);
   }
 }
 

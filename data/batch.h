@@ -66,8 +66,12 @@ class EvalBatches {
   EvalBatches(const Dataset&, const TaskInfo&, const BatchOptions&);
   int64_t num_leaves() const;
   void load(int64_t leaf_index, Leaf& leaf) const;
+  /// A leaf of these examples and no empty places.
+  void load(std::span<const int64_t> examples, Leaf& leaf) const;
 
  private:
+  void load(std::span<const int64_t> examples, size_t batch, Leaf& leaf) const;
+
   const Dataset& dataset_;
   TaskInfo info_;
   BatchOptions options_;

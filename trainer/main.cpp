@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <functional>
 #include <iostream>
+#include <optional>
 #include <sstream>
 
 #include "core/cpu/cores.h"
@@ -53,6 +54,7 @@ struct CommandLine {
   std::string path;
   std::string out;
   bool explains = false;
+  std::optional<int64_t> graphs;
   int ranks = 1;
   int ranks_per_node = 0;
   int64_t seed = 0;
@@ -98,8 +100,16 @@ struct CommandLine {
     command->add_option("run_dir", path, "Run directory that `train` wrote")->required();
     command->add_option("overrides", config,
                         "key=value overrides, e.g. eval.split=test eval.seeds=5");
+    command
+        ->add_option("--dump-graphs", graphs,
+                     "Write the attention graphs of the split's first N examples into the run "
+                     "directory (safetensors: masks, probabilities, memberships, ids, labels)")
+        ->check(CLI::PositiveNumber)
+        ->type_name("N");
     command->callback([this] {
-      action = [this] { return run_collective([this](auto& c) { return eval(c, path, config); }); };
+      action = [this] {
+        return run_collective([this](auto& c) { return eval(c, path, config, graphs); });
+      };
     });
   }
   void add_data() {

@@ -177,9 +177,17 @@ void write_durably(const std::string& path, std::string_view text, const FaultPo
 }
 
 void replace_durably(const std::string& path, std::string_view text, const FaultPoint& fault) {
+  const auto bytes = std::as_bytes(std::span(text));
+  replace_durably(path, std::span(&bytes, 1), fault);
+}
+
+void replace_durably(const std::string& path, std::span<const std::span<const std::byte>> pieces,
+                     const FaultPoint& fault) {
   const std::string temporary = path + kTemporarySuffix;
   remove_tree(temporary, fault);
-  write_durably(temporary, text, fault);
+  DurableFile file(temporary, fault);
+  for (const std::span<const std::byte> piece : pieces) file.write(piece);
+  file.close();
   reach(fault, "rename", path);
   if (::rename(temporary.c_str(), path.c_str()) != 0) fail("rename to", path, errno);
   sync_directory(parent_of(path), fault);

@@ -89,6 +89,8 @@ void write_durably(const std::string& path, std::string_view text, const FaultPo
 /// Gives `path` new contents such that a reader, or a crash, sees either all of the old or all of
 /// the new. A crash may leave `path` + kTemporarySuffix behind.
 inline constexpr const char* kTemporarySuffix = ".tmp";
+void replace_durably(const std::string& path, std::span<const std::span<const std::byte>> pieces,
+                     const FaultPoint& fault = {});
 void replace_durably(const std::string& path, std::string_view text, const FaultPoint& fault = {});
 
 /// Creates a directory; its parent must exist. The entry is durable once the parent is

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -16,9 +17,10 @@ namespace stipple::trainer {
 
 /// Trains, or goes on training, the run in run.dir. Collective.
 int train(comm::Communicator&, const ConfigArguments&);
-/// Evaluates the newest checkpoint of a run on eval.split. Collective.
-int eval(comm::Communicator&, const std::string& run_dir,
-         const std::vector<std::string>& overrides);
+/// Evaluates the newest checkpoint of a run on eval.split. graphs: of how many examples the graphs
+/// are written, too. Collective.
+int eval(comm::Communicator&, const std::string& run_dir, const std::vector<std::string>& overrides,
+         std::optional<int64_t> graphs);
 /// Writes the files of ListOps. DataError where one exists, unless options.replace.
 int data_listops(const std::string& out, const data::listops::GeneratorOptions&);
 /// Prints what a run would use, without running it.

@@ -7,6 +7,7 @@
 #include <string_view>
 #include <utility>
 
+#include "core/bytes_text.h"
 #include "core/cpu/memory.h"
 #include "data/task_config.h"
 #include "trainer/commands/commands.h"
@@ -16,12 +17,6 @@
 
 namespace stipple::trainer {
 namespace {
-
-std::string bytes_text(size_t bytes) {
-  if (bytes < 10'000) return fmt::format("{} B", bytes);
-  if (bytes < 10'000'000) return fmt::format("{:.1f} KB", static_cast<double>(bytes) / 1e3);
-  return fmt::format("{:.1f} MB", static_cast<double>(bytes) / 1e6);
-}
 
 std::string batch_split(const Config& config, int ranks) {
   const int64_t leaves = config.train.batch / config.train.micro_batch;

@@ -13,6 +13,7 @@
 #include "trainer/checkpoint/host_tensors.h"
 #include "trainer/checkpoint/load.h"
 #include "trainer/commands/commands.h"
+#include "trainer/commands/dump_graphs.h"
 #include "trainer/config/config_text.h"
 #include "trainer/config/user_path.h"
 #include "trainer/exit_code.h"
@@ -108,7 +109,7 @@ void keep(const RunDirectory& directory, const EvalRecord& record) {
 }  // namespace
 
 int eval(comm::Communicator& communicator, const std::string& run_dir,
-         const std::vector<std::string>& overrides) {
+         const std::vector<std::string>& overrides, std::optional<int64_t> graphs) {
   refuse_spaced_assignments(overrides);
   RunDirectory directory(run_dir);
   comm::agree(communicator, [&] {
@@ -131,6 +132,7 @@ int eval(comm::Communicator& communicator, const std::string& run_dir,
     if (communicator.rank() != 0) return;
     overridden = overridden_keys(directory, config);
     require_same_data(meta, config, *dataset, overridden);
+    if (graphs) require_dump(directory, config, task->info(), *dataset, *graphs);
   });
   const auto never = [] { return false; };
   const EvalResult result =
@@ -141,6 +143,9 @@ int eval(comm::Communicator& communicator, const std::string& run_dir,
   record.overrides = std::move(overridden);
   print(result, record, shown_figures(task->info(), replica.facts()), ladder_of(*task, *dataset));
   keep(directory, record);
+  if (graphs)
+    fmt::print("graphs       {}\n", dump_graphs(directory, config, task->info(), *dataset, replica,
+                                                *graphs, meta.step, record.overrides));
   return kDone;
 }
 

@@ -87,6 +87,10 @@ double EvalResult::spread() const {
   return *high - *low;
 }
 
+RngKey evaluation_rng(const Config& config, int64_t seed) {
+  return {static_cast<uint64_t>(config.run.seed), kEvaluationStream + static_cast<uint64_t>(seed)};
+}
+
 std::optional<EvalResult> evaluate(Replica& replica, comm::Communicator& communicator,
                                    const data::Dataset& dataset, const data::TaskInfo& info,
                                    const Config& config, int64_t seeds, bool (*stop)()) {
@@ -98,9 +102,8 @@ std::optional<EvalResult> evaluate(Replica& replica, comm::Communicator& communi
   result.examples = dataset.size();
   for (const data::Metric& metric : info.metrics) result.seed_metrics.emplace_back(metric.name, 0);
   for (int64_t seed = 0; seed < seeds; ++seed) {
-    const RngKey rng{static_cast<uint64_t>(config.run.seed),
-                     kEvaluationStream + static_cast<uint64_t>(seed)};
-    if (!evaluate_once(replica, communicator, batches, rng, sums, stop)) return std::nullopt;
+    if (!evaluate_once(replica, communicator, batches, evaluation_rng(config, seed), sums, stop))
+      return std::nullopt;
     const double labels = std::max(1.0, sums.total(model::kLabels));
     result.loss += sums.total(model::kLossSum) / labels / static_cast<double>(seeds);
     for (size_t m = 0; m < info.metrics.size(); ++m) {

@@ -29,6 +29,9 @@ struct EvalResult {
   double spread() const;  ///< of the first metric over the seeds: largest minus smallest
 };
 
+/// What names the draws of an evaluation under one of its sampling seeds.
+RngKey evaluation_rng(const Config&, int64_t seed);
+
 /// Leaves are dealt to ranks round-robin; losses are added in leaf order. The graph of example i
 /// under sampling seed s is a function of (run.seed, s, i) alone. With several seeds, loss
 /// is the mean over them. `stop` is asked now and then: when it says so on some

@@ -160,7 +160,8 @@ Replica::Replica(const Config& config, const data::TaskInfo& info, Device device
   parameters_.initialize(stream_, static_cast<uint64_t>(config.run.seed));
 }
 
-void Replica::forward(int64_t slot, const RngKey& rng, bool training, model::Observer& observer) {
+void Replica::forward(int64_t slot, const RngKey& rng, bool training, model::Observer& observer,
+                      model::GraphSink* graphs) {
   saved_.rewind(0);
   scratch_.rewind(0);
   slot_ = slot;
@@ -168,6 +169,7 @@ void Replica::forward(int64_t slot, const RngKey& rng, bool training, model::Obs
   std::byte* memory = leaf_facts_.data() + static_cast<size_t>(slot) * facts_.bytes();
   fill_zero_bytes(stream_, memory, facts_.bytes());
   model::Context context{stream_, saved_, scratch_, rng_, training, observer, {facts_, memory}};
+  context.graphs = graphs;
   model_.forward(context, feed_.input(slot), *model_saved_);
 }
 

@@ -64,8 +64,9 @@ class Replica {
 
   /// Forward of the leaf that was put into this slot of feed(); with training, `backward` may
   /// follow. What it finds out stands in the slot's facts once the stream has come there. Neither
-  /// allocates nor waits.
-  void forward(int64_t slot, const RngKey&, bool training, model::Observer&);
+  /// allocates nor waits, unless somebody wants the graphs.
+  void forward(int64_t slot, const RngKey&, bool training, model::Observer&,
+               model::GraphSink* graphs = nullptr);
   /// Adds the last forward's gradients to the memory bound to parameters().bind_grads().
   void backward(model::Observer&);
 

@@ -141,6 +141,10 @@ void RunDirectory::write_config(const Config& config, int64_t step,
   replace_durably(this->config(), yaml);
 }
 
+std::string RunDirectory::graphs(std::string_view split, int64_t step) const {
+  return fmt::format("{}/graphs-{}-step-{:08d}.safetensors", path_, split, step);
+}
+
 std::string RunDirectory::earlier_config(int64_t step) const {
   return fmt::format("{}/{}{:08d}{}", path_, kEarlierPrefix, step, kEarlierSuffix);
 }

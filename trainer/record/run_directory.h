@@ -5,6 +5,7 @@
 
 #include <functional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "comm/communicator.h"
@@ -25,6 +26,8 @@ class RunDirectory {
   std::string ladder() const { return path_ + "/ladder.json"; }
   std::string data_summary() const { return path_ + "/data.json"; }
   std::string report() const { return path_ + "/report.html"; }
+  /// What `stipple eval --dump-graphs` writes after that step.
+  std::string graphs(std::string_view split, int64_t step) const;
   std::string checkpoints() const { return path_ + "/checkpoints"; }
 
   /// Training has begun here: there is something to resume.
