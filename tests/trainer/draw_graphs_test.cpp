@@ -14,6 +14,8 @@
 #include "data/task_config.h"
 #include "tests/support/attentions.h"
 #include "tests/support/graph_statistics.h"
+#include "trainer/loop/evaluate.h"
+#include "trainer/loop/graph_sample.h"
 
 namespace stipple::trainer {
 namespace {
@@ -161,6 +163,40 @@ TEST(GraphFile, HoldsWhatWasDrawnAndTakesTheBytesThatWereTold) {
     });
     std::filesystem::remove(path);
   }
+}
+
+TEST(SampleGraphs, GivesTheDeclaredFiguresOfEveryHeadAndAPicture) {
+  for (const auto& [config, device] : every_config()) {
+    DrawingRun run(config, device);
+    const GraphSample sample = sample_graphs(run.replica, *run.dataset, run.task->info(), config);
+    ASSERT_TRUE(sample.picture.has_value());
+    EXPECT_EQ(sample.picture->bytes(), shared_graph_bytes(graph_sizes(config)) +
+                                           graph_bytes(config, run.task->info(), *run.dataset, 0));
+    if (graph_sizes(config).groups == 0) continue;
+    ASSERT_EQ(sample.layers.size(), 2u);
+    const std::vector<ShownFigure> shown =
+        shown_figures(config, run.task->info(), run.replica.facts());
+    for (const LayerRecord& layer : sample.layers) {
+      for (const auto& [name, heads] : layer) {
+        EXPECT_EQ(heads.size(), 2u);
+        for (const double value : heads) EXPECT_TRUE(std::isfinite(value)) << name;
+        EXPECT_TRUE(std::any_of(shown.begin(), shown.end(), [&name = name](const auto& figure) {
+          return figure.name == name;
+        })) << name;
+      }
+    }
+    const GraphSample again = sample_graphs(run.replica, *run.dataset, run.task->info(), config);
+    EXPECT_EQ(again.layers, sample.layers);
+  }
+}
+
+TEST(EvalResult, TakesFiguresThatWereFoundBesides) {
+  EvalResult result;
+  result.layers = {{{"density", {0.1, 0.2}}}, {{"density", {0.3, 0.4}}}};
+  result.figures = {{"density", 0.25}};
+  result.add({{{"modularity", {0.5, 0.25}}}, {{"modularity", {0.0, 0.25}}}});
+  EXPECT_EQ(result.layers[0], (LayerRecord{{"density", {0.1, 0.2}}, {"modularity", {0.5, 0.25}}}));
+  EXPECT_EQ(result.figures, (Named<double>{{"density", 0.25}, {"modularity", 0.25}}));
 }
 
 }  // namespace

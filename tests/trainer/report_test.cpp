@@ -91,6 +91,38 @@ TEST(Report, ShowsTheTestResultAndItsPlaceOnTheLadder) {
   EXPECT_EQ(occurrences(html, "class=\"reference\""), 2u);
 }
 
+TEST(Figures, AreReadBackWithTheirBaselines) {
+  const std::string path = (fs::temp_directory_path() / "stipple-figures.json").string();
+  std::vector<ShownFigure> figures = shown();
+  figures[1].baseline = "density_random";
+  std::ofstream(path) << figures_to_json(figures);
+  const std::vector<ShownFigure> read = read_figures(path);
+  ASSERT_EQ(read.size(), figures.size());
+  for (size_t i = 0; i < read.size(); ++i) EXPECT_EQ(read[i].baseline, figures[i].baseline);
+  fs::remove(path);
+}
+
+TEST(Report, DrawsWhatOnlyEvaluationsTellOverItsBaseline) {
+  for (const size_t heads : {size_t{2}, size_t{12}}) {
+    ReportInput input = example(2, heads);
+    input.figures.push_back({.name = "modularity",
+                             .title = "Modularity",
+                             .unit = "of graphs",
+                             .baseline = "modularity_random"});
+    input.figures.push_back(
+        {.name = "modularity_random", .title = "Chance", .unit = "of random graphs"});
+    for (EvalRecord& r : input.metrics.eval)
+      r.layers.assign(2, {{"modularity", std::vector<double>(heads, 0.5)},
+                          {"modularity_random", std::vector<double>(heads, 0.01)}});
+    const std::string html = render_report(input);
+    expect_sound(html);
+    EXPECT_GT(occurrences(html, "Modularity per layer and head"), 0u);
+    // Behind the curves, or, where there are too many for curves, in a chart of its own.
+    EXPECT_EQ(occurrences(html, "faint: of random graphs"), heads == 2 ? 1u : 0u);
+    EXPECT_EQ(html.find("Chance per layer and head") == std::string::npos, heads == 2);
+  }
+}
+
 TEST(Report, QuotesOnlyEvaluationsOfTheModelAsItWasTrained) {
   ReportInput input = example();
   EvalRecord other = input.metrics.eval.back();

@@ -18,6 +18,7 @@
 #include "trainer/config/user_path.h"
 #include "trainer/exit_code.h"
 #include "trainer/loop/evaluate.h"
+#include "trainer/loop/graph_sample.h"
 #include "trainer/loop/memory_check.h"
 #include "trainer/loop/open_split.h"
 #include "trainer/record/run_directory.h"
@@ -135,13 +136,15 @@ int eval(comm::Communicator& communicator, const std::string& run_dir,
     if (graphs) require_dump(directory, config, task->info(), *dataset, *graphs);
   });
   const auto never = [] { return false; };
-  const EvalResult result =
+  EvalResult result =
       evaluate(replica, communicator, *dataset, task->info(), config, config.eval.seeds, never)
           .value();
   if (communicator.rank() != 0) return kDone;
+  if (has_graphs(config)) result.add(sample_graphs(replica, *dataset, task->info(), config).layers);
   EvalRecord record = eval_record(result, meta.step, data::split_name(config.eval.split));
   record.overrides = std::move(overridden);
-  print(result, record, shown_figures(task->info(), replica.facts()), ladder_of(*task, *dataset));
+  print(result, record, shown_figures(config, task->info(), replica.facts()),
+        ladder_of(*task, *dataset));
   keep(directory, record);
   if (graphs)
     fmt::print("graphs       {}\n", dump_graphs(directory, config, task->info(), *dataset, replica,

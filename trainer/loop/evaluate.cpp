@@ -3,8 +3,11 @@
 
 #include <algorithm>
 #include <limits>
+#include <numeric>
 
 #include "core/stopwatch.h"
+#include "model/attention/graph_figures.h"
+#include "model/attention/registry.h"
 #include "trainer/loop/fact_sums.h"
 #include "trainer/loop/step_observer.h"
 
@@ -43,30 +46,56 @@ bool evaluate_once(Replica& replica, comm::Communicator& communicator,
   return true;
 }
 
-/// A figure over several passes: sums first, ratios last.
+/// Figures over several passes: sums first, ratios last.
 class FigureTotals {
  public:
-  explicit FigureTotals(const model::FactTable& table)
-      : table_(table), over_(table.figures().size()), under_(table.figures().size()) {}
+  explicit FigureTotals(const model::FactTable& table) : table_(table) {
+    for (const model::Figure& figure : table.figures()) {
+      totals_.emplace_back();
+      heads_.emplace_back(static_cast<size_t>(table.layers() * table.fact(figure.over).size));
+    }
+  }
   void add(const FactSums& pass) {
-    for (size_t i = 0; i < over_.size(); ++i) {
-      const model::Figure& figure = table_.figures()[i];
-      over_[i] += pass.total(figure.over);
-      under_[i] += figure.under.exists() ? pass.total(figure.under) : 1.0;
+    for (size_t f = 0; f < totals_.size(); ++f) {
+      const model::Figure& figure = table_.figures()[f];
+      const bool has_under = figure.under.exists();
+      totals_[f].over += pass.total(figure.over);
+      totals_[f].under += has_under ? pass.total(figure.under) : 1.0;
+      const model::Fact& fact = table_.fact(figure.over);
+      if (!fact.per_layer) continue;
+      for (size_t at = 0; at < heads_[f].size(); ++at) {
+        const int64_t layer = static_cast<int64_t>(at) / fact.size;
+        const int64_t i = static_cast<int64_t>(at) % fact.size;
+        heads_[f][at].over += pass.value(figure.over, layer, i);
+        heads_[f][at].under += has_under ? pass.value(figure.under, layer, i) : 1.0;
+      }
     }
   }
   Named<double> values() const {
     Named<double> values;
-    for (size_t i = 0; i < over_.size(); ++i) {
-      const model::Figure& figure = table_.figures()[i];
-      if (figure.has_total) values.emplace_back(figure.name, over_[i] / under_[i]);
+    for (size_t f = 0; f < totals_.size(); ++f) {
+      const model::Figure& figure = table_.figures()[f];
+      if (figure.has_total) values.emplace_back(figure.name, totals_[f].value());
     }
     return values;
   }
+  std::vector<LayerRecord> layers() const {
+    return layer_records(table_, [&](const model::Figure& figure, int64_t layer, int64_t i) {
+      const auto f = static_cast<size_t>(&figure - table_.figures().data());
+      return heads_[f][static_cast<size_t>(layer * table_.fact(figure.over).size + i)].value();
+    });
+  }
 
  private:
+  struct Ratio {
+    double over = 0, under = 0;
+    double value() const {
+      return under == 0 ? std::numeric_limits<double>::quiet_NaN() : over / under;
+    }
+  };
   const model::FactTable& table_;
-  std::vector<double> over_, under_;
+  std::vector<Ratio> totals_;              // by figure
+  std::vector<std::vector<Ratio>> heads_;  // by figure: [layers, size]
 };
 
 }  // namespace
@@ -78,6 +107,25 @@ double EvalResult::metric(std::string_view name) const {
     if (key == name) return mean;
   }
   return std::numeric_limits<double>::quiet_NaN();
+}
+
+void EvalResult::add(const std::vector<LayerRecord>& more) {
+  layers.resize(std::max(layers.size(), more.size()));
+  Named<std::vector<double>> by_figure;  // of all layers and heads
+  for (size_t layer = 0; layer < more.size(); ++layer) {
+    for (const auto& [name, heads] : more[layer]) {
+      layers[layer].emplace_back(name, heads);
+      const auto known = std::find_if(by_figure.begin(), by_figure.end(),
+                                      [&](const auto& entry) { return entry.first == name; });
+      std::vector<double>& all =
+          known != by_figure.end() ? known->second : by_figure.emplace_back(name, 0).second;
+      all.insert(all.end(), heads.begin(), heads.end());
+    }
+  }
+  for (const auto& [name, all] : by_figure) {
+    figures.emplace_back(
+        name, std::accumulate(all.begin(), all.end(), 0.0) / static_cast<double>(all.size()));
+  }
 }
 
 double EvalResult::spread() const {
@@ -113,6 +161,7 @@ std::optional<EvalResult> evaluate(Replica& replica, comm::Communicator& communi
     figures.add(sums);
   }
   result.figures = figures.values();
+  result.layers = figures.layers();
   result.seconds = watch.lap();
   return result;
 }
@@ -123,7 +172,8 @@ EvalRecord eval_record(const EvalResult& result, int64_t step, std::string_view 
                     .loss = result.loss,
                     .examples = result.examples,
                     .seed_values = result.seed_metrics,
-                    .seed_spread = result.spread()};
+                    .seed_spread = result.spread(),
+                    .layers = result.layers};
   size_t passes = 1;
   for (const auto& [name, seeds] : result.seed_metrics) {
     passes = seeds.size();
@@ -135,7 +185,8 @@ EvalRecord eval_record(const EvalResult& result, int64_t step, std::string_view 
   return record;
 }
 
-std::vector<ShownFigure> shown_figures(const data::TaskInfo& task, const model::FactTable& facts) {
+std::vector<ShownFigure> shown_figures(const Config& config, const data::TaskInfo& task,
+                                       const model::FactTable& facts) {
   std::vector<ShownFigure> shown;
   for (const data::Metric& metric : task.metrics)
     shown.push_back({.name = std::string(metric.name),
@@ -147,6 +198,13 @@ std::vector<ShownFigure> shown_figures(const data::TaskInfo& task, const model::
                      .title = figure.title,
                      .unit = figure.unit,
                      .is_share = figure.is_share});
+  const auto& attention = model::attention_row(config.attention.kind);
+  if (attention.traits(config.attention).graph_groups == 0) return shown;
+  for (const model::GraphFigure& figure : model::graph_figures())
+    shown.push_back({.name = std::string(figure.name),
+                     .title = std::string(figure.title),
+                     .unit = std::string(figure.unit),
+                     .baseline = std::string(figure.baseline)});
   return shown;
 }
 

@@ -21,11 +21,14 @@ struct EvalResult {
   double loss = 0;                               ///< mean over labels
   Named<std::vector<double>> seed_metrics = {};  ///< the task's metrics, one per sampling seed
   Named<double> figures = {};                    ///< that have a total, over all seeds
+  std::vector<LayerRecord> layers = {};          ///< figures, over all seeds
   int64_t examples = 0;
   double seconds = 0;
 
   /// Mean of a metric over the sampling seeds.
   double metric(std::string_view name) const;
+  /// Adds figures that were found besides: to the layers, and as means over them and their heads.
+  void add(const std::vector<LayerRecord>& more);
   double spread() const;  ///< of the first metric over the seeds: largest minus smallest
 };
 
@@ -43,8 +46,10 @@ std::optional<EvalResult> evaluate(Replica&, comm::Communicator&, const data::Da
 /// What metrics.jsonl keeps of it.
 EvalRecord eval_record(const EvalResult&, int64_t step, std::string_view split);
 
-/// How metrics.jsonl's declared numbers are shown: the task's metrics, then the model's figures.
-std::vector<ShownFigure> shown_figures(const data::TaskInfo&, const model::FactTable&);
+/// How metrics.jsonl's declared numbers are shown: the task's metrics, then figures of the model and
+/// of its graphs.
+std::vector<ShownFigure> shown_figures(const Config&, const data::TaskInfo&,
+                                       const model::FactTable&);
 
 /// The task's ladder on these examples.
 Ladder ladder_of(const data::Task&, const data::Dataset&);

@@ -55,6 +55,23 @@ void for_each_value(const model::FactTable& table, const model::Facts& facts, Vi
 
 }  // namespace
 
+std::vector<LayerRecord> layer_records(
+    const model::FactTable& table,
+    FunctionRef<double(const model::Figure&, int64_t layer, int64_t i)> value) {
+  std::vector<LayerRecord> records;
+  if (table.figures().empty()) return records;
+  for (int64_t layer = 0; layer < table.layers(); ++layer) {
+    LayerRecord& record = records.emplace_back();
+    for (const model::Figure& figure : table.figures()) {
+      const model::Fact& fact = table.fact(figure.over);
+      if (!fact.per_layer) continue;
+      std::vector<double>& values = record.emplace_back(figure.name, 0).second;
+      for (int64_t i = 0; i < fact.size; ++i) values.push_back(value(figure, layer, i));
+    }
+  }
+  return records;
+}
+
 FactSums::FactSums(const model::FactTable& table, int64_t num_leaves)
     : table_(table), num_leaves_(num_leaves) {
   size_t ends[3] = {0, 0, 0};

@@ -7,9 +7,16 @@
 #include <vector>
 
 #include "comm/communicator.h"
+#include "core/function_ref.h"
 #include "model/facts.h"
+#include "trainer/record/metrics.h"
 
 namespace stipple::trainer {
+
+/// `value` of every figure that layers have, by layer.
+std::vector<LayerRecord> layer_records(
+    const model::FactTable&,
+    FunctionRef<double(const model::Figure&, int64_t layer, int64_t i)> value);
 
 class FactSums {
  public:

@@ -40,10 +40,13 @@ class Scalars {
 }  // namespace
 
 RunLog::RunLog(const Config& config, const data::TaskInfo& task, const model::FactTable& facts)
-    : steps_(config.train.steps), task_(task), facts_(facts) {}
+    : steps_(config.train.steps),
+      task_(task),
+      facts_(facts),
+      shown_figures_(shown_figures(config, task, facts)) {}
 
 void RunLog::open(const RunDirectory& directory, int64_t restored_step) {
-  directory.write_figures(shown_figures(task_, facts_));
+  directory.write_figures(shown_figures_);
   metrics_ = std::make_unique<MetricsWriter>(directory.metrics(), restored_step);
   board_ = std::make_unique<TensorBoardWriter>(directory.path(), restored_step);
 }
@@ -63,18 +66,9 @@ Named<double> RunLog::figures(const FactSums& sums) const {
 }
 
 std::vector<LayerRecord> RunLog::layers(const FactSums& sums) const {
-  std::vector<LayerRecord> records;
-  if (facts_.figures().empty()) return records;
-  for (int64_t layer = 0; layer < facts_.layers(); ++layer) {
-    LayerRecord& record = records.emplace_back();
-    for (const model::Figure& figure : facts_.figures()) {
-      const model::Fact& fact = facts_.fact(figure.over);
-      if (!fact.per_layer) continue;
-      std::vector<double>& values = record.emplace_back(figure.name, 0).second;
-      for (int64_t i = 0; i < fact.size; ++i) values.push_back(sums.figure(figure, layer, i));
-    }
-  }
-  return records;
+  return layer_records(facts_, [&](const model::Figure& figure, int64_t layer, int64_t i) {
+    return sums.figure(figure, layer, i);
+  });
 }
 
 std::string RunLog::shown(std::string_view name, double value, int decimals) const {
@@ -116,6 +110,7 @@ void RunLog::evaluation(const EvalResult& result, int64_t step, std::string_view
     line += shown(metric.name, value, 2);
     scalars.add(fmt::format("{}/{}", metric.name, split), value);
   }
+  scalars.add(result.figures, split);
   log::info(fmt::format("{}  ({} examples in {:.1f} s)", line, result.examples, result.seconds));
   metrics_->write(record);
   scalars.write(*board_, step);

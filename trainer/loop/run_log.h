@@ -40,6 +40,7 @@ class RunLog {
   int64_t steps_;
   data::TaskInfo task_;
   const model::FactTable& facts_;
+  std::vector<ShownFigure> shown_figures_;
   std::unique_ptr<MetricsWriter> metrics_;
   std::unique_ptr<TensorBoardWriter> board_;
 };

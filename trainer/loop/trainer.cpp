@@ -11,6 +11,7 @@
 #include "core/cuda/runtime.h"
 #include "core/log.h"
 #include "trainer/exit_code.h"
+#include "trainer/loop/graph_sample.h"
 #include "trainer/loop/memory_check.h"
 #include "trainer/loop/open_split.h"
 #include "trainer/loop/signals.h"
@@ -165,10 +166,26 @@ void Trainer::log_step(const StepResult& result) {
   throughput_.clear();
 }
 
+/// Figures of a few graphs for the record, and one of them for the report.
+void Trainer::look_at_graphs(EvalResult& result) {
+  if (communicator_.rank() != 0 || !has_graphs(config_)) return;
+  const GraphSample sample = sample_graphs(replica_, *validation_set_, task_->info(), config_);
+  result.add(sample.layers);
+  if (!sample.picture) return;
+  try {
+    sample.picture->replace(directory_.graphs(),
+                            {{"split", "val"}, {"step", std::to_string(step())}});
+  } catch (const Error& e) {
+    log::warn(fmt::format("the report will show no graphs of step {}: {}", step(), e.what()));
+  }
+}
+
 std::optional<EvalResult> Trainer::evaluate_validation(int64_t seeds) {
-  const std::optional<EvalResult> result = evaluate(replica_, communicator_, *validation_set_,
-                                                    task_->info(), config_, seeds, stop_requested);
-  if (result) log_.evaluation(*result, step(), data::split_name(data::Split::kValidation));
+  std::optional<EvalResult> result = evaluate(replica_, communicator_, *validation_set_,
+                                              task_->info(), config_, seeds, stop_requested);
+  if (!result) return result;
+  look_at_graphs(*result);
+  log_.evaluation(*result, step(), data::split_name(data::Split::kValidation));
   return result;
 }
 

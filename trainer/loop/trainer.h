@@ -58,6 +58,7 @@ class Trainer {
   StepResult collect_step();
   bool may_enqueue() const;
   bool is_boundary(int64_t step) const;
+  void look_at_graphs(EvalResult&);
   std::optional<EvalResult> evaluate_validation(int64_t seeds);  ///< none: asked to stop
   bool has_validation_at_this_step();
   int stop();

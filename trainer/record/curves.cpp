@@ -79,11 +79,15 @@ std::vector<ShownFigure> figures_of(const Metrics& metrics,
     for (const auto& [name, values] : r.seed_values) add(name, true);
     for (const auto& [name, value] : r.values) add(name, false);
   }
+  const auto add_layers = [&](const auto& record) {
+    for (const LayerRecord& layer : record.layers)
+      for (const auto& [name, heads] : layer) add(name, false);
+  };
   for (const TrainRecord& r : metrics.train) {
     for (const auto& [name, value] : r.values) add(name, false);
-    for (const LayerRecord& layer : r.layers)
-      for (const auto& [name, heads] : layer) add(name, false);
+    add_layers(r);
   }
+  for (const EvalRecord& r : metrics.eval) add_layers(r);
   return figures;
 }
 

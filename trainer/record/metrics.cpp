@@ -48,6 +48,7 @@ void visit_seconds(StepSeconds& s, Visit visit) {
 constexpr std::string_view kSeedPrefix = "seed_";
 constexpr const char* kSeedSpread = "seed_spread";
 constexpr const char* kOverrides = "overrides";
+constexpr const char* kLayers = "layers";
 
 Json layers_to_json(const std::vector<LayerRecord>& layers) {
   Json list = Json::array();
@@ -93,7 +94,7 @@ Json to_json(const TrainRecord& r) {
   j["auxiliary_loss"] = number(r.auxiliary_loss);
   StepSeconds seconds = r.seconds;
   visit_seconds(seconds, [&](const char* key, double& value) { j[key] = number(value); });
-  j["layers"] = layers_to_json(r.layers);
+  j[kLayers] = layers_to_json(r.layers);
   return j;
 }
 
@@ -107,6 +108,7 @@ Json to_json(const EvalRecord& r) {
   j[kSeedSpread] = number(r.seed_spread);
   Json& overrides = j[kOverrides] = Json::array();
   for (const std::string& override : r.overrides) overrides.push_back(override);
+  j[kLayers] = layers_to_json(r.layers);
   return j;
 }
 
@@ -122,7 +124,7 @@ TrainRecord train_from_json(const Json& j) {
   r.skipped = j.at("skipped");
   r.auxiliary_loss = number_from(j.at("auxiliary_loss"));
   visit_seconds(r.seconds, [&](const char* key, double& value) { value = number_from(j.at(key)); });
-  r.layers = layers_from_json(j.at("layers"));
+  r.layers = layers_from_json(j.at(kLayers));
   return r;
 }
 
@@ -141,6 +143,7 @@ EvalRecord eval_from_json(const Json& j) {
   r.seed_spread = number_from(j.at(kSeedSpread));
   if (const Json* overrides = j.find(kOverrides))
     for (const Json& override : *overrides) r.overrides.push_back(override);
+  if (const Json* layers = j.find(kLayers)) r.layers = layers_from_json(*layers);
   return r;
 }
 

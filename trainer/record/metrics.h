@@ -11,6 +11,7 @@
 //   kind "eval"   step split loss METRIC... FIGURE... examples examples_per_s
 //                 seed_METRIC: [one per sampling seed]... seed_spread
 //                 overrides: ["key=value" of each key that was not as in the run]
+//                 layers, with model/attention/graph_figures.h where a graph has groups
 #pragma once
 
 #include <cstdint>
@@ -71,6 +72,7 @@ struct EvalRecord {
   Named<std::vector<double>> seed_values = {};  ///< by metric, one per sampling seed
   double seed_spread = 0;                       ///< of the first metric: largest minus smallest
   std::vector<std::string> overrides = {};      ///< "key=value" that were not as in the run
+  std::vector<LayerRecord> layers = {};
 
   /// Of the model as it was trained: a result of the run.
   bool is_plain() const { return overrides.empty(); }

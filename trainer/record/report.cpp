@@ -9,8 +9,6 @@
 #include <cmath>
 #include <filesystem>
 #include <functional>
-#include <limits>
-#include <map>
 #include <optional>
 
 #include "core/error.h"
@@ -18,6 +16,7 @@
 #include "trainer/checkpoint/durable_file.h"
 #include "trainer/config/resume.h"
 #include "trainer/record/curves.h"
+#include "trainer/record/head_charts.h"
 #include "trainer/record/page.h"
 #include "trainer/record/run_directory.h"
 #include "trainer/record/svg_chart.h"
@@ -25,8 +24,6 @@
 namespace stipple::trainer {
 namespace {
 
-// More curves than this in one chart cannot be told apart; a heat map takes over.
-constexpr size_t kMaxCurves = 8;
 constexpr int64_t kMaxSideFileBytes = int64_t{16} << 20;
 
 /// The raw curve behind its average; the average alone would hide spikes.
@@ -100,49 +97,6 @@ std::string step_time_chart(const Metrics& m) {
   chart.series.push_back(
       train_series("other", m.train, 7, [&](const auto& r) { return rest(r) * 1e3; }));
   return stacked_area_chart(chart);
-}
-
-/// Empty where the layer does not have the figure.
-std::vector<double> heads_of(const LayerRecord& layer, const std::string& figure) {
-  for (const auto& [name, values] : layer) {
-    if (name == figure) return values;
-  }
-  return {};
-}
-
-/// One curve per layer and head; a head that some records lack has gaps there.
-std::vector<Series> head_series(const std::vector<TrainRecord>& train, const std::string& figure) {
-  std::map<std::pair<size_t, size_t>, Series> by_head;
-  for (size_t i = 0; i < train.size(); ++i) {
-    for (size_t layer = 0; layer < train[i].layers.size(); ++layer) {
-      const std::vector<double> heads = heads_of(train[i].layers[layer], figure);
-      for (size_t head = 0; head < heads.size(); ++head) {
-        Series& s = by_head[{layer, head}];
-        for (size_t k = s.points.size(); k < train.size(); ++k)
-          s.points.push_back({step_of(train[k]), std::numeric_limits<double>::quiet_NaN()});
-        s.points[i].y = heads[head];
-      }
-    }
-  }
-  int color = 0;
-  std::vector<Series> series;
-  for (auto& [key, s] : by_head) {
-    s.name = fmt::format("L{} H{}", key.first, key.second);
-    s.color = color++;
-    series.push_back(std::move(s));
-  }
-  return series;
-}
-
-/// Nothing where no head reports the figure.
-std::string heads_chart(const Metrics& m, const ShownFigure& figure) {
-  Chart chart{.title = figure.title + " per layer and head",
-              .unit = figure.unit,
-              .series = head_series(m.train, figure.name),
-              .percent = figure.is_share};
-  if (chart.series.empty()) return {};
-  if (chart.series.size() <= kMaxCurves) return line_chart(chart);
-  return heat_map(chart);
 }
 
 // --- result --------------------------------------------------------------------------------------
@@ -282,7 +236,8 @@ std::string config_tables(const std::string& yaml) {
 std::string attention_charts(const ReportInput& input) {
   const Metrics& m = input.metrics;
   std::string html;
-  for (const ShownFigure& f : figures_of(input.metrics, input.figures)) {
+  const std::vector<ShownFigure> figures = figures_of(input.metrics, input.figures);
+  for (const ShownFigure& f : figures) {
     if (f.is_metric) continue;
     const auto value = [&](const auto& r) { return value_of(r.values, f.name); };
     const bool has_total = std::any_of(m.train.begin(), m.train.end(), [&](const TrainRecord& r) {
@@ -295,7 +250,7 @@ std::string attention_charts(const ReportInput& input) {
                             .from_zero = true,
                             .percent = f.is_share},
                            f.name, value, false);
-    html += heads_chart(m, f);
+    if (!is_baseline(f, figures)) html += heads_chart(m, f, figures);
   }
   if (html.empty()) return {};
   return "</div>\n<h2>Attention</h2>\n<div class=\"charts\">\n" + html;

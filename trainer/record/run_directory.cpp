@@ -88,8 +88,8 @@ void RunDirectory::open(Resume resume) const {
 }
 
 void RunDirectory::sweep() const {
-  const std::array<std::string, 7> ours = {config(), record(), metrics(),     figures(),
-                                           ladder(), report(), data_summary()};
+  const std::array<std::string, 8> ours = {config(), record(), metrics(),      figures(),
+                                           ladder(), report(), data_summary(), graphs()};
   for (const std::string& name : list_directory(path_)) {
     if (!name.ends_with(kTemporarySuffix)) continue;
     const std::string file = name.substr(0, name.size() - std::strlen(kTemporarySuffix));

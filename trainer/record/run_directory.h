@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The folder of one run: config.yaml, run.json, metrics.jsonl, log.txt, TensorBoard events,
-// figures.json, ladder.json, data.json, report.html, lock, checkpoints/.
+// figures.json, ladder.json, data.json, graphs.safetensors, report.html, lock, checkpoints/.
 #pragma once
 
 #include <functional>
@@ -26,6 +26,8 @@ class RunDirectory {
   std::string ladder() const { return path_ + "/ladder.json"; }
   std::string data_summary() const { return path_ + "/data.json"; }
   std::string report() const { return path_ + "/report.html"; }
+  /// The graphs of one example at the last evaluation: what the report shows.
+  std::string graphs() const { return path_ + "/graphs.safetensors"; }
   /// What `stipple eval --dump-graphs` writes after that step.
   std::string graphs(std::string_view split, int64_t step) const;
   std::string checkpoints() const { return path_ + "/checkpoints"; }
