@@ -37,6 +37,11 @@ i.swatch{display:inline-block;width:14px;height:3px;border-radius:2px;margin-rig
 .columns{columns:2 420px;column-gap:32px}
 .columns table{width:100%;break-inside:avoid;margin-bottom:14px}
 .columns td:first-child{width:45%}
+.graphs{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,390px),1fr));gap:14px}
+.graphs .pair{display:grid;grid-template-columns:1fr 1fr;gap:10px;margin-top:6px}
+.graphs img{display:block;width:100%;height:auto;aspect-ratio:1;image-rendering:pixelated;border:1px solid var(--edge)}
+.graphs span{color:var(--muted);font-size:12px}
+@media (prefers-color-scheme:dark){.graphs img{filter:invert(1) hue-rotate(180deg)}}
 code{font-family:ui-monospace,"DejaVu Sans Mono",monospace;font-size:12px}
 )";
 

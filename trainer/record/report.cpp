@@ -306,8 +306,9 @@ std::string render_report(const ReportInput& input) {
                               count(input.metrics.eval.size(), "evaluation");
   return html_page(input.run_name, records,
                    "<div class=\"tiles\">\n" + tiles(input) + "</div>\n" + ladder_table(input) +
-                       charts(input) + other_evaluations(input) + data_table(input.data) +
-                       config_changes(input) + config_tables(input.config_yaml));
+                       charts(input) + graph_pictures_html(input.graphs) +
+                       other_evaluations(input) + data_table(input.data) + config_changes(input) +
+                       config_tables(input.config_yaml));
 }
 
 ReportInput read_run(const std::string& run_directory) {
@@ -323,8 +324,10 @@ ReportInput read_run(const std::string& run_directory) {
 }
 
 void write_report(const std::string& run_directory) {
-  const std::string path = RunDirectory(run_directory).report();
-  const ReportInput run = read_run(run_directory);
+  const RunDirectory directory(run_directory);
+  const std::string path = directory.report();
+  ReportInput run = read_run(run_directory);
+  run.graphs = read_graph_picture(directory.graphs());
   require_own_page(path);
   replace_durably(path, render_report(run));
 }

@@ -9,6 +9,7 @@
 #include "data/metric.h"
 #include "trainer/record/data_summary.h"
 #include "trainer/record/figures.h"
+#include "trainer/record/graph_picture.h"
 #include "trainer/record/metrics.h"
 
 namespace stipple::trainer {
@@ -34,6 +35,7 @@ struct ReportInput {
   std::vector<ShownFigure> figures = {};
   Ladder ladder = {};
   std::vector<SplitSummary> data = {};
+  GraphPicture graphs = {};
 };
 
 /// What is recorded of a run: metrics.jsonl, config.yaml and, as far as they exist, figures.json,
