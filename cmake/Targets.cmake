@@ -37,8 +37,15 @@ set(STIPPLE_TEST_ENVIRONMENT
 # MPI's own leaks are known by their callers, which only the slow unwinding finds: several times the time of a test that allocates much.
 set(STIPPLE_MPI_TEST_ENVIRONMENT ${STIPPLE_TEST_ENVIRONMENT} ASAN_OPTIONS=fast_unwind_on_malloc=0)
 
-# Tests are compiled more often than they run: release builds spend no more on them than this. (g++ 12 warns of overruns in std::string that are none.)
-set(STIPPLE_TEST_OPTIONS $<$<CONFIG:Release>:-O1> $<$<CONFIG:Release>:-Wno-array-bounds> $<$<CONFIG:Release>:-Wno-stringop-overflow>)
+# Tests are compiled more often than they run, and under sanitizers their many small statements take most of the build: the code of the
+# tests themselves is optimised little, and undefined behaviour is looked for in what they test. To be linked after stipple_warnings.
+# (g++ 12 warns of overruns in std::string that are none.)
+add_library(stipple_test_options INTERFACE)
+if(STIPPLE_SANITIZE STREQUAL "address")
+  target_compile_options(stipple_test_options INTERFACE -Og -fno-sanitize=undefined)
+elseif(NOT STIPPLE_SANITIZE)
+  target_compile_options(stipple_test_options INTERFACE $<$<CONFIG:Release>:-O1;-Wno-array-bounds;-Wno-stringop-overflow>)
+endif()
 
 # stipple_test_program(core_tests DEPS core ... [MPI]): the tests of a folder in one program; the calls of stipple_test after it add to it.
 # With MPI its ranks are started by mpirun (stipple_mp_test).
@@ -46,8 +53,7 @@ function(stipple_test_program name)
   cmake_parse_arguments(ARG "MPI" "FOLDER" "DEPS;LIBS" ${ARGN})
   list(TRANSFORM ARG_DEPS PREPEND stipple_)
   add_executable(${name})
-  target_link_libraries(${name} PRIVATE ${ARG_DEPS} ${ARG_LIBS} stipple_test_support stipple_warnings)
-  target_compile_options(${name} PRIVATE ${STIPPLE_TEST_OPTIONS})
+  target_link_libraries(${name} PRIVATE ${ARG_DEPS} ${ARG_LIBS} stipple_test_support stipple_warnings stipple_test_options)
   target_precompile_headers(${name} REUSE_FROM stipple_test_support)
   if(ARG_MPI)
     target_sources(${name} PRIVATE ${PROJECT_SOURCE_DIR}/tests/support/mp_main.cpp)
