@@ -14,7 +14,7 @@ struct AttentionConfig {
   AttentionKind kind = AttentionKind::kSbm;
   double dropout = 0.1;  ///< of normalised attention weights
   kernels::EdgesImplementation implementation = kernels::EdgesImplementation::kOurs;
-  SbmConfig sbm;
+  SbmConfig sbm = {};
   void describe(ConfigVisitor&);
 };
 

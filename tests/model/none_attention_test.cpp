@@ -10,7 +10,7 @@ namespace {
 constexpr AttentionKind kNone = AttentionKind::kNone;
 
 TEST(NoneAttention, GivesEveryTokenItsOwnValue) {
-  test::AttentionRun run({.kind = kNone, .sbm = {}}, {});
+  test::AttentionRun run({.kind = kNone}, {});
   run.forward();
   run.backward();
   EXPECT_EQ(run.store.num_parameters(), 0);

@@ -56,10 +56,10 @@ class RecordingObserver final : public model::Observer {
       };
       for (int64_t h = 0; h < table.fact(table.find("pairs")).size; ++h) {
         if (count("pairs", h) == 0) continue;
-        const float cells = facts.at<float>(table.find("effective_cells"), layer)[h];
+        const model::FactId cells = table.find("effective_cells");  // of block models only
         graphs.push_back({static_cast<int>(layer), static_cast<int>(h), count("edges", h),
                           count("pairs", h), count("empty_rows", h), count("rows", h),
-                          static_cast<double>(cells)});
+                          cells.exists() ? facts.at<float>(cells, layer)[h] : 0.0});
       }
     }
   }

@@ -28,7 +28,7 @@ constexpr int kLayer = 1;   // of AttentionRun
 constexpr int kLayers = 3;  // of AttentionRun
 
 AttentionConfig small_config() {
-  AttentionConfig config{.kind = AttentionKind::kSbm, .dropout = 0.0, .sbm = {}};
+  AttentionConfig config{.kind = AttentionKind::kSbm, .dropout = 0.0};
   config.sbm.clusters = 5;
   config.sbm.exploration = Exploration::kFixed;
   config.sbm.delta = 0.05;

@@ -18,7 +18,7 @@ using test::to_doubles;
 constexpr int kLayer = 1;
 
 AttentionConfig config(double dropout) {
-  return {.kind = AttentionKind::kSoftmax, .dropout = dropout, .sbm = {}};
+  return {.kind = AttentionKind::kSoftmax, .dropout = dropout};
 }
 
 Tensors tensors(const AttentionRun& run) {
