@@ -52,7 +52,12 @@ void validate_model(const Config& config) {
   require(model.positions != model::Positions::kRotary || head_dim % 2 == 0,
           "model.positions: rotary turns pairs of channels, and model.width ", model.width,
           " over model.heads ", model.heads, " leaves an odd ", head_dim, " to a head");
-  model::attention_row(config.attention.kind).validate(config.attention);
+  const model::AttentionRow& attention = model::attention_row(config.attention.kind);
+  require(attention.traits(config.attention).has_graph ||
+              config.attention.implementation == kernels::EdgesImplementation::kOurs,
+          "attention.implementation: cusparse computes attention over a graph, and attention.kind=",
+          attention.name, " has none; use implementation=own");
+  attention.validate(config.attention);
 }
 
 std::vector<std::pair<std::string, std::string>> pairs_of(Config config) {
@@ -221,9 +226,9 @@ Config Config::resolved() const {
 }
 
 void validate(const Config& config) {
+  validate_model(config);
   validate_device(config);
   validate_training(config);
-  validate_model(config);
 }
 
 std::string config_reference() {
