@@ -213,6 +213,7 @@ std::string yaml_with(const std::vector<std::string>& overrides) {
 
 std::vector<std::string> keys_of(const std::vector<KeyDifference>& differences) {
   std::vector<std::string> keys;
+  keys.reserve(differences.size());
   for (const KeyDifference& difference : differences) keys.push_back(difference.key);
   return keys;
 }
