@@ -11,8 +11,8 @@ namespace {
 constexpr int kColors = 256;
 constexpr uint32_t kHeadersBytes = 14 + 40;
 
-void append(std::string& to, uint32_t value, int bytes) {
-  for (int i = 0; i < bytes; ++i) to += static_cast<char>(value >> 8 * i & 0xFF);
+void append(std::string& to, uint64_t value, int bytes) {
+  for (int i = 0; i < bytes; ++i) to += static_cast<char>(value >> (8 * i) & 0xFF);
 }
 
 std::string base64(const std::string& bytes) {
