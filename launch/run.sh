@@ -61,7 +61,7 @@ if [ -n "$asked" ]; then ask; fi
 until wait "$job"; ! kill -0 "$job" 2>/dev/null; do :; done   # wait returns early after each trapped signal
 wait "$job"
 code=$?
-kill -s KILL $watch 2>/dev/null
+kill -s TERM $watch 2>/dev/null   # KILL would be told on standard error
 if wait $watch 2>/dev/null; then
   echo "launch/run.sh: mpirun did not end although all its processes had, and was killed; start the job again to see whether it was complete" >&2
   code=1

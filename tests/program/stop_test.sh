@@ -66,6 +66,10 @@ for signal in TERM INT; do
   stopped $pid "launch/run.sh, SIG$signal in a step that takes seconds"
 done
 
+# It returns what the job returns, and says nothing of its own.
+expect 7 "$SOURCE/launch/run.sh" -np 2 sh -c 'exit 7'
+equal "$output" "" "what launch/run.sh says"
+
 # An mpirun that waits for itself once its processes have ended does not keep the caller for ever.
 mkdir stuck
 cat >stuck/mpirun <<'PYTHON'
