@@ -143,8 +143,11 @@ std::string charts(const Runs& runs, const std::vector<ShownFigure>& figures) {
     html += validation_overlay(
         {.title = "Validation: " + f.title, .unit = unit, .percent = f.is_share}, runs, value);
   }
-  html += train_overlay({.title = "Learning rate", .from_zero = true}, runs,
-                        [](const auto& r) { return r.learning_rate; });
+  html += overlay({.title = "Learning rate", .from_zero = true}, runs,
+                  [](const ReportInput& run, int color) {
+                    return train_series(run.run_name, run.metrics.train, color,
+                                        [](const auto& r) { return r.learning_rate; });
+                  });
   html += "</div>\n<h2>Speed</h2>\n<div class=\"charts\">\n";
   html += train_overlay({.title = "Throughput", .unit = "examples/s, smoothed", .from_zero = true},
                         runs, [](const auto& r) { return r.examples_per_s; });
