@@ -7,10 +7,11 @@
 //     STIPPLE_DISPATCH(stream, layernorm, args);
 //   }
 //
-// On meta an operation whose arguments have a scratch arena runs the body of the planned device, on a
-// stream on which parallel_for, kernel launches, copies and fills do nothing: so a plan counts what is
-// taken, by the lines that take it. What a body does besides (library calls, loops over memory on the
-// host) it leaves out where stream.is_plan(). Without a scratch arena there is nothing to do on meta.
+// On meta an operation whose arguments have a scratch arena runs the body of the planned device, on
+// a stream on which parallel_for, kernel launches, copies and fills do nothing: so a plan counts
+// what is taken, by the lines that take it. What a body does besides (library calls, loops over
+// memory on the host) it leaves out where stream.is_plan(). Without a scratch arena there is nothing
+// to do on meta.
 #pragma once
 
 #include "core/error.h"

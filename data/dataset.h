@@ -54,8 +54,8 @@ class Dataset {
   virtual int64_t size() const = 0;
   /// Tokens of a sequence, at most TaskInfo::max_length.
   virtual int64_t length(int64_t example, int64_t sequence) const = 0;
-  /// How many labels of an example get() writes that count: the loss of a step is the mean over those of its
-  /// global batch, which nobody has to load to know.
+  /// How many labels of an example get() writes that count: the loss of a step is the mean over
+  /// those of its global batch, which nobody has to load to know.
   virtual int64_t num_labels(Draw) const = 0;
   virtual void get(Draw, int64_t sequence, const ExampleSpans&) const = 0;
   /// A hash of the content, stored in checkpoints: resuming on other data is refused.
@@ -75,7 +75,8 @@ class Task {
   /// The files that open() reads; none where examples are made.
   virtual std::vector<std::string> files(Split) const { return {}; }
   /// How a value of this task's first metric is to be read, ascending, trivial predictors among
-  /// them: {"majority class", 0.169}. Computed on the given data, so that it is the ladder of exactly these examples.
+  /// them: {"majority class", 0.169}. Computed on the given data, so that it is the ladder of
+  /// exactly these examples.
   virtual std::vector<Rung> ladder(const Dataset&) const { return {}; }
 };
 

@@ -53,7 +53,7 @@ expect 0 train
 # Killed before its first checkpoint, a run begins again; what its writers left is swept.
 cp -r run early
 rm -r early/checkpoints early/run.json
-touch early/{metrics.jsonl,data.json,config.until-step-00000004.yaml,notes}.tmp
+touch early/{metrics.jsonl,data.json,config.until-step-00000004.yaml,graphs-val-step-00000004.safetensors,notes}.tmp
 expect 0 train run.dir=early
 equal "$(state early)" "$(state run)" "a run that began again"
 equal "$(cd early && echo *.tmp)" notes.tmp "temporary files left, of which one is foreign"

@@ -28,6 +28,8 @@ namespace fs = std::filesystem;
 constexpr int64_t kMaxConfigBytes = int64_t{1} << 20;
 constexpr std::string_view kEarlierPrefix = "config.until-step-";
 constexpr std::string_view kEarlierSuffix = ".yaml";
+constexpr std::string_view kDumpPrefix = "graphs-";
+constexpr std::string_view kDumpSuffix = ".safetensors";
 
 /// The step in the name of an earlier configuration.
 std::optional<int64_t> replaced_at(std::string_view name) {
@@ -94,7 +96,8 @@ void RunDirectory::sweep() const {
     if (!name.ends_with(kTemporarySuffix)) continue;
     const std::string file = name.substr(0, name.size() - std::strlen(kTemporarySuffix));
     const bool is_ours = std::count(ours.begin(), ours.end(), path_ + "/" + file) > 0;
-    if (!is_ours && !replaced_at(file)) continue;
+    const bool is_dump = file.starts_with(kDumpPrefix) && file.ends_with(kDumpSuffix);
+    if (!is_ours && !is_dump && !replaced_at(file)) continue;
     const std::string left = path_ + "/" + name;
     log::info(fmt::format("removing {}, left by a killed process", left));
     remove_tree(left);
@@ -142,7 +145,7 @@ void RunDirectory::write_config(const Config& config, int64_t step,
 }
 
 std::string RunDirectory::graphs(std::string_view split, int64_t step) const {
-  return fmt::format("{}/graphs-{}-step-{:08d}.safetensors", path_, split, step);
+  return fmt::format("{}/{}{}-step-{:08d}{}", path_, kDumpPrefix, split, step, kDumpSuffix);
 }
 
 std::string RunDirectory::earlier_config(int64_t step) const {

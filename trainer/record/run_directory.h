@@ -88,8 +88,8 @@ class RunLock {
 std::string yaml_of(Config);
 
 /// Config::load of files from the command line, but for config.yaml of a run as the first file: that
-/// stands for the run's
-/// load_config(), whose values nobody typed and whose paths are those of the run.
+/// stands for the run's load_config(), whose values nobody typed and whose paths are those of the
+/// run.
 Config load_arguments(std::vector<std::string> files, const std::vector<std::string>& overrides);
 
 /// Rank 0 loads and validates, all get the result with presets applied: a mistake is found once,
