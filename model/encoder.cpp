@@ -21,8 +21,8 @@ AttentionShape attention_shape(const EncoderConfig& config, int layer) {
 
 }  // namespace
 
-EncoderBlock::EncoderBlock(ParameterStore& store, FactTable& facts, const EncoderConfig& config,
-                           const AttentionConfig& attention, int layer)
+EncoderBlock::EncoderBlock(ParameterStore& store, const EncoderConfig& config,
+                           const AttentionFactory& make_attention, int layer)
     : store_(store),
       forward_name_(block_name(layer) + " forward"),
       backward_name_(block_name(layer) + " backward"),
@@ -31,7 +31,7 @@ EncoderBlock::EncoderBlock(ParameterStore& store, FactTable& facts, const Encode
       query_(store, block_name(layer) + ".query", config.width, config.width),
       key_(store, block_name(layer) + ".key", config.width, config.width),
       value_(store, block_name(layer) + ".value", config.width, config.width),
-      attention_(make_attention(attention, store, facts, attention_shape(config, layer))),
+      attention_(make_attention(attention_shape(config, layer))),
       out_(store, block_name(layer) + ".out", config.width, config.width),
       attention_dropout_{static_cast<float>(config.dropout), DropoutSite::kAttentionOut},
       feedforward_norm_(store, block_name(layer) + ".feedforward_norm", config.width),
@@ -50,6 +50,7 @@ AttentionInputs EncoderBlock::attention_inputs(const Input& input, const Saved& 
           .v = saved.v,
           .content_q = saved.content_q,
           .content_k = saved.content_k,
+          .x = attention_->reads_input() ? saved.query.x : ConstRealView{},
           .mask = input.mask,
           .samples = input.samples,
           .batch_share = input.batch_share};
@@ -116,13 +117,16 @@ void EncoderBlock::forward(Context& ctx, const Input& input, View<const float> x
   kernels::add(ctx.stream, {.y = y, .a = y, .b = middle});
 }
 
+/// Writes dx, or adds to it where the attention has begun it.
 void EncoderBlock::project_backward(Context& ctx, const Saved& saved, const AttentionGrads& grads,
                                     RealView dx) const {
   Arena::Scope scope(ctx.scratch);
   const RealView merged = ctx.scratch.alloc(ctx.precision(), dx.shape);
   const RealView branch = ctx.scratch.alloc(ctx.precision(), dx.shape);
   kernels::merge_heads(ctx.stream, {.y = merged, .x = grads.dv});
-  value_.backward(ctx, saved.value, merged, dx);
+  const bool is_begun = !grads.dx.empty();
+  value_.backward(ctx, saved.value, merged, is_begun ? branch : dx);
+  if (is_begun) kernels::add(ctx.stream, {.y = dx, .a = dx, .b = branch});
   kernels::merge_heads(ctx.stream, {.y = merged, .x = grads.dk});
   key_.backward(ctx, saved.key, merged, branch);
   kernels::add(ctx.stream, {.y = dx, .a = dx, .b = branch});
@@ -131,22 +135,23 @@ void EncoderBlock::project_backward(Context& ctx, const Saved& saved, const Atte
   kernels::add(ctx.stream, {.y = dx, .a = dx, .b = branch});
 }
 
-AttentionGrads EncoderBlock::attention_grads(Context& ctx, const Saved& saved) const {
+AttentionGrads EncoderBlock::attention_grads(Context& ctx, const Saved& saved, RealView dx) const {
   const auto like = [&](RealView x) { return ctx.scratch.alloc(ctx.precision(), x.shape); };
+  const auto zero = [&](RealView x) { fill_zero_bytes(ctx.stream, x.data, x.bytes()); };
   const RealView dq = like(saved.q), dk = like(saved.k), dv = like(saved.v);
   AttentionGrads grads{.dq = dq, .dk = dk, .dv = dv, .dcontent_q = dq, .dcontent_k = dk};
-  if (saved.rotary.empty() || !attention_->reads_content()) return grads;
-  grads.dcontent_q = like(saved.q);
-  grads.dcontent_k = like(saved.k);
-  fill_zero_bytes(ctx.stream, grads.dcontent_q.data, grads.dcontent_q.bytes());
-  fill_zero_bytes(ctx.stream, grads.dcontent_k.data, grads.dcontent_k.bytes());
+  if (!saved.rotary.empty() && attention_->reads_content()) {
+    zero(grads.dcontent_q = like(saved.q));
+    zero(grads.dcontent_k = like(saved.k));
+  }
+  if (attention_->reads_input()) zero(grads.dx = dx);
   return grads;
 }
 
 void EncoderBlock::attend_backward(Context& ctx, const Input& input, const Saved& saved,
                                    View<const float> dy, RealView dx) const {
   Arena::Scope scope(ctx.scratch);
-  const AttentionGrads grads = attention_grads(ctx, saved);
+  const AttentionGrads grads = attention_grads(ctx, saved, dx);
   const RealView dattended = ctx.scratch.alloc(ctx.precision(), saved.o.shape);
   {
     Arena::Scope inner(ctx.scratch);
@@ -180,24 +185,23 @@ void EncoderBlock::backward(Context& ctx, const Input& input, const Saved& saved
 
 namespace {
 
-std::vector<EncoderBlock> make_blocks(ParameterStore& store, FactTable& facts,
-                                      const EncoderConfig& config,
-                                      const AttentionConfig& attention) {
+std::vector<EncoderBlock> make_blocks(ParameterStore& store, const EncoderConfig& config,
+                                      const AttentionFactory& make_attention) {
   std::vector<EncoderBlock> blocks;
   for (int layer = 0; layer < config.layers; ++layer) {
-    blocks.emplace_back(store, facts, config, attention, layer);
+    blocks.emplace_back(store, config, make_attention, layer);
   }
   return blocks;
 }
 
 }  // namespace
 
-Encoder::Encoder(ParameterStore& store, FactTable& facts, const EncoderConfig& config,
-                 const AttentionConfig& attention)
+Encoder::Encoder(ParameterStore& store, const EncoderConfig& config,
+                 const AttentionFactory& make_attention)
     : store_(store),
       head_dim_(config.width / config.heads),
       rotary_(config.rotary),
-      blocks_(make_blocks(store, facts, config, attention)),
+      blocks_(make_blocks(store, config, make_attention)),
       norm_(store, "encoder.norm", config.width) {}
 
 Encoder::Saved Encoder::make_saved() const {

@@ -43,8 +43,7 @@ class EncoderBlock {
     FeedForward::Saved feedforward;
   };
 
-  EncoderBlock(ParameterStore& store, FactTable&, const EncoderConfig&, const AttentionConfig&,
-               int layer);
+  EncoderBlock(ParameterStore& store, const EncoderConfig&, const AttentionFactory&, int layer);
 
   Saved make_saved() const;
   /// x, y [B, N, width]; x must stay untouched until backward.
@@ -54,7 +53,7 @@ class EncoderBlock {
 
  private:
   AttentionInputs attention_inputs(const Input&, const Saved&) const;
-  AttentionGrads attention_grads(Context&, const Saved&) const;
+  AttentionGrads attention_grads(Context&, const Saved&, RealView dx) const;
   RealView project_to_heads(Context&, const Linear&, ConstRealView x, Linear::Saved&) const;
   RealView rotated(Context&, const RotaryTable&, RealView content) const;
   void rotate_backward(Context&, const RotaryTable&, RealView dx, RealView dcontent) const;
@@ -82,7 +81,8 @@ class Encoder {
     LayerNorm::Saved norm;
   };
 
-  Encoder(ParameterStore& store, FactTable&, const EncoderConfig&, const AttentionConfig&);
+  /// Calls the factory once a layer, where the parameters of its attention are to stand.
+  Encoder(ParameterStore& store, const EncoderConfig&, const AttentionFactory&);
 
   Saved make_saved() const;
   /// x, y [B, N, width]; x must stay untouched until backward.

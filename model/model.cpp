@@ -73,7 +73,10 @@ struct Model::Parts {
         width(config.width),
         task(model_task),
         embedding(parameters, "embedding", embedding_config(config, task)),
-        encoder(parameters, facts, encoder_config(config, task), attention),
+        encoder(parameters, encoder_config(config, task),
+                [&](const AttentionShape& shape) {
+                  return make_attention(attention, parameters, facts, shape);
+                }),
         head(parameters, facts, "head", head_config(config, task)) {}
 
   void check(const Input& input) const;

@@ -6,14 +6,18 @@
 namespace stipple::model {
 namespace {
 
-void check(const AttentionInputs& in, const Shape& out, bool reads_content) {
+void check(const Attention& attention, const AttentionInputs& in, const Shape& out) {
   STIPPLE_CHECK_AS(ShapeError, in.q.shape.rank() == 4, "attention: q must be [B, H, N, D], got ",
                    in.q.shape.str());
   STIPPLE_CHECK_SHAPE("attention", in.k, (in.q.shape));
   STIPPLE_CHECK_SHAPE("attention", in.v, (in.q.shape));
-  if (reads_content) {
+  if (attention.reads_content()) {
     STIPPLE_CHECK_SHAPE("attention", in.content_q, (in.q.shape));
     STIPPLE_CHECK_SHAPE("attention", in.content_k, (in.k.shape));
+  }
+  if (attention.reads_input()) {
+    STIPPLE_CHECK_SHAPE("attention", in.x,
+                        ({in.q.shape[0], in.q.shape[2], in.q.shape[1] * in.q.shape[3]}));
   }
   STIPPLE_CHECK_SHAPE("attention", in.mask, ({in.q.shape[0], in.q.shape[2]}));
   STIPPLE_CHECK_SHAPE("attention", in.samples, ({in.q.shape[0]}));
@@ -24,14 +28,14 @@ void check(const AttentionInputs& in, const Shape& out, bool reads_content) {
 }  // namespace
 
 void Attention::forward(Context& ctx, const AttentionInputs& in, RealView out, Saved& saved) const {
-  check(in, out.shape, reads_content());
+  check(*this, in, out.shape);
   do_forward(ctx, in, out, saved);
 }
 
 void Attention::backward(Context& ctx, const AttentionInputs& in, ConstRealView out,
                          ConstRealView dout, const Saved& saved,
                          const AttentionGrads& grads) const {
-  check(in, out.shape, reads_content());
+  check(*this, in, out.shape);
   STIPPLE_CHECK_SHAPE("attention", dout, (out.shape));
   STIPPLE_CHECK_SHAPE("attention", grads.dq, (in.q.shape));
   STIPPLE_CHECK_SHAPE("attention", grads.dk, (in.k.shape));
@@ -40,6 +44,7 @@ void Attention::backward(Context& ctx, const AttentionInputs& in, ConstRealView 
     STIPPLE_CHECK_SHAPE("attention", grads.dcontent_q, (in.q.shape));
     STIPPLE_CHECK_SHAPE("attention", grads.dcontent_k, (in.k.shape));
   }
+  if (reads_input()) STIPPLE_CHECK_SHAPE("attention", grads.dx, (in.x.shape));
   do_backward(ctx, in, out, dout, saved, grads);
 }
 

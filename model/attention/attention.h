@@ -4,7 +4,9 @@
 // private one.
 #pragma once
 
+#include <functional>
 #include <memory>
+#include <string>
 
 #include "core/view.h"
 #include "kernels/attend.h"
@@ -29,7 +31,11 @@ struct AttentionInputs {
   /// q and k without their positions, for who chooses or pools keys by what tokens are: a rotation
   /// would mix the phases of tokens. The same memory as q and k unless positions are rotary; given
   /// only to an attention that reads_content().
-  ConstRealView content_q, content_k;
+  ConstRealView content_q = {}, content_k = {};
+  /// [B, N, num_heads head_dim]  the input of the sub-layer, after its norm: what q, k and v are
+  /// projections of. Given only to an attention that reads_input(); the same memory as the
+  /// encoder's own.
+  ConstRealView x = {};
   View<const uint8_t> mask;      // [B, N]  real tokens
   View<const uint32_t> samples;  // [B]
   float batch_share = 1.0f;      ///< see model::Input
@@ -38,7 +44,8 @@ struct AttentionInputs {
 struct AttentionGrads {
   RealView dq, dk, dv;  // written
   /// +=, once dq and dk are written: they share their memory where q and content_q do.
-  RealView dcontent_q, dcontent_k;
+  RealView dcontent_q = {}, dcontent_k = {};
+  RealView dx = {};  ///< +=; what q, k and v add comes later. Given only to one that reads_input()
 };
 
 /// What others must know of an attention under a configuration.
@@ -60,6 +67,8 @@ class Attention {
   virtual std::unique_ptr<Saved> make_saved() const = 0;
   /// Whether the content views of AttentionInputs are wanted.
   virtual bool reads_content() const { return false; }
+  /// Whether AttentionInputs::x is wanted.
+  virtual bool reads_input() const { return false; }
   /// Gives ctx.graphs the graphs of the last forward that it wants. Waits for the stream.
   virtual void tell_graphs(Context&, const AttentionInputs&, const Saved&) const {}
   void forward(Context&, const AttentionInputs&, RealView out, Saved&) const;
@@ -78,5 +87,8 @@ kernels::AttentionDropout dropout_of(const Context&, const AttentionInputs&, flo
 /// registry.cpp: an explicit table, one line per attention.
 std::unique_ptr<Attention> make_attention(const AttentionConfig&, ParameterStore&, FactTable&,
                                           const AttentionShape&);
+
+/// Makes the attention of a block, which declares its parameters and facts there and then.
+using AttentionFactory = std::function<std::unique_ptr<Attention>(const AttentionShape&)>;
 
 }  // namespace stipple::model

@@ -35,6 +35,7 @@ class AttentionRun {
         dout(random_normal(q.shape(), c.seed + 3)),
         content_q(q),
         content_k(k),
+        x(random_normal({c.batch, c.length, c.heads * c.head_dim}, c.seed + 4)),
         mask({c.batch, c.length}),
         samples({c.batch}),
         out(q.shape()),
@@ -43,6 +44,7 @@ class AttentionRun {
         dv(q.shape()),
         dcontent_q(q.shape()),
         dcontent_k(q.shape()),
+        dx(x.shape()),
         stream_(kCpuDevice, {.threads = c.threads}),
         case_(c),
         attention(model::make_attention(config, store, facts, shape(c))),
@@ -62,6 +64,7 @@ class AttentionRun {
             .v = v,
             .content_q = rotary ? content_q : q,
             .content_k = rotary ? content_k : k,
+            .x = x,
             .mask = mask,
             .samples = samples,
             .batch_share = case_.batch_share};
@@ -78,12 +81,14 @@ class AttentionRun {
     model::Context ctx = context(true);
     dcontent_q.fill(0);
     dcontent_k.fill(0);
+    dx.fill(0);
     attention->backward(ctx, inputs(), out, dout, *saved,
                         {.dq = dq,
                          .dk = dk,
                          .dv = dv,
                          .dcontent_q = rotary ? dcontent_q : dq,
-                         .dcontent_k = rotary ? dcontent_k : dk});
+                         .dcontent_k = rotary ? dcontent_k : dk,
+                         .dx = dx});
   }
   View<float> value(const std::string& name) const { return store.value(*store.find(name)); }
   View<float> grad(const std::string& name) const { return store.grad(*store.find(name)); }
@@ -91,9 +96,10 @@ class AttentionRun {
   Array<float> q, k, v, dout;
   Array<float> content_q, content_k;  ///< what the attention gets where `rotary`
   bool rotary = false;                ///< content views, and their gradients, are arrays apart
+  Array<float> x;
   Array<uint8_t> mask;
   Array<uint32_t> samples;
-  Array<float> out, dq, dk, dv, dcontent_q, dcontent_k;
+  Array<float> out, dq, dk, dv, dcontent_q, dcontent_k, dx;
   RecordingObserver observer;
   model::ParameterStore store;
   model::FactTable facts{kLayers};
@@ -123,16 +129,18 @@ class AttentionRun {
     model::Context ctx = run.begin(true);
     ctx.layer = kLayer;
     const View<float> nowhere{nullptr, q.shape()};
+    const View<float> x_nowhere{nullptr, x.shape()};
     const model::AttentionInputs in{.q = nowhere,
                                     .k = nowhere,
                                     .v = nowhere,
                                     .content_q = nowhere,
                                     .content_k = nowhere,
+                                    .x = x_nowhere,
                                     .mask = {nullptr, mask.shape()},
                                     .samples = {nullptr, samples.shape()}};
     attention->forward(ctx, in, nowhere, *saved);
     attention->backward(ctx, in, nowhere, nowhere, *saved,
-                        {nowhere, nowhere, nowhere, nowhere, nowhere});
+                        {nowhere, nowhere, nowhere, nowhere, nowhere, x_nowhere});
     saved_arena_ = std::make_unique<Arena>("saved", kCpuDevice, run.saved_bytes());
     scratch_arena_ = std::make_unique<Arena>("scratch", kCpuDevice, run.scratch_bytes());
   }

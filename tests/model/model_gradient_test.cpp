@@ -5,6 +5,7 @@
 // (sbm_attention_test.cpp has it); the memberships' route is seen through the expected-density
 // regulariser.
 #include "tests/model/model_run.h"
+#include "tests/model/slope.h"
 #include "tests/support/attentions.h"
 
 namespace stipple::model {
@@ -14,6 +15,7 @@ using test::is_per_token;
 using test::LeafArrays;
 using test::ModelCase;
 using test::ModelRun;
+using test::slope;
 using test::small_case;
 
 ModelCase differentiable_case(AttentionKind kind) {
@@ -47,24 +49,6 @@ void enlarge(ModelRun& run) {
   }
 }
 
-/// Richardson's combination of two central differences: the error falls with the fourth power of
-/// the step, so that steps can be large enough for single precision.
-double slope(ModelRun& run, const LeafArrays& leaf, float& parameter) {
-  constexpr float kStep = 0.02f;
-  const float at = parameter;
-  const auto difference = [&](float step) {
-    parameter = at + step;
-    const float up = parameter;
-    const double loss_up = run.forward(leaf);
-    parameter = at - step;
-    const double width = static_cast<double>(up) - static_cast<double>(parameter);
-    const double loss_down = run.forward(leaf);
-    parameter = at;
-    return (loss_up - loss_down) / width;
-  };
-  return (4.0 * difference(kStep / 2) - difference(kStep)) / 3.0;
-}
-
 void check_every_parameter(const ModelCase& c) {
   ModelRun run(c);
   enlarge(run);
@@ -81,7 +65,7 @@ void check_every_parameter(const ModelCase& c) {
   for (const ParameterStore::Entry& entry : run.store.entries()) {
     double scale = 0, worst = 0;
     for (int64_t i = entry.range.begin; i < entry.range.end; ++i) {
-      const double expected = slope(run, leaf, run.store.values()[i]);
+      const double expected = slope(run.store.values()[i], [&] { return run.forward(leaf); });
       const double actual = static_cast<double>(gradient[static_cast<size_t>(i)]);
       scale = std::max(scale, std::abs(expected));
       worst = std::max(worst, std::abs(actual - expected));

@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: Apache-2.0
+// A slope to compare a gradient with.
+#pragma once
+
+namespace stipple::test {
+
+/// Of `loss()` over `parameter`, which is as before afterwards. Richardson's combination of two
+/// central differences: the error falls with the fourth power of the step, so that steps can be
+/// large enough for single precision.
+template <class Loss>
+double slope(float& parameter, const Loss& loss) {
+  constexpr float kStep = 0.02f;
+  const float at = parameter;
+  const auto difference = [&](float step) {
+    parameter = at + step;
+    const float up = parameter;
+    const double loss_up = loss();
+    parameter = at - step;
+    const double width = static_cast<double>(up) - static_cast<double>(parameter);
+    const double loss_down = loss();
+    parameter = at;
+    return (loss_up - loss_down) / width;
+  };
+  return (4.0 * difference(kStep / 2) - difference(kStep)) / 3.0;
+}
+
+}  // namespace stipple::test
