@@ -43,6 +43,26 @@ inline void expect_sound(const std::string& html) {
     EXPECT_EQ(html.find(text), std::string::npos) << text;
 }
 
+/// What a reader sees: without tags and style; one space where there is any.
+inline std::string text_of(std::string html) {
+  const size_t style = html.find("<style>");
+  if (style != std::string::npos) html.erase(style, html.find("</style>") - style);
+  std::string text;
+  bool in_tag = false;
+  for (const char c : html) {
+    if (c == '<') in_tag = true;
+    const bool is_space = in_tag || c == ' ' || c == '\n';
+    if (!is_space) text += c;
+    if (is_space && !text.empty() && text.back() != ' ') text += ' ';
+    if (c == '>') in_tag = false;
+  }
+  return text;
+}
+
+inline bool contains(const std::string& text, const std::string& part) {
+  return text.find(part) != std::string::npos;
+}
+
 inline size_t occurrences(const std::string& text, const std::string& part) {
   size_t count = 0;
   for (size_t at = 0; (at = text.find(part, at)) != std::string::npos; at += part.size()) ++count;

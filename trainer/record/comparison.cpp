@@ -105,53 +105,58 @@ std::string difference_table(const Runs& runs) {
 
 // --- curves --------------------------------------------------------------------------------------
 
-/// A curve of each run that has one; nothing where none has.
-std::string overlay(Chart chart, const Runs& runs,
-                    const std::function<Series(const ReportInput&, int color)>& curve) {
+/// A curve of each run that has one; a chart without any is left out.
+void add_overlay(std::vector<Chart>& charts, Chart chart, const Runs& runs,
+                 const std::function<Series(const ReportInput&, int color)>& curve) {
   for (size_t i = 0; i < runs.size(); ++i) {
     Series s = curve(runs[i], static_cast<int>(i));
     if (std::any_of(s.points.begin(), s.points.end(),
                     [](const Point& p) { return std::isfinite(p.y); }))
       chart.series.push_back(std::move(s));
   }
-  return chart.series.empty() ? "" : line_chart(chart);
+  if (!chart.series.empty()) charts.push_back(std::move(chart));
 }
 
-std::string train_overlay(Chart chart, const Runs& runs, const TrainValue& value) {
-  return overlay(std::move(chart), runs, [&](const ReportInput& run, int color) {
+void add_training(std::vector<Chart>& charts, Chart chart, const Runs& runs,
+                  const TrainValue& value) {
+  add_overlay(charts, std::move(chart), runs, [&](const ReportInput& run, int color) {
     return smoothed(train_series(run.run_name, run.metrics.train, color, value));
   });
 }
 
-std::string validation_overlay(Chart chart, const Runs& runs, const EvalValue& value) {
-  return overlay(std::move(chart), runs, [&](const ReportInput& run, int color) {
+void add_validation(std::vector<Chart>& charts, Chart chart, const Runs& runs,
+                    const EvalValue& value) {
+  add_overlay(charts, std::move(chart), runs, [&](const ReportInput& run, int color) {
     return evaluation_series(run.run_name, run.metrics.eval, "val", color, value);
   });
 }
 
-std::string charts(const Runs& runs, const std::vector<ShownFigure>& figures) {
-  std::string html = "<h2>Learning</h2>\n<div class=\"charts\">\n";
-  html += train_overlay({.title = "Train loss", .unit = "nats, smoothed"}, runs,
-                        [](const auto& r) { return r.loss; });
-  html += validation_overlay({.title = "Validation loss", .unit = "nats"}, runs,
-                             [](const auto& r) { return r.loss; });
-  for (const ShownFigure& f : figures) {
+std::vector<Chart> learning_charts(const Runs& runs) {
+  std::vector<Chart> charts;
+  const auto loss = [](const auto& r) { return r.loss; };
+  add_training(charts, {.title = "Train loss", .unit = "nats, smoothed"}, runs, loss);
+  add_validation(charts, {.title = "Validation loss", .unit = "nats"}, runs, loss);
+  for (const ShownFigure& f : all_figures(runs)) {
     const auto value = [&](const auto& r) { return value_of(r.values, f.name); };
     const std::string unit = f.is_share && f.unit.empty() ? "%" : f.unit;
-    html += train_overlay({.title = "Train: " + f.title, .unit = unit, .percent = f.is_share}, runs,
-                          value);
-    html += validation_overlay(
-        {.title = "Validation: " + f.title, .unit = unit, .percent = f.is_share}, runs, value);
+    add_training(charts, {.title = "Train: " + f.title, .unit = unit, .percent = f.is_share}, runs,
+                 value);
+    add_validation(charts, {.title = "Validation: " + f.title, .unit = unit, .percent = f.is_share},
+                   runs, value);
   }
-  html += overlay({.title = "Learning rate", .from_zero = true}, runs,
-                  [](const ReportInput& run, int color) {
-                    return train_series(run.run_name, run.metrics.train, color,
-                                        [](const auto& r) { return r.learning_rate; });
-                  });
-  html += "</div>\n<h2>Speed</h2>\n<div class=\"charts\">\n";
-  html += train_overlay({.title = "Throughput", .unit = "examples/s, smoothed", .from_zero = true},
-                        runs, [](const auto& r) { return r.examples_per_s; });
-  return html + "</div>\n";
+  add_overlay(charts, {.title = "Learning rate", .from_zero = true}, runs,
+              [](const ReportInput& run, int color) {
+                return train_series(run.run_name, run.metrics.train, color,
+                                    [](const auto& r) { return r.learning_rate; });
+              });
+  return charts;
+}
+
+std::vector<Chart> speed_charts(const Runs& runs) {
+  std::vector<Chart> charts;
+  add_training(charts, {.title = "Throughput", .unit = "examples/s, smoothed", .from_zero = true},
+               runs, [](const auto& r) { return r.examples_per_s; });
+  return charts;
 }
 
 /// The last folder's name, or the path as it was given where two runs have the same.
@@ -167,11 +172,14 @@ void name_runs(Runs& runs, const std::vector<std::string>& paths) {
 
 }  // namespace
 
+std::vector<ChartSection> comparison_charts(const std::vector<ReportInput>& runs) {
+  return {{"Learning", learning_charts(runs)}, {"Speed", speed_charts(runs)}};
+}
+
 std::string render_comparison(const std::vector<ReportInput>& runs) {
-  const std::vector<ShownFigure> figures = all_figures(runs);
   return html_page("Comparison of " + count(runs.size(), "run"), "Results of the last evaluations",
-                   result_table(runs, figures) + "<h2>What differs</h2>\n" +
-                       difference_table(runs) + charts(runs, figures));
+                   result_table(runs, all_figures(runs)) + "<h2>What differs</h2>\n" +
+                       difference_table(runs) + draw(comparison_charts(runs)));
 }
 
 void write_comparison(const std::vector<std::string>& run_directories, const std::string& path) {

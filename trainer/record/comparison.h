@@ -7,12 +7,16 @@
 #include <string>
 #include <vector>
 
+#include "trainer/record/chart.h"
 #include "trainer/record/report.h"
 
 namespace stipple::trainer {
 
 /// More curves than this in one chart cannot be told apart.
 inline constexpr size_t kMaxComparedRuns = 8;
+
+/// A curve of each run that has one; charts without any are left out.
+std::vector<ChartSection> comparison_charts(const std::vector<ReportInput>& runs);
 
 /// Of each run: its name, metrics, configuration, figures. At least two, at most kMaxComparedRuns.
 std::string render_comparison(const std::vector<ReportInput>& runs);

@@ -7,9 +7,9 @@
 #include <string>
 #include <vector>
 
+#include "trainer/record/chart.h"
 #include "trainer/record/figures.h"
 #include "trainer/record/metrics.h"
-#include "trainer/record/svg_chart.h"
 
 namespace stipple::trainer {
 

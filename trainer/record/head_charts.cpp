@@ -8,7 +8,6 @@
 #include <map>
 
 #include "trainer/record/curves.h"
-#include "trainer/record/svg_chart.h"
 
 namespace stipple::trainer {
 namespace {
@@ -85,24 +84,26 @@ bool is_baseline(const ShownFigure& figure, const std::vector<ShownFigure>& figu
                      [&](const ShownFigure& f) { return f.baseline == figure.name; });
 }
 
-std::string heads_chart(const Metrics& m, const ShownFigure& figure,
-                        const std::vector<ShownFigure>& all) {
+std::vector<Chart> head_charts(const Metrics& m, const ShownFigure& figure,
+                               const std::vector<ShownFigure>& all) {
   Chart chart = chart_of(figure, head_series(m, figure.name));
   if (chart.series.empty()) return {};
   const ShownFigure* const baseline = find(all, figure.baseline);
   std::vector<Series> behind;
   if (baseline != nullptr) behind = head_series(m, baseline->name);
   if (chart.series.size() > kMaxCurves) {
-    return heat_map(chart) +
-           (behind.empty() ? std::string() : heat_map(chart_of(*baseline, std::move(behind))));
+    std::vector<Chart> charts{std::move(chart)};
+    if (!behind.empty()) charts.push_back(chart_of(*baseline, std::move(behind)));
+    for (Chart& c : charts) c.kind = ChartKind::kHeatMap;
+    return charts;
   }
-  if (behind.empty()) return line_chart(chart);
+  if (behind.empty()) return {chart};
   chart.unit += ", faint: " + baseline->unit;
   for (Series& s : behind) {
     s.faint = true;
     chart.series.push_back(std::move(s));
   }
-  return line_chart(chart);
+  return {chart};
 }
 
 }  // namespace stipple::trainer

@@ -2,9 +2,9 @@
 // Charts of what records tell per layer and head.
 #pragma once
 
-#include <string>
 #include <vector>
 
+#include "trainer/record/chart.h"
 #include "trainer/record/figures.h"
 #include "trainer/record/metrics.h"
 
@@ -16,6 +16,7 @@ bool is_baseline(const ShownFigure&, const std::vector<ShownFigure>& figures);
 /// A figure of the training records, or of the evaluations on the validation split where only those
 /// tell it; its baseline faint behind it, or in a chart of its own where there are too many heads
 /// for curves. Nothing where no head tells it.
-std::string heads_chart(const Metrics&, const ShownFigure&, const std::vector<ShownFigure>& all);
+std::vector<Chart> head_charts(const Metrics&, const ShownFigure&,
+                               const std::vector<ShownFigure>& all);
 
 }  // namespace stipple::trainer

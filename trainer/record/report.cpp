@@ -5,10 +5,8 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <filesystem>
-#include <functional>
 #include <optional>
 
 #include "core/error.h"
@@ -16,8 +14,8 @@
 #include "trainer/checkpoint/durable_file.h"
 #include "trainer/config/resume.h"
 #include "trainer/record/curves.h"
-#include "trainer/record/head_charts.h"
 #include "trainer/record/page.h"
+#include "trainer/record/report_charts.h"
 #include "trainer/record/run_directory.h"
 #include "trainer/record/svg_chart.h"
 
@@ -25,81 +23,6 @@ namespace stipple::trainer {
 namespace {
 
 constexpr int64_t kMaxSideFileBytes = int64_t{16} << 20;
-
-/// The raw curve behind its average; the average alone would hide spikes.
-void add_smoothed(Chart& chart, const Series& raw) {
-  Series background = raw;
-  background.faint = true;
-  chart.series.push_back(std::move(background));
-  chart.series.push_back(smoothed(raw));
-}
-
-void add_evaluations(Chart& chart, const std::vector<EvalRecord>& eval, const EvalValue& value) {
-  // The later is drawn on top, and the result of a run, "test", is a single point.
-  int color = 1;
-  for (const std::string& split : evaluated_splits(eval))
-    chart.series.push_back(evaluation_series(split, eval, split, color++, value));
-}
-
-Chart loss_chart(const Metrics& m) {
-  Chart chart{.title = "Loss", .unit = "nats"};
-  add_smoothed(chart,
-               train_series("train (smoothed)", m.train, 0, [](const auto& r) { return r.loss; }));
-  add_evaluations(chart, m.eval, [](const auto& r) { return r.loss; });
-  return chart;
-}
-
-Chart metric_chart(const ReportInput& input, const ShownFigure& metric) {
-  Chart chart{.title = metric.title,
-              .unit = metric.is_share ? "%" : metric.unit,
-              .percent = metric.is_share};
-  const auto value = [&](const auto& r) { return value_of(r.values, metric.name); };
-  add_smoothed(chart, train_series("train (smoothed)", input.metrics.train, 0, value));
-  add_evaluations(chart, input.metrics.eval, value);
-  if (metric.name != input.ladder.metric) return chart;
-  for (const data::Rung& rung : input.ladder.rungs)
-    chart.references.push_back(
-        {fmt::format("{} {}", rung.name, shown(rung.value, metric)), rung.value});
-  return chart;
-}
-
-std::string single_curve(const Metrics& m, Chart chart, const std::string& name,
-                         const TrainValue& value, bool smooth) {
-  const Series raw = train_series(name, m.train, 0, value);
-  if (smooth)
-    add_smoothed(chart, raw);
-  else
-    chart.series.push_back(raw);
-  return line_chart(chart);
-}
-
-std::string step_time_chart(const Metrics& m) {
-  Chart chart{.title = "Where a step's time goes", .unit = "ms per step"};
-  const std::vector<std::pair<std::string, TrainValue>> parts{
-      {"data", [](const auto& r) { return r.seconds.data; }},
-      {"forward", [](const auto& r) { return r.seconds.forward; }},
-      {"sampling", [](const auto& r) { return r.seconds.sampling; }},
-      {"backward", [](const auto& r) { return r.seconds.backward; }},
-      {"reduce", [](const auto& r) { return r.seconds.reduce; }},
-      {"optimizer", [](const auto& r) { return r.seconds.optimizer; }}};
-  constexpr std::array<int, 6> kPartColors{5, 0, 1, 4, 2, 3};
-  // A part that was not measured counts as nothing: its time shows as "other".
-  const auto known = [](double s) { return std::isfinite(s) ? s : 0.0; };
-  const auto rest = [&](const TrainRecord& r) {
-    double left = r.seconds.step;
-    for (const auto& [name, value] : parts) left -= known(value(r));
-    return std::max(0.0, left);
-  };
-  for (size_t i = 0; i < parts.size(); ++i)
-    chart.series.push_back(
-        train_series(parts[i].first, m.train, kPartColors[i],
-                     [&](const auto& r) { return known(parts[i].second(r)) * 1e3; }));
-  chart.series.push_back(
-      train_series("other", m.train, 7, [&](const auto& r) { return rest(r) * 1e3; }));
-  return stacked_area_chart(chart);
-}
-
-// --- result --------------------------------------------------------------------------------------
 
 std::string result_tiles(const EvalRecord& result, const std::vector<ShownFigure>& figures) {
   std::string html;
@@ -232,51 +155,6 @@ std::string config_tables(const std::string& yaml) {
   return html + "</table>\n</div>\n";
 }
 
-/// Nothing where attention reports nothing.
-std::string attention_charts(const ReportInput& input) {
-  const Metrics& m = input.metrics;
-  std::string html;
-  const std::vector<ShownFigure> figures = figures_of(input.metrics, input.figures);
-  for (const ShownFigure& f : figures) {
-    if (f.is_metric) continue;
-    const auto value = [&](const auto& r) { return value_of(r.values, f.name); };
-    const bool has_total = std::any_of(m.train.begin(), m.train.end(), [&](const TrainRecord& r) {
-      return std::isfinite(value(r));
-    });
-    if (has_total)
-      html += single_curve(m,
-                           {.title = f.title,
-                            .unit = f.unit + ", all layers",
-                            .from_zero = true,
-                            .percent = f.is_share},
-                           f.name, value, false);
-    if (!is_baseline(f, figures)) html += heads_chart(m, f, figures);
-  }
-  if (html.empty()) return {};
-  return "</div>\n<h2>Attention</h2>\n<div class=\"charts\">\n" + html;
-}
-
-std::string charts(const ReportInput& input) {
-  const Metrics& m = input.metrics;
-  std::string html = "<h2>Learning</h2>\n<div class=\"charts\">\n";
-  html += line_chart(loss_chart(m));
-  for (const ShownFigure& f : figures_of(input.metrics, input.figures))
-    if (f.is_metric) html += line_chart(metric_chart(input, f));
-  html += single_curve(
-      m, {.title = "Learning rate", .from_zero = true}, "learning rate",
-      [](const auto& r) { return r.learning_rate; }, false);
-  html += single_curve(
-      m, {.title = "Gradient norm", .unit = "before clipping", .from_zero = true},
-      "gradient norm (smoothed)", [](const auto& r) { return r.grad_norm; }, true);
-  html += attention_charts(input);
-  html += "</div>\n<h2>Speed</h2>\n<div class=\"charts\">\n";
-  html += step_time_chart(m);
-  html += single_curve(
-      m, {.title = "Throughput", .unit = "examples/s", .from_zero = true}, "examples/s (smoothed)",
-      [](const auto& r) { return r.examples_per_s; }, true);
-  return html + "</div>\n";
-}
-
 }  // namespace
 
 Ladder read_ladder(const std::string& path) {
@@ -306,7 +184,7 @@ std::string render_report(const ReportInput& input) {
                               count(input.metrics.eval.size(), "evaluation");
   return html_page(input.run_name, records,
                    "<div class=\"tiles\">\n" + tiles(input) + "</div>\n" + ladder_table(input) +
-                       charts(input) + graph_pictures_html(input.graphs) +
+                       draw(report_charts(input)) + graph_pictures_html(input.graphs) +
                        other_evaluations(input) + data_table(input.data) + config_changes(input) +
                        config_tables(input.config_yaml));
 }

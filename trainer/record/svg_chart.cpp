@@ -292,8 +292,6 @@ std::string heat_key(const Chart& chart, const Bounds& y) {
       y_text(chart, y.low), y_text(chart, y.high));
 }
 
-}  // namespace
-
 std::string line_chart(const Chart& chart) {
   Bounds x;
   Bounds y;
@@ -395,6 +393,30 @@ std::string heat_map(const Chart& original) {
   svg += fmt::format(R"(<text class="label" x="{:.1f}" y="{:.1f}" text-anchor="middle">{}</text>)",
                      f.left + f.plot_width() / 2, kHeight - 6, escape_html(chart.x_label));
   return figure(chart, heat_key(chart, y), svg + empty_note(y.empty()));
+}
+
+}  // namespace
+
+std::string draw(const Chart& chart) {
+  switch (chart.kind) {
+    case ChartKind::kLines:
+      return line_chart(chart);
+    case ChartKind::kStack:
+      return stacked_area_chart(chart);
+    case ChartKind::kHeatMap:
+      return heat_map(chart);
+  }
+  return {};
+}
+
+std::string draw(const std::vector<ChartSection>& sections) {
+  std::string html;
+  for (const ChartSection& section : sections) {
+    html += "<h2>" + escape_html(section.title) + "</h2>\n<div class=\"charts\">\n";
+    for (const Chart& chart : section.charts) html += draw(chart);
+    html += "</div>\n";
+  }
+  return html;
 }
 
 std::string_view chart_css() {

@@ -9,44 +9,15 @@
 #include <string_view>
 #include <vector>
 
+#include "trainer/record/chart.h"
+
 namespace stipple::trainer {
 
-struct Point {
-  double x = 0;
-  double y = 0;
-};
+/// A figure.
+std::string draw(const Chart&);
 
-struct Series {
-  std::string name = {};
-  std::vector<Point> points = {};  ///< by ascending x
-  int color = 0;                   ///< of the palette, taken modulo its size
-  bool faint = false;    ///< raw data behind a smoothed curve; no tooltips, no legend entry
-  bool markers = false;  ///< show the points themselves
-};
-
-/// A horizontal line with its name at the right end.
-struct Reference {
-  std::string name = {};
-  double y = 0;
-};
-
-struct Chart {
-  std::string title = {};
-  std::string unit = {};  ///< of y, shown after the title; may be empty
-  std::string x_label = "step";
-  std::vector<Series> series = {};
-  std::vector<Reference> references = {};
-  bool from_zero = false;  ///< the y axis includes 0
-  bool percent = false;    ///< y values are shares, shown as percentages
-};
-
-std::string line_chart(const Chart&);
-
-/// The series on top of each other; all share the x values of the first.
-std::string stacked_area_chart(const Chart&);
-
-/// One row per series, x from left to right, y as colour.
-std::string heat_map(const Chart&);
+/// The sections under their titles.
+std::string draw(const std::vector<ChartSection>&);
 
 /// The style sheet that figures need, once per page.
 std::string_view chart_css();
