@@ -49,6 +49,9 @@ class Problem {
       column_grad_ = memory_.alloc<float>(memberships);
     }
     if (!c.dense) make_edges();
+    if (c.dropout > 0) {
+      kept_ = c.dense ? alloc_kept(memory_, 1, c.n, c.n) : alloc_kept(memory_, edges_);
+    }
     forward();
   }
 
@@ -116,7 +119,7 @@ class Problem {
  private:
   float scale() const { return 1.0f / std::sqrt(static_cast<float>(case_.d)); }
   AttentionDropout dropout() const {
-    return {.rate = case_.dropout, .rng = {1, 2}, .samples = samples_};
+    return {.rate = case_.dropout, .rng = {1, 2}, .samples = samples_, .kept = kept_};
   }
 
   View<float> random(Shape shape) {
@@ -141,7 +144,7 @@ class Problem {
   Stream stream_;
   std::mt19937 generator_{7};
   View<float> q_, k_, v_, dout_, o_, dq_, dk_, dv_, lse_, y_, z_, row_grad_, column_grad_;
-  View<uint32_t> samples_;
+  View<uint32_t> samples_, kept_;
   EdgeSet edges_;
 };
 
@@ -182,13 +185,23 @@ void add_all() {
     for (double density : {0.01, 0.02, 0.05, 0.10}) {
       add("forward", {.form = EdgeForm::kCsr, .d = d, .density = density});
     }
-    for (double density : {0.25, 1.0}) {
+    for (double density : {0.20, 0.25, 0.26, 0.30, 0.35, 0.50, 1.0}) {
       add("backward", {.d = d, .clusters = 128, .density = density});
+      if (density < 1.0) {
+        add("backward", {.d = d, .clusters = 128, .density = density, .dropout = 0.1f});
+      }
     }
     add("backward", {.form = EdgeForm::kCsr, .d = d, .clusters = 128, .density = 0.02});
+    // What dropout costs: beside the same without it.
+    for (float dropout : {0.0f, 0.1f}) {
+      add("step", {.dense = true, .d = d, .dropout = dropout});
+      add("step", {.d = d, .clusters = 128, .density = 0.26, .dropout = dropout});
+    }
   }
   add("forward", {.density = 0.25, .dropout = 0.1f});
   add("forward", {.dense = true, .dropout = 0.1f});
+  add("step", {.clusters = 128, .density = 0.05, .dropout = 0.1f});
+  add("step", {.form = EdgeForm::kCsr, .clusters = 128, .density = 0.02, .dropout = 0.1f});
   // Where bits overtake CSR over a training step: the default of attention.sbm.tile_density.
   for (double density : {0.01, 0.02, 0.05, 0.10, 0.20, 0.40}) {
     for (EdgeForm form : {EdgeForm::kBits, EdgeForm::kCsr}) {

@@ -1,10 +1,35 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/attend.h"
 
+#include <algorithm>
+
 #include "core/dispatch.h"
 
 namespace stipple::kernels {
 namespace {
+
+int64_t kept_words(int64_t num_queries, int64_t num_keys) {
+  return num_queries * ((num_keys + 31) / 32);
+}
+
+/// Rows of CSR start on words of their own: two tasks never write to the same one.
+int64_t kept_words(const EdgeSet& edges) {
+  const int64_t csr = edges.storage.shape[1] / 32 + edges.num_queries + 1;
+  const int64_t bits = has_room_for_bits(edges) ? kept_words(edges.num_queries, edges.num_keys) : 0;
+  return std::max(csr, bits);
+}
+
+View<uint32_t> alloc_kept(Arena& arena, int64_t problems, int64_t words) {
+  if (arena.device().backend() == DeviceType::kCuda) return {};
+  return arena.alloc<uint32_t>({problems, words});
+}
+
+void check_kept(const char* op, View<uint32_t> kept, int64_t problems, int64_t words) {
+  if (kept.empty()) return;
+  const Shape expected = {problems, words};
+  STIPPLE_CHECK_AS(ShapeError, kept.shape == expected, op, ": dropout.kept has shape ",
+                   kept.shape.str(), ", expected ", expected.str());
+}
 
 void check_dropout(const char* op, const AttentionDropout& dropout, int64_t batch) {
   STIPPLE_CHECK(dropout.rate >= 0.0f && dropout.rate < 1.0f, op, ": dropout rate ", dropout.rate,
@@ -54,15 +79,21 @@ template <class Args>
 void check_pattern_of(const char* op, const Args& a) {
   const Shape& q = a.q.shape;
   check_pattern(op, a.pattern, q[0] * q[1], q[2], a.k.shape[2]);
+  check_kept(op, a.dropout.kept, q[0] * q[1], kept_words(q[2], a.k.shape[2]));
 }
 
-void check_edges(const char* op, const EdgeSet& edges, const Shape& q, const Shape& k) {
+template <class Args>
+void check_edges(const char* op, const Args& a) {
+  const EdgeSet& edges = a.edges;
+  const Shape& q = a.q.shape;
+  const Shape& k = a.k.shape;
   const int64_t problems = q[0] * q[1];
   STIPPLE_CHECK_AS(ShapeError, edges.num_queries == q[2] && edges.num_keys == k[2], op,
                    ": edges are ", edges.num_queries, " x ", edges.num_keys, ", expected ", q[2],
                    " x ", k[2]);
   expect_shape(op, "edges.form", edges.form.shape, {problems});
   expect_shape(op, "edges.row_ptr", edges.row_ptr.shape, {problems, q[2] + 1});
+  check_kept(op, a.dropout.kept, problems, kept_words(edges));
 }
 
 void check_straight_through(const char* op, const StraightThrough& ste, const Shape& q,
@@ -88,6 +119,14 @@ void check_implementation(const char* op, const Stream& stream, EdgesImplementat
 }
 
 }  // namespace
+
+View<uint32_t> alloc_kept(Arena& arena, int64_t problems, int64_t num_queries, int64_t num_keys) {
+  return alloc_kept(arena, problems, kept_words(num_queries, num_keys));
+}
+
+View<uint32_t> alloc_kept(Arena& arena, const EdgeSet& edges) {
+  return alloc_kept(arena, edges.num_problems(), kept_words(edges));
+}
 
 void attend_dense(const Stream& stream, const AttendDense& args) {
   check_inputs("attend_dense", args);
@@ -132,7 +171,7 @@ void merge_parts(const Stream& stream, const MergeParts& args) {
 void attend_edges(const Stream& stream, const AttendEdges& args) {
   check_inputs("attend_edges", args);
   expect_shape("attend_edges", "o", args.o.shape, args.q.shape);
-  check_edges("attend_edges", args.edges, args.q.shape, args.k.shape);
+  check_edges("attend_edges", args);
   check_implementation("attend_edges", stream, args.implementation);
   STIPPLE_DISPATCH(stream, attend_edges, args);
 }
@@ -140,7 +179,7 @@ void attend_edges(const Stream& stream, const AttendEdges& args) {
 void attend_edges_backward(const Stream& stream, const AttendEdgesBackward& args) {
   check_inputs("attend_edges_backward", args);
   check_gradients("attend_edges_backward", args);
-  check_edges("attend_edges_backward", args.edges, args.q.shape, args.k.shape);
+  check_edges("attend_edges_backward", args);
   check_implementation("attend_edges_backward", stream, args.implementation);
   check_straight_through("attend_edges_backward", args.ste, args.q.shape, args.k.shape);
   check_same_storage("attend_edges_backward", {args.q, args.ste.row_grad});

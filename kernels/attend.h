@@ -42,7 +42,17 @@ struct AttentionDropout {
   RngKey rng;
   int layer = 0;
   View<const uint32_t> samples{};  // [B]; needed when rate > 0
+  /// The bits, which forward writes and backward reads; empty: each makes them for itself.
+  View<uint32_t> kept{};  // [B * H, words] of alloc_kept
 };
+
+/// Memory for AttentionDropout::kept of N queries and M keys, or of a graph. Only the bits of edges
+/// are ever decided:
+///   pairs, bits  bit j % 32 of word i * ceil(M / 32) + j / 32 of the problem, as in BitOrder::kRows
+///   CSR          edge e of row i: bit e % 32 of word row_ptr[i] / 32 + i + e / 32
+/// Empty on CUDA, where kernels make the bits anew.
+View<uint32_t> alloc_kept(Arena&, int64_t problems, int64_t num_queries, int64_t num_keys);
+View<uint32_t> alloc_kept(Arena&, const EdgeSet&);
 
 /// o_i = sum_j drop(softmax_j(scale q_i . k_j)) v_j over the keys of the pattern with key_mask 1. A
 /// row without keys gives o = 0, lse = -inf. Cost: O(N D) a key that some query of the neighbourhood

@@ -363,26 +363,27 @@ inline Floats exp(Floats x) {
 struct PhiloxWords {
   Words w[4];
 };
-// On the even lanes alone a round is six instructions: products stay 64 bits wide, the odd lanes
+// A round of the even lanes alone is six instructions: products stay 64 bits wide, the odd lanes
 // hold left-overs.
-inline PhiloxWords philox_even_lanes(PhiloxWords c, PhiloxKey key) {
-  const Words m0 = splat_words(philox::kMultiplier0);
-  const Words m1 = splat_words(philox::kMultiplier1);
+inline PhiloxWords philox_round_of_even_lanes(const PhiloxWords& c, Words k0, Words k1) {
+  const Words p0 = multiply_even(splat_words(philox::kMultiplier0), c.w[0]);
+  const Words p1 = multiply_even(splat_words(philox::kMultiplier1), c.w[2]);
+  return {{swap_neighbours(p1) ^ c.w[1] ^ k0, p1, swap_neighbours(p0) ^ c.w[3] ^ k1, p0}};
+}
+inline PhiloxWords philox4x32(const PhiloxWords& counters, PhiloxKey key) {
+  PhiloxWords even = counters;
+  PhiloxWords odd;
+  for (int i = 0; i < 4; ++i) odd.w[i] = swap_neighbours(counters.w[i]);
+  // Both in one loop: a key goes to all lanes once a round, and neither waits for its own products.
+#pragma GCC unroll 10
   for (int round = 0; round < philox::kRounds; ++round) {
-    const Words p0 = multiply_even(m0, c.w[0]);
-    const Words p1 = multiply_even(m1, c.w[2]);
-    c = {{swap_neighbours(p1) ^ c.w[1] ^ splat_words(key.k0), p1,
-          swap_neighbours(p0) ^ c.w[3] ^ splat_words(key.k1), p0}};
+    const Words k0 = splat_words(key.k0);
+    const Words k1 = splat_words(key.k1);
+    even = philox_round_of_even_lanes(even, k0, k1);
+    odd = philox_round_of_even_lanes(odd, k0, k1);
     key.k0 += philox::kWeyl0;
     key.k1 += philox::kWeyl1;
   }
-  return c;
-}
-inline PhiloxWords philox4x32(PhiloxWords c, PhiloxKey key) {
-  PhiloxWords swapped;
-  for (int i = 0; i < 4; ++i) swapped.w[i] = swap_neighbours(c.w[i]);
-  const PhiloxWords even = philox_even_lanes(c, key);
-  const PhiloxWords odd = philox_even_lanes(swapped, key);
   PhiloxWords result;
   for (int i = 0; i < 4; ++i) result.w[i] = select_even(even.w[i], swap_neighbours(odd.w[i]));
   return result;

@@ -48,11 +48,15 @@ void Attention::backward(Context& ctx, const AttentionInputs& in, ConstRealView 
   do_backward(ctx, in, out, dout, saved, grads);
 }
 
-kernels::AttentionDropout dropout_of(const Context& ctx, const AttentionInputs& in, float rate) {
-  return {.rate = ctx.training ? rate : 0.0f,
+bool drops(const Context& ctx, float rate) { return ctx.training && rate > 0.0f; }
+
+kernels::AttentionDropout dropout_of(const Context& ctx, const AttentionInputs& in, float rate,
+                                     View<uint32_t> kept) {
+  return {.rate = drops(ctx, rate) ? rate : 0.0f,
           .rng = ctx.rng,
           .layer = ctx.layer,
-          .samples = in.samples};
+          .samples = in.samples,
+          .kept = kept};
 }
 
 }  // namespace stipple::model

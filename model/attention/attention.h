@@ -81,8 +81,11 @@ class Attention {
                            const Saved&, const AttentionGrads&) const = 0;
 };
 
-/// Of attention weights in this pass; none in evaluation.
-kernels::AttentionDropout dropout_of(const Context&, const AttentionInputs&, float rate);
+/// Of attention weights in this pass; none in evaluation. kept: as in AttentionDropout.
+kernels::AttentionDropout dropout_of(const Context&, const AttentionInputs&, float rate,
+                                     View<uint32_t> kept);
+/// Whether there is any.
+bool drops(const Context&, float rate);
 
 /// registry.cpp: an explicit table, one line per attention.
 std::unique_ptr<Attention> make_attention(const AttentionConfig&, ParameterStore&, FactTable&,

@@ -205,6 +205,7 @@ struct AttendPlace {
   Device device = kCpuDevice;
   Precision storage = Precision::kFp32;
   int threads = 1;
+  bool keeps_dropout = false;  ///< forward leaves its bits for backward
 };
 
 /// Problem p of the graph is stored as forms[p], or all are as one form.
@@ -263,6 +264,20 @@ class AttendMemory : public DeviceMemory {
     dropout.samples = put(s_.samples);
     return dropout;
   }
+  /// With room for bits, which hold those of a forward pass where there was one. `of` as in
+  /// alloc_kept, after the arena.
+  template <class... Of>
+  kernels::AttentionDropout dropout(const Array<uint32_t>& kept, const Of&... of) {
+    kernels::AttentionDropout dropout = this->dropout();
+    if (!place_.keeps_dropout) return dropout;
+    Arena plan("kept");
+    dropout.kept = fresh<uint32_t>(kernels::alloc_kept(plan, of...).shape);
+    if (kept.numel() > 0) dropout.kept = put(kept);
+    return dropout;
+  }
+  Array<uint32_t> get_kept(const kernels::AttentionDropout& dropout) {
+    return dropout.kept.empty() ? Array<uint32_t>({0, 0}) : get(dropout.kept);
+  }
 
  private:
   // The CPU needs little, and every page that is cleared takes time.
@@ -276,29 +291,34 @@ class AttendMemory : public DeviceMemory {
 
 struct Attended {
   Array<float> o, lse;
+  Array<uint32_t> kept = Array<uint32_t>({0, 0});  ///< AttentionDropout::kept
 };
 
 inline Attended attend(const AttendSetup& s, EdgeForm form, const AttendPlace& place = {}) {
   AttendMemory memory(s, place);
   const RealView o = memory.room(s.q.shape());
   const View<float> lse = memory.room_for_lse();
+  const EdgeSet edges = memory.edges(form);
+  const kernels::AttentionDropout dropout = memory.dropout(Array<uint32_t>({0, 0}), edges);
   kernels::attend_edges(memory.stream(), {.o = o,
                                           .lse = lse,
                                           .q = memory.store(s.q),
                                           .k = memory.store(s.k),
                                           .v = memory.store(s.v),
-                                          .edges = memory.edges(form),
+                                          .edges = edges,
                                           .key_mask = memory.key_mask(),
                                           .scale = s.scale,
-                                          .dropout = memory.dropout(),
+                                          .dropout = dropout,
                                           .scratch = &memory.scratch()});
-  return {memory.get(ConstRealView(o)), memory.get(lse)};
+  return {memory.get(ConstRealView(o)), memory.get(lse), memory.get_kept(dropout)};
 }
 
 inline Attended attend_dense(const AttendSetup& s, const AttendPlace& place = {}) {
   AttendMemory memory(s, place);
   const RealView o = memory.room(s.q.shape());
   const View<float> lse = memory.room_for_lse();
+  const kernels::AttentionDropout dropout =
+      memory.dropout(Array<uint32_t>({0, 0}), s.problems(), s.n, s.m);
   kernels::attend_dense(memory.stream(), {.o = o,
                                           .lse = lse,
                                           .q = memory.store(s.q),
@@ -307,15 +327,15 @@ inline Attended attend_dense(const AttendSetup& s, const AttendPlace& place = {}
                                           .key_mask = memory.key_mask(),
                                           .pattern = memory.pattern(),
                                           .scale = s.scale,
-                                          .dropout = memory.dropout(),
+                                          .dropout = dropout,
                                           .scratch = &memory.scratch()});
-  return {memory.get(ConstRealView(o)), memory.get(lse)};
+  return {memory.get(ConstRealView(o)), memory.get(lse), memory.get_kept(dropout)};
 }
 
-inline Gradients<float> differentiate(const AttendSetup& s, EdgeForm form,
-                                      const AttendPlace& place = {}) {
-  const Attended forward = attend(s, form, place);
+inline Gradients<float> differentiate(const AttendSetup& s, EdgeForm form, const Attended& forward,
+                                      const AttendPlace& place) {
   AttendMemory memory(s, place);
+  const EdgeSet edges = memory.edges(form);
   const RealView dq = memory.room(s.q.shape());
   const RealView dk = memory.room(s.k.shape());
   const RealView dv = memory.room(s.k.shape());
@@ -341,39 +361,49 @@ inline Gradients<float> differentiate(const AttendSetup& s, EdgeForm form,
                                                    .o = memory.store(forward.o),
                                                    .dout = memory.store(s.dout),
                                                    .lse = memory.put(forward.lse),
-                                                   .edges = memory.edges(form),
+                                                   .edges = edges,
                                                    .key_mask = memory.key_mask(),
                                                    .scale = s.scale,
-                                                   .dropout = memory.dropout(),
+                                                   .dropout = memory.dropout(forward.kept, edges),
                                                    .ste = ste,
                                                    .scratch = &memory.scratch()});
   const auto get = [&](const ConstRealView& x) { return memory.get(x); };
   return {get(dq), get(dk), get(dv), get(row_grad), get(column_grad)};
 }
 
-inline Gradients<float> differentiate_dense(const AttendSetup& s, const AttendPlace& place = {}) {
-  const Attended forward = attend_dense(s, place);
+inline Gradients<float> differentiate(const AttendSetup& s, EdgeForm form,
+                                      const AttendPlace& place = {}) {
+  return differentiate(s, form, attend(s, form, place), place);
+}
+
+inline Gradients<float> differentiate_dense(const AttendSetup& s, const Attended& forward,
+                                            const AttendPlace& place) {
   AttendMemory memory(s, place);
   const RealView dq = memory.room(s.q.shape());
   const RealView dk = memory.room(s.k.shape());
   const RealView dv = memory.room(s.k.shape());
-  kernels::attend_dense_backward(memory.stream(), {.dq = dq,
-                                                   .dk = dk,
-                                                   .dv = dv,
-                                                   .q = memory.store(s.q),
-                                                   .k = memory.store(s.k),
-                                                   .v = memory.store(s.v),
-                                                   .o = memory.store(forward.o),
-                                                   .dout = memory.store(s.dout),
-                                                   .lse = memory.put(forward.lse),
-                                                   .key_mask = memory.key_mask(),
-                                                   .pattern = memory.pattern(),
-                                                   .scale = s.scale,
-                                                   .dropout = memory.dropout(),
-                                                   .scratch = &memory.scratch()});
+  kernels::attend_dense_backward(memory.stream(),
+                                 {.dq = dq,
+                                  .dk = dk,
+                                  .dv = dv,
+                                  .q = memory.store(s.q),
+                                  .k = memory.store(s.k),
+                                  .v = memory.store(s.v),
+                                  .o = memory.store(forward.o),
+                                  .dout = memory.store(s.dout),
+                                  .lse = memory.put(forward.lse),
+                                  .key_mask = memory.key_mask(),
+                                  .pattern = memory.pattern(),
+                                  .scale = s.scale,
+                                  .dropout = memory.dropout(forward.kept, s.problems(), s.n, s.m),
+                                  .scratch = &memory.scratch()});
   const auto get = [&](const ConstRealView& x) { return memory.get(x); };
   const Gradients<float> none = make_gradients<float>(s);
   return {get(dq), get(dk), get(dv), none.row_grad, none.column_grad};
+}
+
+inline Gradients<float> differentiate_dense(const AttendSetup& s, const AttendPlace& place = {}) {
+  return differentiate_dense(s, attend_dense(s, place), place);
 }
 
 /// As expect_close; what is stored as bf16 may also have been rounded once: each element by half a

@@ -57,6 +57,20 @@ TEST(SoftmaxAttention, EvaluationDropsNothing) {
   expect_gradient(run.out.values(), reference.output(tensors(run)), 1e-5, "out");
 }
 
+TEST(SoftmaxAttention, KeepsTheBitsOfDropoutUpToSomeLength) {
+  const auto kept = [](double dropout, int64_t length, bool training) {
+    AttentionRun run(config(dropout), {.batch = 1, .heads = 1, .length = length, .head_dim = 1});
+    run.forward(training);
+    const auto& saved = static_cast<const SoftmaxAttention::Saved&>(*run.saved);
+    return saved.kept.empty() ? 0 : saved.kept.bytes();
+  };
+  constexpr int64_t kMost = SoftmaxAttention::kMostKeptKeys;
+  EXPECT_EQ(kept(0.1, kMost, true), size_t{kMost * kMost / 8});
+  EXPECT_EQ(kept(0.1, kMost + 1, true), 0u);
+  EXPECT_EQ(kept(0.1, 7, false), 0u);
+  EXPECT_EQ(kept(0.0, 7, true), 0u);
+}
+
 TEST(SoftmaxAttention, ASequenceOfPaddingGivesZerosAndNoGradient) {
   AttentionRun run(config(0.1), {});
   for (int64_t j = 0; j < run.mask.shape()[1]; ++j) run.mask[j] = 0;

@@ -139,6 +139,7 @@ AttendProblem problem(const Args& a, int64_t p) {
   if (!a.key_mask.empty()) x.key_mask = a.key_mask.at(sample).data;
   x.scale = a.scale;
   x.dropout = dropout_stream(a.dropout, sample, p % heads);
+  if (x.dropout.on && !a.dropout.kept.empty()) x.kept = a.dropout.kept.at(p).data;
   return x;
 }
 

@@ -7,7 +7,7 @@
 //   tiled     dense, or dense bits: the same as seven products of tiles.
 #pragma once
 
-#include "kernels/cpu/attend/simd.h"
+#include "kernels/cpu/attend/dropout_simd.h"
 
 namespace stipple::kernels::cpu::STIPPLE_SIMD {
 
@@ -61,12 +61,14 @@ inline int64_t compact_block(const AttendProblem& p, int64_t i, int64_t first_ke
                              const float* score_tile, const float* dweight_tile, float* scores,
                              float* dweights, uint32_t* columns, int64_t count) {
   const Floats scale = splat(p.scale);
+  const uint32_t* kept = p.kept == nullptr ? nullptr : kept_row(p, i);
   for (int64_t word = first_key / 32; word < (first_key + keys + 31) / 32; ++word) {
     const uint32_t edges = edge_word(p, i, word);
+    const uint32_t dropped = dropped_word(kept, word);
     for (int x = 0; x < 32; x += kWidth) {
-      const Mask lanes = mask_from_bits(edges >> x & ((1u << kWidth) - 1));
+      const Mask lanes = word_lanes(edges, x);
       const int64_t j = word * 32 + x;
-      compress_store(columns + count, iota() + splat_words(static_cast<uint32_t>(j)), lanes);
+      compress_store(columns + count, marked_columns(j, word_lanes(dropped, x)), lanes);
       compress_store(dweights + count, load(dweight_tile + j - first_key), lanes);
       count += compress_store(scores + count, load(score_tile + j - first_key) * scale, lanes);
     }
@@ -101,6 +103,12 @@ inline void score_csr_row(const AttendProblem& p, const BackwardBuffers& b, int6
   gather_scores(b.dweights, p.dout + i * p.dim, p.v, p.dim, p.columns + first, count, 1.0f);
 }
 
+/// Which of row i's edges from e on dropout leaves.
+inline Mask recall_edges(const AttendProblem& p, int64_t i, int64_t e, Words marked) {
+  if (p.kept == nullptr) return keeps(p.dropout, i, marked);
+  return p.bits == nullptr ? lanes_at(kept_row(p, i), e) : is_unmarked(marked);
+}
+
 /// Gradients of row i's edges from their scores and dA, which are in row `r` of the buffers; sums
 /// dq and row_grad.
 inline void differentiate_row(const AttendProblem& p, const BackwardBuffers& b, int64_t i,
@@ -114,9 +122,10 @@ inline void differentiate_row(const AttendProblem& p, const BackwardBuffers& b, 
   const Mask all = first_lanes(kWidth);
   for (int64_t e = 0; e < count; e += kWidth) {
     const Mask lanes = first_lanes(count - e);
-    const Words j = load(columns + e, lanes);
+    const Words marked = load(columns + e, lanes);
+    const Words j = without_mark(marked);
     const Mask counts = p.key_mask == nullptr ? all : key_counts(b.key_words, j);
-    const Mask keep = p.dropout.on ? keeps(p.dropout, i, j) : all;
+    const Mask keep = p.dropout.on ? recall_edges(p, i, e, marked) : all;
     Floats drawn = splat(1.0f);
     if (p.multiplicity != nullptr) {
       uint16_t list[kWidth] = {};
@@ -262,7 +271,7 @@ inline void differentiate_tile_row(const AttendProblem& p, const BackwardBuffers
   for (int64_t w = 0; w < kTileKeys / 32; ++w) edges[w] = edge_word(p, i, first_key / 32 + w);
   const uint32_t* counts = b.key_words + first_key / 32;
   uint32_t kept[kTileKeys / 32];
-  keep_words(p.dropout, i, first_key, kept);
+  recall_tile(p, i, first_key, kept);
   for (int64_t x = 0; x < kTileKeys; x += kWidth) {
     const Mask lanes = lanes_at(edges, x);
     const PairGradient g =

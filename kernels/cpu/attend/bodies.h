@@ -52,6 +52,7 @@ struct AttendProblem {
   const uint8_t* key_mask = nullptr;
   float scale = 1.0f;
   DropoutStream dropout;
+  uint32_t* kept = nullptr;  ///< AttentionDropout::kept; null: nobody keeps them
   math::PatternRule pattern;
 
   const uint32_t* bits = nullptr;

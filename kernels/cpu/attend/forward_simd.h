@@ -6,7 +6,7 @@
 //   tiled      dense, or dense bits: online softmax over tiles, both products dense.
 #pragma once
 
-#include "kernels/cpu/attend/simd.h"
+#include "kernels/cpu/attend/dropout_simd.h"
 
 namespace stipple::kernels::cpu::STIPPLE_SIMD {
 
@@ -58,8 +58,12 @@ inline void finish_row(const AttendProblem& p, int64_t i, const RowSoftmax& row)
 }
 
 /// Adds `count` edges with the given scores (overwritten; whole vectors must be writable) to row i.
+/// keep(e): which of the kWidth edges from e on dropout leaves; asked once for each, in order, and
+/// before the columns are read.
+template <class Keep>
 inline void add_edges(const AttendProblem& p, int64_t i, RowSoftmax& row, float* scores,
-                      const uint32_t* columns, const uint16_t* multiplicity, int64_t count) {
+                      const uint32_t* columns, const uint16_t* multiplicity, int64_t count,
+                      const Keep& keep) {
   if (count == 0) return;
   store(scores + count, splat(-kInfinity));
   const float new_max = highest_score(scores, count);
@@ -77,10 +81,7 @@ inline void add_edges(const AttendProblem& p, int64_t i, RowSoftmax& row, float*
       weight = select(first_lanes(count - e), weight * to_floats(drawn), splat(0.0f));
     }
     sum = sum + weight;
-    if (p.dropout.on) {
-      const Words j = load(columns + e, first_lanes(count - e));
-      weight = select(keeps(p.dropout, i, j), weight, splat(0.0f));
-    }
+    if (p.dropout.on) weight = select(keep(e), weight, splat(0.0f));
     store(scores + e, weight);
   }
   row.sum += reduce_add(sum);
@@ -118,7 +119,11 @@ inline void forward_gathered(const AttendProblem& p, const ForwardBuffers& b, in
         memcpy(drawn, p.multiplicity + e, static_cast<size_t>(count) * sizeof(uint16_t));
         multiplicity = drawn;
       }
-      add_edges(p, i, row, b.scores, columns, multiplicity, count);
+      add_edges(p, i, row, b.scores, columns, multiplicity, count, [&](int64_t x) {
+        const Mask kept = keeps(p.dropout, i, load(columns + x, first_lanes(count - x)));
+        if (p.kept != nullptr) store_lanes(kept_row(p, i), e - p.row_ptr[i] + x, kept);
+        return kept;
+      });
     }
     finish_row(p, i, row);
   }
@@ -131,17 +136,26 @@ inline int64_t compact_scores(const AttendProblem& p, int64_t i, int64_t first_k
                               const float* tile, const uint32_t* key_words, float* scores,
                               uint32_t* columns, int64_t count) {
   const Floats scale = splat(p.scale);
+  const uint32_t* kept = p.kept == nullptr ? nullptr : kept_row(p, i);
   for (int64_t word = first_key / 32; word < (first_key + keys + 31) / 32; ++word) {
     const uint32_t edges = edge_word(p, i, word) & key_words[word];
+    const uint32_t dropped = dropped_word(kept, word);
     for (int x = 0; x < 32; x += kWidth) {
-      const Mask lanes = mask_from_bits(edges >> x & ((1u << kWidth) - 1));
+      const Mask lanes = word_lanes(edges, x);
       const int64_t j = word * 32 + x;
-      const Words column = iota() + splat_words(static_cast<uint32_t>(j));
-      compress_store(columns + count, column, lanes);
+      compress_store(columns + count, marked_columns(j, word_lanes(dropped, x)), lanes);
       count += compress_store(scores + count, load(tile + j - first_key) * scale, lanes);
     }
   }
   return count;
+}
+
+/// Which of the edges with these columns, kWidth of them, keep their weight; takes their marks off.
+inline Mask take_marks(const AttendProblem& p, int64_t i, uint32_t* columns) {
+  const Words marked = load(columns);
+  if (p.kept == nullptr) return keeps(p.dropout, i, marked);
+  store(columns, without_mark(marked));
+  return is_unmarked(marked);
 }
 
 inline void forward_compacted(const AttendProblem& p, const ForwardBuffers& b, int64_t first_row,
@@ -156,6 +170,9 @@ inline void forward_compacted(const AttendProblem& p, const ForwardBuffers& b, i
     for (int64_t sweep = 0; sweep < keys; sweep += kSweepKeys) {
       const int64_t sweep_end = minimum(keys, sweep + kSweepKeys);
       int64_t count[kMicroRows] = {};
+      if (p.kept != nullptr) {
+        for (int64_t r = 0; r < rows; ++r) decide_edges(p, i + r, sweep, sweep_end - sweep);
+      }
       for (int64_t j = sweep; j < sweep_end; j += kBlockKeys) {
         const int64_t block = minimum(sweep_end - j, kBlockKeys);
         multiply<false>(b.tile, kBlockKeys, {p.q + i * p.dim, p.dim, 1},
@@ -167,8 +184,9 @@ inline void forward_compacted(const AttendProblem& p, const ForwardBuffers& b, i
         }
       }
       for (int64_t r = 0; r < rows; ++r) {
-        add_edges(p, i + r, softmax[r], b.scores + r * kStride, b.columns + r * kStride, nullptr,
-                  count[r]);
+        uint32_t* columns = b.columns + r * kStride;
+        add_edges(p, i + r, softmax[r], b.scores + r * kStride, columns, nullptr, count[r],
+                  [&](int64_t e) { return take_marks(p, i + r, columns + e); });
       }
     }
     for (int64_t r = 0; r < rows; ++r) finish_row(p, i + r, softmax[r]);
@@ -195,7 +213,7 @@ inline void soften_tile_row(const AttendProblem& p, int64_t i, int64_t first_key
   const float factor = row.raise(new_max);
   if (factor != 1.0f) scale_row(p.o + i * p.dim, p.dim, factor);
   uint32_t kept[kTileKeys / 32];
-  keep_words(p.dropout, i, first_key, kept);
+  decide_tile(p, i, first_key, kept);
   Floats sum = splat(0.0f);
   for (int64_t x = 0; x < kTileKeys; x += kWidth) {
     const Floats weight = exp(load(tile + x) - splat(row.max));

@@ -22,13 +22,15 @@ void add_scaled(float* out, float factor, const float* a, int64_t n) {
   for (int64_t x = 0; x < n; ++x) out[x] += factor * a[x];
 }
 
-/// Calls visit(j, times drawn) for every edge of row i, keys ascending.
+/// Calls visit(j, times drawn, number of its dropout bit in the row) for every edge of row i, keys
+/// ascending.
 template <class Visit>
 void for_each_edge(const AttendProblem& p, int64_t i, const Visit& visit) {
   if (p.columns != nullptr) {
     for (int32_t e = p.row_ptr[i]; e < p.row_ptr[i + 1]; ++e) {
       visit(int64_t{p.columns[e]},
-            p.multiplicity == nullptr ? 1.0f : static_cast<float>(p.multiplicity[e]));
+            p.multiplicity == nullptr ? 1.0f : static_cast<float>(p.multiplicity[e]),
+            int64_t{e} - p.row_ptr[i]);
     }
     return;
   }
@@ -36,7 +38,7 @@ void for_each_edge(const AttendProblem& p, int64_t i, const Visit& visit) {
     const bool edge = p.bits == nullptr
                           ? p.pattern.has(p.number, i, j)
                           : (p.bits[i * p.words_per_row + j / 32] >> (j % 32) & 1u) != 0;
-    if (edge) visit(j, 1.0f);
+    if (edge) visit(j, 1.0f, j);
   }
 }
 
@@ -48,13 +50,36 @@ float score(const AttendProblem& p, int64_t i, int64_t j) {
   return p.scale * dot(p.q + i * p.dim, p.k + j * p.dim, p.dim);
 }
 
-/// What dropout multiplies weight (i, j) with.
-float dropout_factor(const DropoutStream& d, int64_t i, int64_t j) {
-  if (!d.on) return 1.0f;
+bool keeps(const DropoutStream& d, int64_t i, int64_t j) {
   const PhiloxCounter random = philox4x32(
       rng_counter(static_cast<uint32_t>(j / 4), static_cast<uint32_t>(i), d.sample, d.stream),
       d.key);
-  return random[static_cast<size_t>(j % 4)] >= d.drop_below ? d.rescale : 0.0f;
+  return random[static_cast<size_t>(j % 4)] >= d.drop_below;
+}
+
+/// The word with a bit of row i among those that are kept.
+uint32_t& kept_word(const AttendProblem& p, int64_t i, int64_t bit) {
+  const int64_t row = p.columns != nullptr ? p.row_ptr[i] / 32 + i : i * ((p.num_keys + 31) / 32);
+  return p.kept[row + bit / 32];
+}
+
+/// What dropout multiplies weight (i, j) with, in forward, which decides it.
+float decide(const AttendProblem& p, int64_t i, int64_t j, int64_t bit) {
+  if (!p.dropout.on) return 1.0f;
+  const bool keep = keeps(p.dropout, i, j);
+  if (p.kept != nullptr) {
+    uint32_t& word = kept_word(p, i, bit);
+    word = (word & ~(1u << (bit % 32))) | (keep ? 1u : 0u) << (bit % 32);
+  }
+  return keep ? p.dropout.rescale : 0.0f;
+}
+
+/// The same in backward.
+float dropout_factor(const AttendProblem& p, int64_t i, int64_t j, int64_t bit) {
+  if (!p.dropout.on) return 1.0f;
+  const bool keep =
+      p.kept == nullptr ? keeps(p.dropout, i, j) : (kept_word(p, i, bit) >> (bit % 32) & 1u) != 0;
+  return keep ? p.dropout.rescale : 0.0f;
 }
 
 void forward_row(const AttendProblem& p, int64_t i) {
@@ -62,7 +87,7 @@ void forward_row(const AttendProblem& p, int64_t i) {
   std::fill(o, o + p.dim, 0.0f);
   float highest = -kInfinity;
   bool empty = true;
-  for_each_edge(p, i, [&](int64_t j, float) {
+  for_each_edge(p, i, [&](int64_t j, float, int64_t) {
     if (!counts(p, j)) return;
     empty = false;
     highest = std::max(highest, score(p, i, j));
@@ -70,11 +95,11 @@ void forward_row(const AttendProblem& p, int64_t i) {
   p.lse[i] = -kInfinity;
   if (empty) return;
   float sum = 0.0f;
-  for_each_edge(p, i, [&](int64_t j, float drawn) {
+  for_each_edge(p, i, [&](int64_t j, float drawn, int64_t bit) {
     if (!counts(p, j)) return;
     const float weight = drawn * std::exp(score(p, i, j) - highest);
     sum += weight;
-    add_scaled(o, weight * dropout_factor(p.dropout, i, j), p.v + j * p.dim, p.dim);
+    add_scaled(o, weight * decide(p, i, j, bit), p.v + j * p.dim, p.dim);
   });
   for (int64_t x = 0; x < p.dim; ++x) o[x] /= sum;
   p.lse[i] = highest + std::log(sum);
@@ -94,10 +119,10 @@ void backward_row(const AttendProblem& p, int64_t i) {
   const float* q = p.q + i * p.dim;
   const float* dout = p.dout + i * p.dim;
   const float delta = p.delta != nullptr ? p.delta[i] : dot(dout, p.final_o + i * p.dim, p.dim);
-  for_each_edge(p, i, [&](int64_t j, float drawn) {
+  for_each_edge(p, i, [&](int64_t j, float drawn, int64_t bit) {
     const float s = score(p, i, j);
     const float weight = counts(p, j) ? drawn * std::exp(s - p.final_lse[i]) : 0.0f;
-    const float factor = dropout_factor(p.dropout, i, j);
+    const float factor = dropout_factor(p, i, j, bit);
     const float ds = weight * (factor * dot(dout, p.v + j * p.dim, p.dim) - delta);
     add_scaled(p.dq + i * p.dim, p.scale * ds, p.k + j * p.dim, p.dim);
     add_scaled(p.dk + j * p.dim, p.scale * ds, q, p.dim);

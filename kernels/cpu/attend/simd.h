@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Building blocks of vectorised attention: small matrix products, sums of gathered rows, scores of
-// gathered keys, lane masks and dropout. Included by the translation unit of each instruction set;
-// forward and backward are in the two headers beside it.
+// gathered keys and lane masks. Included by the translation unit of each instruction set; dropout,
+// forward and backward are in the headers beside it.
 #pragma once
 
 #include <string.h>
@@ -341,6 +341,14 @@ inline bool has_pairs(const AttendProblem& p, int64_t row, int64_t rows, int64_t
   return false;
 }
 
+/// The mask of the kWidth lanes from bit `first` of a word, or of an array of words.
+inline Mask word_lanes(uint32_t word, int64_t first) {
+  return mask_from_bits(word >> first & ((1u << kWidth) - 1));
+}
+inline Mask lanes_at(const uint32_t* words, int64_t first) {
+  return word_lanes(words[first / 32], first % 32);
+}
+
 inline Mask key_counts(const uint32_t* key_words, Words j) {
   const Words bit = shift_right(gather(key_words, j >> 5), j & splat_words(31));
   return equal(bit & splat_words(1), splat_words(1));
@@ -349,50 +357,6 @@ inline Mask key_counts(const uint32_t* key_words, Words j) {
 inline double density(const AttendProblem& p) {
   return static_cast<double>(p.row_ptr[p.num_queries]) /
          (static_cast<double>(p.num_queries) * static_cast<double>(p.num_keys));
-}
-
-// --- dropout -------------------------------------------------------------------------------------
-
-/// Which of the pairs (i, j) keep their weight, j by lane.
-inline Mask keeps(const DropoutStream& d, int64_t i, Words j) {
-  const PhiloxWords random = philox4x32({{j >> 2, splat_words(static_cast<uint32_t>(i)),
-                                          splat_words(d.sample), splat_words(d.stream)}},
-                                        d.key);
-  const Words which = j & splat_words(3);
-  Words word = random.w[0];
-  for (uint32_t w = 1; w < 4; ++w) word = select(equal(which, splat_words(w)), random.w[w], word);
-  return !less(word, splat_words(d.drop_below));
-}
-
-/// Bit b of the result: whether pair (i, first + b) keeps its weight, for 4 kWidth consecutive
-/// keys; first is a multiple of 4.
-inline uint64_t kept_bits(const DropoutStream& d, int64_t i, int64_t first) {
-  const PhiloxWords random = philox4x32(
-      {{iota() + splat_words(static_cast<uint32_t>(first / 4)),
-        splat_words(static_cast<uint32_t>(i)), splat_words(d.sample), splat_words(d.stream)}},
-      d.key);
-  uint64_t bits = 0;
-  for (int w = 0; w < 4; ++w) {
-    const uint64_t kept = mask_bits(!less(random.w[w], splat_words(d.drop_below)));
-    bits |= _pdep_u64(kept, 0x1111111111111111ull << w);
-  }
-  return bits;
-}
-
-/// Row i's dropout bits for the keys [first, first + kTileKeys), all ones without dropout.
-inline void keep_words(const DropoutStream& d, int64_t i, int64_t first,
-                       uint32_t (&words)[kTileKeys / 32]) {
-  memset(words, 0xFF, sizeof(words));
-  if (!d.on) return;
-  for (int64_t x = 0; x < kTileKeys; x += 4 * kWidth) {
-    const uint64_t bits = kept_bits(d, i, first + x);
-    memcpy(reinterpret_cast<char*>(words) + x / 8, &bits, static_cast<size_t>(4 * kWidth / 8));
-  }
-}
-
-/// The mask of the kWidth lanes from bit `first` of an array of words.
-inline Mask lanes_at(const uint32_t* words, int64_t first) {
-  return mask_from_bits(words[first / 32] >> (first % 32) & ((1u << kWidth) - 1));
 }
 
 }  // namespace stipple::kernels::cpu::STIPPLE_SIMD

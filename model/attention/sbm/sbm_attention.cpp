@@ -263,6 +263,8 @@ void SbmAttention::do_forward(Context& ctx, const AttentionInputs& in, RealView 
   report(ctx, in, expected, saved);
 
   saved.lse = ctx.saved.alloc<float>({in.q.shape[0], heads, in.q.shape[2]});
+  saved.kept =
+      drops(ctx, dropout_rate_) ? kernels::alloc_kept(ctx.saved, saved.edges) : View<uint32_t>{};
   kernels::attend_edges(ctx.stream, {.o = out,
                                      .lse = saved.lse,
                                      .q = in.q,
@@ -271,7 +273,7 @@ void SbmAttention::do_forward(Context& ctx, const AttentionInputs& in, RealView 
                                      .edges = saved.edges,
                                      .key_mask = in.mask,
                                      .scale = scale_,
-                                     .dropout = dropout_of(ctx, in, dropout_rate_),
+                                     .dropout = dropout_of(ctx, in, dropout_rate_, saved.kept),
                                      .scratch = &ctx.scratch,
                                      .implementation = implementation_});
 }
@@ -392,7 +394,7 @@ void SbmAttention::do_backward(Context& ctx, const AttentionInputs& in, ConstRea
        .edges = saved.edges,
        .key_mask = in.mask,
        .scale = scale_,
-       .dropout = dropout_of(ctx, in, dropout_rate_),
+       .dropout = dropout_of(ctx, in, dropout_rate_, saved.kept),
        .ste = {.row_grad = row_grad,
                .column_grad = column_grad,
                .y = saved.query.memberships,

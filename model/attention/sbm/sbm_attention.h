@@ -3,7 +3,7 @@
 // and keys. Formulas, deviations and costs: README.md beside this file.
 //
 // Saves, per token and head, 4 head_dim + 2 clusters activations of the precision in force, a
-// float, and the graph.
+// float, and the graph; on the CPU also a bit of dropout beside every bit or edge of the graph.
 #pragma once
 
 #include "kernels/attend.h"
@@ -26,7 +26,8 @@ class SbmAttention final : public Attention {
     View<float> blocks;         // [H, K, K]  S
     View<double> y_sum, z_sum;  // [B * H, K]
     kernels::EdgeSet edges;
-    View<float> lse;  // [B, H, N]
+    View<float> lse;      // [B, H, N]
+    View<uint32_t> kept;  // kernels::AttentionDropout::kept
   };
 
   SbmAttention(const AttentionConfig&, ParameterStore&, FactTable&, const AttentionShape&);

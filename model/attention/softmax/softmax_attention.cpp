@@ -18,6 +18,11 @@ void SoftmaxAttention::do_forward(Context& ctx, const AttentionInputs& in, RealV
                                   Attention::Saved& base) const {
   Saved& saved = static_cast<Saved&>(base);
   saved.lse = ctx.saved.alloc<float>({in.q.shape[0], in.q.shape[1], in.q.shape[2]});
+  saved.kept = {};
+  if (drops(ctx, dropout_rate_) && in.k.shape[2] <= kMostKeptKeys) {
+    saved.kept =
+        kernels::alloc_kept(ctx.saved, in.q.shape[0] * in.q.shape[1], in.q.shape[2], in.k.shape[2]);
+  }
   kernels::attend_dense(ctx.stream, {.o = out,
                                      .lse = saved.lse,
                                      .q = in.q,
@@ -25,7 +30,7 @@ void SoftmaxAttention::do_forward(Context& ctx, const AttentionInputs& in, RealV
                                      .v = in.v,
                                      .key_mask = in.mask,
                                      .scale = scale_,
-                                     .dropout = dropout_of(ctx, in, dropout_rate_),
+                                     .dropout = dropout_of(ctx, in, dropout_rate_, saved.kept),
                                      .scratch = &ctx.scratch});
 }
 
@@ -33,19 +38,20 @@ void SoftmaxAttention::do_backward(Context& ctx, const AttentionInputs& in, Cons
                                    ConstRealView dout, const Attention::Saved& base,
                                    const AttentionGrads& grads) const {
   const Saved& saved = static_cast<const Saved&>(base);
-  kernels::attend_dense_backward(ctx.stream, {.dq = grads.dq,
-                                              .dk = grads.dk,
-                                              .dv = grads.dv,
-                                              .q = in.q,
-                                              .k = in.k,
-                                              .v = in.v,
-                                              .o = out,
-                                              .dout = dout,
-                                              .lse = saved.lse,
-                                              .key_mask = in.mask,
-                                              .scale = scale_,
-                                              .dropout = dropout_of(ctx, in, dropout_rate_),
-                                              .scratch = &ctx.scratch});
+  kernels::attend_dense_backward(ctx.stream,
+                                 {.dq = grads.dq,
+                                  .dk = grads.dk,
+                                  .dv = grads.dv,
+                                  .q = in.q,
+                                  .k = in.k,
+                                  .v = in.v,
+                                  .o = out,
+                                  .dout = dout,
+                                  .lse = saved.lse,
+                                  .key_mask = in.mask,
+                                  .scale = scale_,
+                                  .dropout = dropout_of(ctx, in, dropout_rate_, saved.kept),
+                                  .scratch = &ctx.scratch});
 }
 
 }  // namespace stipple::model

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Exact softmax attention over the real keys. No parameters. Saves the log-sum-exp of each row: one
-// float per token and head.
+// Exact softmax attention over the real keys. No parameters. Saves the log-sum-exp of each row, one
+// float per token and head, and on the CPU dropout's bits, one per pair and head, of sequences of at
+// most kMostKeptKeys tokens; longer ones make them again in backward.
 #pragma once
 
 #include "kernels/attend.h"
@@ -10,8 +11,11 @@ namespace stipple::model {
 
 class SoftmaxAttention final : public Attention {
  public:
+  static constexpr int64_t kMostKeptKeys = 2048;
+
   struct Saved final : Attention::Saved {
-    View<float> lse;  // [B, H, N]
+    View<float> lse;      // [B, H, N]
+    View<uint32_t> kept;  // kernels::AttentionDropout::kept
   };
 
   SoftmaxAttention(const AttentionConfig&, ParameterStore&, FactTable&, const AttentionShape&);
