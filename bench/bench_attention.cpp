@@ -198,6 +198,16 @@ void add_all() {
       add("step", {.d = d, .clusters = 128, .density = 0.26, .dropout = dropout});
     }
   }
+  // Where dense tiles overtake the walk over set bits: what a pair costs that way is linear in the
+  // density, so that two densities tell where it meets the tiles, which 100 % are.
+  for (int64_t d : {16, 32, 64, 128}) {
+    for (int64_t clusters : {0, 32, 64, 128, 256}) {
+      if (clusters == 128 && (d == 32 || d == 64)) continue;  // above
+      for (double density : {0.20, 0.50, 1.0}) {
+        add("backward", {.n = 1024, .d = d, .clusters = clusters, .density = density});
+      }
+    }
+  }
   add("forward", {.density = 0.25, .dropout = 0.1f});
   add("forward", {.dense = true, .dropout = 0.1f});
   add("step", {.clusters = 128, .density = 0.05, .dropout = 0.1f});

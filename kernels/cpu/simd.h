@@ -374,7 +374,7 @@ inline PhiloxWords philox4x32(const PhiloxWords& counters, PhiloxKey key) {
   PhiloxWords even = counters;
   PhiloxWords odd;
   for (int i = 0; i < 4; ++i) odd.w[i] = swap_neighbours(counters.w[i]);
-  // Both in one loop: a key goes to all lanes once a round, and neither waits for its own products.
+    // Both in one loop: a key goes to all lanes once a round, and neither waits for its own products.
 #pragma GCC unroll 10
   for (int round = 0; round < philox::kRounds; ++round) {
     const Words k0 = splat_words(key.k0);

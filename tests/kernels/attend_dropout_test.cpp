@@ -34,6 +34,7 @@ class AttendDropout : public AttendTest {
         all.push_back(setup({.n = 37, .m = m, .d = 7, .clusters = 5, .density = density}));
       }
     }
+    all.push_back(setup({.n = 70, .m = 139, .d = 32, .clusters = 70, .density = 0.2}));
     all.push_back(setup({.n = 530, .m = 45, .d = 32, .clusters = 3, .density = 0.2, .batch = 2}));
     all.push_back(setup({.n = 5, .m = 2101, .d = 16, .clusters = 3, .density = 0.1}));
     return all;

@@ -187,6 +187,18 @@ TEST_P(AttendGradientOnCpu, AgreesWithTheReferenceAtAnyWidthAndDensity) {
   }
 }
 
+TEST_P(AttendGradientOnCpu, AgreesWithTheReferenceHoweverSumsAreWalkedTogether) {
+  for (int64_t d : {16, 32, 64}) {
+    for (int64_t clusters : {0, 32, 64, 128, 300}) {
+      AttendSetup s = make_setup(
+          {.n = 70, .m = 139, .d = d, .clusters = clusters, .density = 0.15, .heads = 1}, 17);
+      s.use_key_mask = true;
+      for (int64_t j = 120; j < s.m; ++j) s.key_mask[j] = 0;
+      expect_exact(differentiate(s, EdgeForm::kBits), reference_backward(s));
+    }
+  }
+}
+
 TEST_P(AttendGradientOnCpu, AgreesWithTheReferenceOverSeveralChunksOfRows) {
   for (double density : {0.22, 1.0}) {
     const AttendSetup s = make_setup(

@@ -94,15 +94,14 @@ BackwardBuffers cut_backward(Cutter& cutter, const ScratchShape& shape) {
   if (shape.scores_all_pairs) {
     b.packed_keys = cutter.take<float>(keys * shape.dim);
     b.packed_values = cutter.take<float>(keys * shape.dim);
-    for (float*& tile : b.tiles) tile = cutter.take<float>(kTileRows * kTileKeys);
+    b.packed_queries = cutter.take<float>(kBitTile * shape.dim);
+    b.packed_douts = cutter.take<float>(kBitTile * shape.dim);
+    for (float*& tile : b.tiles) tile = cutter.take<float>(kTileFloats);
   }
   if (shape.has_edges) {
-    const int64_t rows = shape.scores_all_pairs ? kMaxMicroRows : 1;
-    b.row_stride = shape.num_keys + kMaxLanes;
-    b.scores = cutter.take<float>(rows * b.row_stride);
-    b.dweights = cutter.take<float>(rows * b.row_stride);
-    if (shape.scores_all_pairs) b.columns = cutter.take<uint32_t>(rows * b.row_stride);
-    b.max_edges = std::max(chunk_edges(shape.num_keys), rows * shape.num_keys);
+    b.scores = cutter.take<float>(shape.num_keys + kMaxLanes);
+    b.dweights = cutter.take<float>(shape.num_keys + kMaxLanes);
+    b.max_edges = std::max(chunk_edges(shape.num_keys), shape.num_keys);
     b.by_row = cutter.take<EdgeGradient>(b.max_edges + kMaxLanes);
     b.by_column = cutter.take<EdgeGradient>(b.max_edges);
     b.column_start = cutter.take<uint32_t>(shape.num_keys + 1);

@@ -1,99 +1,35 @@
 // SPDX-License-Identifier: Apache-2.0
 // Vectorised attention backward, one problem at a time, so that dk, dv and column_grad have one
-// owner. Two ways:
-//   by edges  CSR, or bits below kDenseGradientFrom. For a chunk of rows: recompute the scores and
-//             dA of its edges, sum dq and row_grad, regroup the edges by key with a counting sort,
-//             sum dk, dv and column_grad. Sums run in registers over gathered rows, none scatters.
-//   tiled     dense, or dense bits: the same as seven products of tiles.
+// owner. Three ways, of which instruction set, shape and density decide, so that every rank and
+// thread takes the same:
+//   by edges  CSR. For a chunk of rows: recompute the scores and dA of its edges, sum dq and
+//             row_grad, regroup the edges by key with a counting sort, sum dk, dv and column_grad.
+//             Sums run in registers over gathered rows, none scatters.
+//   by bits   bits up to densest_by_bits (backward_bits_simd.h): scores dense, sums over set bits.
+//   tiled     dense, or denser bits: the same as seven products of tiles.
 #pragma once
 
-#include "kernels/cpu/attend/dropout_simd.h"
+#include "kernels/cpu/attend/backward_bits_simd.h"
 
 namespace stipple::kernels::cpu::STIPPLE_SIMD {
 
-/// From this density on, the k-wide straight-through products are cheaper as dense tiles
-/// (bench_attention, d = 32, k = 128).
-inline constexpr double kDenseGradientFrom = 0.25;
-
-/// The gradients of one vector of pairs (i, j).
-struct PairGradient {
-  Floats dscore;
-  Floats weight;
-  Floats dp;
-};
-
-struct RowConstants {
-  int64_t i;
-  Floats lse;
-  Floats delta;  ///< do . o = sum_j W t, with dropout, too
-};
-
-inline RowConstants row_constants(const AttendProblem& p, int64_t i) {
-  const float delta =
-      p.delta != nullptr ? p.delta[i] : dot(p.dout + i * p.dim, p.final_o + i * p.dim, p.dim);
-  return {i, splat(p.final_lse[i]), splat(delta)};
-}
-
-/// docs/attention/sbm.md, backward. `score` is scaled, `dweight` is do . v, `keep` the dropout
-/// bits, `counts` key_mask; drawn: multiplicities.
-inline PairGradient pair_gradient(const AttendProblem& p, const RowConstants& row, Words j,
-                                  Floats score, Floats dweight, Floats drawn, Mask counts,
-                                  Mask keep) {
-  const Floats weight = select(counts, drawn * exp(score - row.lse), splat(0.0f));
-  const Floats factor = select(keep, splat(p.dropout.rescale), splat(0.0f));
-  const Floats ds = weight * (factor * dweight - row.delta);
-  PairGradient gradient{ds * splat(p.scale), weight * factor, splat(0.0f)};
-  if (p.clusters == 0) return gradient;
-  const Floats f = p.rule == SteRule::kPaper ? select(counts, ds * score, splat(0.0f)) : ds;
-  const Floats limit = splat(p.clip);
-  gradient.dp = min(limit, max(splat(0.0f) - limit, f + splat(p.regularizer)));
-  if (p.self_loop) {
-    const Mask self = equal(j, splat_words(static_cast<uint32_t>(row.i)));
-    gradient.dp = select(self, splat(0.0f), gradient.dp);
-  }
-  return gradient;
+/// The density at which the walk over set bits costs what tiles do. Costs in multiply-adds of a
+/// vector per pair, fitted to bench_attention 'backward/bits/d:.*/N:1024' and 'd:32/N:2048' on a
+/// Sapphire Rapids: tiles take 5 d + 2 k columns a pair; bits 2 d columns and kPair a pair, and for
+/// an edge kEdge and the other 3 d + 2 k, at kTogether or, where they are too many or too odd to be
+/// summed in one walk over 32 registers, at kApart.
+inline double densest_by_bits(const AttendProblem& p) {
+  constexpr double kPair = 4.0;
+  constexpr double kEdge = 4.0;
+  constexpr double kTogether = 1.45;
+  constexpr double kApart = 2.2;
+  const bool together =
+      kWidth == 8 || (p.clusters <= 8 * kWidth && p.dim <= 4 * kWidth && p.dim % kWidth == 0);
+  const double vectors = static_cast<double>(3 * p.dim + 2 * p.clusters) / kWidth;
+  return (vectors - kPair) / (kEdge + (together ? kTogether : kApart) * vectors);
 }
 
 // --- by edges ------------------------------------------------------------------------------------
-
-/// Row i's scores (or dA) with kBlockKeys keys, compacted to its edges.
-inline int64_t compact_block(const AttendProblem& p, int64_t i, int64_t first_key, int64_t keys,
-                             const float* score_tile, const float* dweight_tile, float* scores,
-                             float* dweights, uint32_t* columns, int64_t count) {
-  const Floats scale = splat(p.scale);
-  const uint32_t* kept = p.kept == nullptr ? nullptr : kept_row(p, i);
-  for (int64_t word = first_key / 32; word < (first_key + keys + 31) / 32; ++word) {
-    const uint32_t edges = edge_word(p, i, word);
-    const uint32_t dropped = dropped_word(kept, word);
-    for (int x = 0; x < 32; x += kWidth) {
-      const Mask lanes = word_lanes(edges, x);
-      const int64_t j = word * 32 + x;
-      compress_store(columns + count, marked_columns(j, word_lanes(dropped, x)), lanes);
-      compress_store(dweights + count, load(dweight_tile + j - first_key), lanes);
-      count += compress_store(scores + count, load(score_tile + j - first_key) * scale, lanes);
-    }
-  }
-  return count;
-}
-
-/// Scores, dA and columns of the edges of rows [i, i + rows), rows <= kMicroRows, from their bits.
-inline void score_bits(const AttendProblem& p, const BackwardBuffers& b, int64_t i, int64_t rows) {
-  int64_t count[kMicroRows] = {};
-  for (int64_t j = 0; j < p.num_keys; j += kBlockKeys) {
-    const int64_t block = minimum(p.num_keys - j, kBlockKeys);
-    const int64_t columns = round_up(block, kPanel);
-    multiply<false>(b.tiles[0], kBlockKeys, {p.q + i * p.dim, p.dim, 1},
-                    packed_panels(b.packed_keys, p.dim, j), rows, columns, p.dim);
-    multiply<false>(b.tiles[1], kBlockKeys, {p.dout + i * p.dim, p.dim, 1},
-                    packed_panels(b.packed_values, p.dim, j), rows, columns, p.dim);
-    for (int64_t r = 0; r < rows; ++r) {
-      const int64_t at = r * b.row_stride;
-      count[r] = compact_block(p, i + r, j, block, b.tiles[0] + r * kBlockKeys,
-                               b.tiles[1] + r * kBlockKeys, b.scores + at, b.dweights + at,
-                               b.columns + at, count[r]);
-    }
-  }
-}
 
 /// Scores and dA of one CSR row.
 inline void score_csr_row(const AttendProblem& p, const BackwardBuffers& b, int64_t i) {
@@ -103,29 +39,18 @@ inline void score_csr_row(const AttendProblem& p, const BackwardBuffers& b, int6
   gather_scores(b.dweights, p.dout + i * p.dim, p.v, p.dim, p.columns + first, count, 1.0f);
 }
 
-/// Which of row i's edges from e on dropout leaves.
-inline Mask recall_edges(const AttendProblem& p, int64_t i, int64_t e, Words marked) {
-  if (p.kept == nullptr) return keeps(p.dropout, i, marked);
-  return p.bits == nullptr ? lanes_at(kept_row(p, i), e) : is_unmarked(marked);
-}
-
-/// Gradients of row i's edges from their scores and dA, which are in row `r` of the buffers; sums
-/// dq and row_grad.
+/// Gradients of row i's edges from their scores and dA; sums dq.
 inline void differentiate_row(const AttendProblem& p, const BackwardBuffers& b, int64_t i,
-                              int64_t r, EdgeGradient* out) {
+                              EdgeGradient* out) {
   const int64_t count = p.row_ptr[i + 1] - p.row_ptr[i];
-  const float* scores = b.scores + r * b.row_stride;
-  const float* dweights = b.dweights + r * b.row_stride;
-  const uint32_t* columns =
-      p.bits == nullptr ? p.columns + p.row_ptr[i] : b.columns + r * b.row_stride;
+  const uint32_t* columns = p.columns + p.row_ptr[i];
   const RowConstants row = row_constants(p, i);
   const Mask all = first_lanes(kWidth);
   for (int64_t e = 0; e < count; e += kWidth) {
     const Mask lanes = first_lanes(count - e);
-    const Words marked = load(columns + e, lanes);
-    const Words j = without_mark(marked);
+    const Words j = load(columns + e, lanes);
     const Mask counts = p.key_mask == nullptr ? all : key_counts(b.key_words, j);
-    const Mask keep = p.dropout.on ? recall_edges(p, i, e, marked) : all;
+    const Mask keep = p.dropout.on ? recall_edges(p, i, j, e) : all;
     Floats drawn = splat(1.0f);
     if (p.multiplicity != nullptr) {
       uint16_t list[kWidth] = {};
@@ -134,7 +59,7 @@ inline void differentiate_row(const AttendProblem& p, const BackwardBuffers& b, 
       drawn = to_floats(load_u16(list));
     }
     const PairGradient g =
-        pair_gradient(p, row, j, load(scores + e), load(dweights + e), drawn, counts, keep);
+        pair_gradient(p, row, j, load(b.scores + e), load(b.dweights + e), drawn, counts, keep);
     store_interleaved(&out[e].dscore, g.dscore, g.weight, g.dp, bit_cast_floats(j));
   }
   accumulate_rows(p.dq + i * p.dim, {&out->dscore, &out->other, 4, count}, p.k, p.dim);
@@ -230,26 +155,14 @@ inline int64_t chunk_rows(const AttendProblem& p) {
 
 inline void backward_by_edges(const AttendProblem& p, const BackwardBuffers& b) {
   if (p.key_mask != nullptr) pack_key_mask(b.key_words, p);
-  const int64_t step = p.bits == nullptr ? 1 : kMicroRows;
-  if (p.bits != nullptr) {
-    pack_transposed(b.packed_keys, p.k, p.num_keys, p.dim);
-    pack_transposed(b.packed_values, p.v, p.num_keys, p.dim);
-  }
   for (int64_t i = 0; i < p.num_queries;) {
     const int64_t chunk = i;
     while (i < p.num_queries) {
-      const int64_t rows = minimum(p.num_queries - i, step);
-      if (p.row_ptr[i + rows] - p.row_ptr[chunk] > b.max_edges) break;
-      if (i + rows - chunk > chunk_rows(p)) break;
-      if (p.bits == nullptr) {
-        score_csr_row(p, b, i);
-      } else {
-        score_bits(p, b, i, rows);
-      }
-      for (int64_t r = 0; r < rows; ++r) {
-        differentiate_row(p, b, i + r, r, b.by_row + (p.row_ptr[i + r] - p.row_ptr[chunk]));
-      }
-      i += rows;
+      if (p.row_ptr[i + 1] - p.row_ptr[chunk] > b.max_edges) break;
+      if (i + 1 - chunk > chunk_rows(p)) break;
+      score_csr_row(p, b, i);
+      differentiate_row(p, b, i, b.by_row + (p.row_ptr[i] - p.row_ptr[chunk]));
+      ++i;
     }
     accumulate_row_grad(p, b, chunk, i);
     sort_by_column(p, b, chunk, i);
@@ -329,9 +242,10 @@ inline void backward(const AttendProblem& p, const BackwardBuffers& b) {
     clear(p.row_grad, p.num_queries, p.clusters);
     clear(p.column_grad, p.num_keys, p.clusters);
   }
-  const bool has_edges = p.bits != nullptr || p.columns != nullptr;
-  if (has_edges && (p.bits == nullptr || density(p) < kDenseGradientFrom)) {
+  if (p.columns != nullptr) {
     backward_by_edges(p, b);
+  } else if (p.bits != nullptr && density(p) < densest_by_bits(p)) {
+    backward_bits(p, b);
   } else {
     backward_tiled(p, b);
   }

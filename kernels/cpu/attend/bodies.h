@@ -16,8 +16,10 @@ inline constexpr int64_t kMaxLanes =
     16;  ///< of any instruction set: slack behind arrays written by whole vectors
 inline constexpr int64_t kMaxMicroRows = 8;  ///< query rows whose scores are computed together
 inline constexpr int64_t kTileRows = 32;     ///< query rows of a dense tile
+inline constexpr int64_t kBitTile = 64;      ///< query rows and keys of a tile of bits in backward
 inline constexpr int64_t kTileKeys =
     128;  ///< keys of a dense tile; packed keys are padded to a multiple
+inline constexpr int64_t kTileFloats = 5120;  ///< room of a tile in backward
 inline constexpr int64_t kBlockKeys =
     512;  ///< keys scored at once before compaction: a micro tile of 16 KB
 inline constexpr int64_t kSweepKeys = 2048;  ///< keys whose compacted scores a row holds at a time
@@ -101,13 +103,13 @@ struct ForwardBuffers {
 struct BackwardBuffers {
   float* packed_keys;
   float* packed_values;
+  float* packed_queries;  ///< [kBitTile, D] of a tile's rows, in panels
+  float* packed_douts;
   uint32_t* key_words;
-  float* tiles[3];     ///< [kTileRows, kTileKeys] or [kMaxMicroRows, kBlockKeys]
-  int64_t row_stride;  ///< of the three below: M + slack
-  float* scores;       ///< [kMaxMicroRows, row_stride]
-  float* dweights;     ///< do . v
-  uint32_t* columns;   ///< of edges stored as bits
-  int64_t max_edges;   ///< room of the two below, at least kMaxMicroRows M
+  float* tiles[3];    ///< [kTileFloats]
+  float* scores;      ///< [M + slack] of a row in CSR
+  float* dweights;    ///< do . v
+  int64_t max_edges;  ///< room of the two below, at least M
   EdgeGradient* by_row;
   EdgeGradient* by_column;
   uint32_t* column_start;  ///< [M + 1]

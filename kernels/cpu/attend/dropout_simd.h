@@ -71,6 +71,21 @@ inline void recall_tile(const AttendProblem& p, int64_t i, int64_t first,
   memcpy(words, kept_row(p, i) + first / 32, tile_bytes(p, first));
 }
 
+/// The same for 64 keys.
+inline void recall_pairs(const AttendProblem& p, int64_t i, int64_t first, uint32_t (&words)[2]) {
+  if (p.kept != nullptr) {
+    const uint32_t* row = kept_row(p, i) + first / 32;
+    words[0] = row[0];
+    words[1] = first + 32 < p.num_keys ? row[1] : 0u;
+    return;
+  }
+  for (int64_t x = 0; x < 64; x += 4 * kWidth) {
+    const Words quads = iota() + splat_words(static_cast<uint32_t>((first + x) / 4));
+    const uint64_t bits = kept_quads(p.dropout, i, quads);
+    memcpy(reinterpret_cast<char*>(words) + x / 8, &bits, static_cast<size_t>(4 * kWidth / 8));
+  }
+}
+
 // --- of edges ------------------------------------------------------------------------------------
 
 /// Which of four keys in a row, counted from the lowest bit on, have an edge: bit 4 x of the result.
@@ -117,6 +132,11 @@ inline void decide_edges(const AttendProblem& p, int64_t i, int64_t first_key, i
     kept[w] = _pdep_u32(static_cast<uint32_t>(ahead >> 4 * (next % 2)), own * 0xF);
     next += __builtin_popcount(own);
   }
+}
+
+/// Which of row i's edges in CSR dropout leaves: those from the e-th on, to the keys j.
+inline Mask recall_edges(const AttendProblem& p, int64_t i, Words j, int64_t e) {
+  return p.kept == nullptr ? keeps(p.dropout, i, j) : lanes_at(kept_row(p, i), e);
 }
 
 /// Marks the column of an edge that is dropped, where edges are moved together.
