@@ -3,7 +3,6 @@
 
 #include <unistd.h>
 
-#include <chrono>
 #include <condition_variable>
 #include <mutex>
 
@@ -13,11 +12,6 @@
 namespace stipple::comm {
 
 using Clock = std::chrono::steady_clock;
-
-namespace {
-// Nobody wakes so late who was not stopped.
-constexpr std::chrono::seconds kSuspended{1};
-}  // namespace
 
 struct Deadline::State {
   explicit State(int code) : exit_code(code) {}

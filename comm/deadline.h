@@ -4,11 +4,15 @@
 // what hangs there cannot keep it.
 #pragma once
 
+#include <chrono>
 #include <memory>
 #include <string>
 #include <thread>
 
 namespace stipple::comm {
+
+/// A thread that wakes so much later than it meant to belonged to a process that was stopped.
+inline constexpr std::chrono::seconds kSuspended{1};
 
 class Deadline {
  public:

@@ -3,6 +3,7 @@
 # Configures and builds one preset of CMakePresets.json, quietly unless it fails.
 #   launch/build.sh PRESET [TARGET...]
 #   STIPPLE_WERROR=ON makes warnings errors.
+#   STIPPLE_UNITY=OFF compiles every file by itself: three times the work, but little after a change of one (docs/testing.md).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 preset=${1:?usage: launch/build.sh PRESET [TARGET...]}
@@ -18,5 +19,6 @@ for language in C CXX CUDA; do launchers+=("-DCMAKE_${language}_COMPILER_LAUNCHE
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 fail() { cat "$log" >&2; echo "The build of preset '$preset' failed" >&2; exit 1; }
-cmake --preset "$preset" "${launchers[@]}" -DSTIPPLE_WERROR="${STIPPLE_WERROR:-OFF}" >"$log" 2>&1 || fail
+cmake --preset "$preset" "${launchers[@]}" -DSTIPPLE_WERROR="${STIPPLE_WERROR:-OFF}" \
+  -DCMAKE_UNITY_BUILD="${STIPPLE_UNITY:-ON}" -DCMAKE_UNITY_BUILD_BATCH_SIZE=16 >"$log" 2>&1 || fail
 cmake --build --preset "$preset" ${1:+--target "$@"} >"$log" 2>&1 || fail

@@ -4,8 +4,7 @@
 #   launch/lint.sh             both; ends with 1 if there is anything to say
 #   launch/lint.sh --format    formatting only; --fix formats the files
 #   BASE=main launch/lint.sh   clang-tidy of all that changed since the branch left main
-# clang-tidy reads how files are compiled from build/ (launch/build.sh cpu). Kernels in .cu are formatted only: clang 14 does not know the
-# CUDA that they are written for.
+# Kernels in .cu are formatted only: clang 14 does not know the CUDA that they are written for.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 command=all
@@ -35,14 +34,15 @@ if [ -z "$base" ]; then
   echo "lint: no commit before this one is known here, so clang-tidy looks at nothing (BASE=REVISION names one)"
   exit $code
 fi
-[ -f build/compile_commands.json ] || { echo "lint: build/ is missing: launch/build.sh cpu" >&2; exit 2; }
-# Clang reads neither g++'s precompiled header nor all of its flags.
-mkdir -p build/lint
-sed -E 's/-Winvalid-pch|-include [^ ]*cmake_pch[^ ]*|-Wno-(restrict|maybe-uninitialized|stringop-overflow)//g' build/compile_commands.json >build/lint/compile_commands.json
+# How each file is compiled by itself, so that one that lacks an include is found: builds join files. Clang reads neither g++'s
+# precompiled header nor all of its flags.
+commands=build/lint/compile_commands.json
+cmake --preset cpu -B build/lint -DCMAKE_UNITY_BUILD=OFF >/dev/null || { echo "lint: cmake cannot configure: launch/install_deps.sh --tests" >&2; exit 2; }
+sed -i -E 's/-Winvalid-pch|-include [^ ]*cmake_pch[^ ]*|-Wno-(restrict|maybe-uninitialized|stringop-overflow)//g' "$commands"
 touched() { git diff --name-only --diff-filter=ACMR "$base" HEAD -- "$@"; }
 # Only what this build compiles: the flags of other sources are not known. Headers are looked at where such a source includes them.
 mapfile -t sources < <(touched '*.cpp' | while read -r file; do
-  if grep -qF "\"$PWD/$file\"" build/compile_commands.json; then echo "$file"; fi
+  if grep -qF "\"$PWD/$file\"" "$commands"; then echo "$file"; fi
 done)
 headers=$(touched '*.h' | sed 's/\./\\./g' | paste -sd '|')
 [ ${#sources[@]} = 0 ] || printf '%s\n' "${sources[@]}" |

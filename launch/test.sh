@@ -24,7 +24,7 @@ ctest --preset cpu "${without[@]}" "$@"
 # The sanitized build repeats what is quick, on the CPU and on the emulated CUDA device.
 if [ "${STIPPLE_SANITIZED:-1}" = 1 ]; then
   launch/build.sh cuda-emulated
-  ctest --preset cuda-emulated ${1:+--no-tests=ignore} "$@"
+  ctest --preset cuda-emulated "${without[@]}" ${1:+--no-tests=ignore} "$@"
 fi
 
 # What nvcc refuses should not wait for a GPU to be noticed (launch/kernel_report.sh tells of registers and spills).

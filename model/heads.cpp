@@ -6,11 +6,7 @@
 #include "kernels/squared_error.h"
 
 namespace stipple::model {
-namespace {
-
-constexpr kernels::ActivationKind kRelu = kernels::ActivationKind::kRelu;
-
-}  // namespace
+namespace {}  // namespace
 
 Head::Head(ParameterStore& store, FactTable& facts, const std::string& name,
            const HeadConfig& config)
@@ -66,7 +62,9 @@ void Head::forward(Context& ctx, const Input& input, View<const float> x, View<i
   saved.activated = ctx.saved.alloc<float>({labels, config_.hidden});
   saved.dout = ctx.saved.alloc<float>({labels, num_outputs()});
   hidden_.forward(ctx, features, saved.activated, saved.hidden);
-  kernels::activation(ctx.stream, {.y = saved.activated, .x = saved.activated, .kind = kRelu});
+  kernels::activation(
+      ctx.stream,
+      {.y = saved.activated, .x = saved.activated, .kind = kernels::ActivationKind::kRelu});
   out_.forward(ctx, saved.activated, saved.dout, saved.out);
   if (!is_value()) return classify(ctx, input, saved.dout, prediction);
   STIPPLE_CHECK(prediction.empty(), "a model of numbers predicts no classes");
@@ -77,8 +75,10 @@ void Head::backward(Context& ctx, const Input& input, const Saved& saved, View<f
   Arena::Scope scope(ctx.scratch);
   const View<float> dhidden = ctx.scratch.alloc<float>(saved.activated.shape);
   out_.backward(ctx, saved.out, saved.dout, dhidden);
-  kernels::activation_backward(
-      ctx.stream, {.dx = dhidden, .dy = dhidden, .saved = saved.activated, .kind = kRelu});
+  kernels::activation_backward(ctx.stream, {.dx = dhidden,
+                                            .dy = dhidden,
+                                            .saved = saved.activated,
+                                            .kind = kernels::ActivationKind::kRelu});
   if (!is_pooled()) {
     hidden_.backward(ctx, saved.hidden, dhidden, dx);
   } else {

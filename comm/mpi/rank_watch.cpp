@@ -9,6 +9,7 @@
 #include <sstream>
 
 #include "comm/communicator.h"
+#include "comm/deadline.h"
 #include "comm/rank_board.h"
 #include "core/error.h"
 
@@ -17,8 +18,6 @@ namespace {
 
 // Seldom enough to cost nothing, often enough that news of ranks are fresh.
 constexpr std::chrono::milliseconds kBetweenLooks{20};
-// A rank that has not looked for so long was stopped itself.
-constexpr std::chrono::seconds kSuspended{1};
 // Ranks that wait look at their messages every 20 ms; the rest is for a machine under load.
 constexpr std::chrono::duration<double> kAnswerTime{3};
 // Of the time-out: how often a rank that works tells so.

@@ -12,7 +12,7 @@ namespace {
 
 /// A worker owns these channels of all tables and walks the tokens in order, so no two workers add
 /// to the same element and the order of the sum is the tokens' own. One cache line of floats.
-constexpr int64_t kChannelSlice = 16;
+constexpr int64_t kChannelsOfWorker = 16;
 
 STIPPLE_VECTOR_BODY void look_up(const Embedding* args, Range rows) {
   const int64_t tokens = args->y.shape[1], channels = args->y.shape[2];
@@ -77,8 +77,8 @@ void embedding_backward(const Stream& stream, const EmbeddingBackward& args) {
   if (stream.is_plan()) return;
   const int64_t channels = args.dy.shape[2];
   check_ids(args.ids, {0, args.ids.numel()}, args.dtable.shape[0]);
-  stream.parallel_for(num_runs(channels, kChannelSlice), [&](int64_t i, int) {
-    vectorized<scatter_add>(&args, nth_run(i, channels, kChannelSlice));
+  stream.parallel_for(num_runs(channels, kChannelsOfWorker), [&](int64_t i, int) {
+    vectorized<scatter_add>(&args, nth_run(i, channels, kChannelsOfWorker));
   });
 }
 

@@ -13,7 +13,7 @@
 namespace stipple {
 namespace {
 
-std::string error_of(std::string_view text) {
+std::string parse_error_of(std::string_view text) {
   try {
     Json::parse(text);
   } catch (const DataError& e) {
@@ -87,16 +87,17 @@ TEST(Json, ValuesOfAnotherKindAreRefused) {
 }
 
 TEST(Json, RefusesWhatIsNoJson) {
-  EXPECT_NE(error_of("{\n  \"a\" 1}").find("line 2, column 7"), std::string::npos)
-      << error_of("{\n  \"a\" 1}");
+  EXPECT_NE(parse_error_of("{\n  \"a\" 1}").find("line 2, column 7"), std::string::npos)
+      << parse_error_of("{\n  \"a\" 1}");
   for (const char* text : {"", "{", "[1,]", "nul", "1 2", "{\"a\":1}x", "'a'", "\"\xff\""})
-    EXPECT_NE(error_of(text), "none") << text;
+    EXPECT_NE(parse_error_of(text), "none") << text;
   EXPECT_THROW(Json("\xff").dump(), DataError);
 }
 
 TEST(Json, RefusesAKeyThatIsThereTwice) {
-  EXPECT_NE(error_of(R"({"a":1,"b":{"a":1},"a":2})").find("'a' is there twice"), std::string::npos);
-  EXPECT_EQ(error_of(R"([{"a":1},{"a":1}])"), "none");
+  EXPECT_NE(parse_error_of(R"({"a":1,"b":{"a":1},"a":2})").find("'a' is there twice"),
+            std::string::npos);
+  EXPECT_EQ(parse_error_of(R"([{"a":1},{"a":1}])"), "none");
 }
 
 TEST(Json, RefusesEndlessNesting) {
@@ -104,9 +105,9 @@ TEST(Json, RefusesEndlessNesting) {
     return std::string(static_cast<size_t>(depth), '[') +
            std::string(static_cast<size_t>(depth), ']');
   };
-  EXPECT_EQ(error_of(nested(Json::kMaxDepth)), "none");
-  EXPECT_EQ(error_of(nested(Json::kMaxDepth + 1)), "it is nested too deeply");
-  EXPECT_EQ(error_of(std::string(1'000'000, '[')), "it is nested too deeply");
+  EXPECT_EQ(parse_error_of(nested(Json::kMaxDepth)), "none");
+  EXPECT_EQ(parse_error_of(nested(Json::kMaxDepth + 1)), "it is nested too deeply");
+  EXPECT_EQ(parse_error_of(std::string(1'000'000, '[')), "it is nested too deeply");
 }
 
 }  // namespace

@@ -132,7 +132,6 @@ class OnCpu {
 };
 
 enum class Way : uint8_t { kGather, kCusparse };
-constexpr Precision kStorages[] = {Precision::kFp32, Precision::kBf16};
 constexpr Way kWays[] = {Way::kGather, Way::kCusparse};
 const char* name_of(Way way) { return way == Way::kGather ? "gather" : "cuSPARSE"; }
 
@@ -187,7 +186,7 @@ void expect_agrees_with_cpu_as_stored(const GatherCase& c, const std::vector<Way
 
 void expect_agrees_with_cpu(const GatherCase& c) {
   const bool only_csr = c.forms == std::vector{EdgeForm::kCsr};
-  for (Precision storage : kStorages) {
+  for (Precision storage : test::kStorages) {
     expect_agrees_with_cpu_as_stored(c.stored_as(storage),
                                      only_csr ? std::vector<Way>(std::begin(kWays), std::end(kWays))
                                               : std::vector<Way>{Way::kCusparse});
@@ -197,7 +196,7 @@ void expect_agrees_with_cpu(const GatherCase& c) {
 template <class Body>
 void for_each_way_and_storage(const AttendSetup& setup, const Body& body) {
   for (Way way : kWays) {
-    for (Precision storage : kStorages) {
+    for (Precision storage : test::kStorages) {
       SCOPED_TRACE(testing::Message() << name_of(way) << ", " << name_of(storage));
       body(GatherCase{setup}.stored_as(storage), way);
     }
@@ -315,7 +314,7 @@ TEST_F(AttendGather, LeavesProblemsStoredAsBitsAlone) {
     return a.numel() - std::count_if(a.values().begin(), a.values().end(),
                                      [](float x) { return std::isnan(x); });
   };
-  for (Precision storage : kStorages) {
+  for (Precision storage : test::kStorages) {
     const GatherCase c = {
         .setup = s, .forms = {EdgeForm::kCsr, EdgeForm::kBits}, .storage = storage};
     OnDevice on_device(c, Way::kGather);
@@ -392,7 +391,7 @@ TEST_F(AttendGather, IsWhatTheImplementationFieldSelects) {
   const GatherCase c{make_setup({.n = 9, .m = 50, .d = 64}, 16)};
   EXPECT_FALSE(
       same_bits(OnDevice(c, Way::kGather).forward().o, OnDevice(c, Way::kCusparse).forward().o));
-  for (Precision storage : kStorages) {
+  for (Precision storage : test::kStorages) {
     const GatherCase stored = c.stored_as(storage);
     EXPECT_TRUE(same_bits(attend_by(stored, EdgesImplementation::kOurs),
                           OnDevice(stored, Way::kGather).forward().o));

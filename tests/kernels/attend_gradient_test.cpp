@@ -10,7 +10,7 @@ namespace {
 
 using Reference = kernels::reference::Attention;
 
-constexpr EdgeForm kForms[] = {EdgeForm::kBits, EdgeForm::kCsr};
+constexpr EdgeForm kSampledForms[] = {EdgeForm::kBits, EdgeForm::kCsr};
 
 /// sum_ij dout_ij o_ij of problem p.
 double loss(const AttendSetup& s, const Reference& r, int64_t p) {
@@ -85,7 +85,7 @@ class AttendGradient : public AttendTest {
   }
   static void expect_both_forms_exact(const AttendSetup& s) {
     const Gradients<double> expected = reference_backward(s);
-    for (EdgeForm form : kForms) expect_exact(differentiate(s, form), expected);
+    for (EdgeForm form : kSampledForms) expect_exact(differentiate(s, form), expected);
   }
 
   /// A graph with every special row: empty, one edge, all edges.
@@ -102,7 +102,7 @@ class AttendGradient : public AttendTest {
   static void expect_differences(const AttendSetup& s) {
     const Gradients<double> expected = gradients_by_differences(s);
     expect_close_gradients(reference_backward(s), expected, 1e-7);
-    for (EdgeForm form : kForms) expect_exact(differentiate(s, form), expected);
+    for (EdgeForm form : kSampledForms) expect_exact(differentiate(s, form), expected);
   }
 };
 INSTANTIATE_TEST_SUITE_P(Place, AttendGradient, ::testing::ValuesIn(all_params()), name_of_param);
@@ -251,7 +251,7 @@ TEST_P(AttendGradient, GivesEdgesToMaskedKeysTheRegularizerOnly) {
     for (SteRule rule : {SteRule::kScoreGradient, SteRule::kPaper}) {
       s.rule = rule;
       const Gradients<double> expected = reference_backward(s);
-      for (EdgeForm form : kForms) {
+      for (EdgeForm form : kSampledForms) {
         const Gradients<float> g = differentiate(s, form);
         expect_exact(g, expected);
         for (int64_t x = 2 * s.m * s.d; x < 3 * s.m * s.d; ++x) ASSERT_EQ(g.dv[x], 0.0f);
@@ -277,7 +277,8 @@ TEST_P(AttendGradient, OfAllEdgesIsThatOfDenseAttention) {
   for (int64_t j = 3; j < 100; j += 7) s.key_mask[j] = 0;
   const Gradients<float> dense = differentiate_dense(s);
   expect_exact(dense, reference_backward(s));
-  for (EdgeForm form : kForms) expect_close_gradients(differentiate(s, form), dense, tolerance());
+  for (EdgeForm form : kSampledForms)
+    expect_close_gradients(differentiate(s, form), dense, tolerance());
 }
 
 TEST_P(AttendGradient, OfScoresSumsToZeroInEveryRow) {
@@ -285,7 +286,7 @@ TEST_P(AttendGradient, OfScoresSumsToZeroInEveryRow) {
   AttendSetup s = make_setup({.n = 50, .m = 200, .d = 32, .clusters = 1, .density = 0.3}, 12);
   s.z.fill(1.0f);
   s.dropout = 0.1f;
-  for (EdgeForm form : kForms) {
+  for (EdgeForm form : kSampledForms) {
     const Gradients<float> g = differentiate(s, form);
     for (float sum : g.row_grad.values()) EXPECT_NEAR(sum, 0.0f, is_bf16() ? 2e-2f : 2e-6f);
   }
@@ -295,7 +296,7 @@ TEST_P(AttendGradient, IsZeroForRowsWithoutEdges) {
   AttendSetup s = make_setup({.n = 20, .m = 70, .d = 32, .clusters = 8, .density = 0.2}, 13);
   for (int64_t j = 0; j < s.m; ++j) s.drawn[5 * s.m + j] = 0;
   s.regularizer = 1.0f;
-  for (EdgeForm form : kForms) {
+  for (EdgeForm form : kSampledForms) {
     const Gradients<float> g = differentiate(s, form);
     for (int64_t x = 0; x < s.d; ++x) EXPECT_EQ(g.dq[5 * s.d + x], 0.0f);
     for (int64_t x = 0; x < s.clusters; ++x) EXPECT_EQ(g.row_grad[5 * s.clusters + x], 0.0f);
@@ -308,7 +309,7 @@ TEST_P(AttendGradientOnCpu, GivesTheSameBitsForAnyNumberOfThreads) {
         {.n = 60, .m = 140, .d = 16, .clusters = 20, .density = density, .batch = 2, .heads = 3},
         14);
     s.dropout = 0.2f;
-    for (EdgeForm form : kForms) {
+    for (EdgeForm form : kSampledForms) {
       const Gradients<float> one = differentiate(s, form, 1);
       for (int threads : {1, 2, 3}) {
         const Gradients<float> other = differentiate(s, form, threads);
@@ -326,7 +327,7 @@ TEST_P(AttendGradientOnCpu, GivesTheSameBitsForAnyNumberOfThreads) {
 TEST_P(AttendGradient, PassesANanOn) {
   AttendSetup s = make_setup({.n = 12, .m = 40, .d = 16, .clusters = 3, .density = 0.2}, 15);
   s.dout[3 * s.d] = std::numeric_limits<float>::quiet_NaN();
-  for (EdgeForm form : kForms) {
+  for (EdgeForm form : kSampledForms) {
     const Gradients<float> g = differentiate(s, form);
     for (int64_t x = 0; x < s.d; ++x) EXPECT_TRUE(std::isnan(g.dq[3 * s.d + x]));
     for (int64_t x = 0; x < s.clusters; ++x) {

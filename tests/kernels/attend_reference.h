@@ -19,6 +19,8 @@
 
 namespace stipple::test {
 
+inline constexpr Precision kStorages[] = {Precision::kFp32, Precision::kBf16};
+
 using kernels::EdgeForm;
 using kernels::SteRule;
 

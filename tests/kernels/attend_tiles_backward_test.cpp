@@ -26,10 +26,8 @@ using test::make_setup;
 constexpr double kTolerance = 1e-5;
 constexpr double kBf16Tolerance = 1.5e-2;
 constexpr double kBf16MeanTolerance = 6e-3;  ///< of root mean squares
-constexpr Precision kStorages[] = {Precision::kFp32, Precision::kBf16};
-
 /// The tile kernels on a device, over a setup's graph or, when dense, all pairs.
-class OnDevice : public test::AttendOnDevice {
+class BackwardOnDevice : public test::AttendOnDevice {
  public:
   struct Options {
     Precision storage = Precision::kFp32;
@@ -38,14 +36,15 @@ class OnDevice : public test::AttendOnDevice {
     int64_t output_shift = 0;
   };
 
-  explicit OnDevice(const AttendSetup& s) : OnDevice(s, Options{}) {}
-  OnDevice(const AttendSetup& s, const Options& options)
-      : OnDevice(s, options,
-                 graph_of(s, options.forms, {.tile_density = options.forms.size() == 1 ? 0.0 : 0.9},
-                          DeviceType::kCuda)) {}
+  explicit BackwardOnDevice(const AttendSetup& s) : BackwardOnDevice(s, Options{}) {}
+  BackwardOnDevice(const AttendSetup& s, const Options& options)
+      : BackwardOnDevice(
+            s, options,
+            graph_of(s, options.forms, {.tile_density = options.forms.size() == 1 ? 0.0 : 0.9},
+                     DeviceType::kCuda)) {}
 
  private:
-  OnDevice(const AttendSetup& s, const Options& options, const HostGraph& graph)
+  BackwardOnDevice(const AttendSetup& s, const Options& options, const HostGraph& graph)
       : AttendOnDevice(s, {.forward = cuda::attend_tiles, .backward = cuda::attend_tiles_backward},
                        options.dense ? nullptr : &graph,
                        {.storage = options.storage, .output_shift = options.output_shift}) {}
@@ -79,11 +78,12 @@ void expect_close_in(Precision storage, const Gradients<float>& actual,
 
 /// In both storages; the CPU computes with the same numbers.
 void expect_agrees_with_cpu(const AttendSetup& setup) {
-  for (Precision storage : kStorages) {
+  for (Precision storage : test::kStorages) {
     const AttendSetup s = stored_as(setup, storage);
-    expect_close_in(storage,
-                    OnDevice(s, {.storage = storage}).backward(test::attend(s, EdgeForm::kBits)),
-                    test::differentiate(s, EdgeForm::kBits));
+    expect_close_in(
+        storage,
+        BackwardOnDevice(s, {.storage = storage}).backward(test::attend(s, EdgeForm::kBits)),
+        test::differentiate(s, EdgeForm::kBits));
   }
 }
 
@@ -130,7 +130,7 @@ TEST_F(AttendTilesBackward, IsTheDefinitionsGradientInDoublePrecision) {
                    [](double x) { return static_cast<float>(x); });
     std::transform(exact.lse.values().begin(), exact.lse.values().end(),
                    forward.lse.values().begin(), [](double x) { return static_cast<float>(x); });
-    test::expect_close_gradients(OnDevice(s).backward(forward), test::reference_backward(s),
+    test::expect_close_gradients(BackwardOnDevice(s).backward(forward), test::reference_backward(s),
                                  kTolerance);
   }
 }
@@ -181,9 +181,9 @@ TEST_F(AttendTilesBackward, WritesZerosWhereThereAreNoEdges) {
     for (int64_t j = 60; j < 190; ++j) s.drawn[i * s.m + j] = 0;  // a whole tile and more
   }
   expect_agrees_with_cpu(s);
-  for (Precision storage : kStorages) {
+  for (Precision storage : test::kStorages) {
     const Gradients<float> g =
-        OnDevice(s, {.storage = storage}).backward(test::attend(s, EdgeForm::kBits));
+        BackwardOnDevice(s, {.storage = storage}).backward(test::attend(s, EdgeForm::kBits));
     EXPECT_EQ(g.dq[4 * s.d], 0.0f);
     EXPECT_EQ(g.row_grad[4 * s.clusters], 0.0f);
     for (int64_t j : {60, 100, 189}) {
@@ -202,10 +202,10 @@ TEST_F(AttendTilesBackward, TakesAllPairsWhereThereIsNoGraph) {
     s.dropout = masked ? 0.2f : 0.0f;
     for (int64_t j = 3; j < s.m; j += 5) s.key_mask[j] = 0;
     for (int64_t j = 50; j < s.m; ++j) s.key_mask[s.m + j] = 0;
-    for (Precision storage : kStorages) {
+    for (Precision storage : test::kStorages) {
       const AttendSetup stored = stored_as(s, storage);
       expect_close_in(storage,
-                      OnDevice(stored, {.storage = storage, .dense = true})
+                      BackwardOnDevice(stored, {.storage = storage, .dense = true})
                           .backward(test::attend_dense(stored)),
                       test::differentiate_dense(stored));
     }
@@ -215,7 +215,7 @@ TEST_F(AttendTilesBackward, TakesAllPairsWhereThereIsNoGraph) {
 TEST_F(AttendTilesBackward, LeavesProblemsStoredAsCsrAlone) {
   const AttendSetup s =
       make_setup({.n = 9, .m = 33, .d = 16, .clusters = 3, .density = 0.2, .heads = 2}, 9);
-  OnDevice on_device(s, {.forms = {EdgeForm::kBits, EdgeForm::kCsr}});
+  BackwardOnDevice on_device(s, {.forms = {EdgeForm::kBits, EdgeForm::kCsr}});
   const Gradients<float> g = on_device.backward(test::attend(s, EdgeForm::kBits));
   for (const Array<float>* a : {&g.dq, &g.dk, &g.dv, &g.row_grad, &g.column_grad}) {
     for (int64_t i = 0; i < a->numel(); ++i) {
@@ -240,8 +240,8 @@ TEST_F(AttendTilesBackward, GivesTheSameBitsEveryTime) {
   AttendSetup s = make_setup({.n = 70, .m = 190, .d = 32, .clusters = 10, .heads = 1}, 10);
   s.dropout = 0.1f;
   const Attended forward = test::attend(s, EdgeForm::kBits);
-  for (Precision storage : kStorages) {
-    OnDevice on_device(s, {.storage = storage});
+  for (Precision storage : test::kStorages) {
+    BackwardOnDevice on_device(s, {.storage = storage});
     const Gradients<float> first = on_device.backward(forward);
     for (uint64_t seed : {1u, 2u, 3u}) {
 #if defined(STIPPLE_CUDA_EMULATED)
@@ -257,18 +257,18 @@ TEST_F(AttendTilesBackward, WritesGradientsThatStartAnywhere) {
   const AttendSetup s =
       test::make_setup({.n = 20, .m = 70, .d = 16, .clusters = 4, .density = 0.3}, 21);
   const Attended forward = test::attend(s, EdgeForm::kBits);
-  for (Precision storage : kStorages) {
+  for (Precision storage : test::kStorages) {
     SCOPED_TRACE(name_of(storage));
-    expect_same_bits(OnDevice(s, {.storage = storage, .output_shift = 1}).backward(forward),
-                     OnDevice(s, {.storage = storage}).backward(forward));
+    expect_same_bits(BackwardOnDevice(s, {.storage = storage, .output_shift = 1}).backward(forward),
+                     BackwardOnDevice(s, {.storage = storage}).backward(forward));
   }
 }
 
 TEST_F(AttendTilesBackward, PlansTheScratchThatItTakes) {
   AttendSetup s = make_setup({.n = 20, .m = 40, .d = 24, .clusters = 10, .batch = 2}, 11);
   s.use_key_mask = true;
-  for (Precision storage : kStorages) {
-    OnDevice on_device(s, {.storage = storage});
+  for (Precision storage : test::kStorages) {
+    BackwardOnDevice on_device(s, {.storage = storage});
     on_device.backward(test::attend(s, EdgeForm::kBits));
     const Device meta = meta_device(DeviceType::kCuda);
     Arena plan("plan", meta);

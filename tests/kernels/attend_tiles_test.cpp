@@ -15,8 +15,6 @@
 namespace stipple::test {
 namespace {
 
-constexpr Precision kStorages[] = {Precision::kFp32, Precision::kBf16};
-
 class AttendTiles : public ::testing::Test {
  protected:
   void SetUp() override {
@@ -137,7 +135,7 @@ void expect_exact(const Attended& actual, const Call& call) {
 }
 
 void expect_bits_exact(const AttendSetup& s) {
-  for (Precision storage : kStorages) {
+  for (Precision storage : test::kStorages) {
     const Call call = {s, storage};
     expect_exact(attend_bits(call), call);
   }
@@ -145,7 +143,7 @@ void expect_bits_exact(const AttendSetup& s) {
 
 void expect_dense_exact(AttendSetup s) {
   s.drawn.fill(1);
-  for (Precision storage : kStorages) {
+  for (Precision storage : test::kStorages) {
     const Call call = {s, storage};
     expect_exact(attend_all(call), call);
   }
@@ -183,7 +181,7 @@ TEST_F(AttendTiles, AllBitsSetIsDenseAttention) {
   AttendSetup s = make_setup({.n = 70, .m = 150, .d = 32, .density = 1.0}, 4);
   s.use_key_mask = true;
   for (int64_t j = 101; j < s.m; ++j) s.key_mask[j] = 0;
-  for (Precision storage : kStorages) {
+  for (Precision storage : test::kStorages) {
     EXPECT_TRUE(same_bits(attend_bits({s, storage}), attend_all({s, storage})));
   }
 }
@@ -295,7 +293,7 @@ TEST_F(AttendTiles, LeaveOtherProblemsToTheGatherKernel) {
   s = stored_as(s, Precision::kBf16);
   std::vector<EdgeForm> forms(static_cast<size_t>(s.heads), EdgeForm::kCsr);
   forms[1] = forms.back() = EdgeForm::kBits;
-  for (Precision storage : kStorages) {
+  for (Precision storage : test::kStorages) {
     const Call call = {s, storage, forms};
     expect_exact(attend_bits(call), call);
   }
@@ -303,7 +301,7 @@ TEST_F(AttendTiles, LeaveOtherProblemsToTheGatherKernel) {
 
 TEST_F(AttendTiles, WriteOutputsThatStartAnywhere) {
   const AttendSetup s = make_setup({.n = 37, .m = 70, .d = 16}, 22);
-  for (Precision storage : kStorages) {
+  for (Precision storage : test::kStorages) {
     const Call call = {s, storage};
     EXPECT_EQ(attend_all(call, 1).o.values(), attend_all(call).o.values());
   }
@@ -312,7 +310,7 @@ TEST_F(AttendTiles, WriteOutputsThatStartAnywhere) {
 TEST_F(AttendTiles, GiveTheSameBitsAgain) {
   AttendSetup s = make_setup({.n = 150, .m = 200, .d = 64, .density = 0.1}, 14);
   s.dropout = 0.1f;
-  for (Precision storage : kStorages) {
+  for (Precision storage : test::kStorages) {
     const Attended first = attend_bits({s, storage});
 #if defined(STIPPLE_CUDA_EMULATED)
     for (uint64_t seed : {1u, 2u, 3u}) {
@@ -327,7 +325,7 @@ TEST_F(AttendTiles, GiveTheSameBitsAgain) {
 
 TEST_F(AttendTiles, GiveTheSameBitsFromACapturedGraph) {
   const AttendSetup s = make_setup({.n = 140, .m = 130, .d = 16, .density = 0.1, .heads = 7}, 24);
-  for (Precision storage : kStorages) {
+  for (Precision storage : test::kStorages) {
     BitsOnDevice call({s, storage});
     call.attend();
     const Attended eager = call.result();
@@ -352,7 +350,7 @@ TEST_F(AttendTiles, GiveARowTheSameBitsInAnyCompany) {
   std::copy_n(&all.k[all.m * all.d], all.m * all.d, one.k.values().begin());
   std::copy_n(&all.v[all.m * all.d], all.m * all.d, one.v.values().begin());
   std::copy_n(&all.drawn[row * all.m], all.m, one.drawn.values().begin());
-  for (Precision storage : kStorages) {
+  for (Precision storage : test::kStorages) {
     const Attended joint = attend_bits({all, storage});
     const Attended alone = attend_bits({one, storage});
     EXPECT_EQ(joint.lse[row], alone.lse[0]);
@@ -375,7 +373,7 @@ void expect_planned_is_used(const Op& op) {
 TEST_F(AttendTiles, PlanTheScratchTheyUse) {
   for (int64_t d : {24, 32}) {
     const AttendSetup s = make_setup({.n = 70, .m = 150, .d = d}, 17);
-    for (Precision storage : kStorages) {
+    for (Precision storage : test::kStorages) {
       const Call call = {s, storage};
       AttendMemory memory(s, call.place());
       const RealView o = memory.room(s.q.shape());

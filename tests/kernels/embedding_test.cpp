@@ -20,10 +20,10 @@ using test::name_of;
 using test::random_normal;
 using test::test_devices;
 
-struct Operands {
+struct EmbeddingOperands {
   Array<float> table, positions, dy, y, dtable, dpositions;
   Array<int32_t> ids;
-  Operands(int64_t batch, int64_t tokens, int64_t channels, int64_t vocabulary)
+  EmbeddingOperands(int64_t batch, int64_t tokens, int64_t channels, int64_t vocabulary)
       : table(random_normal({vocabulary, channels}, 1)),
         positions(random_normal({tokens + 2, channels}, 2)),
         dy(random_normal({batch, tokens, channels}, 3)),
@@ -64,7 +64,7 @@ struct Operands {
 TEST(Embedding, AddsTheTokensRowAndThePositionsRow) {
   for (Device device : test_devices()) {
     for (int64_t channels : {1, 13, 64}) {
-      Operands t(3, 131, channels, 7);
+      EmbeddingOperands t(3, 131, channels, 7);
       t.look_up(device);
       for (int64_t i = 0; i < t.y.numel(); ++i) {
         const int64_t c = i % channels, row = i / channels;
@@ -78,7 +78,7 @@ TEST(Embedding, AddsTheTokensRowAndThePositionsRow) {
 TEST(Embedding, ServesModelsWithoutPositionsOfItsOwn) {
   for (Device device : test_devices()) {
     for (int64_t channels : {1, 13, 64}) {
-      Operands t(3, 131, channels, 7), with_positions = t;
+      EmbeddingOperands t(3, 131, channels, 7), with_positions = t;
       DeviceMemory memory(device);
       const View<float> y = memory.fresh<float>(t.y.shape()), dtable = memory.put(t.dtable);
       const View<const int32_t> ids = memory.put(t.ids);
@@ -102,7 +102,7 @@ TEST(Embedding, ServesModelsWithoutPositionsOfItsOwn) {
 TEST(Embedding, AddsTheSegmentsRow) {
   for (Device device : test_devices()) {
     for (int64_t channels : {1, 13, 64}) {
-      Operands t(3, 131, channels, 7);
+      EmbeddingOperands t(3, 131, channels, 7);
       const Array<float> segment_table = random_normal({2, channels}, 7);
       Array<int32_t> segments({3, 131});
       for (int64_t i = 0; i < segments.numel(); ++i) segments[i] = t.ids[i] % 2;
@@ -126,7 +126,7 @@ TEST(Embedding, AddsTheSegmentsRow) {
 
 TEST(Embedding, BackwardAddsInTheOrderOfTheTokens) {
   for (int64_t channels : {1, 13, 64}) {
-    Operands t(3, 131, channels, 7);
+    EmbeddingOperands t(3, 131, channels, 7);
     Array<float> dtable = t.dtable, dpositions = t.dpositions;
     for (int64_t i = 0; i < t.dy.numel(); ++i) {
       const int64_t c = i % channels, row = i / channels;
@@ -140,7 +140,7 @@ TEST(Embedding, BackwardAddsInTheOrderOfTheTokens) {
 }
 
 /// What all tokens add, in double.
-Array<double> oracle(const Operands& t) {
+Array<double> oracle(const EmbeddingOperands& t) {
   const int64_t channels = t.dy.shape()[2];
   Array<double> dtable(t.dtable.shape());
   for (int64_t i = 0; i < dtable.numel(); ++i) dtable[i] = t.dtable[i];
@@ -162,7 +162,7 @@ TEST(Embedding, BackwardMatchesOracleForFewAndManyIds) {
     for (Device device : test_devices()) {
       SCOPED_TRACE(testing::Message()
                    << name_of(device) << ", " << tokens << " tokens, " << vocabulary << " ids");
-      Operands t(batch, tokens, channels, vocabulary), positions = t;
+      EmbeddingOperands t(batch, tokens, channels, vocabulary), positions = t;
       const Array<double> expected = oracle(t);
       t.add_gradients(device);
       test::expect_close(t.dtable, expected, 1e-6);
@@ -174,7 +174,7 @@ TEST(Embedding, BackwardMatchesOracleForFewAndManyIds) {
 
 TEST(Embedding, BackwardLeavesIdsWithoutTokensAlone) {
   for (Device device : test_devices()) {
-    Operands t(2, 40, 4, 50);
+    EmbeddingOperands t(2, 40, 4, 50);
     std::fill(t.ids.values().begin(), t.ids.values().end(), 17);
     Array<float> before = t.dtable;
     t.add_gradients(device);
@@ -186,7 +186,7 @@ TEST(Embedding, BackwardLeavesIdsWithoutTokensAlone) {
 
 TEST(Embedding, BackwardRepeatsItsBits) {
   for (Device device : test_devices()) {
-    Operands first(2, 300, 12, 3), second = first;
+    EmbeddingOperands first(2, 300, 12, 3), second = first;
     first.add_gradients(device);
     second.add_gradients(device);
     EXPECT_EQ(first.dtable.values(), second.dtable.values());
@@ -195,7 +195,7 @@ TEST(Embedding, BackwardRepeatsItsBits) {
 }
 
 TEST(Embedding, BackwardPlansTheScratchOfItsDevice) {
-  Operands t(2, 300, 12, 3);
+  EmbeddingOperands t(2, 300, 12, 3);
   for (Device device : test_devices()) {
     Arena planned("scratch", meta_device(device.type));
     embedding_backward(Stream(meta_device(device.type)), t.backward(planned));
@@ -213,7 +213,7 @@ TEST(Embedding, BackwardPlansTheScratchOfItsDevice) {
 }
 
 TEST(Embedding, BackwardIsTheDerivative) {
-  Operands t(2, 3, 5, 4);
+  EmbeddingOperands t(2, 3, 5, 4);
   t.dtable.fill(0.0f);
   t.dpositions.fill(0.0f);
   t.add_gradients(kCpuDevice);
@@ -240,7 +240,7 @@ TEST(Embedding, BackwardIsTheDerivative) {
 
 TEST(Embedding, HasTheSameBitsForAnyThreads) {
   test::expect_same_bits_for_any_threads([](const Stream& stream, Arena& scratch) {
-    Operands t(3, 401, 70, 5);
+    EmbeddingOperands t(3, 401, 70, 5);
     embedding(stream, t.forward());
     embedding_backward(stream, t.backward(scratch));
     std::vector<float> all = t.y.values();
@@ -253,13 +253,13 @@ TEST(Embedding, HasTheSameBitsForAnyThreads) {
 
 TEST(Embedding, RefusesIdsOutsideTheTable) {
   for (int32_t bad : {-1, 4}) {
-    Operands t(2, 200, 5, 4);
+    EmbeddingOperands t(2, 200, 5, 4);
     t.ids[399] = bad;
     const Stream stream(kCpuDevice, {.threads = 2});
     Arena scratch("scratch", kCpuDevice, 0);
     EXPECT_THROW(embedding(stream, t.forward()), Error);
     EXPECT_THROW(embedding_backward(stream, t.backward(scratch)), Error);
-    Operands good(2, 200, 5, 4);
+    EmbeddingOperands good(2, 200, 5, 4);
     Embedding with_segments = good.forward();
     with_segments.segments = t.ids;
     with_segments.segment_table = t.table;
@@ -268,7 +268,7 @@ TEST(Embedding, RefusesIdsOutsideTheTable) {
 }
 
 TEST(Embedding, RefusesShapesThatDoNotFit) {
-  Operands t(2, 3, 5, 4);
+  EmbeddingOperands t(2, 3, 5, 4);
   Array<float> short_positions({2, 5}), narrow({4, 3});
   Embedding forward = t.forward();
   forward.positions = short_positions;

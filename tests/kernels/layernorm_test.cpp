@@ -25,9 +25,9 @@ using test::test_storages;
 
 constexpr float kEps = 1e-5f;
 
-struct Operands {
+struct LayerNormOperands {
   Array<float> x, weight, bias, dy, y, mean, rstd, dx, dweight, dbias;
-  Operands(int64_t rows, int64_t channels)
+  LayerNormOperands(int64_t rows, int64_t channels)
       : x(random_normal({rows, channels}, 1, 2.0)),
         weight(random_normal({channels}, 2)),
         bias(random_normal({channels}, 3)),
@@ -112,7 +112,7 @@ TEST(LayerNorm, MatchesOracleForOddSizes) {
          {std::array<int64_t, 2>{1, 1}, {1, 5}, {7, 16}, {131, 64}, {67, 101}, {3, 516}}) {
       SCOPED_TRACE(testing::Message() << name_of(device) << ", " << rows << " x " << channels);
       for (Precision storage : test_storages(device)) {
-        Operands t(rows, channels);
+        LayerNormOperands t(rows, channels);
         t.normalize(device, storage);
         Array<double> expected(t.y.shape());
         expected.values() =
@@ -125,7 +125,7 @@ TEST(LayerNorm, MatchesOracleForOddSizes) {
 
 TEST(LayerNorm, KeepsItsPrecisionWhenTheMeanIsLarge) {
   for (Device device : test_devices()) {
-    Operands t(3, 64);
+    LayerNormOperands t(3, 64);
     for (float& value : t.x.values()) value += 1000.0f;
     t.normalize(device);
     Array<double> expected(t.y.shape());
@@ -137,7 +137,7 @@ TEST(LayerNorm, KeepsItsPrecisionWhenTheMeanIsLarge) {
 
 TEST(LayerNorm, RowsOfEqualValuesGiveTheBias) {
   for (Device device : test_devices()) {
-    Operands t(2, 8);
+    LayerNormOperands t(2, 8);
     t.x.fill(4.0f);
     t.normalize(device);
     for (int64_t i = 0; i < t.y.numel(); ++i) EXPECT_EQ(t.y[i], t.bias[i % 8]);
@@ -146,7 +146,7 @@ TEST(LayerNorm, RowsOfEqualValuesGiveTheBias) {
 
 void expect_derivative(Device device, int64_t rows, int64_t channels) {
   SCOPED_TRACE(testing::Message() << name_of(device) << ", " << rows << " x " << channels);
-  Operands t(rows, channels);
+  LayerNormOperands t(rows, channels);
   const Array<float> dweight_before = t.dweight, dbias_before = t.dbias;
   t.normalize(device);
   t.add_gradients(device);
@@ -176,12 +176,12 @@ TEST(LayerNorm, BackwardOnEveryDeviceIsThatOfTheCpu) {
   // More rows than a run, and channels that one block takes in several passes.
   for (const auto [rows, channels] :
        {std::array<int64_t, 2>{70, 3}, {130, 64}, {65, 37}, {3, 1028}, {2, 301}}) {
-    Operands before(rows, channels);
+    LayerNormOperands before(rows, channels);
     before.normalize(kCpuDevice);
     for (Device device : test_devices()) {
       SCOPED_TRACE(testing::Message() << name_of(device) << ", " << rows << " x " << channels);
       for (Precision storage : test_storages(device)) {
-        Operands expected = before, t = before;
+        LayerNormOperands expected = before, t = before;
         expected.dy = rounded(before.dy, storage);
         expected.add_gradients(kCpuDevice);
         t.add_gradients(device, false, storage);
@@ -197,9 +197,9 @@ TEST(LayerNorm, BackwardMayOverwriteDy) {
   for (int64_t channels : {37, 36}) {
     for (Device device : test_devices()) {
       for (Precision storage : test_storages(device)) {
-        Operands t(70, channels);
+        LayerNormOperands t(70, channels);
         t.normalize(device);
-        Operands in_place = t;
+        LayerNormOperands in_place = t;
         t.add_gradients(device, false, storage);
         in_place.add_gradients(device, true, storage);
         EXPECT_EQ(in_place.dx.values(), t.dx.values());
@@ -212,7 +212,7 @@ TEST(LayerNorm, BackwardMayOverwriteDy) {
 
 void expect_sums_of_rows(Device device, int64_t rows) {
   SCOPED_TRACE(testing::Message() << name_of(device) << ", " << rows);
-  Operands t(rows, 3);
+  LayerNormOperands t(rows, 3);
   t.normalize(device);
   Array<double> dweight(t.dweight.shape()), dbias(t.dbias.shape());
   for (int64_t c = 0; c < 3; ++c) {
@@ -238,7 +238,7 @@ TEST(LayerNorm, BackwardSumsManyRows) {
 
 TEST(LayerNorm, HasTheSameBitsForAnyThreads) {
   test::expect_same_bits_for_any_threads([](const Stream& stream, Arena& scratch) {
-    Operands t(777, 41);
+    LayerNormOperands t(777, 41);
     layernorm(stream, t.forward());
     layernorm_backward(stream, t.backward(&scratch));
     std::vector<float> all = t.y.values();
@@ -250,14 +250,14 @@ TEST(LayerNorm, HasTheSameBitsForAnyThreads) {
 }
 
 TEST(LayerNorm, PlansItsScratch) {
-  Operands t(300, 33);
+  LayerNormOperands t(300, 33);
   test::expect_meta_counts_scratch([&](const Stream& stream, Arena& scratch) {
     layernorm_backward(stream, t.backward(&scratch));
   });
 }
 
 TEST(LayerNorm, RefusesShapesThatDoNotFit) {
-  Operands t(4, 6);
+  LayerNormOperands t(4, 6);
   Array<float> wrong({5});
   LayerNorm forward = t.forward();
   forward.mean = wrong;

@@ -65,9 +65,9 @@ Shape stored(int64_t count, int64_t rows, int64_t cols, bool transposed) {
   return count == 1 ? Shape{rows, cols} : Shape{count, rows, cols};
 }
 
-struct Operands {
+struct MatmulOperands {
   Array<float> a, b, c;
-  explicit Operands(const Case& t)
+  explicit MatmulOperands(const Case& t)
       : a(random_normal(stored(t.a_count, t.m, t.k, t.transpose_a), 1)),
         b(random_normal(stored(t.b_count, t.k, t.n, t.transpose_b), 2)),
         c(random_normal(stored(t.c_count, t.m, t.n, false), 3)) {}
@@ -102,7 +102,7 @@ DeviceMemory memory_of(Device device, Precision precision = Precision::kFp32) {
   return DeviceMemory(device, {.precision = precision}, test::kScratchBytes);
 }
 
-Array<double> oracle(const Case& t, const Operands& in) {
+Array<double> oracle(const Case& t, const MatmulOperands& in) {
   Array<double> c(in.c.shape());
   for (int64_t i = 0; i < c.numel(); ++i) c[i] = double{t.beta} * in.c[i];
   const int64_t products = std::max({t.a_count, t.b_count, t.c_count});
@@ -125,7 +125,7 @@ Array<double> oracle(const Case& t, const Operands& in) {
 
 void expect_matches_oracle(const Case& t, Precision precision = Precision::kFp32,
                            double tolerance = 2e-6) {
-  Operands operands(t);
+  MatmulOperands operands(t);
   const Array<double> expected = oracle(t, operands);
   for (Device device : test_devices()) {
     SCOPED_TRACE(testing::Message()
@@ -175,7 +175,7 @@ void expect_matches_oracle_in_every_storage(const Case& t) {
     for (const Storages& storages : storages_of(device)) {
       SCOPED_TRACE(testing::Message() << test::name_of(device) << ", " << storages.name() << ", "
                                       << t.m << " x " << t.n << " x " << t.k);
-      Operands operands(t), stored(t);
+      MatmulOperands operands(t), stored(t);
       stored.round(storages);
       DeviceMemory memory = memory_of(device);
       const Matmul args = operands.args(t, memory, storages);
@@ -208,7 +208,7 @@ TEST(Matmul, ScalesByAlphaAndBeta) {
 
 TEST(Matmul, DoesNotReadTheResultWhenBetaIsZero) {
   for (const Case& t : {Case{1, 1, 1, 9, 8, 7}, Case{1, 1, 1, 9, 8, 700}, Case{6, 6, 2, 9, 8, 7}}) {
-    Operands operands(t);
+    MatmulOperands operands(t);
     const Array<double> expected = oracle(t, operands);
     operands.c.fill(std::numeric_limits<float>::quiet_NaN());
     for (Device device : test_devices()) {
@@ -230,7 +230,7 @@ TEST(Matmul, HasTheSameBitsWhenRepeated) {
     std::vector<std::vector<float>> first;
     for (int repeat = 0; repeat < 3; ++repeat) {
       for (size_t i = 0; i < std::size(kManyCases); ++i) {
-        Operands operands(kManyCases[i]);
+        MatmulOperands operands(kManyCases[i]);
         DeviceMemory memory = memory_of(device);
         const Matmul args = operands.args(kManyCases[i], memory);
         matmul(memory.stream(), args);
@@ -248,7 +248,7 @@ TEST(Matmul, HasTheSameBitsForAnyThreads) {
         Case{8, 8, 2, 37, 32, 300, true, false, 1.0f, 1.0f},
         Case{1, 1, 1, 64, 64, 5000, true, false, 1.0f, 1.0f}}) {
     test::expect_same_bits_for_any_threads([&](const Stream& stream, Arena& scratch) {
-      Operands operands(t);
+      MatmulOperands operands(t);
       matmul(stream, operands.args(t, &scratch));
       return operands.c.values();
     });
@@ -257,7 +257,7 @@ TEST(Matmul, HasTheSameBitsForAnyThreads) {
 
 TEST(Matmul, HasTheSameBitsForAnyAlignmentOfTheFactors) {
   const Case t{1, 1, 1, 300, 64, 600, false, true};
-  Operands operands(t);
+  MatmulOperands operands(t);
   Arena scratch("scratch", kCpuDevice, test::kScratchBytes);
   matmul(Stream(kCpuDevice), operands.args(t, &scratch));
   const std::vector<float> expected = operands.c.values();
@@ -279,7 +279,7 @@ TEST(Matmul, StartsNoThreadsOfItsOwn) {
     return std::distance(begin(tasks), end(tasks));
   };
   const Case t{1, 1, 1, 512, 512, 512};
-  Operands operands(t);
+  MatmulOperands operands(t);
   const Array<double> expected = oracle(t, operands);
   std::thread caller([&] {
     // What oneDNN would do here if it were left alone.
@@ -295,7 +295,7 @@ TEST(Matmul, StartsNoThreadsOfItsOwn) {
 TEST(Matmul, GivesTheSameBitsFromUnalignedFactorsOfWholeNumbers) {
   // Sums of small whole numbers are exact in fp32, so that any algorithm gives these bits.
   const Case t{1, 1, 1, 33, 20, 24, false, true};
-  Operands operands(t);
+  MatmulOperands operands(t);
   for (auto* x : {&operands.a, &operands.b}) {
     for (float& value : x->values()) value = std::round(value * 4);
   }
@@ -328,7 +328,7 @@ TEST(Matmul, SearchesForAnAlgorithmOnce) {
   const Case t{3, 3, 3, 23, 29, 31};  // of no other test
   for (Device device : test_devices()) {
     if (device.type != DeviceType::kCuda) continue;
-    Operands operands(t);
+    MatmulOperands operands(t);
     DeviceMemory memory = memory_of(device);
     const Matmul args = operands.args(t, memory);
     const auto count_allocations = [&] {
@@ -347,7 +347,7 @@ TEST(Matmul, PlansItsScratch) {
   const Case t{6, 6, 2, 33, 32, 300, true, false, 1.0f, 1.0f};
   for (Device device : test_devices()) {
     for (const Storages& storages : storages_of(device)) {
-      Operands operands(t);
+      MatmulOperands operands(t);
       DeviceMemory memory = memory_of(device);
       Matmul args = operands.args(t, memory, storages);
       test::expect_meta_counts_scratch(device, [&](const Stream& stream, Arena& scratch) {
@@ -370,10 +370,10 @@ TEST(Matmul, NeedsScratchToRound) {
 
 TEST(Matmul, NeedsScratchOnlyForPartialSums) {
   const Case direct{4, 2, 4, 10, 10, 512};
-  Operands operands(direct);
+  MatmulOperands operands(direct);
   EXPECT_NO_THROW(matmul(Stream(kCpuDevice), operands.args(direct, nullptr)));
   const Case split{1, 1, 1, 10, 10, 513};
-  Operands long_operands(split);
+  MatmulOperands long_operands(split);
   EXPECT_THROW(matmul(Stream(kCpuDevice), long_operands.args(split, nullptr)), Error);
 }
 

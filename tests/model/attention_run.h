@@ -24,10 +24,10 @@ struct AttentionCase {
 };
 
 class AttentionRun {
+ public:
   static constexpr int64_t kLayers = 3;
   static constexpr int kLayer = 1;
 
- public:
   AttentionRun(const model::AttentionConfig& config, const AttentionCase& c)
       : q(random_normal({c.batch, c.heads, c.length, c.head_dim}, c.seed)),
         k(random_normal(q.shape(), c.seed + 1)),

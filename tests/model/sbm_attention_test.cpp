@@ -24,9 +24,6 @@ using test::expect_gradient;
 using test::Tensors;
 using test::to_doubles;
 
-constexpr int kLayer = 1;   // of AttentionRun
-constexpr int kLayers = 3;  // of AttentionRun
-
 AttentionConfig small_config() {
   AttentionConfig config{.kind = AttentionKind::kSbm, .dropout = 0.0};
   config.sbm.clusters = 5;
@@ -89,14 +86,14 @@ Parameters parameters_of(const AttentionRun& run) {
 class SbmReference {
  public:
   SbmReference(const AttentionRun& run, const AttentionCase& c, const AttentionConfig& config)
-      : attention(run, c, config.dropout, kLayer),
+      : attention(run, c, config.dropout, AttentionRun::kLayer),
         config_(config.sbm.resolved()),
         mask_(run.mask.values()),
         graph_(graph_of(run, c)) {
     for (size_t e = 0; e < graph_.size(); ++e) attention.weight[e] *= graph_[e];
     const double length = static_cast<double>(c.length);
     const double sequences = static_cast<double>(c.batch) / static_cast<double>(c.batch_share);
-    edge_weight = config_.sparsity_weight / (kLayers * static_cast<double>(c.heads)) /
+    edge_weight = config_.sparsity_weight / (AttentionRun::kLayers * static_cast<double>(c.heads)) /
                   (sequences * length * length);
   }
 
@@ -240,7 +237,7 @@ void check_against_surrogate(const AttentionConfig& config, bool needs_empty_row
 }
 
 /// A weight that makes one edge's share of the sparsity loss 0.05 in the cases above.
-constexpr double kHeavyWeight = 0.05 * kLayers * 2 * 8 * 7 * 7;
+constexpr double kHeavyWeight = 0.05 * AttentionRun::kLayers * 2 * 8 * 7 * 7;
 
 TEST(SbmAttention, GradientIsThatOfTheSurrogateUnderTheScoreRule) {
   check_against_surrogate(small_config());
@@ -362,7 +359,7 @@ TEST(SbmAttention, MultiEdgesWeighByTheirNumber) {
   AttentionRun run(config, c);
   run.forward();
   run.backward();
-  AttentionReference reference(run, c, 0.0, kLayer);
+  AttentionReference reference(run, c, 0.0, AttentionRun::kLayer);
   const kernels::EdgeSet& edges = saved_of(run).edges;
   std::fill(reference.weight.begin(), reference.weight.end(), 0.0);
   int most = 0;
@@ -462,7 +459,7 @@ TEST(SbmAttention, ReportsTheGraphOfEveryHead) {
         edges += degree;
         empty += degree == 0 && run.mask[b * c.length + i] != 0;
       }
-    EXPECT_EQ(report.layer, kLayer);
+    EXPECT_EQ(report.layer, AttentionRun::kLayer);
     EXPECT_EQ(report.head, h);
     EXPECT_EQ(report.edges, edges);
     EXPECT_EQ(report.empty_rows, empty);

@@ -15,8 +15,6 @@ using test::expect_gradient;
 using test::Tensors;
 using test::to_doubles;
 
-constexpr int kLayer = 1;
-
 AttentionConfig config(double dropout) {
   return {.kind = AttentionKind::kSoftmax, .dropout = dropout};
 }
@@ -25,7 +23,7 @@ Tensors tensors(const AttentionRun& run) {
   return {to_doubles(run.q.values()), to_doubles(run.k.values()), to_doubles(run.v.values())};
 }
 
-void mask_second_example(AttentionRun& run) {
+void mask_end_of_second_example(AttentionRun& run) {
   const int64_t length = run.mask.shape()[1];
   for (int64_t j : {int64_t{2}, length - 2, length - 1}) run.mask[length + j] = 0;
 }
@@ -33,10 +31,10 @@ void mask_second_example(AttentionRun& run) {
 void check_gradients(double dropout) {
   const AttentionCase c{.seed = 21};
   AttentionRun run(config(dropout), c);
-  mask_second_example(run);
+  mask_end_of_second_example(run);
   run.forward();
   run.backward();
-  const AttentionReference reference(run, c, dropout, kLayer);
+  const AttentionReference reference(run, c, dropout, AttentionRun::kLayer);
   Tensors t = tensors(run);
   expect_gradient(run.out.values(), reference.output(t), 1e-5, "out");
   const auto loss = [&] { return reference.loss(t); };
@@ -53,7 +51,7 @@ TEST(SoftmaxAttention, EvaluationDropsNothing) {
   const AttentionCase c{};
   AttentionRun run(config(0.5), c);
   run.forward(/*training=*/false);
-  const AttentionReference reference(run, c, 0.0, kLayer);
+  const AttentionReference reference(run, c, 0.0, AttentionRun::kLayer);
   expect_gradient(run.out.values(), reference.output(tensors(run)), 1e-5, "out");
 }
 

@@ -22,7 +22,10 @@
 #include "trainer/checkpoint/manifest.h"
 #include "trainer/checkpoint/snapshot.h"
 
-namespace stipple::trainer::test {
+namespace stipple::test {
+
+using trainer::CheckpointMeta;
+using trainer::TensorRef;
 
 /// A directory that goes away with the test. In memory where there is such a place: what is tested
 /// is the order of the steps, and waiting for a device thousands of times would add only time.
@@ -120,7 +123,7 @@ inline CheckpointMeta meta_of(int64_t step) {
           .config_yaml = "model:\n  width: 64\n  name: \"a \\\"b\\\" <c>\"\n"};
 }
 
-inline std::string message_of(const std::function<void()>& body) {
+inline std::string message_thrown_by(const std::function<void()>& body) {
   try {
     body();
   } catch (const CheckpointError& e) {
@@ -138,4 +141,4 @@ inline void expect_contains(const std::string& text, const std::string& part) {
   EXPECT_NE(text.find(part), std::string::npos) << "'" << part << "' is not in: " << text;
 }
 
-}  // namespace stipple::trainer::test
+}  // namespace stipple::test

@@ -162,7 +162,7 @@ std::string refusal(const std::string& directory,
   State state;
   auto tensors = state.tensors();
   change(tensors);
-  return message_of([&] { load_checkpoint(directory, *comm, tensors, config); });
+  return message_thrown_by([&] { load_checkpoint(directory, *comm, tensors, config); });
 }
 
 TEST(Checkpoint, NamesTheTensorThatDoesNotFitAndTheKeyThatDiffers) {
@@ -286,7 +286,7 @@ TEST(Damage, NothingIntactIsAnErrorAndNotAFreshStart) {
   for (const char* step : {"step-00000100", "step-00000200"})
     write_bytes(root.path() / "original" / step / "manifest.json", "{}");
   testing::internal::CaptureStderr();
-  const std::string message = message_of([&] { load_alone(root / "original"); });
+  const std::string message = message_thrown_by([&] { load_alone(root / "original"); });
   testing::internal::GetCapturedStderr();
   expect_contains(message, "none of the 2 checkpoints");
   expect_contains(message, "restore one from a backup");
@@ -300,7 +300,7 @@ TEST(Damage, InspectNamesEveryFailingItem) {
   std::string bytes = read_bytes(directory + "shard-00002-of-00003.safetensors");
   bytes.back() ^= 1;
   write_bytes(directory + "shard-00002-of-00003.safetensors", bytes);
-  const std::string message = message_of([&] { inspect_checkpoint(root / "original"); });
+  const std::string message = message_thrown_by([&] { inspect_checkpoint(root / "original"); });
   expect_contains(message, "shard-00000-of-00003.safetensors");
   expect_contains(message, "shard-00002-of-00003.safetensors: tensor '");
 }
@@ -326,7 +326,7 @@ FaultPoint fault_at(size_t n, const std::function<void()>& fault) {
 
 /// After any interruption: the former or the new checkpoint loads in full, and the next save works
 /// and cleans up.
-void expect_sound(const std::string& directory, const std::string& when) {
+void expect_whole(const std::string& directory, const std::string& when) {
   const int64_t loaded = load_alone(directory);
   EXPECT_TRUE(loaded == 2 || loaded == 3) << when << ": loaded " << loaded;
   save_alone(directory, 4);
@@ -395,7 +395,7 @@ TEST(Interruption, KillAtAnyStepLeavesAGoodCheckpoint) {
     int status = 0;
     ASSERT_EQ(waitpid(child, &status, 0), child);
     ASSERT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL) << steps[n];
-    expect_sound(root / "original", "killed before: " + steps[n]);
+    expect_whole(root / "original", "killed before: " + steps[n]);
   }
 }
 
@@ -410,7 +410,7 @@ TEST(Interruption, AnErrorOnOneRankIsAnErrorOnAllAndHarmless) {
       store.set_fault_point([&](std::string_view step) {
         if (comm.rank() == guilty && step.starts_with("write")) throw std::runtime_error("broken");
       });
-      EXPECT_EQ(message_of([&] { store.save({meta_of(3), state.tensors()}); }), "broken");
+      EXPECT_EQ(message_thrown_by([&] { store.save({meta_of(3), state.tensors()}); }), "broken");
       store.set_fault_point({});
       EXPECT_EQ(store.load_newest(state.tensors())->step, 2);
       State again(3);
@@ -439,7 +439,7 @@ TEST(Interruption, KillOfAllRanksInTheMiddleIsHarmless) {
     int status = 0;
     ASSERT_EQ(waitpid(child, &status, 0), child);
     ASSERT_TRUE(WIFSIGNALED(status)) << point;
-    expect_sound(root / "original", point);
+    expect_whole(root / "original", point);
   }
 }
 
@@ -492,14 +492,14 @@ TEST(Interruption, AFullDiskIsReportedAndHarmless) {
       write_bytes(disk + "/filler", std::string(1 << 20, 'x'));
   });
   State next(2);
-  const std::string full = message_of([&] { store.save({meta_of(2), next.tensors()}); });
+  const std::string full = message_thrown_by([&] { store.save({meta_of(2), next.tensors()}); });
   expect_contains(full, "No space left on device");
   expect_contains(full, "shard-00000-of-00001.safetensors");
   expect_contains(full, "still to write");
   EXPECT_EQ(names_in(disk + "/checkpoints"), std::vector<std::string>{"step-00000001"});
 
   store.set_fault_point({});
-  const std::string no_room = message_of([&] { store.save({meta_of(2), next.tensors()}); });
+  const std::string no_room = message_thrown_by([&] { store.save({meta_of(2), next.tensors()}); });
   expect_contains(no_room, "bytes needed, ");
   expect_contains(no_room, " free");
   EXPECT_EQ(load_alone(disk + "/checkpoints"), 1);
@@ -560,7 +560,8 @@ TEST(Inspect, ShowsTensorsAndTakesRunCheckpointsOrStep) {
   expect_contains(text, "[4, 4]");
   expect_contains(text, "2 ranks");
   expect_contains(text, "1 not finite");
-  expect_contains(message_of([&] { inspect_checkpoint(root / "nowhere"); }), "no checkpoint in");
+  expect_contains(message_thrown_by([&] { inspect_checkpoint(root / "nowhere"); }),
+                  "no checkpoint in");
 }
 
 TEST(Manifest, IsReadableAndSaysWhatItHolds) {
@@ -685,7 +686,7 @@ TEST(Safetensors, RefusesMalformedFilesByName) {
   TemporaryDirectory root;
   for (const auto& [bytes, reason] : cases) {
     write_bytes(root / "a", bytes);
-    const std::string message = message_of([&] { open_and_read(root / "a"); });
+    const std::string message = message_thrown_by([&] { open_and_read(root / "a"); });
     expect_contains(message, reason);
     expect_contains(message, root / "a");
   }

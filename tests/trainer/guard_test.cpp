@@ -14,7 +14,7 @@
 namespace stipple::trainer {
 namespace {
 
-constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
+constexpr double kNotANumber = std::numeric_limits<double>::quiet_NaN();
 constexpr auto kSkip = SpikeGuard::Verdict::kSkip;
 constexpr auto kApply = SpikeGuard::Verdict::kApply;
 constexpr double kInf = std::numeric_limits<double>::infinity();
@@ -35,7 +35,7 @@ std::string skip_message(SpikeGuard& guard, int64_t step, double loss, double no
 
 TEST(SpikeGuard, SkipsNonFiniteStepsEvenWhenOff) {
   SpikeGuard guard({.spike_factor = 0, .window = 2, .max_skips = 100});
-  EXPECT_EQ(skip_message(guard, 1, kNan, 1), "step 1 was not applied: the loss is nan\n");
+  EXPECT_EQ(skip_message(guard, 1, kNotANumber, 1), "step 1 was not applied: the loss is nan\n");
   EXPECT_EQ(skip_message(guard, 2, 1, kInf), "step 2 was not applied: the gradient norm is inf\n");
   EXPECT_EQ(guard.check(3, -kInf, 1), kSkip);
   EXPECT_EQ(guard.check(4, 1, 1), kApply);
@@ -78,9 +78,9 @@ TEST(SpikeGuard, TheMedianForgetsOldValues) {
 
 TEST(SpikeGuard, StopsAfterTooManySkipsInARow) {
   SpikeGuard guard = warmed_up();
-  for (int i = 4; i <= 6; ++i) EXPECT_EQ(guard.check(i, kNan, 1), kSkip);
+  for (int i = 4; i <= 6; ++i) EXPECT_EQ(guard.check(i, kNotANumber, 1), kSkip);
   try {
-    guard.check(7, kNan, 1);
+    guard.check(7, kNotANumber, 1);
     FAIL() << "went on";
   } catch (const Error& error) {
     EXPECT_STREQ(error.what(),
@@ -93,7 +93,7 @@ TEST(SpikeGuard, StopsAfterTooManySkipsInARow) {
 TEST(SpikeGuard, AGoodStepEndsARowOfSkips) {
   SpikeGuard guard = warmed_up();
   for (int round = 0; round < 5; ++round) {
-    for (int i = 0; i < 3; ++i) EXPECT_EQ(guard.check(i, kNan, 1), kSkip);
+    for (int i = 0; i < 3; ++i) EXPECT_EQ(guard.check(i, kNotANumber, 1), kSkip);
     EXPECT_EQ(guard.check(9, 2, 20), kApply);
   }
   EXPECT_EQ(guard.consecutive_skips(), 0);

@@ -53,7 +53,7 @@ class MetricsFile : public testing::Test {
   std::string path_;
 };
 
-TrainRecord train_at(int64_t step) {
+TrainRecord record_at(int64_t step) {
   return {
       .step = step,
       .loss = 1.0 / 3,
@@ -90,7 +90,7 @@ EvalRecord eval_at(int64_t step) {
 
 TEST_F(MetricsFile, KeysAreTheDocumentedOnes) {
   MetricsWriter writer(path_, -1);
-  writer.write(train_at(10));
+  writer.write(record_at(10));
   writer.write(eval_at(10));
   EXPECT_EQ(
       text(),
@@ -111,10 +111,10 @@ TEST_F(MetricsFile, KeysAreTheDocumentedOnes) {
 TEST_F(MetricsFile, WhatIsWrittenIsReadBack) {
   {
     MetricsWriter writer(path_, -1);
-    TrainRecord odd = train_at(2);
+    TrainRecord odd = record_at(2);
     odd.loss = std::numeric_limits<double>::quiet_NaN();
     odd.grad_norm = std::numeric_limits<double>::infinity();
-    writer.write(train_at(1));
+    writer.write(record_at(1));
     writer.write(odd);
     writer.write(eval_at(2));
   }
@@ -123,8 +123,8 @@ TEST_F(MetricsFile, WhatIsWrittenIsReadBack) {
   ASSERT_EQ(m.eval.size(), 1u);
   EXPECT_EQ(m.train[0].loss, 1.0 / 3);
   EXPECT_EQ(m.train[0].seconds.optimizer, 0.06);
-  EXPECT_EQ(m.train[0].values, train_at(1).values);
-  EXPECT_EQ(m.train[0].layers, train_at(1).layers);
+  EXPECT_EQ(m.train[0].values, record_at(1).values);
+  EXPECT_EQ(m.train[0].layers, record_at(1).layers);
   EXPECT_TRUE(std::isnan(m.train[1].loss));
   EXPECT_TRUE(std::isnan(m.train[1].grad_norm));
   EXPECT_EQ(m.eval[0].values, eval_at(2).values);
@@ -147,14 +147,14 @@ TEST_F(MetricsFile, ResumeLeavesNoStepTwiceAndKeepsTheRestUnchanged) {
   std::string straight;
   {
     MetricsWriter writer(path_, -1);
-    for (int64_t step = 1; step <= 30; ++step) writer.write(train_at(step));
+    for (int64_t step = 1; step <= 30; ++step) writer.write(record_at(step));
     straight = text();
   }
   for (int64_t restored : {20, 20, 7, 0}) {
     append_raw(R"({"kind":"train","step":31,"lo)");
     MetricsWriter writer(path_, restored);
     EXPECT_EQ(read_metrics(path_).train.size(), static_cast<size_t>(restored));
-    for (int64_t step = restored + 1; step <= 30; ++step) writer.write(train_at(step));
+    for (int64_t step = restored + 1; step <= 30; ++step) writer.write(record_at(step));
     EXPECT_EQ(text(), straight);
   }
   EXPECT_FALSE(fs::exists(path_ + ".tmp"));
@@ -167,7 +167,7 @@ TEST_F(MetricsFile, ARunFromTheStartForgetsAnEarlierOne) {
 }
 
 TEST_F(MetricsFile, ResumeDropsGarbageWithAWarning) {
-  { MetricsWriter(path_, -1).write(train_at(1)); }
+  { MetricsWriter(path_, -1).write(record_at(1)); }
   append_raw(std::string(5, '\0') + "\n");
   testing::internal::CaptureStderr();
   MetricsWriter writer(path_, 1);
@@ -177,7 +177,7 @@ TEST_F(MetricsFile, ResumeDropsGarbageWithAWarning) {
 }
 
 TEST_F(MetricsFile, ReaderLeavesOutATornLastLineOnly) {
-  { MetricsWriter(path_, -1).write(train_at(1)); }
+  { MetricsWriter(path_, -1).write(record_at(1)); }
   append_raw(R"({"kind":"train","step":2,"loss)");
   EXPECT_EQ(read_metrics(path_).train.size(), 1u);
   append_raw("\n");
@@ -185,7 +185,7 @@ TEST_F(MetricsFile, ReaderLeavesOutATornLastLineOnly) {
 }
 
 TEST_F(MetricsFile, ReaderNamesTheLineOfARecordThatLacksAKeyOrHasAnotherKind) {
-  { MetricsWriter(path_, -1).write(train_at(1)); }
+  { MetricsWriter(path_, -1).write(record_at(1)); }
   append_raw("{\"kind\":\"eval\",\"step\":3}\n");
   EXPECT_NE(read_error().find(path_ + ":2: no metrics record"), std::string::npos);
   fs::remove(path_);

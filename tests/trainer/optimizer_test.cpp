@@ -81,7 +81,7 @@ double norm_of(const Array<float>& grads) {
 }
 
 /// AdamW of one tensor in double, straight from the formulas.
-struct Reference {
+struct AdamWReference {
   std::vector<double> x, m, v;
 
   void step(std::span<const float> grads, const OptimizerConfig& c, const StepRates& rates,
@@ -103,7 +103,7 @@ TEST(Optimizer, FollowsAdamWInDoubleWithClippingDecayAndACycledBeta1) {
                                .clip_norm = 20.0,
                                .schedule = {.kind = ScheduleKind::kOneCycle, .warmup_steps = 10}};
   Bench bench(config);
-  std::vector<Reference> references;
+  std::vector<AdamWReference> references;
   for (const auto& entry : bench.store.entries()) {
     const auto size = static_cast<size_t>(entry.range.size());
     const float* first = bench.store.values().data + entry.range.begin;

@@ -54,7 +54,7 @@ TEST(Scalars, WhatIsMissingIsNamedAndANameIsUsedOnce) {
   const auto describe = [&](StateVisitor& v) { component.describe_state(v); };
   Scalars scalars = scalars_of(describe);
   scalars.numbers.erase("history");
-  EXPECT_EQ(message_of([&] { restore_scalars(scalars, describe); }),
+  EXPECT_EQ(message_thrown_by([&] { restore_scalars(scalars, describe); }),
             "the checkpoint has no 'history'");
   EXPECT_THROW(scalars_of([&](StateVisitor& v) {
                  component.describe_state(v);
@@ -127,7 +127,7 @@ std::string message_of_save(int64_t begin_of_second, int64_t size_of_second) {
            {10},
            std::span(values).first(static_cast<size_t>(size_of_second)),
            begin_of_second};
-    const std::string mine = message_of([&] { store.save({meta_of(1), {t}}); });
+    const std::string mine = message_thrown_by([&] { store.save({meta_of(1), {t}}); });
     if (comm.rank() == 0) message = mine;
     EXPECT_TRUE(list_directory(root / "checkpoints").empty());
   });
@@ -148,11 +148,13 @@ TEST(OwnedRange, APartMissingFromTheManifestIsFound) {
                       {"parameter/w", {10}, {4, 10}, "b", "h"}};
   EXPECT_EQ(manifest_from_json(manifest_to_json(manifest), "here").tensors.size(), 2u);
   manifest.tensors[1].elements.begin = 5;
-  expect_contains(message_of([&] { manifest_from_json(manifest_to_json(manifest), "here"); }),
-                  "tensor 'parameter/w' of shape [10]: elements 5..10 do not follow element 4");
+  expect_contains(
+      message_thrown_by([&] { manifest_from_json(manifest_to_json(manifest), "here"); }),
+      "tensor 'parameter/w' of shape [10]: elements 5..10 do not follow element 4");
   manifest.tensors.pop_back();
-  expect_contains(message_of([&] { manifest_from_json(manifest_to_json(manifest), "here"); }),
-                  "ends at element 4");
+  expect_contains(
+      message_thrown_by([&] { manifest_from_json(manifest_to_json(manifest), "here"); }),
+      "ends at element 4");
 }
 
 // --- a save in three steps -----------------------------------------------------------------------
@@ -234,7 +236,7 @@ TEST(SaveInSteps, WhatWriteCouldNotDoIsToldByCommitOnEveryRank) {
     });
     PendingSave save = store.begin({meta_of(3), state.tensors()});
     std::thread([&] { save.write(); }).join();
-    EXPECT_EQ(message_of([&] { store.commit(save); }), "broken");
+    EXPECT_EQ(message_thrown_by([&] { store.commit(save); }), "broken");
     comm.barrier();
     EXPECT_TRUE(list_directory(directory).empty());
   });
@@ -246,7 +248,7 @@ TEST(SaveInSteps, ACommitBeforeTheWriteIsAnError) {
   CheckpointStore store(root / "checkpoints", *comm, 2);
   State state(3);
   PendingSave save = store.begin({meta_of(3), state.tensors()});
-  expect_contains(message_of([&] { store.commit(save); }), "committed before it is written");
+  expect_contains(message_thrown_by([&] { store.commit(save); }), "committed before it is written");
 }
 
 TEST(SaveInSteps, AWriteThatIsKilledOrNeverCommittedLeavesTheEarlierCheckpoint) {
@@ -371,11 +373,12 @@ TEST_F(Version, ThatIsNotKnownIsRefusedByNameAndTheOlderCheckpointNotTaken) {
   replace_manifest(newest(), json);
   State state;
   EXPECT_THROW(load(state), ConfigError);
-  const std::string message = message_of([&] { load(state); });
+  const std::string message = message_thrown_by([&] { load(state); });
   expect_contains(message, "step-00000006");
   expect_contains(message, "its format version is 3, written by stipple ");
   expect_contains(message, "; this program reads 1 to 2: go on with that program");
-  expect_contains(message_of([&] { inspect_checkpoint(newest()); }), "its format version is 3");
+  expect_contains(message_thrown_by([&] { inspect_checkpoint(newest()); }),
+                  "its format version is 3");
 }
 
 }  // namespace

@@ -9,14 +9,13 @@
 #include <sstream>
 #include <vector>
 
+#include "core/bytes_text.h"
 #include "core/cpu/memory.h"
 #include "core/cuda/runtime.h"
 #include "core/error.h"
 
 namespace stipple::trainer {
 namespace {
-
-constexpr size_t kMegabyte = 1'000'000;
 
 RankMemory memory_of(const MemoryPlan& plan, Device device) {
   std::array<char, HOST_NAME_MAX + 1> host{};

@@ -5,6 +5,7 @@
 #include <thread>
 
 #include "comm/gpu_assignment.h"
+#include "core/bytes_text.h"
 #include "core/copy.h"
 #include "core/cpu/cores.h"
 #include "core/cuda/runtime.h"
@@ -27,8 +28,6 @@ FeedOptions feed_options(const Config& config, const data::TaskInfo& info, int64
           .global_batch = config.train.batch,
           .largest = {info.fields, config.train.micro_batch, info.max_length}};
 }
-
-constexpr size_t kMegabyte = 1000000;
 
 /// cuBLASLt's workspace and constants; NCCL's channels, as its version 2.28 has them by default.
 size_t library_bytes(const Config& config, int num_ranks) {

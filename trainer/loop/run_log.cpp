@@ -17,7 +17,7 @@ std::string duration_text(double seconds) {
 }
 
 /// "loss/train" and so on: what comes before the '/' groups TensorBoard's charts.
-class Scalars {
+class TensorBoardScalars {
  public:
   void add(std::string tag, double value) {
     tags_.push_back(std::move(tag));
@@ -89,7 +89,7 @@ void RunLog::training(const TrainRecord& record) const {
   log::progress(fmt::format("{}  {:.0f} examples/s  {:.0f} tokens/s  ETA {}", line,
                             record.examples_per_s, record.tokens_per_s, duration_text(left_s)));
   metrics_->write(record);
-  Scalars scalars;
+  TensorBoardScalars scalars;
   scalars.add("loss/train", record.loss);
   scalars.add(record.values, "train");
   scalars.add("optimizer/learning_rate", record.learning_rate);
@@ -103,7 +103,7 @@ void RunLog::evaluation(const EvalResult& result, int64_t step, std::string_view
   if (metrics_ == nullptr) return;
   const EvalRecord record = eval_record(result, step, split);
   std::string line = fmt::format("step {}  {} loss {:.4f}", step, split, result.loss);
-  Scalars scalars;
+  TensorBoardScalars scalars;
   scalars.add(fmt::format("loss/{}", split), result.loss);
   for (const data::Metric& metric : task_.metrics) {
     const double value = result.metric(metric.name);

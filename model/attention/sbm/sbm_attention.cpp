@@ -16,7 +16,6 @@
 namespace stipple::model {
 namespace {
 
-constexpr kernels::ActivationKind kRelu = kernels::ActivationKind::kRelu;
 constexpr kernels::ActivationKind kSigmoid = kernels::ActivationKind::kSigmoid;
 
 /// A `spread` cluster's mean squared norm is ln K + this: some 55 effective cells at K = 128, D
@@ -167,7 +166,8 @@ void SbmAttention::embed(Context& ctx, ConstRealView x, View<const uint8_t> mask
   side.memberships =
       ctx.saved.alloc(ctx.precision(), {x.shape[0], x.shape[1], x.shape[2], config_.clusters});
   phi_hidden_.forward(ctx, x, hidden, side.hidden);
-  kernels::activation(ctx.stream, {.y = hidden, .x = hidden, .kind = kRelu});
+  kernels::activation(ctx.stream,
+                      {.y = hidden, .x = hidden, .kind = kernels::ActivationKind::kRelu});
   phi_out_.forward(ctx, hidden, side.embedded, side.out);
   kernels::matmul(ctx.stream, {.c = as_matrices(side.memberships),
                                .a = as_matrices(side.embedded),
@@ -322,8 +322,9 @@ void SbmAttention::embed_backward(Context& ctx, const Side& side, View<float> dm
                                .b = store_.value(clusters_),
                                .scratch = &ctx.scratch});
   phi_out_.backward(ctx, side.out, dembedded, dhidden);
-  kernels::activation_backward(ctx.stream,
-                               {.dx = dhidden, .dy = dhidden, .saved = side.out.x, .kind = kRelu});
+  kernels::activation_backward(
+      ctx.stream,
+      {.dx = dhidden, .dy = dhidden, .saved = side.out.x, .kind = kernels::ActivationKind::kRelu});
   const RealView branch = dembedded;  // spent: its memory serves again
   phi_hidden_.backward(ctx, side.hidden, dhidden, branch);
   kernels::add(ctx.stream, {.y = dx, .a = dx, .b = branch});

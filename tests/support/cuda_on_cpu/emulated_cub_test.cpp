@@ -80,10 +80,10 @@ __global__ void scan_several_kernel(const int* in, Sums out) {
 }
 
 TEST(EmulatedBlockScan, SumsSeveralValuesOfAThread) {
-  constexpr size_t kCount = kThreads * kEach;
-  const std::vector<int> values = some_numbers(kCount);
+  constexpr size_t kNumbers = kThreads * kEach;
+  const std::vector<int> values = some_numbers(kNumbers);
   const std::vector<int> sums = sums_before(values);
-  const OnDevice<int> in(values), inclusive(kCount), exclusive(kCount), totals(kThreads);
+  const OnDevice<int> in(values), inclusive(kNumbers), exclusive(kNumbers), totals(kThreads);
   launch(stream_of_device(), {.grid = 3, .block = kThreads}, scan_several_kernel, in.data(),
          Sums{inclusive.data(), exclusive.data(), totals.data()});
   EXPECT_EQ(inclusive.get(), std::vector<int>(sums.begin() + 1, sums.end()));
