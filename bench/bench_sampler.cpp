@@ -14,6 +14,7 @@
 #include "core/arena.h"
 #include "core/cpu/isa.h"
 #include "core/stream.h"
+#include "kernels/matmul.h"
 #include "kernels/sbm.h"
 
 namespace stipple::kernels {
@@ -149,6 +150,55 @@ void memberships_of_a_head(benchmark::State& state) {
       benchmark::Counter::kIsRate);
 }
 BENCHMARK(memberships_of_a_head)->Unit(benchmark::kMicrosecond);
+
+/// The dense products of one head of an SbmAttention, forward and backward: phi, logits and Y S of
+/// both sides, and what their gradients take. D = 32.
+void products_of_a_head(benchmark::State& state) {
+  constexpr int64_t kTokens = 2048, kWidth = 32;
+  const Stream stream(kCpuDevice);
+  Arena memory("benchmark", kCpuDevice, kArenaBytes);
+  const auto array = [&](Shape shape) {
+    const View<float> view = memory.alloc<float>(shape);
+    std::fill(view.span().begin(), view.span().end(), 0.01f);
+    return view;
+  };
+  const auto x = array({kTokens, kWidth}), embedded = array({kTokens, kWidth});
+  const auto weight = array({kWidth, kWidth}), bias = array({kWidth});
+  const auto clusters = array({kClusters, kWidth}), s = array({kClusters, kClusters});
+  const auto y = array({kTokens, kClusters}), dlogits = array({kTokens, kClusters});
+  const auto product = [&](const char* of, View<float> c, View<float> a, View<float> b) {
+    const std::string transposed = of;
+    matmul(stream, {.c = c,
+                    .a = a,
+                    .b = b,
+                    .transpose_a = transposed == "aT b",
+                    .transpose_b = transposed == "a bT",
+                    .scratch = &memory});
+  };
+  set_isa_label(state, "");
+  for (auto _ : state) {
+    for (int side = 0; side < 2; ++side) {
+      for (int layer = 0; layer < 2; ++layer) {
+        linear(stream, {.y = embedded, .x = x, .weight = weight, .bias = bias});
+        linear_backward(stream, {.dx = embedded,
+                                 .dweight = weight,
+                                 .dbias = bias,
+                                 .dy = x,
+                                 .x = x,
+                                 .weight = weight,
+                                 .scratch = &memory});
+      }
+      product("a bT", dlogits, embedded, clusters);  // logits
+      product("aT b", clusters, dlogits, x);         // dclusters
+      product("a b", embedded, dlogits, clusters);   // dembedded
+    }
+    product("a b", dlogits, y, s);   // Y S
+    product("aT b", s, y, dlogits);  // dS
+    product("a bT", dlogits, y, s);  // dY
+    product("a b", dlogits, y, s);   // dZ
+  }
+}
+BENCHMARK(products_of_a_head)->Unit(benchmark::kMicrosecond);
 
 }  // namespace
 }  // namespace stipple::kernels

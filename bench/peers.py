@@ -248,8 +248,8 @@ class DenseSbm(torch.nn.Module):
         self.clusters = torch.nn.Parameter(torch.randn(heads, clusters, d) * math.sqrt(2 / (clusters * d)))
         self.dropout = dropout
 
-    def forward(self, q, k, v):
-        """[B, H, N, d] in fp32, as in the release; also the mean density of the graph."""
+    def forward(self, q, k, v, _=None):
+        """[B, H, N, d] in fp32, as in the release, where padding takes part; also the mean density of the graph."""
         c = self.clusters
         y = torch.sigmoid(self.phi(q) @ c.transpose(-1, -2))
         z = torch.sigmoid(self.phi(k) @ c.transpose(-1, -2))
@@ -287,37 +287,40 @@ def sbm_layer(out, shape, clusters):
 
 
 class Block(torch.nn.Module):
-    def __init__(self, width, heads, feedforward, clusters):
+    """attention(q, k, v [B, H, N, d], keep [B, N]) gives o and a density."""
+
+    def __init__(self, width, heads, feedforward, attention):
         super().__init__()
         self.heads = heads
         self.norm1, self.norm2 = torch.nn.LayerNorm(width), torch.nn.LayerNorm(width)
         self.qkv, self.out = torch.nn.Linear(width, 3 * width), torch.nn.Linear(width, width)
-        self.attention = DenseSbm(heads, width // heads, clusters, 0.1)
+        self.attention = attention
         self.feedforward = torch.nn.Sequential(
             torch.nn.Linear(width, feedforward), torch.nn.GELU(), torch.nn.Dropout(0.1), torch.nn.Linear(feedforward, width))
 
-    def forward(self, x):
+    def forward(self, x, keep=None):
         b, n, width = x.shape
         q, k, v = self.qkv(self.norm1(x)).view(b, n, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
         with torch.autocast(DEVICE, enabled=False):
-            a, density = self.attention(q.float(), k.float(), v.float())
+            a, density = self.attention(q.float(), k.float(), v.float(), keep)
         x = x + F.dropout(self.out(a.transpose(1, 2).reshape(b, n, width)), 0.1)
         return x + F.dropout(self.feedforward(self.norm2(x)), 0.1), density
 
 
 class ListOpsModel(torch.nn.Module):
-    def __init__(self, n, width=64, heads=2, feedforward=128, layers=2, clusters=128):
+    def __init__(self, n, width=64, heads=2, feedforward=128, layers=2, make_attention=None):
         super().__init__()
+        make_attention = make_attention or (lambda heads, d: DenseSbm(heads, d, 128, 0.1))
         self.tokens, self.positions = torch.nn.Embedding(32, width), torch.nn.Embedding(n, width)
-        self.blocks = torch.nn.ModuleList(Block(width, heads, feedforward, clusters) for _ in range(layers))
+        self.blocks = torch.nn.ModuleList(Block(width, heads, feedforward, make_attention(heads, width // heads)) for _ in range(layers))
         self.norm = torch.nn.LayerNorm(width)
         self.head = torch.nn.Sequential(torch.nn.Linear(width, 128), torch.nn.ReLU(), torch.nn.Linear(128, 10))
 
-    def forward(self, ids, labels):
-        x = F.dropout(self.tokens(ids) + self.positions.weight, 0.1)
+    def forward(self, ids, labels, keep=None):
+        x = F.dropout(self.tokens(ids) + self.positions.weight[:ids.shape[1]], 0.1)
         densities = []
         for block in self.blocks:
-            x, density = block(x)
+            x, density = block(x, keep)
             densities.append(density)
         loss = F.cross_entropy(self.head(self.norm(x).mean(1)), labels)
         return loss + 1e-4 * torch.stack(densities).mean()
