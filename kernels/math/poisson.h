@@ -186,8 +186,10 @@ STIPPLE_HD [[gnu::always_inline]] inline float positive_probability(float rate) 
 /// from the top: the smallest uniforms give the largest counts, so that the count is positive
 /// exactly where the pair was kept.
 STIPPLE_HD inline int64_t positive_poisson(double rate, double uniform) {
-  // e^-rate by series on rate / 32 and five squarings.
   rate = std::min(rate, 32.0);
+  // P(N >= 2) <= rate^2 / 2: most pairs of small rates are done.
+  if (uniform >= 0.5 * rate * rate + 1e-9) return 1;
+  // e^-rate by series on rate / 32 and five squarings.
   const double t = rate / 32;
   double power = 1.0;
   for (int k = 14; k >= 1; --k) power = std::fma(-power * t, 1.0 / k, 1.0);
