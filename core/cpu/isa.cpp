@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "core/cpu/isa.h"
 
+#include <cpuid.h>
+
 #include <algorithm>
 #include <atomic>
 #include <cstdlib>
+#include <cstring>
 
 #include "core/error.h"
 
@@ -32,6 +35,37 @@ Isa initial() {
   throw ConfigError(detail::concat("STIPPLE_ISA=", wanted, " is not available here; use scalar",
                                    best() >= Isa::kAvx2 ? ", avx2" : "",
                                    best() >= Isa::kAvx512 ? ", avx512" : ""));
+}
+
+// Compilers do not agree on a name of it. Asked once: virtual machines take long to answer.
+bool cpu_has_avx_vnni() {
+  static const bool has = [] {
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    return __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a >> 4 & 1) != 0;
+  }();
+  return has;
+}
+
+bool cpu_has_vnni(Isa isa) {
+  switch (isa) {
+    case Isa::kAvx512:
+      return __builtin_cpu_supports("avx512vnni") != 0;
+    case Isa::kAvx2:
+      return cpu_has_avx_vnni();
+    case Isa::kScalar:
+      break;
+  }
+  return false;
+}
+
+bool environment_allows_vnni() {
+  const char* wanted = std::getenv("STIPPLE_VNNI");
+  return wanted == nullptr || std::strcmp(wanted, "0") != 0;
+}
+
+std::atomic<bool>& vnni_allowed() {
+  static std::atomic<bool> value{environment_allows_vnni()};
+  return value;
 }
 
 std::atomic<Isa>& current() {
@@ -67,5 +101,9 @@ void set_isa(Isa value) {
   STIPPLE_CHECK(value <= best(), "this CPU has no ", isa_name(value));
   current().store(value, std::memory_order_relaxed);
 }
+
+bool has_vnni() { return vnni_allowed().load(std::memory_order_relaxed) && cpu_has_vnni(isa()); }
+
+void allow_vnni(bool value) { vnni_allowed().store(value, std::memory_order_relaxed); }
 
 }  // namespace stipple::cpu

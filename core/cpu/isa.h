@@ -20,5 +20,11 @@ Isa isa();
 /// For tests and benchmarks; takes effect for operations that start later. Error when the CPU lacks
 /// it.
 void set_isa(Isa);
+/// Whether the instruction set in force comes with VNNI, dot products of bytes: not where this CPU
+/// lacks it, nor where STIPPLE_VNNI=0 (environment) or allow_vnni says not to use it. Nothing
+/// computes other bits with it.
+bool has_vnni();
+/// For tests and benchmarks.
+void allow_vnni(bool);
 
 }  // namespace stipple::cpu

@@ -3,7 +3,6 @@
 // degrees of rows that may be made side by side.
 #pragma once
 
-#include <bit>
 #include <cstdint>
 
 #include "kernels/edges.h"
@@ -41,12 +40,6 @@ class CsrWriter {
   int64_t size_ = 0;
   int64_t row_ = 0;
 };
-
-inline int32_t count_bits(const uint32_t* bits, int64_t words) {
-  int32_t count = 0;
-  for (int64_t w = 0; w < words; ++w) count += std::popcount(bits[w]);
-  return count;
-}
 
 /// Turns the degree of row i, left in row_ptr[i + 1], into offsets.
 inline void sum_degrees(const EdgeSet& edges, int64_t p) {

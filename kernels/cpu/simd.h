@@ -10,6 +10,7 @@
 
 #include <immintrin.h>
 #include <math.h>
+#include <string.h>
 
 #include <cstdint>
 #include <limits>
@@ -79,6 +80,9 @@ inline Words operator+(Words a, Words b) { return {_mm512_add_epi32(a.v, b.v)}; 
 inline Words operator-(Words a, Words b) { return {_mm512_sub_epi32(a.v, b.v)}; }
 inline Words operator*(Words a, Words b) { return {_mm512_mullo_epi32(a.v, b.v)}; }
 inline Words operator^(Words a, Words b) { return {_mm512_xor_si512(a.v, b.v)}; }
+inline Words xor3(Words a, Words b, Words c) {
+  return {_mm512_ternarylogic_epi32(a.v, b.v, c.v, 0x96)};
+}
 inline Words operator&(Words a, Words b) { return {_mm512_and_si512(a.v, b.v)}; }
 inline Words operator|(Words a, Words b) { return {_mm512_or_si512(a.v, b.v)}; }
 inline Words operator<<(Words a, int n) {
@@ -98,6 +102,9 @@ inline Words gather(const uint32_t* base, Words index) {
 inline Words bit_cast_words(Floats a) { return {_mm512_castps_si512(a.v)}; }
 inline Floats bit_cast_floats(Words a) { return {_mm512_castsi512_ps(a.v)}; }
 inline Floats to_floats(Words a) { return {_mm512_cvtepi32_ps(a.v)}; }  ///< of signed words
+/// Uniform words as numbers in [0, kUniformScale].
+inline constexpr float kUniformScale = 0x1p32f;
+inline Floats uniform_floats(Words a) { return {_mm512_cvtepu32_ps(a.v)}; }
 /// a >> n, lane by lane.
 inline Words shift_right(Words a, Words n) { return {_mm512_srlv_epi32(a.v, n.v)}; }
 inline Words load_u16(const uint16_t* p) {
@@ -119,6 +126,11 @@ inline void multiply_wide(Words a, Words b, Words& high, Words& low) {
   const __m512i odd = _mm512_mul_epu32(_mm512_srli_epi64(a.v, 32), _mm512_srli_epi64(b.v, 32));
   high.v = _mm512_mask_blend_epi32(0xAAAA, _mm512_srli_epi64(even, 32), odd);
   low.v = _mm512_mask_blend_epi32(0xAAAA, even, _mm512_slli_epi64(odd, 32));
+}
+
+/// p[e] = a[e], for lanes below 256.
+inline void store_bytes(uint8_t* p, Words a) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(a.v));
 }
 
 /// The lanes of m, moved together, at p. Writes kWidth elements, whatever m is; returns how many
@@ -249,6 +261,7 @@ inline Words operator+(Words a, Words b) { return {_mm256_add_epi32(a.v, b.v)}; 
 inline Words operator-(Words a, Words b) { return {_mm256_sub_epi32(a.v, b.v)}; }
 inline Words operator*(Words a, Words b) { return {_mm256_mullo_epi32(a.v, b.v)}; }
 inline Words operator^(Words a, Words b) { return {_mm256_xor_si256(a.v, b.v)}; }
+inline Words xor3(Words a, Words b, Words c) { return a ^ b ^ c; }
 inline Words operator&(Words a, Words b) { return {_mm256_and_si256(a.v, b.v)}; }
 inline Words operator|(Words a, Words b) { return {_mm256_or_si256(a.v, b.v)}; }
 inline Words operator<<(Words a, int n) { return {_mm256_slli_epi32(a.v, n)}; }
@@ -264,6 +277,8 @@ inline Words gather(const uint32_t* base, Words index) {
 inline Words bit_cast_words(Floats a) { return {_mm256_castps_si256(a.v)}; }
 inline Floats bit_cast_floats(Words a) { return {_mm256_castsi256_ps(a.v)}; }
 inline Floats to_floats(Words a) { return {_mm256_cvtepi32_ps(a.v)}; }
+inline constexpr float kUniformScale = 0x1p31f;
+inline Floats uniform_floats(Words a) { return to_floats(a >> 1); }
 inline Words shift_right(Words a, Words n) { return {_mm256_srlv_epi32(a.v, n.v)}; }
 inline Words load_u16(const uint16_t* p) {
   return {_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};
@@ -281,6 +296,16 @@ inline void multiply_wide(Words a, Words b, Words& high, Words& low) {
   const __m256i odd = _mm256_mul_epu32(_mm256_srli_epi64(a.v, 32), _mm256_srli_epi64(b.v, 32));
   high.v = _mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xAA);
   low.v = _mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xAA);
+}
+
+inline void store_bytes(uint8_t* p, Words a) {
+  const __m256i bytes = _mm256_shuffle_epi8(
+      a.v, _mm256_setr_epi8(0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, 0, 4, 8,
+                            12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1));
+  const uint32_t halves[2] = {
+      static_cast<uint32_t>(_mm256_cvtsi256_si32(bytes)),
+      static_cast<uint32_t>(_mm_cvtsi128_si32(_mm256_extracti128_si256(bytes, 1)))};
+  memcpy(p, halves, sizeof halves);
 }
 
 // Byte k of the result is the k-th set lane of the mask: one pdep and one pext instead of a table.
@@ -363,30 +388,83 @@ inline Floats exp(Floats x) {
 struct PhiloxWords {
   Words w[4];
 };
-// A round of the even lanes alone is six instructions: products stay 64 bits wide, the odd lanes
-// hold left-overs.
-inline PhiloxWords philox_round_of_even_lanes(const PhiloxWords& c, Words k0, Words k1) {
+
+/// The keys of all rounds, in memory, from where an instruction spreads one over its lanes for free.
+struct PhiloxKeys {
+  explicit PhiloxKeys(PhiloxKey key) {
+    for (int round = 0; round < philox::kRounds; ++round) {
+      k0[round] = key.k0 + static_cast<uint32_t>(round) * philox::kWeyl0;
+      k1[round] = key.k1 + static_cast<uint32_t>(round) * philox::kWeyl1;
+    }
+  }
+  uint32_t k0[philox::kRounds];
+  uint32_t k1[philox::kRounds];
+};
+
+/// The counters of the even lanes, and those of the odd lanes moved to the even ones. On the even
+/// lanes alone a round is six instructions: products stay 64 bits wide, the odd lanes hold
+/// left-overs.
+struct PhiloxHalves {
+  PhiloxWords half[2];
+};
+
+inline void philox_round(PhiloxWords& c, Words key0, Words key1) {
   const Words p0 = multiply_even(splat_words(philox::kMultiplier0), c.w[0]);
   const Words p1 = multiply_even(splat_words(philox::kMultiplier1), c.w[2]);
-  return {{swap_neighbours(p1) ^ c.w[1] ^ k0, p1, swap_neighbours(p0) ^ c.w[3] ^ k1, p0}};
+  c = {{xor3(swap_neighbours(p1), c.w[1], key0), p1, xor3(swap_neighbours(p0), c.w[3], key1), p0}};
 }
-inline PhiloxWords philox4x32(const PhiloxWords& counters, PhiloxKey key) {
-  PhiloxWords even = counters;
-  PhiloxWords odd;
-  for (int i = 0; i < 4; ++i) odd.w[i] = swap_neighbours(counters.w[i]);
-    // Both in one loop: a key goes to all lanes once a round, and neither waits for its own products.
+
+// The last round puts the halves together.
+inline PhiloxWords last_philox_round(const PhiloxHalves& c, const PhiloxKeys& keys) {
+  constexpr int kLast = philox::kRounds - 1;
+  const auto low_words = [](Words even, Words odd) {
+    return select_even(even, swap_neighbours(odd));
+  };
+  const auto high_words = [](Words even, Words odd) {
+    return select_even(swap_neighbours(even), odd);
+  };
+  const PhiloxWords& even = c.half[0];
+  const PhiloxWords& odd = c.half[1];
+  const Words m0 = splat_words(philox::kMultiplier0);
+  const Words m1 = splat_words(philox::kMultiplier1);
+  const Words p0_even = multiply_even(m0, even.w[0]), p0_odd = multiply_even(m0, odd.w[0]);
+  const Words p1_even = multiply_even(m1, even.w[2]), p1_odd = multiply_even(m1, odd.w[2]);
+  return {{xor3(high_words(p1_even, p1_odd), low_words(even.w[1], odd.w[1]),
+                splat_words(keys.k0[kLast])),
+           low_words(p1_even, p1_odd),
+           xor3(high_words(p0_even, p0_odd), low_words(even.w[3], odd.w[3]),
+                splat_words(keys.k1[kLast])),
+           low_words(p0_even, p0_odd)}};
+}
+
+/// Rounds `round` and on, for kCount times kWidth counters side by side: one is too few for the
+/// multipliers not to wait.
+template <size_t kCount>
+void finish_philox(PhiloxHalves (&c)[kCount], const PhiloxKeys& keys, int round,
+                   PhiloxWords (&result)[kCount]) {
 #pragma GCC unroll 10
-  for (int round = 0; round < philox::kRounds; ++round) {
-    const Words k0 = splat_words(key.k0);
-    const Words k1 = splat_words(key.k1);
-    even = philox_round_of_even_lanes(even, k0, k1);
-    odd = philox_round_of_even_lanes(odd, k0, k1);
-    key.k0 += philox::kWeyl0;
-    key.k1 += philox::kWeyl1;
+  for (; round < philox::kRounds - 1; ++round) {
+    const Words key0 = splat_words(keys.k0[round]);
+    const Words key1 = splat_words(keys.k1[round]);
+#pragma GCC unroll 2
+    for (PhiloxHalves& each : c) {
+      philox_round(each.half[0], key0, key1);
+      philox_round(each.half[1], key0, key1);
+    }
   }
-  PhiloxWords result;
-  for (int i = 0; i < 4; ++i) result.w[i] = select_even(even.w[i], swap_neighbours(odd.w[i]));
-  return result;
+#pragma GCC unroll 2
+  for (size_t e = 0; e < kCount; ++e) result[e] = last_philox_round(c[e], keys);
+}
+
+inline PhiloxWords philox4x32(const PhiloxWords& c, const PhiloxKeys& keys) {
+  PhiloxHalves halves[1] = {{{c, c}}};
+  for (Words& word : halves[0].half[1].w) word = swap_neighbours(word);
+  PhiloxWords result[1];
+  finish_philox(halves, keys, 0, result);
+  return result[0];
+}
+inline PhiloxWords philox4x32(const PhiloxWords& c, PhiloxKey key) {
+  return philox4x32(c, PhiloxKeys(key));
 }
 
 }  // namespace stipple::kernels::cpu::STIPPLE_SIMD

@@ -182,6 +182,10 @@ STIPPLE_HD [[gnu::always_inline]] inline float positive_probability(float rate) 
   return q;
 }
 
+/// 1 - e^-rate within 2e-5 for rates in [0, 2]: rate times this polynomial of it, lowest power first.
+inline constexpr float kRoughPositive[] = {0.999552965f, -0.496659756f, 0.158437669f,
+                                           -0.0325016491f, 0.00327316788f};
+
 /// The value of N ~ Poisson(rate) given N >= 1, by inversion of `uniform` in [0, P(N >= 1)) counted
 /// from the top: the smallest uniforms give the largest counts, so that the count is positive
 /// exactly where the pair was kept.

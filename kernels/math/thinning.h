@@ -88,7 +88,7 @@ inline constexpr float kKeepScale = 0x1p31f;
 
 /// A pair of probability p is kept where word >> 1 is below this: floor(2^31 p), so always where p
 /// >= 1, and never where p is NaN.
-STIPPLE_HD inline uint32_t keep_threshold(float p) {
+STIPPLE_HD [[gnu::always_inline]] inline uint32_t keep_threshold(float p) {
   return static_cast<uint32_t>(std::fmin(std::fmax(p, 0.0f), 1.0f) * kKeepScale);
 }
 

@@ -260,7 +260,11 @@ void expect_same_bits_on_every_isa(const SbmCase& c) {
     const auto expected = all_contents(sampler.sample(any, {.step = 9}));
     for (stipple::cpu::Isa isa : stipple::cpu::available_isas()) {
       stipple::cpu::set_isa(isa);
-      EXPECT_EQ(all_contents(sampler.sample(any, {.step = 9})), expected) << isa_name(isa);
+      for (bool vnni : {false, true}) {
+        stipple::cpu::allow_vnni(vnni);
+        EXPECT_EQ(all_contents(sampler.sample(any, {.step = 9})), expected)
+            << isa_name(isa) << (vnni ? " with VNNI" : "");
+      }
     }
   });
   stipple::cpu::set_isa(before);

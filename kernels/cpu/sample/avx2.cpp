@@ -4,5 +4,6 @@
 namespace stipple::kernels::cpu {
 
 const SampleKernels kSampleAvx2 = avx2::kSampleKernels;
+const SampleKernels kSampleAvx2Vnni = avx2::kSampleKernelsVnni;
 
 }  // namespace stipple::kernels::cpu

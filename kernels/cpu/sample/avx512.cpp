@@ -4,5 +4,6 @@
 namespace stipple::kernels::cpu {
 
 const SampleKernels kSampleAvx512 = avx512::kSampleKernels;
+const SampleKernels kSampleAvx512Vnni = avx512::kSampleKernelsVnni;
 
 }  // namespace stipple::kernels::cpu

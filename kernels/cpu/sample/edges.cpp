@@ -18,10 +18,6 @@
 namespace stipple::kernels::cpu {
 namespace {
 
-// Tile rows of one task: few enough to share among threads, many enough to make up for packing the
-// keys.
-constexpr int64_t kTileRowRun = 768;
-
 SampleProblem problem_at(const SampleEdges& args, int64_t p) {
   const int64_t heads = args.mu.shape[1];
   const int64_t b = p / heads;
@@ -60,15 +56,16 @@ void set_self_loops(const SampleProblem& problem, Range rows, uint32_t* bits, in
 }
 
 // Leaves degrees in row_ptr, to be summed up when all rows of the problem are there.
-void sample_tile_rows(const SampleEdges& args, int64_t p, Range rows, float* panel) {
+void sample_tile_rows(const SampleEdges& args, int64_t p, Range rows, const TileScratch& scratch) {
   const SampleProblem problem = problem_at(args, p);
   const int64_t words = args.edges.words_per_row();
   uint32_t* bits = args.edges.bits(p, rows.begin);
-  sample_kernels().tile_rows(problem, rows, panel, bits);
+  const SampleKernels& kernels = sample_kernels();
+  kernels.tile_rows(problem, rows, scratch, bits);
   set_self_loops(problem, rows, bits, words);
   int32_t* row_ptr = args.edges.row_ptr.at(p).data;
   for (int64_t i = rows.begin; i < rows.end; ++i, bits += words) {
-    row_ptr[i + 1] = count_bits(bits, words);
+    row_ptr[i + 1] = kernels.count_bits(bits, words);
   }
 }
 
@@ -103,7 +100,7 @@ uint16_t count_pair(const SampleProblem& problem, int64_t i, uint32_t j) {
 
 void write_counted_row(const SampleProblem& problem, int64_t i, const uint32_t* bits, int64_t words,
                        CsrWriter& writer) {
-  const int64_t degree = count_bits(bits, words);
+  const int64_t degree = sample_kernels().count_bits(bits, words);
   uint32_t* columns = writer.begin_row(degree);
   int64_t e = 0;
   for (int64_t w = 0; w < words; ++w) {
@@ -124,7 +121,7 @@ void sample_counted_tiles(const SampleEdges& args, int64_t p, const SampleScratc
   CsrWriter writer(args.edges, p);
   for (int64_t run = 0; run < num_runs(problem.num_queries, kCountedRowRun); ++run) {
     const Range rows = nth_run(run, problem.num_queries, kCountedRowRun);
-    sample_kernels().tile_rows(problem, rows, scratch.panel.at(worker).data, bits);
+    sample_kernels().tile_rows(problem, rows, scratch.tiles(worker), bits);
     set_self_loops(problem, rows, bits, words);
     for (int64_t i = rows.begin; i < rows.end; ++i) {
       write_counted_row(problem, i, bits + (i - rows.begin) * words, words, writer);
@@ -140,15 +137,15 @@ void sample_edges(const Stream& stream, const SampleEdges& args) {
   if (stream.is_plan()) return;
   const EdgeSet& edges = args.edges;
   const int64_t problems = edges.num_problems();
-  const int64_t runs = std::max<int64_t>(1, num_runs(edges.num_queries, kTileRowRun));
+  const int64_t runs = std::max<int64_t>(1, num_runs(edges.num_queries, kMaxTileRows));
   const math::EdgeFormRule rule(args);
   for (int64_t p = 0; p < problems; ++p) edges.form[p] = form_of(args, rule, p);
   stream.parallel_for(problems * runs, [&](int64_t task, int worker) {
     const int64_t p = task / runs;
     const int64_t run = task % runs;
     if (edges.form[p] == EdgeForm::kBits) {
-      const Range rows = nth_run(run, edges.num_queries, kTileRowRun);
-      return sample_tile_rows(args, p, rows, scratch.panel.at(worker).data);
+      const Range rows = nth_run(run, edges.num_queries, kMaxTileRows);
+      return sample_tile_rows(args, p, rows, scratch.tiles(worker));
     }
     if (run != 0) return;  // CSR rows follow one another: one task draws them all
     if (rule.draws_counted_tiles()) {

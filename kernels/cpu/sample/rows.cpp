@@ -18,9 +18,9 @@ constexpr int64_t kDrawBatch = 256;
 const SampleKernels& sample_kernels() {
   switch (stipple::cpu::isa()) {
     case stipple::cpu::Isa::kAvx512:
-      return kSampleAvx512;
+      return stipple::cpu::has_vnni() ? kSampleAvx512Vnni : kSampleAvx512;
     case stipple::cpu::Isa::kAvx2:
-      return kSampleAvx2;
+      return stipple::cpu::has_vnni() ? kSampleAvx2Vnni : kSampleAvx2;
     case stipple::cpu::Isa::kScalar:
       break;
   }

@@ -45,8 +45,37 @@ struct SampleProblem {
 /// Columns of the packed keys that the tile sampler works on at a time, at most.
 inline constexpr int64_t kMaxPanel = 64;
 
+/// Rows of one call of the tile sampler, at most: few enough to share among threads, many enough to
+/// make up for packing the keys.
+inline constexpr int64_t kMaxTileRows = 768;
+
 /// Tile rows that wait as bits for their counts (law poisson_multi).
-inline constexpr int64_t kCountedRowRun = 64;
+inline constexpr int64_t kCountedRowRun = 256;
+
+/// How pairs were decided, for benchmarks and tests.
+struct TileWork {
+  int64_t open = 0;        ///< pairs that the product of bytes left open
+  int64_t canonical = 0;   ///< of them, those that needed the sum in the canonical order
+  int64_t wide_pairs = 0;  ///< drawn in fp32 at once, because the bound of their tile is too wide
+};
+
+/// In what the tile sampler works, and how.
+struct TileScratch {
+  static constexpr int64_t kQueryFacts = 10;
+  static constexpr int64_t padded_clusters(int64_t num_clusters) {
+    return (num_clusters + 15) / 16 * 16;
+  }
+
+  float* panel = nullptr;         // [K, kMaxPanel]  packed keys
+  int8_t* query_codes = nullptr;  // [kMaxTileRows, padded K]
+  uint8_t* key_codes = nullptr;   // [padded K, kMaxPanel]
+  float* query_facts = nullptr;   // [kQueryFacts, kMaxTileRows]
+
+  TileWork* work = nullptr;  ///< counted up where given
+  // For tests.
+  float bound_scale = 1.0f;      ///< below 1 the bounds are no longer certified
+  bool is_always_bytes = false;  ///< also where fp32 is faster
+};
 
 /// Alias tables that are made side by side, at most.
 inline constexpr int64_t kAliasColumns = 16;
@@ -91,9 +120,11 @@ struct SampleKernels {
   /// sum of a[k] b[k]: product k goes to lane k % 16 by fused multiply-add, lanes are added as a
   /// tree.
   float (*dot)(const float* a, const float* b, int64_t n);
-  /// One bit per pair of rows [begin, end): row-major, ceil(M / 32) words a row. `panel` has room
-  /// for kMaxPanel x K floats.
-  void (*tile_rows)(const SampleProblem&, Range rows, float* panel, uint32_t* bits);
+  /// One bit per pair of rows [begin, end), kMaxTileRows at most: row-major, ceil(M / 32) words a
+  /// row.
+  void (*tile_rows)(const SampleProblem&, Range rows, const TileScratch&, uint32_t* bits);
+  /// How many bits are set.
+  int32_t (*count_bits)(const uint32_t* bits, int64_t words);
   void (*build_alias_tables)(const AliasBuild&);
   /// keys[e] = key of draw counter[0] + e.
   void (*draw_keys)(const RowDraws&, int64_t count, uint32_t* keys);
@@ -104,6 +135,8 @@ struct SampleKernels {
 extern const SampleKernels kSampleScalar;
 extern const SampleKernels kSampleAvx2;
 extern const SampleKernels kSampleAvx512;
-const SampleKernels& sample_kernels();  ///< of the instruction set in force
+extern const SampleKernels kSampleAvx2Vnni;    ///< tiles by products of bytes, where certain
+extern const SampleKernels kSampleAvx512Vnni;  ///< the same
+const SampleKernels& sample_kernels();         ///< of the instruction set in force
 
 }  // namespace stipple::kernels::cpu

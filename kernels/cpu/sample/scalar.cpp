@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The samplers' hot loops, plain: what the vector versions must reproduce bit by bit.
+#include <bit>
 #include <cmath>
 
 #include "kernels/cpu/sample/sample.h"
@@ -31,7 +32,7 @@ bool draw_pair(const SampleProblem& problem, int64_t i, int64_t j) {
   return word >> 1 < math::keep_threshold(p);
 }
 
-void tile_rows(const SampleProblem& problem, Range rows, float*, uint32_t* bits) {
+void tile_rows(const SampleProblem& problem, Range rows, const TileScratch&, uint32_t* bits) {
   const int64_t words = (problem.num_keys + 31) / 32;
   for (int64_t i = rows.begin; i < rows.end; ++i) {
     uint32_t* row = bits + (i - rows.begin) * words;
@@ -41,6 +42,12 @@ void tile_rows(const SampleProblem& problem, Range rows, float*, uint32_t* bits)
       if (problem.is_real_key(j) && draw_pair(problem, i, j)) row[j / 32] |= 1u << (j % 32);
     }
   }
+}
+
+int32_t count_bits(const uint32_t* bits, int64_t words) {
+  int32_t count = 0;
+  for (int64_t w = 0; w < words; ++w) count += std::popcount(bits[w]);
+  return count;
 }
 
 uint64_t packed_item(uint32_t weight, int64_t item) {
@@ -117,6 +124,6 @@ int64_t thin(const RowThinning& row, uint32_t* keys, int64_t count) {
 
 }  // namespace
 
-const SampleKernels kSampleScalar{dot, tile_rows, build_alias_tables, draw_keys, thin};
+const SampleKernels kSampleScalar{dot, tile_rows, count_bits, build_alias_tables, draw_keys, thin};
 
 }  // namespace stipple::kernels::cpu

@@ -15,7 +15,11 @@ SampleScratch alloc_sample_scratch(Arena& arena, const SampleEdges& args, int th
   const math::EdgeFormRule rule(args);
   SampleScratch scratch;
   if (rule.may_draw_tiles()) {
+    const int64_t padded = TileScratch::padded_clusters(k);
     scratch.panel = arena.alloc<float>({threads, k, kMaxPanel});
+    scratch.query_codes = arena.alloc<int8_t>({threads, kMaxTileRows, padded});
+    scratch.key_codes = arena.alloc<uint8_t>({threads, padded, kMaxPanel});
+    scratch.query_facts = arena.alloc<float>({threads, TileScratch::kQueryFacts, kMaxTileRows});
     if (rule.draws_counted_tiles()) {
       scratch.bits = arena.alloc<uint32_t>({threads, kCountedRowRun, args.edges.words_per_row()});
     }

@@ -5,6 +5,7 @@
 
 #include "core/arena.h"
 #include "core/view.h"
+#include "kernels/cpu/sample/sample.h"
 #include "kernels/math/alias_table.h"
 #include "kernels/sbm.h"
 
@@ -13,8 +14,11 @@ namespace stipple::kernels::cpu {
 struct SampleScratch {
   // First dimension everywhere: the worker.
   // Tiles.
-  View<float> panel;    // [T, K, 64]            packed keys
-  View<uint32_t> bits;  // [T, 64, ceil(M / 32)] rows on their way to CSR; law poisson_multi only
+  View<float> panel;         // these as in TileScratch
+  View<int8_t> query_codes;  //
+  View<uint8_t> key_codes;   //
+  View<float> query_facts;   //
+  View<uint32_t> bits;  // [T, 256, ceil(M / 32)] rows on their way to CSR; law poisson_multi only
   // Rows.
   View<math::AliasEntry> entries;  // [T, K + 1, M]           see KeyTables
   View<uint32_t> weights;          // [T, columns, stride]    see AliasBuild
@@ -26,6 +30,13 @@ struct SampleScratch {
   View<uint64_t> drawn;            // [T, words]              drawn keys as a set, its summaries
   View<uint16_t> counts;           // [T, M]                  law poisson_multi only
   View<uint32_t> candidates;       // [T, M]
+
+  TileScratch tiles(int worker) const {
+    return {.panel = panel.at(worker).data,
+            .query_codes = query_codes.at(worker).data,
+            .key_codes = key_codes.at(worker).data,
+            .query_facts = query_facts.at(worker).data};
+  }
 };
 
 SampleScratch alloc_sample_scratch(Arena&, const SampleEdges&, int threads);

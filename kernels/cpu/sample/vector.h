@@ -4,155 +4,15 @@
 #pragma once
 
 #include "kernels/cpu/sample/alias_vector.h"
+#include "kernels/cpu/sample/dot_vector.h"
+#include "kernels/cpu/sample/filter_vector.h"
 #include "kernels/cpu/sample/sample.h"
+#include "kernels/cpu/sample/tile_vector.h"
 #include "kernels/cpu/simd_longs.h"
 #include "kernels/math/poisson.h"
 #include "kernels/math/thinning.h"
 
 namespace stipple::kernels::cpu::STIPPLE_SIMD {
-
-inline float lane_dot(const float* a, const float* b, int64_t n) {
-  constexpr int kParts = 16 / kWidth;
-  Floats sums[kParts] = {};
-  for (Floats& sum : sums) sum = splat(0.0f);
-  int64_t k = 0;
-  for (; k + 16 <= n; k += 16) {
-    for (int part = 0; part < kParts; ++part) {
-      const int64_t at = k + part * kWidth;
-      sums[part] = fma(load(a + at), load(b + at), sums[part]);
-    }
-  }
-  for (int part = 0; part < kParts && k + part * kWidth < n; ++part) {
-    const int64_t at = k + part * kWidth;
-    const Mask rest = first_lanes(n - at);
-    sums[part] = fma(load(a + at, rest), load(b + at, rest), sums[part]);
-  }
-  for (int part = 1; part < kParts; ++part) sums[0] = sums[0] + sums[part];
-  return reduce_add(sums[0]);
-}
-
-// --- tiles ---------------------------------------------------------------------------------------
-
-// A panel is 4 vectors of keys wide: vector v, lane l is key 4 l + v, so that the four words of one
-// Philox block are the uniforms of its four vectors. The rows of a tile fill the registers with
-// sums.
-inline constexpr int kVectors = 4;
-inline constexpr int64_t kSamplePanel = kVectors * kWidth;
-inline constexpr int kTileRows = kWidth == 16 ? 6 : 2;
-static_assert(kSamplePanel <= kMaxPanel);
-
-// panel[k, v, l] = z[first + 4 l + v, k], zeros beyond the last key.
-inline void pack_panel(const SampleProblem& problem, int64_t first, float* panel) {
-  for (int64_t column = 0; column < kSamplePanel; ++column) {
-    float* out = panel + column % kVectors * kWidth + column / kVectors;
-    const int64_t j = first + column;
-    const bool exists = j < problem.num_keys;
-    const float* z = problem.z + (exists ? j : 0) * problem.num_clusters;
-    for (int64_t k = 0; k < problem.num_clusters; ++k) out[k * kSamplePanel] = exists ? z[k] : 0.0f;
-  }
-}
-
-inline uint64_t real_keys(const SampleProblem& problem, int64_t first) {
-  uint64_t bits = 0;
-  for (int64_t column = 0; column < kSamplePanel && first + column < problem.num_keys; ++column) {
-    bits |= uint64_t{problem.is_real_key(first + column)} << column;
-  }
-  return bits;
-}
-
-struct TileSums {
-  Floats at[kTileRows][kVectors];
-};
-
-inline TileSums multiply_tile(const float* const (&mu)[kTileRows], const float* panel,
-                              int64_t num_clusters, float start) {
-  TileSums sums;
-  for (auto& row : sums.at) {
-    for (Floats& sum : row) sum = splat(start);
-  }
-  for (int64_t k = 0; k < num_clusters; ++k) {
-    Floats z[kVectors];
-#pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) z[v] = load(panel + k * kSamplePanel + v * kWidth);
-#pragma GCC unroll 6
-    for (int r = 0; r < kTileRows; ++r) {
-      const Floats m = splat(mu[r][k]);
-#pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) sums.at[r][v] = fma(m, z[v], sums.at[r][v]);
-    }
-  }
-  return sums;
-}
-
-inline Floats positive_probability(Floats rate) {
-  const Floats t = min(rate, splat(32.0f)) * splat(0.03125f);
-  Floats q = splat(-1.0f / 720);
-  q = fma(q, t, splat(1.0f / 120));
-  q = fma(q, t, splat(-1.0f / 24));
-  q = fma(q, t, splat(1.0f / 6));
-  q = fma(q, t, splat(-0.5f));
-  q = fma(q, t, splat(1.0f)) * t;
-  for (int doubling = 0; doubling < 5; ++doubling) q = fma(splat(0.0f) - q, q, q + q);
-  return q;
-}
-
-template <bool kCollapse>
-uint64_t keep_bits(const Floats (&p)[kVectors], const PhiloxWords& words) {
-  constexpr uint64_t kEveryFourth = 0x1111111111111111ull;
-  uint64_t bits = 0;
-#pragma GCC unroll 4
-  for (int v = 0; v < kVectors; ++v) {
-    Floats probability = max(p[v], splat(0.0f));
-    if constexpr (kCollapse) probability = positive_probability(probability);
-    const Words threshold = truncate(probability * splat(math::kKeepScale));
-    bits |= _pdep_u64(mask_bits(less(words.w[v] >> 1, threshold)), kEveryFourth << v);
-  }
-  return bits;
-}
-
-inline void store_bits(uint32_t* row, int64_t words, int64_t first_word, uint64_t bits) {
-  row[first_word] = static_cast<uint32_t>(bits);
-  if (kSamplePanel > 32 && first_word + 1 < words) {
-    row[first_word + 1] = static_cast<uint32_t>(bits >> 32);
-  }
-}
-
-template <bool kCollapse>
-void sample_panel(const SampleProblem& problem, Range rows, int64_t first, const float* panel,
-                  uint32_t* bits) {
-  const int64_t words = (problem.num_keys + 31) / 32;
-  const uint64_t real = real_keys(problem, first);
-  PhiloxWords counter;
-  counter.w[0] = splat_words(static_cast<uint32_t>(first / 4)) + iota();
-  counter.w[2] = splat_words(problem.sample);
-  counter.w[3] = splat_words(problem.stream(Purpose::kEdgeTile));
-  for (int64_t i = rows.begin; i < rows.end; i += kTileRows) {
-    const float* mu[kTileRows];
-    for (int64_t r = 0; r < kTileRows; ++r) {
-      // Rows beyond the last are the last once more; their bits are not stored.
-      const int64_t row = i + r < rows.end ? i + r : rows.end - 1;
-      mu[r] = problem.mu + row * problem.num_clusters;
-    }
-    const TileSums p = multiply_tile(mu, panel, problem.num_clusters, problem.delta);
-    for (int64_t r = 0; r < kTileRows && i + r < rows.end; ++r) {
-      counter.w[1] = splat_words(static_cast<uint32_t>(i + r));
-      const uint64_t drawn = keep_bits<kCollapse>(p.at[r], philox4x32(counter, problem.key));
-      store_bits(bits + (i + r - rows.begin) * words, words, first / 32,
-                 problem.is_real_query(i + r) ? drawn & real : 0);
-    }
-  }
-}
-
-inline void tile_rows(const SampleProblem& problem, Range rows, float* panel, uint32_t* bits) {
-  for (int64_t first = 0; first < problem.num_keys; first += kSamplePanel) {
-    pack_panel(problem, first, panel);
-    if (problem.law == MaskLaw::kBernoulli) {
-      sample_panel<false>(problem, rows, first, panel, bits);
-    } else {
-      sample_panel<true>(problem, rows, first, panel, bits);
-    }
-  }
-}
 
 // --- rows ----------------------------------------------------------------------------------------
 
@@ -275,7 +135,9 @@ inline int64_t thin(const RowThinning& row, uint32_t* keys, int64_t count) {
   return kept;
 }
 
-inline constexpr SampleKernels kSampleKernels{lane_dot, tile_rows, build_alias_tables, draw_keys,
-                                              thin};
+inline constexpr SampleKernels kSampleKernels{lane_dot,           tile_rows, count_bits,
+                                              build_alias_tables, draw_keys, thin};
+inline constexpr SampleKernels kSampleKernelsVnni{
+    lane_dot, filtered_tile_rows, count_bits, build_alias_tables, draw_keys, thin};
 
 }  // namespace stipple::kernels::cpu::STIPPLE_SIMD
