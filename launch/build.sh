@@ -3,7 +3,7 @@
 # Configures and builds one preset of CMakePresets.json, quietly unless it fails.
 #   launch/build.sh PRESET [TARGET...]
 #   STIPPLE_WERROR=ON makes warnings errors.
-#   STIPPLE_UNITY=OFF compiles every file by itself: three times the work, but little after a change of one (docs/testing.md).
+#   STIPPLE_UNITY=OFF compiles every file by itself: twice the work, but little after a change of one (docs/testing.md).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 preset=${1:?usage: launch/build.sh PRESET [TARGET...]}
