@@ -23,6 +23,7 @@ using namespace stipple::kernels;
 struct Case {
   EdgeForm form = EdgeForm::kBits;
   bool dense = false;
+  bool causal = false;  ///< of dense
   int64_t n = 2048;
   int64_t d = 32;
   int64_t clusters = 0;
@@ -62,6 +63,7 @@ class Problem {
                              .q = q_,
                              .k = k_,
                              .v = v_,
+                             .pattern = {.is_causal = case_.causal},
                              .scale = scale(),
                              .dropout = dropout(),
                              .scratch = &memory_});
@@ -89,6 +91,7 @@ class Problem {
                                       .o = o_,
                                       .dout = dout_,
                                       .lse = lse_,
+                                      .pattern = {.is_causal = case_.causal},
                                       .scale = scale(),
                                       .dropout = dropout(),
                                       .scratch = &memory_});
@@ -165,7 +168,8 @@ void measure(benchmark::State& state, const Case& c, bool forward, bool backward
 
 void add(const std::string& pass, const Case& c) {
   std::string name = pass + "/" +
-                     (c.dense                     ? "dense"
+                     (c.causal                    ? "causal"
+                      : c.dense                   ? "dense"
                       : c.form == EdgeForm::kBits ? "bits"
                                                   : "csr") +
                      "/d:" + std::to_string(c.d) + "/N:" + std::to_string(c.n);
@@ -181,6 +185,8 @@ void add_all() {
   for (int64_t d : {32, 64}) {
     add("forward", {.dense = true, .d = d});
     add("backward", {.dense = true, .d = d});
+    add("forward", {.dense = true, .causal = true, .d = d});
+    add("backward", {.dense = true, .causal = true, .d = d});
     for (double density : {0.05, 0.25, 1.0}) add("forward", {.d = d, .density = density});
     for (double density : {0.01, 0.02, 0.05, 0.10}) {
       add("forward", {.form = EdgeForm::kCsr, .d = d, .density = density});
@@ -195,6 +201,7 @@ void add_all() {
     // What dropout costs: beside the same without it.
     for (float dropout : {0.0f, 0.1f}) {
       add("step", {.dense = true, .d = d, .dropout = dropout});
+      add("step", {.dense = true, .causal = true, .d = d, .dropout = dropout});
       add("step", {.d = d, .clusters = 128, .density = 0.26, .dropout = dropout});
     }
   }

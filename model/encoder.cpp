@@ -16,6 +16,7 @@ AttentionShape attention_shape(const EncoderConfig& config, int layer) {
           .num_heads = config.heads,
           .head_dim = config.width / config.heads,
           .max_length = config.max_length,
+          .is_causal = config.is_causal,
           .name = block_name(layer) + ".attention"};
 }
 

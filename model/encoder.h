@@ -28,6 +28,7 @@ struct EncoderConfig {
   int64_t feedforward = 1;
   int64_t max_length = 1;
   double dropout = 0;
+  bool is_causal = false;  ///< a token's vector depends on that token and earlier ones only
   bool rotary = false;  ///< queries and keys are rotated by their positions; width / heads is even
 };
 

@@ -22,6 +22,7 @@ EncoderConfig encoder_config(const ModelConfig& config, const ModelTask& task) {
           .feedforward = config.feedforward,
           .max_length = task.max_length,
           .dropout = config.dropout,
+          .is_causal = config.causal,
           .rotary = rotary};
 }
 
@@ -57,6 +58,9 @@ void ModelConfig::describe(ConfigVisitor& v) {
           {.doc = "Hidden units of the classifier.", .min = 1, .max = kMaxWidth});
   v.field("dropout", dropout,
           {.doc = "Probability of dropping an activation in training.", .min = 0, .max = 0.99});
+  v.field("causal", causal,
+          {.doc = "Tokens see themselves and earlier tokens only, as where the next one is to be "
+                  "told. Not every attention can."});
   v.choice("positions", positions, {"learned", "sinusoidal", "rotary"},
            {.doc = "How the model tells where a token stands: learned, a vector for each of "
                    "data.max_length positions; sinusoidal, fixed sines; rotary, queries and keys "

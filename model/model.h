@@ -23,6 +23,7 @@ struct ModelConfig {
   int64_t feedforward = 128;
   int64_t head_hidden = 128;  ///< hidden units of the classifier
   double dropout = 0.1;
+  bool causal = false;
   Positions positions = Positions::kLearned;
   kernels::MeanOver mean_over = kernels::MeanOver::kPadded;
   void describe(ConfigVisitor&);

@@ -22,6 +22,7 @@ struct AttentionShape {
   int64_t head_dim = 1;
   int64_t max_length = 1;  ///< longest sequence of the task: the m of rates "per key", so that they
                            ///< do not depend on a leaf's length
+  bool is_causal = false;  ///< query i sees keys j <= i only; asked of none that cannot be causal
   std::string name;        ///< prefix of parameter names, "encoder.0.attention"
 };
 
@@ -50,10 +51,11 @@ struct AttentionGrads {
 
 /// What others must know of an attention under a configuration.
 struct AttentionTraits {
-  bool fixed_length = false;  ///< padding takes part: leaves are padded to data.max_length
-  bool compares = true;       ///< queries with keys; otherwise they learn nothing
-  bool has_graph = false;     ///< it tells one to ctx.graphs
-  int64_t graph_groups = 0;   ///< AttentionGraph::groups, before anything is drawn
+  bool fixed_length = false;   ///< padding takes part: leaves are padded to data.max_length
+  bool compares = true;        ///< queries with keys; otherwise they learn nothing
+  bool has_graph = false;      ///< it tells one to ctx.graphs
+  int64_t graph_groups = 0;    ///< AttentionGraph::groups, before anything is drawn
+  bool can_be_causal = false;  ///< it obeys AttentionShape::is_causal
 };
 
 class Attention {
@@ -87,7 +89,8 @@ kernels::AttentionDropout dropout_of(const Context&, const AttentionInputs&, flo
 /// Whether there is any.
 bool drops(const Context&, float rate);
 
-/// registry.cpp: an explicit table, one line per attention.
+/// registry.cpp: an explicit table, one line per attention. ConfigError where it is to be causal and
+/// cannot be.
 std::unique_ptr<Attention> make_attention(const AttentionConfig&, ParameterStore&, FactTable&,
                                           const AttentionShape&);
 

@@ -17,19 +17,21 @@ std::unique_ptr<Attention> make(const AttentionConfig& config, ParameterStore& s
   return std::make_unique<T>(config, store, facts, shape);
 }
 
-AttentionTraits no_traits(const AttentionConfig&) { return {}; }
-AttentionTraits compares_nothing(const AttentionConfig&) { return {.compares = false}; }
+AttentionTraits of_softmax(const AttentionConfig&) { return {.can_be_causal = true}; }
+AttentionTraits of_none(const AttentionConfig&) {
+  return {.compares = false, .can_be_causal = true};
+}
 void anything_goes(const AttentionConfig&) {}
 
 constexpr std::array kTable{
     AttentionRow{AttentionKind::kSoftmax, "softmax", "every query sees every key",
-                 &make<SoftmaxAttention>, &no_traits, &anything_goes},
+                 &make<SoftmaxAttention>, &of_softmax, &anything_goes},
     AttentionRow{AttentionKind::kSbm, "sbm",
                  "a graph sampled from a stochastic block model of the data", &make<SbmAttention>,
                  &SbmAttention::traits, &SbmAttention::validate},
     AttentionRow{AttentionKind::kNone, "none",
                  "every token sees itself only, to tell what a task is worth without attention",
-                 &make<NoneAttention>, &compares_nothing, &anything_goes},
+                 &make<NoneAttention>, &of_none, &anything_goes},
 };
 
 }  // namespace
@@ -41,6 +43,19 @@ const AttentionRow& attention_row(AttentionKind kind) {
     if (row.kind == kind) return row;
   }
   throw ConfigError("attention.kind: no such attention");
+}
+
+void require_can_be_causal(const AttentionConfig& config) {
+  const AttentionRow& asked = attention_row(config.kind);
+  if (asked.traits(config).can_be_causal) return;
+  std::string able;
+  for (const AttentionRow& row : kTable) {
+    AttentionConfig other = config;
+    other.kind = row.kind;
+    if (row.traits(other).can_be_causal) able += (able.empty() ? "" : ", ") + std::string(row.name);
+  }
+  throw ConfigError("model.causal: attention.kind=" + std::string(asked.name) +
+                    " lets tokens see later ones and cannot be causal; those that can: " + able);
 }
 
 std::vector<std::string_view> attention_names() {
@@ -60,6 +75,7 @@ std::string attention_docs() {
 
 std::unique_ptr<Attention> make_attention(const AttentionConfig& config, ParameterStore& store,
                                           FactTable& facts, const AttentionShape& shape) {
+  if (shape.is_causal) require_can_be_causal(config);
   return attention_row(config.kind).make(config, store, facts, shape);
 }
 

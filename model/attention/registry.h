@@ -28,6 +28,9 @@ struct AttentionRow {
 std::span<const AttentionRow> attentions();
 const AttentionRow& attention_row(AttentionKind);
 
+/// ConfigError for an attention that cannot be causal, with the names of those that can.
+void require_can_be_causal(const AttentionConfig&);
+
 /// Names in the order of the enumerators, for reading attention.kind, and what they mean.
 std::vector<std::string_view> attention_names();
 std::string attention_docs();

@@ -40,8 +40,10 @@ struct AttentionReference {
     for (int64_t p = 0; p < batch * heads; ++p) {
       const int64_t b = p / heads;
       for (int64_t i = 0; i < length; ++i) {
-        const uint8_t* mask = &run.mask[b * length];
-        weight.insert(weight.end(), mask, mask + length);
+        for (int64_t j = 0; j < length; ++j) {
+          const bool is_seen = run.mask[b * length + j] != 0 && (!c.is_causal || j <= i);
+          weight.push_back(is_seen ? 1 : 0);
+        }
       }
       const Doubles own =
           kernels::reference::dropout_factors(drop, b, static_cast<int>(p % heads), length, length);

@@ -21,6 +21,7 @@ struct AttentionCase {
   uint64_t seed = 1;
   int threads = 1;
   float batch_share = 1.0f;
+  bool is_causal = false;
 };
 
 class AttentionRun {
@@ -112,6 +113,7 @@ class AttentionRun {
             .num_heads = c.heads,
             .head_dim = c.head_dim,
             .max_length = c.length,
+            .is_causal = c.is_causal,
             .name = "attention"};
   }
   model::Context context(bool training) {

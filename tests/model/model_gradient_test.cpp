@@ -136,6 +136,16 @@ TEST(ModelGradient, OfEveryKindOfPositions) {
   }
 }
 
+TEST(ModelGradient, OfEveryAttentionThatCanBeCausal) {
+  for (const AttentionKind kind : test::every_causal_attention()) {
+    SCOPED_TRACE(test::name_of(kind));
+    ModelCase c = differentiable_case(kind);
+    c.config.causal = true;
+    c.task.fields.label = LabelKind::kTokenClass;
+    check_every_parameter(c);
+  }
+}
+
 TEST(ModelGradient, SbmPerToken) {
   ModelCase c = differentiable_case(AttentionKind::kSbm);
   c.task.fields.label = LabelKind::kTokenClass;

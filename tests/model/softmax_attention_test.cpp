@@ -28,8 +28,8 @@ void mask_end_of_second_example(AttentionRun& run) {
   for (int64_t j : {int64_t{2}, length - 2, length - 1}) run.mask[length + j] = 0;
 }
 
-void check_gradients(double dropout) {
-  const AttentionCase c{.seed = 21};
+void check_gradients(double dropout, bool is_causal = false) {
+  const AttentionCase c{.seed = 21, .is_causal = is_causal};
   AttentionRun run(config(dropout), c);
   mask_end_of_second_example(run);
   run.forward();
@@ -46,6 +46,10 @@ void check_gradients(double dropout) {
 TEST(SoftmaxAttention, AgreesWithFiniteDifferencesUnderPadding) { check_gradients(0.0); }
 
 TEST(SoftmaxAttention, AgreesWithFiniteDifferencesUnderDropout) { check_gradients(0.3); }
+
+TEST(SoftmaxAttention, AgreesWithFiniteDifferencesWhereItIsCausal) {
+  for (const double dropout : {0.0, 0.3}) check_gradients(dropout, /*is_causal=*/true);
+}
 
 TEST(SoftmaxAttention, EvaluationDropsNothing) {
   const AttentionCase c{};

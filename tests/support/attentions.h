@@ -17,6 +17,15 @@ inline std::vector<model::AttentionKind> every_attention() {
   return kinds;
 }
 
+/// Those that can be causal as they are by default.
+inline std::vector<model::AttentionKind> every_causal_attention() {
+  std::vector<model::AttentionKind> kinds;
+  for (const model::AttentionKind kind : every_attention()) {
+    if (model::attention_row(kind).traits({.kind = kind}).can_be_causal) kinds.push_back(kind);
+  }
+  return kinds;
+}
+
 inline std::string name_of(model::AttentionKind kind) {
   return std::string(model::attention_row(kind).name);
 }

@@ -172,6 +172,16 @@ TEST(TrainerConfig, TheListopsRecipePeaksWhereThePublishedOneDoes) {
   EXPECT_NEAR(last.learning_rate, 2e-9, 1e-15);
 }
 
+TEST(TrainerConfig, OnlyWhatCanBeCausalIs) {
+  EXPECT_EQ(mistake({"model.causal=true", "attention.kind=softmax"}), "none");
+  EXPECT_TRUE(mistake({"model.causal=true", "attention.kind=sbm"})
+                  .starts_with("model.causal: attention.kind=sbm lets tokens see later ones and "
+                               "cannot be causal; those that can: softmax, "));
+  EXPECT_EQ(mistake({"model.causal=true", "attention.kind=softmax", "model.mean_over=cls"}),
+            "model.mean_over: cls reads the first token, which sees nothing but itself under "
+            "model.causal; use padded or valid");
+}
+
 TEST(TrainerConfig, APresetAndAnotherValueOfItsKeysContradictEachOther) {
   const auto load = [](const std::vector<std::string>& overrides) {
     return Config::load({}, overrides);

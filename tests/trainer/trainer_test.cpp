@@ -39,7 +39,7 @@ void make_short(Config& config) {
   config.data.repeated_token.sequence = 40;
 }
 
-/// Every attention on every device that is here.
+/// Every attention on every device that is here; causal, too, where it can be.
 std::vector<Config> every_config(const std::string& name) {
   std::vector<Config> configs;
   for (const auto device : {DeviceChoice::kCpu, DeviceChoice::kCuda}) {
@@ -48,6 +48,13 @@ std::vector<Config> every_config(const std::string& name) {
       Config& config = configs.emplace_back(small_config(name));
       config.device = device;
       config.attention.kind = kind;
+      if (device == DeviceChoice::kCuda) make_short(config);
+    }
+    for (const auto kind : test::every_causal_attention()) {
+      Config& config = configs.emplace_back(small_config(name));
+      config.device = device;
+      config.attention.kind = kind;
+      config.model.causal = true;
       if (device == DeviceChoice::kCuda) make_short(config);
     }
   }
@@ -102,10 +109,18 @@ std::vector<double> history(const Config& config, int steps) {
 
 TEST(Trainer, OnCudaMakesTheStepsOfTheCpu) {
   if (cuda::device_count() == 0) GTEST_SKIP() << cuda::why_no_device();
+  std::vector<Config> configs;
   for (const auto kind : test::every_attention()) {
-    Config config = small_config("devices");
+    configs.push_back(small_config("devices"));
+    configs.back().attention.kind = kind;
+  }
+  for (const auto kind : test::every_causal_attention()) {
+    configs.push_back(small_config("devices"));
+    configs.back().attention.kind = kind;
+    configs.back().model.causal = true;
+  }
+  for (Config& config : configs) {
     make_short(config);
-    config.attention.kind = kind;
     const std::vector<double> on_cpu = history(config, 3);
     config.device = DeviceChoice::kCuda;
     const std::vector<double> on_cuda = history(config, 3);
@@ -174,7 +189,10 @@ std::vector<Config> every_attention(const std::string& name) {
   const auto add = [&](const auto& change) {
     change(configs.emplace_back(small_config(name)).attention);
   };
-  add([](auto& attention) { attention.kind = model::AttentionKind::kSoftmax; });
+  for (const bool causal : {false, true}) {
+    add([](auto& attention) { attention.kind = model::AttentionKind::kSoftmax; });
+    configs.back().model.causal = causal;
+  }
   for (const auto law : {kernels::MaskLaw::kBernoulli, kernels::MaskLaw::kPoissonCollapse,
                          kernels::MaskLaw::kPoissonMulti}) {
     add([&](auto& attention) {

@@ -58,6 +58,11 @@ void validate_model(const Config& config) {
           "attention.implementation: cusparse computes attention over a graph, and attention.kind=",
           attention.name, " has none; use implementation=own");
   attention.validate(config.attention);
+  if (!model.causal) return;
+  model::require_can_be_causal(config.attention);
+  require(model.mean_over != kernels::MeanOver::kCls,
+          "model.mean_over: cls reads the first token, which sees nothing but itself under "
+          "model.causal; use padded or valid");
 }
 
 std::vector<std::pair<std::string, std::string>> pairs_of(Config config) {

@@ -8,6 +8,7 @@ namespace stipple::model {
 SoftmaxAttention::SoftmaxAttention(const AttentionConfig& config, ParameterStore&, FactTable&,
                                    const AttentionShape& shape)
     : scale_(static_cast<float>(1.0 / std::sqrt(static_cast<double>(shape.head_dim)))),
+      pattern_{.is_causal = shape.is_causal},
       dropout_rate_(static_cast<float>(config.dropout)) {}
 
 std::unique_ptr<Attention::Saved> SoftmaxAttention::make_saved() const {
@@ -29,6 +30,7 @@ void SoftmaxAttention::do_forward(Context& ctx, const AttentionInputs& in, RealV
                                      .k = in.k,
                                      .v = in.v,
                                      .key_mask = in.mask,
+                                     .pattern = pattern_,
                                      .scale = scale_,
                                      .dropout = dropout_of(ctx, in, dropout_rate_, saved.kept),
                                      .scratch = &ctx.scratch});
@@ -49,6 +51,7 @@ void SoftmaxAttention::do_backward(Context& ctx, const AttentionInputs& in, Cons
                                   .dout = dout,
                                   .lse = saved.lse,
                                   .key_mask = in.mask,
+                                  .pattern = pattern_,
                                   .scale = scale_,
                                   .dropout = dropout_of(ctx, in, dropout_rate_, saved.kept),
                                   .scratch = &ctx.scratch});

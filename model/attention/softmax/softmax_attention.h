@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Exact softmax attention over the real keys. No parameters. Saves the log-sum-exp of each row, one
+// Exact softmax attention over the real keys, or those up to the query itself. No parameters. Saves the log-sum-exp of each row, one
 // float per token and head, and on the CPU dropout's bits, one per pair and head, of sequences of at
 // most kMostKeptKeys tokens; longer ones make them again in backward.
 #pragma once
@@ -27,6 +27,7 @@ class SoftmaxAttention final : public Attention {
                    const Attention::Saved&, const AttentionGrads&) const override;
 
   float scale_;
+  kernels::Pattern pattern_;
   float dropout_rate_;
 };
 
