@@ -189,6 +189,7 @@ namespace {
 std::vector<EncoderBlock> make_blocks(ParameterStore& store, const EncoderConfig& config,
                                       const AttentionFactory& make_attention) {
   std::vector<EncoderBlock> blocks;
+  blocks.reserve(static_cast<size_t>(config.layers));
   for (int layer = 0; layer < config.layers; ++layer) {
     blocks.emplace_back(store, config, make_attention, layer);
   }

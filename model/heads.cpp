@@ -6,7 +6,6 @@
 #include "kernels/squared_error.h"
 
 namespace stipple::model {
-namespace {}  // namespace
 
 Head::Head(ParameterStore& store, FactTable& facts, const std::string& name,
            const HeadConfig& config)

@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdlib>
-#include <cstring>
+#include <string_view>
 
 #include "core/error.h"
 
@@ -26,7 +26,22 @@ Isa best() {
   return Isa::kScalar;
 }
 
+bool environment_allows_vnni() {
+  const char* wanted = std::getenv("STIPPLE_VNNI");
+  if (wanted == nullptr) return true;
+  const std::string_view value = wanted;
+  STIPPLE_CHECK_AS(ConfigError, value == "0" || value == "1", "STIPPLE_VNNI=", value,
+                   " means nothing; use 0 or 1");
+  return value == "1";
+}
+
+std::atomic<bool>& vnni_allowed() {
+  static std::atomic<bool> value{environment_allows_vnni()};
+  return value;
+}
+
 Isa initial() {
+  vnni_allowed();  // what is wrong with the environment is said at once
   const char* wanted = std::getenv("STIPPLE_ISA");
   if (wanted == nullptr) return best();
   for (Isa candidate : available_isas()) {
@@ -56,16 +71,6 @@ bool cpu_has_vnni(Isa isa) {
       break;
   }
   return false;
-}
-
-bool environment_allows_vnni() {
-  const char* wanted = std::getenv("STIPPLE_VNNI");
-  return wanted == nullptr || std::strcmp(wanted, "0") != 0;
-}
-
-std::atomic<bool>& vnni_allowed() {
-  static std::atomic<bool> value{environment_allows_vnni()};
-  return value;
 }
 
 std::atomic<Isa>& current() {

@@ -182,7 +182,8 @@ STIPPLE_HD [[gnu::always_inline]] inline float positive_probability(float rate) 
   return q;
 }
 
-/// 1 - e^-rate within 2e-5 for rates in [0, 2]: rate times this polynomial of it, lowest power first.
+/// 1 - e^-rate within 2e-5 for rates in [0, 2]: rate times this polynomial of it, lowest power
+/// first.
 inline constexpr float kRoughPositive[] = {0.999552965f, -0.496659756f, 0.158437669f,
                                            -0.0325016491f, 0.00327316788f};
 

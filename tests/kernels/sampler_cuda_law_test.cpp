@@ -17,7 +17,7 @@ Device cuda_under_test() { return test_devices().back(); }
 class SamplerLawOnCuda : public testing::Test {
  protected:
   void SetUp() override {
-    if (!has_cuda()) GTEST_SKIP() << "no CUDA device";
+    if (!has_cuda()) GTEST_SKIP() << "no CUDA device; emulated, there is one";
   }
 };
 

@@ -108,6 +108,9 @@ contains "$output" "train.micro_batch"
 expect 2 "$STIPPLE" train small.yaml data.dir=empty
 contains "$output" "val"
 
+expect 2 env STIPPLE_VNNI=off "$STIPPLE" train small.yaml run.dir=mixed
+contains "$output" "STIPPLE_VNNI=off"
+
 # A mistake of one rank only ends the job, at once and with its own words.
 expect 2 timeout 20 mpirun -q -np 1 "$STIPPLE" train small.yaml run.dir=mixed : -np 1 -x STIPPLE_ISA=nonsense "$STIPPLE" train small.yaml run.dir=mixed
 contains "$output" "STIPPLE_ISA=nonsense"

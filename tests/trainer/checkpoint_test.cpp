@@ -607,7 +607,7 @@ TEST(ConfigText, FlattensWhatConfigToYamlWrites) {
 // --- safetensors ---------------------------------------------------------------------------------
 
 /// A file laid out by hand from the format's description: length, header, data.
-std::string by_hand(std::string header, const std::string& data) {
+std::string by_hand(const std::string& header, const std::string& data) {
   const uint64_t length = header.size();
   std::string file(8, '\0');
   std::memcpy(file.data(), &length, 8);

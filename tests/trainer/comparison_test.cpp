@@ -91,7 +91,7 @@ class ComparisonFile : public ::testing::Test {
   void TearDown() override { fs::remove_all(folder_); }
 
   std::string make_run(const std::string& name) {
-    const std::string path = (folder_ / name).string();
+    std::string path = (folder_ / name).string();
     fs::create_directories(path);
     std::ofstream(path + "/config.yaml") << "seed: 1\n";
     std::ofstream(path + "/metrics.jsonl") << "";

@@ -107,7 +107,8 @@ int doctor(comm::Communicator& communicator) {
   print_cuda();
   fmt::print("kernels      ");
   for (const cpu::Isa isa : cpu::available_isas()) fmt::print("{} ", cpu::isa_name(isa));
-  fmt::print("(in use: {}; STIPPLE_ISA chooses)\n", cpu::isa_name(cpu::isa()));
+  fmt::print("(in use: {}{}; STIPPLE_ISA and STIPPLE_VNNI choose)\n", cpu::isa_name(cpu::isa()),
+             cpu::has_vnni() ? " with VNNI" : "");
   fmt::print("disk         {:.1f} GB free here\n", free_gb("."));
   fmt::print("ranks        {}\n", communicator.size());
   for (size_t i = 0; i < ranks.size(); ++i) fmt::print("  {:<3} {}\n", i, ranks[i]);

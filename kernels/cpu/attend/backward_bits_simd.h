@@ -213,8 +213,8 @@ inline void differentiate_bits(const AttendProblem& p, const BackwardBuffers& b,
   float* scores = b.tiles[0] + r * kBitStride;
   float* dweights = b.tiles[1] + r * kBitStride;
   float* dp = b.tiles[2] + r * kBitStride;
-  uint32_t kept[2] = {~0u, ~0u};
-  if (p.dropout.on) recall_pairs(p, row.i, first, kept);
+  uint32_t kept[2];
+  recall_pairs(p, row.i, first, kept);
   for (int64_t x = 0; x < kBitTile; x += kWidth) {
     if ((edges >> x & kLanes) == 0) continue;
     const PairGradient g =

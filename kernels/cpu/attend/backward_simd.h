@@ -14,8 +14,8 @@
 namespace stipple::kernels::cpu::STIPPLE_SIMD {
 
 /// The density at which the walk over set bits costs what tiles do. Costs in multiply-adds of a
-/// vector per pair, fitted to bench_attention 'backward/bits/d:.*/N:1024' and 'd:32/N:2048' on a
-/// Sapphire Rapids: tiles take 5 d + 2 k columns a pair; bits 2 d columns and kPair a pair, and for
+/// vector per pair, set by bench_attention 'backward/bits' on one Sapphire Rapids so that d = 32,
+/// k = 128 crosses at its measured half; other shapes may turn to tiles somewhat early. Tiles take 5 d + 2 k columns a pair; bits 2 d columns and kPair a pair, and for
 /// an edge kEdge and the other 3 d + 2 k, at kTogether or, where they are too many or too odd to be
 /// summed in one walk over 32 registers, at kApart.
 inline double densest_by_bits(const AttendProblem& p) {

@@ -39,12 +39,12 @@ inline uint32_t* kept_row(const AttendProblem& p, int64_t i) {
 
 // --- of tiles ------------------------------------------------------------------------------------
 
-/// Row i's bits for the keys [first, first + kTileKeys), all ones without dropout.
-inline void make_tile_bits(const AttendProblem& p, int64_t i, int64_t first,
-                           uint32_t (&words)[kTileKeys / 32]) {
+/// Row i's bits for the keys from `first` on, 32 a word, all ones without dropout.
+template <size_t kWords>
+inline void make_bits(const AttendProblem& p, int64_t i, int64_t first, uint32_t (&words)[kWords]) {
   memset(words, 0xFF, sizeof(words));
   if (!p.dropout.on) return;
-  for (int64_t x = 0; x < kTileKeys; x += 4 * kWidth) {
+  for (int64_t x = 0; x < int64_t{32 * kWords}; x += 4 * kWidth) {
     const Words quads = iota() + splat_words(static_cast<uint32_t>((first + x) / 4));
     const uint64_t bits = kept_quads(p.dropout, i, quads);
     memcpy(reinterpret_cast<char*>(words) + x / 8, &bits, static_cast<size_t>(4 * kWidth / 8));
@@ -56,34 +56,27 @@ inline size_t tile_bytes(const AttendProblem& p, int64_t first) {
   return static_cast<size_t>(minimum((p.num_keys - first + 31) / 32, kTileKeys / 32)) * 4;
 }
 
-/// make_tile_bits of forward.
+/// make_bits of forward.
 inline void decide_tile(const AttendProblem& p, int64_t i, int64_t first,
                         uint32_t (&words)[kTileKeys / 32]) {
-  make_tile_bits(p, i, first, words);
+  make_bits(p, i, first, words);
   if (p.kept != nullptr) memcpy(kept_row(p, i) + first / 32, words, tile_bytes(p, first));
 }
 
-/// make_tile_bits of backward.
+/// make_bits of backward.
 inline void recall_tile(const AttendProblem& p, int64_t i, int64_t first,
                         uint32_t (&words)[kTileKeys / 32]) {
-  if (p.kept == nullptr) return make_tile_bits(p, i, first, words);
+  if (p.kept == nullptr) return make_bits(p, i, first, words);
   memset(words, 0, sizeof(words));
   memcpy(words, kept_row(p, i) + first / 32, tile_bytes(p, first));
 }
 
 /// The same for 64 keys.
 inline void recall_pairs(const AttendProblem& p, int64_t i, int64_t first, uint32_t (&words)[2]) {
-  if (p.kept != nullptr) {
-    const uint32_t* row = kept_row(p, i) + first / 32;
-    words[0] = row[0];
-    words[1] = first + 32 < p.num_keys ? row[1] : 0u;
-    return;
-  }
-  for (int64_t x = 0; x < 64; x += 4 * kWidth) {
-    const Words quads = iota() + splat_words(static_cast<uint32_t>((first + x) / 4));
-    const uint64_t bits = kept_quads(p.dropout, i, quads);
-    memcpy(reinterpret_cast<char*>(words) + x / 8, &bits, static_cast<size_t>(4 * kWidth / 8));
-  }
+  if (p.kept == nullptr) return make_bits(p, i, first, words);
+  const uint32_t* row = kept_row(p, i) + first / 32;
+  words[0] = row[0];
+  words[1] = first + 32 < p.num_keys ? row[1] : 0u;
 }
 
 // --- of edges ------------------------------------------------------------------------------------

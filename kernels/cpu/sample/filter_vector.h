@@ -356,21 +356,13 @@ template <bool kCollapse>
 void filter_tiles(const SampleProblem& problem, Range rows, const TileScratch& scratch,
                   uint32_t* bits) {
   const TileQueries queries = real_queries(problem, rows);
-  clear_other_rows(queries, rows.size(), (problem.num_keys + 31) / 32, bits);
   quantise_queries(problem, queries, rows.begin, scratch);
   const float widest = widest_bound(problem, scratch);
   OpenPairs open;
-  for (int64_t first = 0; first < problem.num_keys; first += kSamplePanel) {
-    const PanelTask task{problem,
-                         queries,
-                         rows.begin,
-                         first,
-                         real_keys(problem, first),
-                         TileUniforms(problem, first),
-                         bits};
-    if (task.clears_padding()) continue;
+  for_each_panel(problem, queries, rows, bits, [&](const PanelTask& task) {
     KeyPanel panel;
-    const ByteNorms norms = quantise_keys(problem, first, task.real, panel, scratch.key_codes);
+    const ByteNorms norms =
+        quantise_keys(problem, task.first_key, task.real, panel, scratch.key_codes);
     bound_errors(problem, queries.count, norms, scratch);
     bool is_packed = false;
     for (int64_t begin = 0; begin < queries.count; begin += kTileRows) {
@@ -379,13 +371,13 @@ void filter_tiles(const SampleProblem& problem, Range rows, const TileScratch& s
         if (open.is_full()) open.decide<kCollapse>(task, scratch);
         continue;
       }
-      if (!is_packed) pack_panel(problem, first, scratch.panel);
+      if (!is_packed) pack_panel(problem, task.first_key, scratch.panel);
       is_packed = true;
       if (scratch.work != nullptr) scratch.work->wide_pairs += kTileRows * kSamplePanel;
       sample_tile<kCollapse>(task, begin, scratch.panel);
     }
     open.decide<kCollapse>(task, scratch);
-  }
+  });
 }
 
 /// tile_rows with the same bits on CPUs with VNNI.

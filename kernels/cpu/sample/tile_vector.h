@@ -253,10 +253,10 @@ void sample_tile(const PanelTask& task, int64_t begin, const float* panel) {
   }
 }
 
-template <bool kCollapse>
-void sample_tiles(const SampleProblem& problem, Range rows, const TileScratch& scratch,
-                  uint32_t* bits) {
-  const TileQueries queries = real_queries(problem, rows);
+/// Calls visit(task) for every panel with a real key; padded rows and keys have no edges.
+template <class Visit>
+void for_each_panel(const SampleProblem& problem, const TileQueries& queries, Range rows,
+                    uint32_t* bits, const Visit& visit) {
   clear_other_rows(queries, rows.size(), (problem.num_keys + 31) / 32, bits);
   for (int64_t first = 0; first < problem.num_keys; first += kSamplePanel) {
     const PanelTask task{problem,
@@ -266,12 +266,20 @@ void sample_tiles(const SampleProblem& problem, Range rows, const TileScratch& s
                          real_keys(problem, first),
                          TileUniforms(problem, first),
                          bits};
-    if (task.clears_padding()) continue;
-    pack_panel(problem, first, scratch.panel);
+    if (!task.clears_padding()) visit(task);
+  }
+}
+
+template <bool kCollapse>
+void sample_tiles(const SampleProblem& problem, Range rows, const TileScratch& scratch,
+                  uint32_t* bits) {
+  const TileQueries queries = real_queries(problem, rows);
+  for_each_panel(problem, queries, rows, bits, [&](const PanelTask& task) {
+    pack_panel(problem, task.first_key, scratch.panel);
     for (int64_t begin = 0; begin < queries.count; begin += kTileRows) {
       sample_tile<kCollapse>(task, begin, scratch.panel);
     }
-  }
+  });
 }
 
 inline void tile_rows(const SampleProblem& problem, Range rows, const TileScratch& scratch,
