@@ -8,6 +8,8 @@
 
 #include "core/cpu/isa.h"
 #include "kernels/cpu/attend/bodies.h"
+#include "kernels/cpu/attend/dropout_stream.h"
+#include "kernels/cpu/cutter.h"
 #include "kernels/runs.h"
 
 namespace stipple::kernels::cpu {
@@ -24,25 +26,6 @@ const AttendBodies& bodies() {
   }
   return scalar::kAttend;
 }
-
-/// Hands out consecutive pieces of memory; with no memory it only counts, so that sizes and
-/// addresses come from the same lines.
-class Cutter {
- public:
-  explicit Cutter(std::byte* base) : base_(base) {}
-  template <class T>
-  T* take(int64_t count) {
-    constexpr size_t kLine = 64;
-    T* piece = base_ == nullptr ? nullptr : reinterpret_cast<T*>(base_ + used_);
-    used_ += (static_cast<size_t>(count) * sizeof(T) + kLine - 1) / kLine * kLine;
-    return piece;
-  }
-  int64_t used() const { return static_cast<int64_t>(used_); }
-
- private:
-  std::byte* base_;
-  size_t used_ = 0;
-};
 
 /// What decides how much scratch a worker needs.
 struct ScratchShape {
@@ -110,18 +93,6 @@ BackwardBuffers cut_backward(Cutter& cutter, const ScratchShape& shape) {
   return b;
 }
 
-DropoutStream dropout_stream(const AttentionDropout& dropout, int64_t sample, int64_t head) {
-  DropoutStream d;
-  d.on = dropout.rate > 0.0f;
-  if (!d.on) return d;
-  d.drop_below = static_cast<uint32_t>(static_cast<double>(dropout.rate) * 0x1p32);
-  d.rescale = 1.0f / (1.0f - dropout.rate);
-  d.key = dropout.rng.philox();
-  d.sample = dropout.samples[sample];
-  d.stream = stream_word(dropout.layer, static_cast<int>(head), Purpose::kAttentionDropout);
-  return d;
-}
-
 /// What all four operations have in common.
 template <class Args>
 AttendProblem problem(const Args& a, int64_t p) {
@@ -187,14 +158,6 @@ void add_straight_through(AttendProblem& x, const StraightThrough& ste, int64_t 
   x.regularizer = ste.regularizer;
   x.clip = ste.clip;
   x.self_loop = ste.self_loop;
-}
-
-/// Scratch of one worker; cut(cutter, shape) cuts it.
-template <class Cut>
-int64_t bytes_of(const Cut& cut, const ScratchShape& shape) {
-  Cutter counts(nullptr);
-  cut(counts, shape);
-  return counts.used();
 }
 
 template <class Args, class Finish>

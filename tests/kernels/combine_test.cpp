@@ -1,0 +1,341 @@
+// SPDX-License-Identifier: Apache-2.0
+// Combiner attention against its definition in double precision: values, gradients by central
+// differences, and what a wrong implementation would give.
+#include "kernels/combine.h"
+
+#include <gtest/gtest.h>
+
+#include "core/error.h"
+#include "tests/kernels/combine_reference.h"
+#include "tests/support/op_checks.h"
+
+namespace stipple::test {
+namespace {
+
+constexpr double kTolerance = 2e-5;
+
+Array<double> oracle_output(const CombineSetup& s) {
+  Array<double> o(s.tokens());
+  auto at = o.values().begin();
+  for (int64_t b = 0; b < s.batch; ++b) {
+    for (int64_t h = 0; h < s.heads; ++h) {
+      const Doubles own = kernels::reference::combine(combine_oracle(s, b, h)).o;
+      at = std::copy(own.begin(), own.end(), at);
+    }
+  }
+  return o;
+}
+
+/// The largest difference of o from the oracle's.
+double distance(const CombineSetup& s, const Combined& actual) {
+  const Array<double> expected = oracle_output(s);
+  double worst = 0;
+  for (int64_t x = 0; x < expected.numel(); ++x)
+    worst = std::max(worst, std::abs(expected[x] - static_cast<double>(actual.o[x])));
+  return worst;
+}
+
+/// d (dout . o) / d x, x one of the arrays of s, by central differences of the oracle.
+Array<double> oracle_gradient(const CombineSetup& s, Doubles kernels::reference::Combiner::*which) {
+  constexpr double kStep = 1e-5;
+  Array<double> gradient(s.tokens());
+  auto out = gradient.values().begin();
+  for (int64_t p = 0; p < s.batch * s.heads; ++p) {
+    kernels::reference::Combiner c = combine_oracle(s, p / s.heads, p % s.heads);
+    const float* dout = &s.dout[p * s.n() * s.d];
+    const auto loss = [&] {
+      const Doubles o = kernels::reference::combine(c).o;
+      double sum = 0;
+      for (size_t x = 0; x < o.size(); ++x) sum += o[x] * static_cast<double>(dout[x]);
+      return sum;
+    };
+    for (double& x : c.*which) {
+      const double middle = x;
+      x = middle + kStep;
+      const double above = loss();
+      x = middle - kStep;
+      *out++ = (above - loss()) / (2 * kStep);
+      x = middle;
+    }
+  }
+  return gradient;
+}
+
+void check_values(const CombineSetup& s) {
+  SCOPED_TRACE(describe(s.partition));
+  expect_close(run_combine(s).o, oracle_output(s), kTolerance);
+}
+
+void check_gradients(const CombineSetup& s) {
+  using kernels::reference::Combiner;
+  SCOPED_TRACE(describe(s.partition));
+  const Combined run = run_combine(s);
+  expect_close(run.o, oracle_output(s), kTolerance);
+  expect_close(run.dq, oracle_gradient(s, &Combiner::q), 5 * kTolerance);
+  expect_close(run.dk, oracle_gradient(s, &Combiner::k), 5 * kTolerance);
+  expect_close(run.dv, oracle_gradient(s, &Combiner::v), 5 * kTolerance);
+}
+
+TEST(Combine, IsTheDenseMatrixOfItsDefinition) {
+  with_every_isa([] {
+    for (int64_t n : {1, 2, 5, 13, 16}) {
+      for (const Partition& p : partitions_of(n)) check_values(make_combine(p, 1));
+    }
+    for (const Partition& p : partitions_of(150, 40, 50))
+      check_values(make_combine(p, 2, 17, 1, 1));
+  });
+}
+
+TEST(Combine, PaddingTakesNoPart) {
+  with_every_isa([] {
+    for (int64_t n : {5, 13, 40}) {
+      for (const Partition& p : partitions_of(n, 4, 6)) {
+        CombineSetup s = make_combine(p, 3);
+        add_padding(s);
+        check_values(s);
+      }
+    }
+  });
+}
+
+TEST(Combine, GradientsAreThoseOfTheDefinition) {
+  with_every_isa([] {
+    for (const Partition& p : partitions_of(13)) {
+      CombineSetup s = make_combine(p, 4, 3);
+      check_gradients(s);
+      add_padding(s);
+      check_gradients(s);
+    }
+  });
+}
+
+TEST(Combine, GradientsOfEveryPool) {
+  with_every_isa([] {
+    for (const RegionPool pool : {RegionPool::kMean, RegionPool::kSum}) {
+      for (const Partition& p : partitions_of(11)) {
+        CombineSetup s = make_combine(p, 5, 2, 2, 1);
+        s.pool = pool;
+        add_padding(s);
+        check_gradients(s);
+      }
+    }
+    for (const bool causal : {false, true}) {
+      CombineSetup s = make_combine(
+          {.kind = PartitionKind::kRowMajor, .is_causal = causal, .length = 14, .columns = 4}, 6,
+          3);
+      s.key = RegionKey::kWeighted;
+      check_gradients(s);
+      add_padding(s);
+      check_gradients(s);
+    }
+  });
+}
+
+TEST(Combine, GradientsUnderDropoutOfEveryKind) {
+  with_every_isa([] {
+    for (const Partition& p : partitions_of(12)) {
+      CombineSetup s = make_combine(p, 7, 2);
+      s.dropout = 0.3f;
+      s.region_dropout = 0.4f;
+      s.token_dropout = 0.5f;
+      check_gradients(s);
+    }
+  });
+}
+
+TEST(Combine, GradientsWithOptions) {
+  for (const bool causal : {false, true}) {
+    for (const PartitionKind kind : kPartitionKinds) {
+      CombineSetup s = make_combine(
+          {.kind = kind, .is_causal = causal, .length = 12, .globals = 2, .block = 4, .columns = 4},
+          8, 2, 1, 2);
+      s.mass = 1.0f;
+      check_gradients(s);
+      s.partition.globals = 0;
+      s.partition.overlaps_own = true;
+      check_gradients(s);
+    }
+    CombineSetup s =
+        make_combine({.is_causal = causal, .length = 13, .block = 4, .shift = 2}, 9, 2, 1, 2);
+    check_gradients(s);
+  }
+}
+
+TEST(Combine, GradientOfAHeadsMass) {
+  with_every_isa([] {
+    CombineSetup s = make_combine({.length = 13, .block = 4}, 10, 3);
+    add_padding(s);
+    s.mass = 0.5f;
+    s.head_mass = Array<float>({2}, {0.8f, -0.4f});
+    const Combined run = run_combine(s);
+    const auto loss = [&] {
+      const Array<double> o = oracle_output(s);
+      double sum = 0;
+      for (int64_t x = 0; x < o.numel(); ++x) sum += o[x] * static_cast<double>(s.dout[x]);
+      return sum;
+    };
+    for (int64_t h : {0, 1}) {
+      const float at = s.head_mass[h];
+      s.head_mass[h] = at + 0.0625f;
+      const double above = loss();
+      s.head_mass[h] = at - 0.0625f;
+      const double below = loss();
+      s.head_mass[h] = at;
+      const double slope = (above - below) / 0.125;
+      EXPECT_NEAR(static_cast<double>(run.dhead_mass[h]), slope, 1e-3 * std::abs(slope) + 1e-4);
+    }
+  });
+}
+
+TEST(Combine, RegionsMayBeScoredAndPooledByOtherArrays) {
+  using kernels::reference::Combiner;
+  with_every_isa([] {
+    CombineSetup s = make_combine({.length = 11, .block = 4}, 12, 3);
+    s.region_q = random_normal(s.tokens(), 50);
+    s.pooled_k = random_normal(s.tokens(), 51);
+    const Combined run = run_combine(s);
+    expect_close(run.o, oracle_output(s), kTolerance);
+    expect_close(run.dregion_q, oracle_gradient(s, &Combiner::region_q), 5 * kTolerance);
+    expect_close(run.dpooled_k, oracle_gradient(s, &Combiner::pooled_k), 5 * kTolerance);
+    expect_close(run.dk, oracle_gradient(s, &Combiner::k), 5 * kTolerance);
+  });
+}
+
+TEST(Combine, OfEqualValuesTheFirstTokensIsTheMaximum) {
+  with_every_isa([] {
+    for (const bool padded : {false, true}) {
+      CombineSetup s = make_combine({.length = 8, .block = 4}, 13, 2, 1, 1);
+      s.q.fill(0.5f);
+      s.k.fill(0.25f);
+      if (padded) {
+        s.mask = Array<uint8_t>({1, 8}, {0, 1, 1, 1, 1, 1, 1, 0});
+      }
+      const Combined run = run_combine(s);
+      for (int64_t x = 0; x < 2; ++x) {
+        EXPECT_EQ(run.key_from[x], padded ? 1 : 0);
+        EXPECT_EQ(run.key_from[2 + x], 4);
+      }
+      // Tokens of a region differ in nothing but in who got the gradient of the pooled key.
+      const auto dk = [&](int64_t j) { return run.dk[2 * j]; };
+      EXPECT_NE(dk(padded ? 1 : 0), dk(2));
+    }
+  });
+}
+
+// --- by hand -------------------------------------------------------------------------------------
+
+/// The matrix of four tokens with equal scores: o where v is the unit matrix.
+Array<float> weights_of_four(Partition p, float mass = 0.0f) {
+  p.length = 4;
+  CombineSetup s = make_combine(p, 1, 4, 1, 1);
+  s.q.fill(0.0f);
+  s.v.fill(0.0f);
+  for (int64_t j = 0; j < 4; ++j) s.v[5 * j] = 1.0f;
+  s.mass = mass;
+  return run_combine(s).o;
+}
+
+void expect_weights(const Array<float>& actual, const std::vector<double>& expected) {
+  for (size_t x = 0; x < expected.size(); ++x)
+    EXPECT_NEAR(static_cast<double>(actual.values()[x]), expected[x], 1e-6) << x;
+}
+
+TEST(Combine, GivesTheWeightsThatAreFoundByHand) {
+  constexpr double kThird = 1.0 / 3, kSixth = 1.0 / 6;
+  with_every_isa([] {
+    expect_weights(weights_of_four({.block = 2}),
+                   {kThird, kThird, kSixth, kSixth, kThird, kThird, kSixth, kSixth,  //
+                    kSixth, kSixth, kThird, kThird, kSixth, kSixth, kThird, kThird});
+    expect_weights(weights_of_four({.is_causal = true, .block = 2}),
+                   {1, 0, 0, 0, 0.5, 0.5, 0, 0, 0.25, 0.25, 0.5, 0,  //
+                    kSixth, kSixth, kThird, kThird});
+    expect_weights(weights_of_four({.kind = PartitionKind::kLogsparse}),
+                   {kThird, kThird, kSixth, kSixth});
+    for (const PartitionKind kind : {PartitionKind::kFixed, PartitionKind::kLogsparse})
+      expect_weights(weights_of_four({.kind = kind, .block = 2}, 1.0f), Doubles(16, 0.25));
+  });
+}
+
+// --- mutants -------------------------------------------------------------------------------------
+
+CombineSetup padded_blocks(bool causal) {
+  CombineSetup s = make_combine({.is_causal = causal, .length = 22, .block = 4}, 14);
+  add_padding(s);
+  return s;
+}
+
+TEST(CombineMutants, AreFarFromTheDefinition) {
+  const CombineSetup s = padded_blocks(false);
+  EXPECT_LT(distance(s, run_combine(s)), kTolerance);
+  CombineSetup twice = s;
+  twice.partition.overlaps_own = true;
+  EXPECT_GT(distance(s, run_combine(twice)), 0.02) << "own block twice";
+  EXPECT_GT(distance(s, run_combine(s, {.masks_regions = false})), 0.02) << "padded regions";
+  EXPECT_GT(distance(s, run_combine(s, {.query_scale = s.scale})), 0.02)
+      << "scale twice on the pooled query";
+  CombineSetup future = padded_blocks(true), past = padded_blocks(false);
+  EXPECT_GT(distance(future, run_combine(past)), 0.02) << "regions of the future";
+}
+
+TEST(CombineMutants, GradientOfTheWrongTokenShows) {
+  const CombineSetup s = make_combine({.length = 13, .block = 4}, 15, 3);
+  const Array<double> expected = oracle_gradient(s, &kernels::reference::Combiner::k);
+  const Combined right = run_combine(s), wrong = run_combine(s, {.shift_from = 1});
+  expect_close(right.dk, expected, 5 * kTolerance);
+  double worst = 0;
+  for (int64_t x = 0; x < expected.numel(); ++x)
+    worst = std::max(worst, std::abs(expected[x] - static_cast<double>(wrong.dk[x])));
+  EXPECT_GT(worst, 0.02);
+}
+
+// --- of every operation --------------------------------------------------------------------------
+
+TEST(Combine, SameBitsForAnyThreads) {
+  with_every_isa([] {
+    for (const Partition& p : partitions_of(70, 8, 9)) {
+      CombineSetup s = make_combine(p, 16, 7, 2, 3);
+      s.mass = 1.0f;
+      s.head_mass = Array<float>({3}, {1.0f, 0.5f, 2.0f});
+      s.dropout = s.region_dropout = s.token_dropout = 0.2f;
+      expect_same_bits_for_any_threads(
+          [&](const Stream& stream, Arena& scratch) { return run_combine(s, stream, scratch); });
+    }
+  });
+}
+
+TEST(Combine, MetaCountsScratch) {
+  const CombineSetup s = make_combine({.length = 40, .block = 8}, 17);
+  expect_meta_counts_scratch(
+      [&](const Stream& stream, Arena& scratch) { run_combine(s, stream, scratch); });
+}
+
+TEST(Combine, ASequenceOfPaddingGivesZerosAndNoGradient) {
+  with_every_isa([] {
+    for (const Partition& p : partitions_of(9)) {
+      CombineSetup s = make_combine(p, 18);
+      s.mask = Array<uint8_t>({s.batch, s.n()});
+      const Combined run = run_combine(s);
+      for (const Array<float>* x : {&run.o, &run.dq, &run.dk, &run.dv}) {
+        for (float value : x->values()) ASSERT_EQ(value, 0.0f) << describe(p);
+      }
+      EXPECT_EQ(run.lse[0], -std::numeric_limits<float>::infinity());
+    }
+  });
+}
+
+TEST(Combine, RefusesWhatDoesNotFit) {
+  CombineSetup s = make_combine({.length = 8, .block = 4}, 19);
+  s.partition.length = 9;
+  EXPECT_THROW(run_combine(s), ShapeError);
+  s = make_combine({.length = 8, .block = 4, .shift = 4}, 19);
+  EXPECT_THROW(run_combine(s), Error);
+  s = make_combine({.length = 8, .block = 4}, 19);
+  s.region_q = random_normal({2, 2, 7, 5}, 1);
+  EXPECT_THROW(run_combine(s), ShapeError);
+  s = make_combine({.length = 8, .block = 4}, 19);
+  s.dropout = 1.0f;
+  EXPECT_THROW(run_combine(s), Error);
+}
+
+}  // namespace
+}  // namespace stipple::test
