@@ -17,6 +17,7 @@ void AttentionConfig::describe(ConfigVisitor& v) {
                    "only), the library's, slower and with memory for every possible edge, to "
                    "compare with."});
   v.section("sbm", sbm, "The stochastic block model (attention.kind = sbm).");
+  v.section("combiner", combiner, "Regions and their summaries (attention.kind = combiner).");
 }
 
 }  // namespace stipple::model

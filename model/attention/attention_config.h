@@ -4,17 +4,19 @@
 
 #include "core/config.h"
 #include "kernels/attend.h"
+#include "model/attention/combiner/combiner_config.h"
 #include "model/attention/sbm/sbm_config.h"
 
 namespace stipple::model {
 
-enum class AttentionKind : uint8_t { kSoftmax, kSbm, kNone };
+enum class AttentionKind : uint8_t { kSoftmax, kSbm, kNone, kCombiner };
 
 struct AttentionConfig {
   AttentionKind kind = AttentionKind::kSbm;
   double dropout = 0.1;  ///< of normalised attention weights
   kernels::EdgesImplementation implementation = kernels::EdgesImplementation::kOurs;
   SbmConfig sbm = {};
+  CombinerConfig combiner = {};
   void describe(ConfigVisitor&);
 };
 

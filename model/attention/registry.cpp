@@ -4,6 +4,7 @@
 #include <array>
 
 #include "core/error.h"
+#include "model/attention/combiner/combiner_attention.h"
 #include "model/attention/none/none_attention.h"
 #include "model/attention/sbm/sbm_attention.h"
 #include "model/attention/softmax/softmax_attention.h"
@@ -32,6 +33,10 @@ constexpr std::array kTable{
     AttentionRow{AttentionKind::kNone, "none",
                  "every token sees itself only, to tell what a task is worth without attention",
                  &make<NoneAttention>, &of_none, &anything_goes},
+    AttentionRow{AttentionKind::kCombiner, "combiner",
+                 "some tokens are seen directly, all others through summaries of regions",
+                 &make<CombinerAttention>, &CombinerAttention::traits,
+                 &CombinerAttention::validate},
 };
 
 }  // namespace

@@ -3,7 +3,7 @@
 // With delta = 1 every edge is drawn whatever the parameters, so the loss is differentiable; a clip
 // at 0 closes the straight-through route, which no difference of the loss can see
 // (sbm_attention_test.cpp has it); the memberships' route is seen through the expected-density
-// regulariser.
+// regulariser. Combiner pools by means: maxima have kinks.
 #include "tests/model/model_run.h"
 #include "tests/model/slope.h"
 #include "tests/support/attentions.h"
@@ -29,6 +29,7 @@ ModelCase differentiable_case(AttentionKind kind) {
   sbm.ste_clip = SteClip::kUnscaled;
   sbm.ste_clip_at = 0.0;
   sbm.sparsity_weight = 20.0;
+  c.attention.combiner.pool = CombinerPool::kMean;
   return c;
 }
 

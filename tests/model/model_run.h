@@ -28,6 +28,7 @@ inline ModelCase small_case(model::AttentionKind kind) {
   c.config = {.layers = 2, .width = 8, .heads = 2, .feedforward = 12, .head_hidden = 10};
   c.attention.kind = kind;
   c.attention.sbm.clusters = 5;
+  c.attention.combiner.block = 4;
   c.task = {.vocab_size = 9, .num_classes = 4, .max_length = 16};
   return c;
 }

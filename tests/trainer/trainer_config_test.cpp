@@ -265,6 +265,15 @@ TEST(Resume, EveryChangeableKeyExists) {
   }
 }
 
+TEST(TrainerConfig, CombinerSaysWhatDoesNotFit) {
+  EXPECT_EQ(mistake({"attention.kind=combiner", "model.causal=true"}), "none");
+  EXPECT_EQ(mistake({"attention.kind=combiner", "attention.combiner.dropout.direct=-0.5"}),
+            "attention.combiner.dropout.direct: -0.5 is no probability; use 0 to 0.99, or -1 for "
+            "attention.dropout");
+  EXPECT_NE(mistake({"attention.combiner.blok=8"}).find("attention.combiner.block"),
+            std::string::npos);
+}
+
 TEST(TrainerConfig, WhatThisBuildCannotDoIsRefused) {
   EXPECT_EQ(mistake({"precision=bf16"}),
             "precision: bf16 is for GPUs; use device=cuda or precision=fp32");
@@ -277,6 +286,8 @@ TEST(TrainerConfig, WhatThisBuildCannotDoIsRefused) {
             "attention.implementation: cusparse computes attention over a graph, and "
             "attention.kind=softmax has none; use implementation=own");
   if (cuda::is_built()) {
+    EXPECT_EQ(mistake({"device=cuda", "attention.kind=combiner"}),
+              "device: attention.kind=combiner runs on CPUs only; use device=cpu");
     EXPECT_EQ(mistake({"device=cuda", "step.graph=true", "guard.spike_factor=2"}),
               "step.graph: a captured step cannot ask the host whether it is a spike; use "
               "guard.spike_factor=0 or step.graph=false");

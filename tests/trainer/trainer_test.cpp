@@ -28,6 +28,7 @@ Config small_config(const std::string& name) {
   config.data.repeated_token = {.sequence = 96, .train_examples = 0, .eval_examples = 4};
   config.model.layers = 1;
   config.model.width = 32;
+  config.attention.combiner.block = 8;
   config.optimizer.schedule.warmup_steps = 10;
   std::filesystem::create_directories(config.run.dir);
   return config;
@@ -44,7 +45,8 @@ std::vector<Config> every_config(const std::string& name) {
   std::vector<Config> configs;
   for (const auto device : {DeviceChoice::kCpu, DeviceChoice::kCuda}) {
     if (device == DeviceChoice::kCuda && cuda::device_count() == 0) continue;
-    for (const auto kind : test::every_attention()) {
+    const bool on_cuda = device == DeviceChoice::kCuda;
+    for (const auto kind : on_cuda ? test::every_cuda_attention() : test::every_attention()) {
       Config& config = configs.emplace_back(small_config(name));
       config.device = device;
       config.attention.kind = kind;
@@ -110,7 +112,7 @@ std::vector<double> history(const Config& config, int steps) {
 TEST(Trainer, OnCudaMakesTheStepsOfTheCpu) {
   if (cuda::device_count() == 0) GTEST_SKIP() << cuda::why_no_device();
   std::vector<Config> configs;
-  for (const auto kind : test::every_attention()) {
+  for (const auto kind : test::every_cuda_attention()) {
     configs.push_back(small_config("devices"));
     configs.back().attention.kind = kind;
   }
@@ -159,7 +161,7 @@ void expect_timed(const TrainRecord& record, bool has_sampling) {
 
 TEST(Trainer, ACapturedStepGivesTheBitsOfAnEagerOneAndIsTimedAsWell) {
   if (cuda::device_count() == 0) GTEST_SKIP() << cuda::why_no_device();
-  for (const auto kind : test::every_attention()) {
+  for (const auto kind : test::every_cuda_attention()) {
     SCOPED_TRACE(test::name_of(kind));
     Config config = small_config("graph");
     make_short(config);
@@ -183,7 +185,7 @@ TEST(Trainer, ACapturedStepGivesTheBitsOfAnEagerOneAndIsTimedAsWell) {
   }
 }
 
-/// Every attention of the registry; SBM by each of its mask laws.
+/// Every attention of the registry; SBM by each of its mask laws, Combiner by two of its variants.
 std::vector<Config> every_attention(const std::string& name) {
   std::vector<Config> configs;
   const auto add = [&](const auto& change) {
@@ -201,6 +203,14 @@ std::vector<Config> every_attention(const std::string& name) {
       if (law == kernels::MaskLaw::kPoissonMulti)
         attention.sbm.sampler = kernels::SamplerKind::kRows;
     });
+  }
+  for (const auto variant : {model::CombinerVariant::kFixed, model::CombinerVariant::kMixture}) {
+    add([&](auto& attention) {
+      attention.kind = model::AttentionKind::kCombiner;
+      attention.combiner.variant = variant;
+      attention.combiner.mass_bias = model::CombinerMassBias::kLearned;
+    });
+    configs.back().model.causal = true;
   }
   return configs;
 }

@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+// The `attention.combiner` section. docs/attention/combiner.md explains each choice.
+#pragma once
+
+#include "core/config.h"
+
+namespace stipple::model {
+
+enum class CombinerVariant : uint8_t {
+  kFixed,
+  kLogsparse,
+  kVertical,
+  kHorizontal,
+  kAxial,
+  kMixture
+};
+enum class CombinerPool : uint8_t { kMax, kMean, kSum, kReluMax, kReluMean, kReluSum };
+enum class CombinerRowKey : uint8_t { kNone, kWeighted };
+enum class CombinerMassBias : uint8_t { kNone, kLogSize, kLearned };
+
+struct CombinerDropout {
+  double direct = -1;  ///< -1: attention.dropout
+  double local = 0;
+  double region = 0;
+  void describe(ConfigVisitor&);
+};
+
+struct CombinerConfig {
+  CombinerVariant variant = CombinerVariant::kFixed;
+  int64_t block = 64;
+  int64_t rows = 0;     ///< of the grid; 0: near the square root of the length
+  int64_t columns = 0;  ///< the same
+  CombinerPool pool = CombinerPool::kMax;
+  CombinerRowKey row_key = CombinerRowKey::kNone;
+  CombinerDropout dropout = {};
+  bool overlap_own = false;
+  CombinerMassBias mass_bias = CombinerMassBias::kNone;
+  int64_t global_tokens = 0;
+  bool shift_odd_layers = false;
+
+  void describe(ConfigVisitor&);
+};
+
+}  // namespace stipple::model
