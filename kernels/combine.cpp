@@ -115,6 +115,13 @@ void summarize_regions_backward(const Stream& stream, const SummarizeRegionsBack
 void combine(const Stream& stream, const Combine& args) {
   check_combine("combine", args);
   expect_of_tokens("combine", "o", args.o, args.q.shape);
+  if (!args.facts.empty()) {
+    const Shape heads = {args.q.shape[1]};
+    STIPPLE_CHECK_SHAPE("combine", args.facts.direct_weight, (heads));
+    STIPPLE_CHECK_SHAPE("combine", args.facts.region_entropy, (heads));
+    STIPPLE_CHECK_SHAPE("combine", args.facts.queries, (heads));
+    STIPPLE_CHECK_SHAPE("combine", args.facts.with_regions, (heads));
+  }
   STIPPLE_DISPATCH_CPU(stream, combine, args);
 }
 

@@ -102,6 +102,15 @@ struct RegionMass {
   View<const float> head_factor{};  // [H]  times factor; empty: 1
 };
 
+/// What of each head is told, summed over queries with mask 1.
+struct CombineFacts {
+  View<double> direct_weight{};   // [H]  += the weight of all direct keys together
+  View<double> region_entropy{};  // [H]  += of the weights among a query's regions, in nats
+  View<int64_t> queries{};        // [H]  +=
+  View<int64_t> with_regions{};   // [H]  += queries that see a region
+  bool empty() const { return direct_weight.empty(); }
+};
+
 struct Combine {
   RealView o;                         // [B, H, N, D]  written
   View<float> lse;                    // [B, H, N]     written
@@ -117,6 +126,7 @@ struct Combine {
   AttentionDropout dropout{};  ///< of P, bits of pair (i, j) as attend_dense's; `kept` is not used
   /// Of pi: word r % 4 of counter {r / 4, i, samples[b], stream_word(layer, h, kRegionDropout)}.
   AttentionDropout region_dropout{};
+  CombineFacts facts{};  ///< empty: not wanted
   Arena* scratch = nullptr;
 };
 void combine(const Stream&, const Combine&);

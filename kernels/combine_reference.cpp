@@ -102,6 +102,7 @@ class Row {
   void add_direct(int64_t j) {
     if (!counts(j)) return;
     add(dot(c_.q, i_, c_.k, j), {{j, factor(c_.keep, i_ * n() + j)}});
+    num_direct_ = scores_.size();
   }
   void add_region(const SeenRegion& region) {
     Tokens tokens;
@@ -123,8 +124,10 @@ class Row {
     const double score = dot(c_.region_q.empty() ? c_.q : c_.region_q, i_, key, 0);
     add(score + c_.mass * std::log(static_cast<double>(tokens.size())), shares);
   }
+  /// After all direct keys and all regions.
   void finish(CombinerOutput& out) const {
     if (scores_.empty()) return;
+    tell(out);
     double highest = kNothing, sum = 0;
     for (double s : scores_) highest = std::max(highest, s);
     for (double s : scores_) sum += std::exp(s - highest);
@@ -138,6 +141,19 @@ class Row {
 
  private:
   using Shares = std::vector<std::pair<int64_t, double>>;
+
+  void tell(CombinerOutput& out) const {
+    double direct = 0, regions = 0, entropy = 0;
+    for (size_t e = 0; e < scores_.size(); ++e)
+      (e < num_direct_ ? direct : regions) += std::exp(scores_[e]);
+    out.direct[static_cast<size_t>(i_)] = direct / (direct + regions);
+    if (num_direct_ == scores_.size()) return;
+    for (size_t e = num_direct_; e < scores_.size(); ++e) {
+      const double p = std::exp(scores_[e]) / regions;
+      entropy -= p * std::log(p);
+    }
+    out.entropy[static_cast<size_t>(i_)] = entropy;
+  }
 
   int64_t n() const { return c_.partition.length; }
   bool counts(int64_t j) const { return c_.mask.empty() || c_.mask[static_cast<size_t>(j)] != 0; }
@@ -193,6 +209,7 @@ class Row {
   int64_t i_;
   Doubles scores_;
   std::vector<Shares> shares_;
+  size_t num_direct_ = 0;
 };
 
 }  // namespace
@@ -218,7 +235,8 @@ Seen seen_by(const Partition& p, int64_t i) {
 
 CombinerOutput combine(const Combiner& c) {
   const auto n = static_cast<size_t>(c.partition.length);
-  CombinerOutput out{Doubles(n * static_cast<size_t>(c.d)), Doubles(n, kNothing), Doubles(n * n)};
+  CombinerOutput out{Doubles(n * static_cast<size_t>(c.d)), Doubles(n, kNothing), Doubles(n * n),
+                     Doubles(n), Doubles(n, -1.0)};
   for (int64_t i = 0; i < c.partition.length; ++i) {
     Row row(c, i);
     const Seen seen = seen_by(c.partition, i);

@@ -50,6 +50,8 @@ struct CombinerOutput {
   Doubles o;        // [N, D]
   Doubles lse;      // [N]
   Doubles weights;  // [N, N]  after dropout
+  Doubles direct;   // [N]     the weight of all direct keys together
+  Doubles entropy;  // [N]     of the weights among a query's regions; -1: it sees none
 };
 CombinerOutput combine(const Combiner&);
 

@@ -104,11 +104,15 @@ inline void add_padding(CombineSetup& s) {
 
 struct Combined {
   Array<float> o, lse, dq, dk, dv, dregion_q, dpooled_k, dhead_mass;
+  Array<double> direct_weight, region_entropy;
+  Array<int64_t> queries, with_regions;
   Array<int32_t> key_from;
   bool operator==(const Combined& other) const {
     return o.values() == other.o.values() && lse.values() == other.lse.values() &&
            dq.values() == other.dq.values() && dk.values() == other.dk.values() &&
-           dv.values() == other.dv.values() && dhead_mass.values() == other.dhead_mass.values();
+           dv.values() == other.dv.values() && dhead_mass.values() == other.dhead_mass.values() &&
+           direct_weight.values() == other.direct_weight.values() &&
+           region_entropy.values() == other.region_entropy.values();
   }
 };
 
@@ -129,6 +133,8 @@ inline Combined run_combine(const CombineSetup& s, const Stream& stream, Arena& 
   out.lse = Array<float>({s.batch, s.heads, s.n()});
   out.dq = out.dk = out.dv = out.dregion_q = out.dpooled_k = out.o;
   out.dhead_mass = Array<float>({s.heads});
+  out.direct_weight = out.region_entropy = Array<double>({s.heads});
+  out.queries = out.with_regions = Array<int64_t>({s.heads});
   const View<const uint8_t> mask = s.mask;
   const View<const uint8_t> region_mask = mutant.masks_regions ? mask : View<const uint8_t>{};
   Summaries summaries =
@@ -165,6 +171,7 @@ inline Combined run_combine(const CombineSetup& s, const Stream& stream, Arena& 
                    .scale = s.scale,
                    .dropout = drop,
                    .region_dropout = drop_region,
+                   .facts = {out.direct_weight, out.region_entropy, out.queries, out.with_regions},
                    .scratch = &scratch});
   const bool apart = is_given(s.region_q);
   combine_backward(stream, {.dq = out.dq,

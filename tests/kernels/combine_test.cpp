@@ -187,6 +187,38 @@ TEST(Combine, GradientOfAHeadsMass) {
   });
 }
 
+TEST(Combine, TellsWhatIsSeenDirectlyAndHowRegionsShare) {
+  with_every_isa([] {
+    for (const Partition& p : partitions_of(75, 9, 12)) {
+      SCOPED_TRACE(describe(p));
+      CombineSetup s = make_combine(p, 11, 6, 3, 2);
+      add_padding(s);
+      s.mass = 1.0f;
+      s.dropout = s.region_dropout = 0.5f;  // weights are told as they are before it
+      const Combined run = run_combine(s);
+      for (int64_t h : {0, 1}) {
+        double direct = 0, entropy = 0;
+        int64_t queries = 0, with_regions = 0;
+        for (int64_t b = 0; b < s.batch; ++b) {
+          const auto out = kernels::reference::combine(combine_oracle(s, b, h));
+          for (int64_t i = 0; i < s.n(); ++i) {
+            if (s.mask[b * s.n() + i] == 0) continue;
+            ++queries;
+            direct += out.direct[static_cast<size_t>(i)];
+            if (out.entropy[static_cast<size_t>(i)] < 0) continue;
+            ++with_regions;
+            entropy += out.entropy[static_cast<size_t>(i)];
+          }
+        }
+        EXPECT_EQ(run.queries[h], queries);
+        EXPECT_EQ(run.with_regions[h], with_regions);
+        EXPECT_NEAR(run.direct_weight[h], direct, 1e-5 * direct);
+        EXPECT_NEAR(run.region_entropy[h], entropy, 1e-4 * entropy);
+      }
+    }
+  });
+}
+
 TEST(Combine, RegionsMayBeScoredAndPooledByOtherArrays) {
   using kernels::reference::Combiner;
   with_every_isa([] {

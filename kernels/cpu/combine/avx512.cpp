@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "kernels/cpu/combine/passes_simd.h"
+#include "kernels/cpu/combine/attention_simd.h"
 #include "kernels/cpu/combine/summaries_simd.h"
 
 namespace stipple::kernels::cpu::avx512 {

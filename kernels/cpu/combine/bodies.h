@@ -50,6 +50,14 @@ struct SummaryBuffers {
   float* dquery;    ///< [D]
 };
 
+/// CombineFacts of one problem.
+struct ProblemFacts {
+  double direct_weight = 0.0;
+  double region_entropy = 0.0;
+  int64_t queries = 0;
+  int64_t with_regions = 0;
+};
+
 /// Attention over tokens and regions of one problem.
 struct CombineProblem {
   Partition partition;
@@ -69,6 +77,7 @@ struct CombineProblem {
 
   float* o = nullptr;
   float* lse = nullptr;
+  ProblemFacts* facts = nullptr;  ///< null: not wanted
 
   const float* final_lse = nullptr;
   const float* delta = nullptr;  ///< [N]
@@ -82,6 +91,12 @@ struct CombineProblem {
   double* dmass = nullptr;  ///< null: not wanted
 };
 
+/// Is a query's list of keys gone through, rather than passes? `bias` and `log_tokens` are of all
+/// regions then.
+[[gnu::always_inline]] inline bool has_lists(const Partition& p) {
+  return p.kind == PartitionKind::kLogsparse && p.globals == 0;
+}
+
 /// Scratch of one worker.
 struct CombineBuffers {
   float* packed_keys;    ///< [D, keys of a pass], in panels
@@ -90,6 +105,8 @@ struct CombineBuffers {
   float* log_tokens;     ///< of each key of a pass; backward with dmass only
   float* max;            ///< [N]  the running softmax of each query; forward only
   float* sum;            ///< [N]
+  float* region_sum;     ///< [N]  what of the sum is regions'; with facts only, as the next
+  float* region_tilt;    ///< [N]  sum of e^(s - max) (s - max) over regions
   float* tiles[2];       ///< [kTileRows, kTileKeys]
 };
 

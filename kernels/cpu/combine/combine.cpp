@@ -81,14 +81,17 @@ CombineBuffers cut_combine(Cutter& cutter, const Partition& partition, int64_t d
       (partition.longest_pass() + kTileKeys - 1) / kTileKeys * kTileKeys + kTileKeys;
   CombineBuffers b{};
   b.packed_keys = cutter.take<float>(keys * dim);
-  b.bias = cutter.take<float>(keys);
+  const int64_t scored = has_lists(partition) ? partition.num_regions() : keys;
+  b.bias = cutter.take<float>(scored);
   for (float*& tile : b.tiles) tile = cutter.take<float>(kTileRows * kTileKeys);
   if (is_backward) {
     b.packed_values = cutter.take<float>(keys * dim);
-    b.log_tokens = cutter.take<float>(keys);
+    b.log_tokens = cutter.take<float>(scored);
   } else {
     b.max = cutter.take<float>(partition.length);
     b.sum = cutter.take<float>(partition.length);
+    b.region_sum = cutter.take<float>(partition.length);
+    b.region_tilt = cutter.take<float>(partition.length);
   }
   return b;
 }
@@ -122,6 +125,18 @@ void add_head_factors(const CombineBackward& a, const double* of_problems) {
     double sum = 0.0;
     for (int64_t b = 0; b < batch; ++b) sum += of_problems[b * heads + h];
     a.dhead_factor[h] += static_cast<float>(sum * static_cast<double>(a.mass.factor));
+  }
+}
+
+/// The problems' in order.
+void add_facts(const Combine& a, const ProblemFacts* of_problems) {
+  const int64_t batch = a.q.shape[0], heads = a.q.shape[1];
+  for (int64_t p = 0; p < batch * heads; ++p) {
+    const ProblemFacts& own = of_problems[p];
+    a.facts.direct_weight[p % heads] += own.direct_weight;
+    a.facts.region_entropy[p % heads] += own.region_entropy;
+    a.facts.queries[p % heads] += own.queries;
+    a.facts.with_regions[p % heads] += own.with_regions;
   }
 }
 
@@ -168,16 +183,20 @@ void summarize_regions_backward(const Stream& stream, const SummarizeRegionsBack
 
 void combine(const Stream& stream, const Combine& a) {
   const Arena::Scope scope(*a.scratch);
+  const int64_t problems = a.q.shape[0] * a.q.shape[1];
+  const View<ProblemFacts> facts = a.scratch->alloc<ProblemFacts>({problems});
   const int64_t bytes = bytes_of(cut_combine, a.partition, a.q.shape[3], false);
   std::byte* scratch = a.scratch->alloc<std::byte>({stream.threads(), bytes}).data;
   const CombineBodies& body = combine_bodies();
-  stream.parallel_for(a.q.shape[0] * a.q.shape[1], [&](int64_t p, int worker) {
+  stream.parallel_for(problems, [&](int64_t p, int worker) {
     CombineProblem x = combine_problem(a, p);
     x.o = rows_at(a.o, p);
     x.lse = of_problem(a.lse, p);
+    if (!a.facts.empty()) x.facts = &(facts[p] = {});
     Cutter cutter(scratch + worker * bytes);
     body.forward(x, cut_combine(cutter, a.partition, x.dim, false));
   });
+  if (!a.facts.empty() && !stream.is_plan()) add_facts(a, facts.data);
 }
 
 void combine_backward(const Stream& stream, const CombineBackward& a) {

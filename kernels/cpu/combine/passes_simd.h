@@ -95,6 +95,32 @@ inline int64_t tile_columns(const Pass& pass, int64_t last_query, int64_t first)
   return round_up(minimum(pass.key_end(last_query) - first, kTileKeys), kPanel);
 }
 
+// --- facts ---------------------------------------------------------------------------------------
+
+/// What query i tells whose keys weigh `sum` together, its regions `of_regions` of it, and these
+/// `tilt`, weight by weight times the score above the row's maximum.
+inline void tell_facts(const CombineProblem& p, int64_t i, double sum, double of_regions,
+                       double tilt) {
+  if (p.facts == nullptr || (p.mask != nullptr && p.mask[i] == 0)) return;
+  ++p.facts->queries;
+  p.facts->direct_weight += (sum - of_regions) / sum;
+  if (of_regions == 0.0) return;
+  ++p.facts->with_regions;
+  p.facts->region_entropy += log(of_regions) - tilt / of_regions;
+}
+
+/// Of weights e^(s - max) of a vector, and of zeros where there is no key: e^(s - max) (s - max).
+inline Floats tilt_of(Floats weight, Floats above_max) {
+  return select(less(splat(0.0f), weight), weight * above_max, splat(0.0f));
+}
+
+/// The regions' sums of query i after its maximum went up by `rise`.
+inline void lower_facts(const CombineBuffers& b, int64_t i, float factor, float rise) {
+  if (b.region_sum[i] == 0.0f) return;
+  b.region_tilt[i] = factor * (b.region_tilt[i] - rise * b.region_sum[i]);
+  b.region_sum[i] *= factor;
+}
+
 // --- forward -------------------------------------------------------------------------------------
 
 /// Turns products with `columns` keys into weights, in place; o is rescaled to match.
@@ -115,11 +141,17 @@ inline void soften_row(const CombineProblem& p, const Pass& pass, const CombineB
   }
   RowSoftmax row{b.max[i], b.sum[i]};
   const float factor = row.raise(highest);
-  if (factor != 1.0f) scale_row(p.o + i * p.dim, p.dim, factor);
-  Floats sum = splat(0.0f);
+  if (factor != 1.0f) {
+    scale_row(p.o + i * p.dim, p.dim, factor);
+    if (p.facts != nullptr) lower_facts(b, i, factor, row.max - b.max[i]);
+  }
+  const bool tells = p.facts != nullptr && pass.of_regions;
+  Floats sum = splat(0.0f), tilt = splat(0.0f);
   for (int64_t x = 0; x < columns; x += kWidth) {
-    const Floats weight = exp(load(tile + x) - splat(row.max));
+    const Floats above_max = load(tile + x) - splat(row.max);
+    const Floats weight = exp(above_max);
     sum = sum + weight;
+    if (tells) tilt = tilt + tilt_of(weight, above_max);
     const Mask kept = kept_keys(pass, rows.dropout, query, first + x);
     store(tile + x, rows.dropout.on
                         ? select(kept, weight * splat(rows.dropout.rescale), splat(0.0f))
@@ -127,6 +159,9 @@ inline void soften_row(const CombineProblem& p, const Pass& pass, const CombineB
   }
   b.max[i] = row.max;
   b.sum[i] = row.sum + reduce_add(sum);
+  if (!tells) return;
+  b.region_sum[i] += reduce_add(sum);
+  b.region_tilt[i] += reduce_add(tilt);
 }
 
 inline void forward_pass(const CombineProblem& p, const Pass& pass, const CombineBuffers& b) {
@@ -152,11 +187,11 @@ inline void forward_pass(const CombineProblem& p, const Pass& pass, const Combin
   }
 }
 
-inline void forward(const CombineProblem& p, const CombineBuffers& b) {
+inline void forward_passes(const CombineProblem& p, const CombineBuffers& b) {
   const int64_t n = p.partition.length;
   for (int64_t i = 0; i < n; ++i) {
     b.max[i] = -kInfinity;
-    b.sum[i] = 0.0f;
+    b.sum[i] = b.region_sum[i] = b.region_tilt[i] = 0.0f;
   }
   clear_rows(p.o, n, p.dim);
   for (int64_t g = 0; g < p.partition.num_passes(); ++g) {
@@ -165,7 +200,9 @@ inline void forward(const CombineProblem& p, const CombineBuffers& b) {
   }
   for (int64_t i = 0; i < n; ++i) {
     p.lse[i] = b.max[i] == -kInfinity ? -kInfinity : b.max[i] + logf(b.sum[i]);
-    if (p.lse[i] != -kInfinity) scale_row(p.o + i * p.dim, p.dim, 1.0f / b.sum[i]);
+    if (p.lse[i] == -kInfinity) continue;
+    scale_row(p.o + i * p.dim, p.dim, 1.0f / b.sum[i]);
+    tell_facts(p, i, double{b.sum[i]}, double{b.region_sum[i]}, double{b.region_tilt[i]});
   }
 }
 
@@ -230,13 +267,7 @@ inline void backward_pass(const CombineProblem& p, const Pass& pass, const Combi
   }
 }
 
-inline void backward(const CombineProblem& p, const CombineBuffers& b) {
-  clear_rows(p.dq, p.partition.length, p.dim);
-  clear_rows(p.dk, p.partition.length, p.dim);
-  clear_rows(p.dv, p.partition.length, p.dim);
-  clear_rows(p.dregion_key, p.partition.num_regions(), p.dim);
-  clear_rows(p.dregion_value, p.partition.num_regions(), p.dim);
-  if (p.dmass != nullptr) *p.dmass = 0.0;
+inline void backward_passes(const CombineProblem& p, const CombineBuffers& b) {
   for (int64_t g = 0; g < p.partition.num_passes(); ++g) {
     const Pass pass = p.partition.pass(g);
     if (!pass.is_empty()) backward_pass(p, pass, b);

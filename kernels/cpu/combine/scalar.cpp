@@ -200,8 +200,21 @@ float keep_factor(const CombineProblem& p, const Pass& pass, int64_t i, int64_t 
   return keep_factor(pass.of_regions ? p.region_dropout : p.dropout, i, key);
 }
 
+/// What query i with a softmax of b.sum[i] tells.
+void tell_facts(const CombineProblem& p, const CombineBuffers& b, int64_t i) {
+  if (p.facts == nullptr || !counts(p.mask, i)) return;
+  const double sum = b.sum[i], of_regions = b.region_sum[i], tilt = b.region_tilt[i];
+  ++p.facts->queries;
+  p.facts->direct_weight += (sum - of_regions) / sum;
+  if (of_regions == 0.0) return;
+  ++p.facts->with_regions;
+  p.facts->region_entropy += std::log(of_regions) - tilt / of_regions;
+}
+
 void forward(const CombineProblem& p, const CombineBuffers& b) {
   const int64_t n = p.partition.length;
+  std::fill_n(b.region_sum, n, 0.0f);
+  std::fill_n(b.region_tilt, n, 0.0f);
   std::fill_n(b.max, n, kEmpty);
   std::fill_n(b.sum, n, 0.0f);
   std::fill_n(p.o, n * p.dim, 0.0f);
@@ -211,12 +224,17 @@ void forward(const CombineProblem& p, const CombineBuffers& b) {
   for_each_pair(p, [&](const Pass& pass, int64_t i, int64_t key, float score) {
     const float weight = std::exp(score - b.max[i]);
     b.sum[i] += weight;
+    if (pass.of_regions) {
+      b.region_sum[i] += weight;
+      b.region_tilt[i] += weight * (score - b.max[i]);
+    }
     const float* v = (pass.of_regions ? p.region_value : p.v) + key * p.dim;
     add_scaled(p.o + i * p.dim, weight * keep_factor(p, pass, i, key), v, p.dim);
   });
   for (int64_t i = 0; i < n; ++i) {
     p.lse[i] = b.max[i] == kEmpty ? kEmpty : b.max[i] + std::log(b.sum[i]);
     if (p.lse[i] == kEmpty) continue;
+    tell_facts(p, b, i);
     for (int64_t x = 0; x < p.dim; ++x) p.o[i * p.dim + x] /= b.sum[i];
   }
 }
