@@ -43,12 +43,21 @@ Doubles rectified(Doubles x) {
   return x;
 }
 
+/// Rows of x [*, D] times the transpose of w [D, D].
+Doubles mapped(const Doubles& x, const Doubles& w, size_t d) {
+  Doubles y(x.size());
+  for (size_t e = 0; e < x.size(); ++e)
+    for (size_t c = 0; c < d; ++c) y[e] += x[e / d * d + c] * w[e % d * d + c];
+  return y;
+}
+
 /// What a configuration means, in the words of the oracle.
 struct Meaning {
   kernels::Partition partition;
   RegionPool pool = RegionPool::kMax;
   RegionKey key = RegionKey::kPooled;
   bool rectifies = false;
+  bool maps = false;
   double mass = 0;
 };
 
@@ -73,8 +82,13 @@ struct Oracle {
                                    .pool = meaning.pool,
                                    .key = meaning.key,
                                    .mass = meaning.mass};
-    x.pooled_q = meaning.rectifies ? rectified(part(content_q)) : part(content_q);
-    if (meaning.rectifies) x.pooled_k = rectified(part(k));
+    const auto made_of = [&](const Doubles& rows, const char* weight) {
+      const auto d = static_cast<size_t>(c.head_dim);
+      if (meaning.maps) return rectified(mapped(rows, to_doubles(run.value(weight).span()), d));
+      return meaning.rectifies ? rectified(rows) : rows;
+    };
+    x.pooled_q = made_of(part(content_q), "attention.pool_query.weight");
+    x.pooled_k = made_of(part(k), "attention.pool_key.weight");
     x.region_q = part(content_q);
     const uint8_t* mask = &run.mask[p / c.heads * c.length];
     x.mask = {mask, mask + c.length};
@@ -132,12 +146,79 @@ TEST(CombinerAttention, EveryVariantIsItsDefinition) {
 
 TEST(CombinerAttention, EveryPoolIsItsDefinition) {
   const RegionPool pools[] = {RegionPool::kMax, RegionPool::kMean, RegionPool::kSum};
-  for (int x = 0; x < 6; ++x) {
+  for (int x = 0; x < 9; ++x) {
     SCOPED_TRACE(x);
     CombinerConfig config = small_cut(CombinerVariant::kFixed);
     config.pool = static_cast<CombinerPool>(x);
-    check(config, {.partition = {.block = 4}, .pool = pools[x % 3], .rectifies = x >= 3}, small());
+    const Meaning meaning{
+        .partition = {.block = 4}, .pool = pools[x % 3], .rectifies = x >= 3, .maps = x >= 6};
+    check(config, meaning, small());
   }
+}
+
+TEST(CombinerAttention, TheMatricesOfADeepsetPoolLearn) {
+  CombinerConfig config = small_cut(CombinerVariant::kFixed);
+  config.pool = CombinerPool::kDeepsetMean;
+  AttentionRun run(config_of(config), small());
+  EXPECT_EQ(run.store.num_parameters(), 2 * 3 * 3);
+  run.forward();
+  run.backward();
+  const Oracle oracle{
+      run,
+      small(),
+      {.partition = {.length = 11, .block = 4}, .pool = RegionPool::kMean, .maps = true}};
+  const Doubles q = to_doubles(run.q.values()), k = to_doubles(run.k.values()),
+                v = to_doubles(run.v.values());
+  for (const char* name : {"attention.pool_query.weight", "attention.pool_key.weight"}) {
+    Doubles expected;
+    for (float& w : run.value(name).span()) {
+      const float at = w;
+      w = at + 0x1p-12f;
+      const double above = oracle.loss(q, k, v);
+      w = at - 0x1p-12f;
+      expected.push_back((above - oracle.loss(q, k, v)) / 0x1p-11);
+      w = at;
+    }
+    expect_gradient(run.grad(name).span(), expected, 2e-3, name);
+  }
+}
+
+TEST(CombinerAttention, AMixtureMayBeTheMeanOfTwoAttentions) {
+  for (const bool rotary : {false, true}) {
+    const auto run_of = [&](CombinerVariant variant) {
+      CombinerConfig config = small_cut(variant);
+      config.mix = CombinerMix::kAverage;
+      auto run = std::make_unique<AttentionRun>(config_of(config), small());
+      run->rotary = rotary;
+      run->forward();
+      run->backward();
+      return run;
+    };
+    const auto vertical = run_of(CombinerVariant::kVertical),
+               horizontal = run_of(CombinerVariant::kHorizontal),
+               both = run_of(CombinerVariant::kMixture);
+    for (const auto array :
+         {&AttentionRun::out, &AttentionRun::dq, &AttentionRun::dk, &AttentionRun::dv,
+          &AttentionRun::dcontent_q, &AttentionRun::dcontent_k}) {
+      const auto& actual = (*both).*array;
+      for (int64_t x = 0; x < actual.numel(); ++x) {
+        const float mean = (((*vertical).*array)[x] + ((*horizontal).*array)[x]) / 2;
+        ASSERT_NEAR(actual[x], mean, 1e-5f) << x;
+      }
+    }
+  }
+}
+
+TEST(CombinerAttention, PresetsAreWhatThePaperAndTheReleaseDo) {
+  CombinerConfig config{.compat = CombinerCompat::kOfficial, .global_tokens = 3};
+  EXPECT_TRUE(config.resolved().overlap_own);
+  EXPECT_EQ(config.resolved().mix, CombinerMix::kJoint);
+  EXPECT_EQ(config.resolved().global_tokens, 0);
+  config.compat = CombinerCompat::kPaper;
+  EXPECT_FALSE(config.resolved().overlap_own);
+  EXPECT_EQ(config.resolved().mix, CombinerMix::kAverage);
+  config.compat = CombinerCompat::kNone;
+  EXPECT_EQ(config.resolved().global_tokens, 3);
 }
 
 TEST(CombinerAttention, OptionsMeanWhatTheySay) {

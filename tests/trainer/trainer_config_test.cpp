@@ -266,6 +266,10 @@ TEST(Resume, EveryChangeableKeyExists) {
 }
 
 TEST(TrainerConfig, CombinerSaysWhatDoesNotFit) {
+  EXPECT_EQ(
+      mistake({"attention.combiner.compat=paper", "attention.combiner.mix=joint"}),
+      "attention.combiner.mix: is set to joint, and attention.combiner.compat to paper, which "
+      "makes it average; remove one of the two");
   EXPECT_EQ(mistake({"attention.kind=combiner", "model.causal=true"}), "none");
   EXPECT_EQ(mistake({"attention.kind=combiner", "attention.combiner.dropout.direct=-0.5"}),
             "attention.combiner.dropout.direct: -0.5 is no probability; use 0 to 0.99, or -1 for "

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "trainer/config/config.h"
 
+#include <map>
+
 #include "core/cuda/runtime.h"
 #include "core/error.h"
 #include "model/attention/registry.h"
@@ -76,10 +78,13 @@ std::vector<std::pair<std::string, std::string>> pairs_of(Config config) {
 void require_no_contradiction(const Config& config) {
   const auto set = pairs_of(config);
   const auto preset = pairs_of(config.resolved());
+  const std::map<std::string, std::string> values(set.begin(), set.end());
   for (size_t i = 0; i < set.size(); ++i) {
     const auto& [key, value] = set[i];
-    require(value == preset[i].second, key, ": is set to ", value, ", and attention.sbm.compat to ",
-            config.attention.sbm.compat == model::SbmCompat::kOfficial ? "official" : "paper",
+    if (value == preset[i].second) continue;
+    const size_t end_of_section = key.find('.', key.find('.') + 1);
+    const std::string compat = key.substr(0, end_of_section) + ".compat";
+    require(false, key, ": is set to ", value, ", and ", compat, " to ", values.at(compat),
             ", which makes it ", preset[i].second, "; remove one of the two");
   }
 }
@@ -218,9 +223,9 @@ Config Config::with(const std::vector<std::string>& files,
   Config config = read_over(*this);
   Config preset = *this;
   preset.attention.sbm.compat = config.attention.sbm.compat;
+  preset.attention.combiner.compat = config.attention.combiner.compat;
   // What does not have the preset's value although it was there before: somebody set it.
-  if (preset.attention.sbm.compat != model::SbmCompat::kNone)
-    require_no_contradiction(read_over(preset.resolved()));
+  require_no_contradiction(read_over(preset.resolved()));
   if (set.is_set("run.dir")) config.run.dir = expand_path(config.run.dir, "run.dir");
   if (set.is_set("data.dir")) config.data.dir = expand_path(config.data.dir, "data.dir");
   config.origins.add(set);
@@ -230,6 +235,7 @@ Config Config::with(const std::vector<std::string>& files,
 Config Config::resolved() const {
   Config config = *this;
   config.attention.sbm = attention.sbm.resolved();
+  config.attention.combiner = attention.combiner.resolved();
   return config;
 }
 

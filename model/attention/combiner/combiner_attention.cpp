@@ -37,20 +37,24 @@ bool has_grid(const CombinerConfig& c) {
   return c.variant != CombinerVariant::kFixed && c.variant != CombinerVariant::kLogsparse;
 }
 
-bool rectifies(const CombinerConfig& c) {
-  return c.pool >= CombinerPool::kReluMax && c.variant != CombinerVariant::kAxial;
+/// Where a token asks for a region, nothing is pooled.
+CombinerPool pooling_of(const CombinerConfig& c) {
+  return c.variant == CombinerVariant::kAxial ? CombinerPool::kMax : c.pool;
 }
 
 RegionPool pool_of(const CombinerConfig& c) {
   switch (c.pool) {
     case CombinerPool::kMax:
     case CombinerPool::kReluMax:
+    case CombinerPool::kDeepsetMax:
       return RegionPool::kMax;
     case CombinerPool::kMean:
     case CombinerPool::kReluMean:
+    case CombinerPool::kDeepsetMean:
       return RegionPool::kMean;
     case CombinerPool::kSum:
     case CombinerPool::kReluSum:
+    case CombinerPool::kDeepsetSum:
       return RegionPool::kSum;
   }
   throw Error("attention.combiner.pool: no such pool");
@@ -76,21 +80,55 @@ int64_t columns_of(const CombinerConfig& c, int64_t max_length) {
   return c.columns;
 }
 
+bool averages(const CombinerConfig& c) {
+  return c.variant == CombinerVariant::kMixture && c.mix == CombinerMix::kAverage;
+}
+
+/// out = (a + b) / 2: parts of equal weight.
+void average(Context& ctx, ConstRealView a, ConstRealView b, RealView out) {
+  const Arena::Scope scope(ctx.scratch);
+  const View<float> lse = ctx.scratch.alloc<float>({out.shape[0], out.shape[1], out.shape[2]});
+  fill_zero_bytes(ctx.stream, lse.data, lse.bytes());
+  const kernels::AttendPart parts[] = {{a, lse}, {b, lse}};
+  kernels::merge_parts(ctx.stream, {.o = out, .lse = lse, .parts = parts});
+}
+
 kernels::AttentionDropout rate_of(const Context& ctx, const AttentionInputs& in, double rate) {
   return dropout_of(ctx, in, static_cast<float>(rate), {});
 }
 
 }  // namespace
 
+CombinerAttention::SeenFacts CombinerAttention::declare(FactTable& facts, int64_t heads) {
+  const SeenFacts ids{.direct_weight = facts.declare_per_layer<double>("direct_weight", heads),
+                      .region_entropy = facts.declare_per_layer<double>("region_entropy", heads),
+                      .queries = facts.declare_per_layer<int64_t>("queries", heads),
+                      .with_regions = facts.declare_per_layer<int64_t>("with_regions", heads)};
+  facts.show({.name = "direct_weight",
+              .title = "Direct weight",
+              .unit = "share of attention on tokens that are seen directly",
+              .is_share = true,
+              .over = ids.direct_weight,
+              .under = ids.queries});
+  facts.show({.name = "region_entropy",
+              .title = "Entropy of regions",
+              .unit = "nats of a query's weights among its regions",
+              .over = ids.region_entropy,
+              .under = ids.with_regions});
+  return ids;
+}
+
 CombinerAttention::CombinerAttention(const AttentionConfig& config, ParameterStore& store,
-                                     FactTable&, const AttentionShape& shape)
+                                     FactTable& facts, const AttentionShape& shape)
     : store_(store),
-      config_(config.combiner),
+      config_(config.combiner.resolved()),
       is_causal_(shape.is_causal),
       columns_(columns_of(config_, shape.max_length)),
       scale_(static_cast<float>(1.0 / std::sqrt(static_cast<double>(shape.head_dim)))),
-      direct_dropout_(static_cast<float>(config_.dropout.direct < 0 ? config.dropout
-                                                                    : config_.dropout.direct)) {
+      direct_dropout_(config_.dropout.direct < 0 ? config.dropout : config_.dropout.direct),
+      facts_(declare(facts, shape.num_heads)),
+      query_pool_(store, shape.name + ".pool_query", pooling_of(config_), shape.head_dim),
+      key_pool_(store, shape.name + ".pool_key", pooling_of(config_), shape.head_dim) {
   if (config_.mass_bias == CombinerMassBias::kLearned)
     mass_ = store.declare(shape.name + ".mass", {shape.num_heads}, Init::constant(0), Decay::kNo);
 }
@@ -110,9 +148,12 @@ std::unique_ptr<Attention::Saved> CombinerAttention::make_saved() const {
   return std::make_unique<Saved>();
 }
 
-kernels::Partition CombinerAttention::partition(const Context& ctx, int64_t length) const {
+kernels::Partition CombinerAttention::partition(const Context& ctx, int64_t length,
+                                                size_t member) const {
   const bool is_shifted = config_.shift_odd_layers && ctx.layer % 2 == 1;
-  return {.kind = kind_of(config_.variant),
+  PartitionKind kind = kind_of(config_.variant);
+  if (averages(config_)) kind = member == 0 ? PartitionKind::kVertical : PartitionKind::kHorizontal;
+  return {.kind = kind,
           .is_causal = is_causal_,
           .overlaps_own = config_.overlap_own,
           .length = length,
@@ -128,39 +169,27 @@ kernels::RegionMass CombinerAttention::mass() const {
   return {.factor = 1.0f, .head_factor = store_.value(mass_)};
 }
 
-/// What regions pool of x.
-ConstRealView CombinerAttention::pooled(Context& ctx, ConstRealView x) const {
-  if (!rectifies(config_)) return x;
-  const RealView y = ctx.scratch.alloc(ctx.precision(), x.shape);
-  kernels::activation(ctx.stream, {.y = y, .x = x, .kind = kernels::ActivationKind::kRelu});
-  return y;
+kernels::CombineFacts CombinerAttention::facts_of(Context& ctx) const {
+  return {.direct_weight = ctx.facts.at<double>(facts_.direct_weight, ctx.layer),
+          .region_entropy = ctx.facts.at<double>(facts_.region_entropy, ctx.layer),
+          .queries = ctx.facts.at<int64_t>(facts_.queries, ctx.layer),
+          .with_regions = ctx.facts.at<int64_t>(facts_.with_regions, ctx.layer)};
 }
 
-/// Takes the gradient by pooled(x) on to x.
-void CombinerAttention::add_pooled_gradient(Context& ctx, ConstRealView x, RealView dpooled,
-                                            RealView dx) const {
-  const Arena::Scope scope(ctx.scratch);
-  kernels::activation_backward(ctx.stream, {.dx = dpooled,
-                                            .dy = dpooled,
-                                            .saved = pooled(ctx, x),
-                                            .kind = kernels::ActivationKind::kRelu});
-  kernels::add(ctx.stream, {.y = dx, .a = dx, .b = dpooled});
-}
+// --- forward -------------------------------------------------------------------------------------
 
-void CombinerAttention::do_forward(Context& ctx, const AttentionInputs& in, RealView out,
-                                   Attention::Saved& base) const {
-  Saved& saved = static_cast<Saved&>(base);
+void CombinerAttention::forward_member(Context& ctx, const AttentionInputs& in,
+                                       const kernels::Partition& cut, Member& member) const {
   const Shape& shape = in.q.shape;
-  const kernels::Partition cut = partition(ctx, shape[2]);
-  saved.lse = ctx.saved.alloc<float>({shape[0], shape[1], shape[2]});
-  saved.summaries = kernels::alloc_summaries(ctx.saved, ctx.precision(), shape[0], shape[1],
-                                             shape[3], cut, pool_of(config_), key_of(config_));
+  member.lse = ctx.saved.alloc<float>({shape[0], shape[1], shape[2]});
+  member.summaries = kernels::alloc_summaries(ctx.saved, ctx.precision(), shape[0], shape[1],
+                                              shape[3], cut, pool_of(config_), key_of(config_));
   const Arena::Scope scope(ctx.scratch);
-  kernels::summarize_regions(ctx.stream, {.out = saved.summaries,
-                                          .q = pooled(ctx, in.content_q),
+  kernels::summarize_regions(ctx.stream, {.out = member.summaries,
+                                          .q = query_pool_.forward(ctx, in.content_q),
                                           .k = in.content_k,
                                           .v = in.v,
-                                          .pooled_k = pooled(ctx, in.content_k),
+                                          .pooled_k = key_pool_.forward(ctx, in.content_k),
                                           .mask = in.mask,
                                           .partition = cut,
                                           .pool = pool_of(config_),
@@ -168,31 +197,48 @@ void CombinerAttention::do_forward(Context& ctx, const AttentionInputs& in, Real
                                           .scale = scale_,
                                           .dropout = rate_of(ctx, in, config_.dropout.local),
                                           .scratch = &ctx.scratch});
-  kernels::combine(ctx.stream, {.o = out,
-                                .lse = saved.lse,
+  kernels::combine(ctx.stream, {.o = member.o,
+                                .lse = member.lse,
                                 .q = in.q,
                                 .k = in.k,
                                 .v = in.v,
                                 .region_q = in.content_q,
-                                .region_key = saved.summaries.key,
-                                .region_value = saved.summaries.value,
-                                .region_tokens = saved.summaries.tokens,
+                                .region_key = member.summaries.key,
+                                .region_value = member.summaries.value,
+                                .region_tokens = member.summaries.tokens,
                                 .mask = in.mask,
                                 .partition = cut,
                                 .mass = mass(),
                                 .scale = scale_,
-                                .dropout = dropout_of(ctx, in, direct_dropout_, {}),
+                                .dropout = rate_of(ctx, in, direct_dropout_),
                                 .region_dropout = rate_of(ctx, in, config_.dropout.region),
+                                .facts = facts_of(ctx),
                                 .scratch = &ctx.scratch});
 }
 
+void CombinerAttention::do_forward(Context& ctx, const AttentionInputs& in, RealView out,
+                                   Attention::Saved& base) const {
+  auto& members = static_cast<Saved&>(base).members;
+  if (!averages(config_)) {
+    members[0].o = out;
+    return forward_member(ctx, in, partition(ctx, in.q.shape[2], 0), members[0]);
+  }
+  for (size_t m = 0; m < members.size(); ++m) {
+    members[m].o = ctx.saved.alloc(ctx.precision(), out.shape);
+    forward_member(ctx, in, partition(ctx, in.q.shape[2], m), members[m]);
+  }
+  average(ctx, members[0].o, members[1].o, out);
+}
+
+// --- backward ------------------------------------------------------------------------------------
+
 void CombinerAttention::summarize_backward(Context& ctx, const AttentionInputs& in,
-                                           const Saved& saved, ConstRealView dkey,
-                                           ConstRealView dvalue,
+                                           const kernels::Partition& cut, const Member& member,
+                                           ConstRealView dkey, ConstRealView dvalue,
                                            const AttentionGrads& grads) const {
   const Arena::Scope scope(ctx.scratch);
   RealView dpooled_q = grads.dcontent_q, dpooled_k = grads.dcontent_k;
-  if (rectifies(config_)) {
+  if (!query_pool_.is_identity()) {
     for (RealView* gradient : {&dpooled_q, &dpooled_k}) {
       *gradient = ctx.scratch.alloc(ctx.precision(), in.q.shape);
       fill_zero_bytes(ctx.stream, gradient->data, gradient->bytes());
@@ -205,28 +251,27 @@ void CombinerAttention::summarize_backward(Context& ctx, const AttentionInputs& 
                                        .dpooled_k = dpooled_k,
                                        .dkey = dkey,
                                        .dvalue = dvalue,
-                                       .saved = saved.summaries,
+                                       .saved = member.summaries,
                                        .k = in.content_k,
                                        .v = in.v,
                                        .mask = in.mask,
-                                       .partition = partition(ctx, in.q.shape[2]),
+                                       .partition = cut,
                                        .pool = pool_of(config_),
                                        .key = key_of(config_),
                                        .scale = scale_,
                                        .dropout = rate_of(ctx, in, config_.dropout.local),
                                        .scratch = &ctx.scratch});
-  if (!rectifies(config_)) return;
-  add_pooled_gradient(ctx, in.content_q, dpooled_q, grads.dcontent_q);
-  add_pooled_gradient(ctx, in.content_k, dpooled_k, grads.dcontent_k);
+  if (query_pool_.is_identity()) return;
+  query_pool_.backward(ctx, in.content_q, dpooled_q, grads.dcontent_q);
+  key_pool_.backward(ctx, in.content_k, dpooled_k, grads.dcontent_k);
 }
 
-void CombinerAttention::do_backward(Context& ctx, const AttentionInputs& in, ConstRealView out,
-                                    ConstRealView dout, const Attention::Saved& base,
-                                    const AttentionGrads& grads) const {
-  const Saved& saved = static_cast<const Saved&>(base);
+void CombinerAttention::backward_member(Context& ctx, const AttentionInputs& in,
+                                        const kernels::Partition& cut, ConstRealView dout,
+                                        const Member& member, const AttentionGrads& grads) const {
   const Arena::Scope scope(ctx.scratch);
-  const RealView dkey = ctx.scratch.alloc(ctx.precision(), saved.summaries.key.shape);
-  const RealView dvalue = ctx.scratch.alloc(ctx.precision(), saved.summaries.value.shape);
+  const RealView dkey = ctx.scratch.alloc(ctx.precision(), member.summaries.key.shape);
+  const RealView dvalue = ctx.scratch.alloc(ctx.precision(), member.summaries.value.shape);
   const bool learns_mass = config_.mass_bias == CombinerMassBias::kLearned;
   kernels::combine_backward(ctx.stream,
                             {.dq = grads.dq,
@@ -240,20 +285,44 @@ void CombinerAttention::do_backward(Context& ctx, const AttentionInputs& in, Con
                              .k = in.k,
                              .v = in.v,
                              .region_q = in.content_q,
-                             .region_key = saved.summaries.key,
-                             .region_value = saved.summaries.value,
-                             .region_tokens = saved.summaries.tokens,
-                             .o = out,
+                             .region_key = member.summaries.key,
+                             .region_value = member.summaries.value,
+                             .region_tokens = member.summaries.tokens,
+                             .o = member.o,
                              .dout = dout,
-                             .lse = saved.lse,
+                             .lse = member.lse,
                              .mask = in.mask,
-                             .partition = partition(ctx, in.q.shape[2]),
+                             .partition = cut,
                              .mass = mass(),
                              .scale = scale_,
-                             .dropout = dropout_of(ctx, in, direct_dropout_, {}),
+                             .dropout = rate_of(ctx, in, direct_dropout_),
                              .region_dropout = rate_of(ctx, in, config_.dropout.region),
                              .scratch = &ctx.scratch});
-  summarize_backward(ctx, in, saved, dkey, dvalue, grads);
+  summarize_backward(ctx, in, cut, member, dkey, dvalue, grads);
+}
+
+void CombinerAttention::do_backward(Context& ctx, const AttentionInputs& in, ConstRealView,
+                                    ConstRealView dout, const Attention::Saved& base,
+                                    const AttentionGrads& grads) const {
+  const auto& members = static_cast<const Saved&>(base).members;
+  const auto cut = [&](size_t m) { return partition(ctx, in.q.shape[2], m); };
+  if (!averages(config_)) return backward_member(ctx, in, cut(0), dout, members[0], grads);
+
+  const Arena::Scope scope(ctx.scratch);
+  const auto like = [&](ConstRealView x) { return ctx.scratch.alloc(ctx.precision(), x.shape); };
+  const RealView half = like(dout), zeros = like(dout);
+  fill_zero_bytes(ctx.stream, zeros.data, zeros.bytes());
+  average(ctx, dout, zeros, half);
+  // The second attention writes arrays of its own, and adds to those of content that are apart.
+  AttentionGrads second{.dq = like(in.q), .dk = like(in.k), .dv = like(in.v)};
+  const bool apart = grads.dcontent_q.data != grads.dq.data;
+  second.dcontent_q = apart ? grads.dcontent_q : second.dq;
+  second.dcontent_k = apart ? grads.dcontent_k : second.dk;
+  backward_member(ctx, in, cut(0), half, members[0], grads);
+  backward_member(ctx, in, cut(1), half, members[1], second);
+  kernels::add(ctx.stream, {.y = grads.dq, .a = grads.dq, .b = second.dq});
+  kernels::add(ctx.stream, {.y = grads.dk, .a = grads.dk, .b = second.dk});
+  kernels::add(ctx.stream, {.y = grads.dv, .a = grads.dv, .b = second.dv});
 }
 
 }  // namespace stipple::model

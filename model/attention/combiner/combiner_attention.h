@@ -3,19 +3,27 @@
 // one softmax. Formulas, deviations and costs: README.md beside this file.
 //
 // Saves, per region and head, 3 head_dim activations, 2 head_dim token numbers (pools by maximum) and
-// a float; a float per token and head.
+// a float; a float per token and head. A mixture that averages saves so twice, and both outputs.
 #pragma once
+
+#include <array>
 
 #include "kernels/combine.h"
 #include "model/attention/attention.h"
+#include "model/attention/combiner/pool_layer.h"
 
 namespace stipple::model {
 
 class CombinerAttention final : public Attention {
  public:
-  struct Saved final : Attention::Saved {
+  /// One softmax.
+  struct Member {
     kernels::Summaries summaries;
     View<float> lse;  // [B, H, N]
+    RealView o;       // [B, H, N, D]  the attention's own where there is one member
+  };
+  struct Saved final : Attention::Saved {
+    std::array<Member, 2> members;  ///< the second is of a mixture that averages
   };
 
   CombinerAttention(const AttentionConfig&, ParameterStore&, FactTable&, const AttentionShape&);
@@ -31,19 +39,33 @@ class CombinerAttention final : public Attention {
   void do_backward(Context&, const AttentionInputs&, ConstRealView out, ConstRealView dout,
                    const Attention::Saved&, const AttentionGrads&) const override;
 
-  kernels::Partition partition(const Context&, int64_t length) const;
+  kernels::Partition partition(const Context&, int64_t length, size_t member) const;
   kernels::RegionMass mass() const;
-  ConstRealView pooled(Context&, ConstRealView x) const;
-  void add_pooled_gradient(Context&, ConstRealView x, RealView dpooled, RealView dx) const;
-  void summarize_backward(Context&, const AttentionInputs&, const Saved&, ConstRealView dkey,
-                          ConstRealView dvalue, const AttentionGrads&) const;
+  kernels::CombineFacts facts_of(Context&) const;
+  void forward_member(Context&, const AttentionInputs&, const kernels::Partition&, Member&) const;
+  void backward_member(Context&, const AttentionInputs&, const kernels::Partition&,
+                       ConstRealView dout, const Member&, const AttentionGrads&) const;
+  void summarize_backward(Context&, const AttentionInputs&, const kernels::Partition&,
+                          const Member&, ConstRealView dkey, ConstRealView dvalue,
+                          const AttentionGrads&) const;
+
+  /// Facts about what queries see, by head, summed over real queries.
+  struct SeenFacts {
+    FactId direct_weight;   // double [H]
+    FactId region_entropy;  // double [H]
+    FactId queries;         // int64_t [H]
+    FactId with_regions;    // int64_t [H]
+  };
+  static SeenFacts declare(FactTable&, int64_t heads);
 
   const ParameterStore& store_;
   CombinerConfig config_;
   bool is_causal_;
   int64_t columns_;  ///< of the grid
   float scale_;
-  float direct_dropout_;
+  double direct_dropout_;
+  SeenFacts facts_;
+  PoolLayer query_pool_, key_pool_;
   ParamId mass_;  ///< [H], where mass_bias is learned
 };
 

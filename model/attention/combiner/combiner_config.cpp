@@ -8,12 +8,17 @@ constexpr double kLongest = 1e9;
 
 void describe_cut(CombinerConfig& c, ConfigVisitor& v) {
   v.choice(
+      "compat", c.compat, {"none", "official", "paper"},
+      {.doc = "A preset of mix, overlap_own, mass_bias, global_tokens and shift_odd_layers, none "
+              "of which may then be set to something else: official, as the released code "
+              "behaves; paper, as the text describes; none, the keys below."});
+  v.choice(
       "variant", c.variant, {"fixed", "logsparse", "vertical", "horizontal", "axial", "mixture"},
       {.doc = "How the sequence is cut. fixed: a token sees its block, and every other block as "
               "a region. logsparse: itself and spans of doubling length. axial: its row of a "
               "grid, and every other row as the token of its own column there sees it. "
               "vertical, horizontal: its row and column, and the rest of each column, or row, "
-              "as regions; mixture, both under one softmax."});
+              "as regions; mixture, both."});
   v.field("block", c.block,
           {.doc = "fixed: tokens of a block. From the longest sequence on it is softmax.",
            .unit = "tokens",
@@ -42,13 +47,19 @@ void describe_cut(CombinerConfig& c, ConfigVisitor& v) {
 
 void describe_summary(CombinerConfig& c, ConfigVisitor& v) {
   v.choice(
-      "pool", c.pool, {"max", "mean", "sum", "relu_max", "relu_mean", "relu_sum"},
+      "pool", c.pool,
+      {"max", "mean", "sum", "relu_max", "relu_mean", "relu_sum", "deepset_max", "deepset_mean",
+       "deepset_sum"},
       {.doc = "How queries and keys of a region become one, channel by channel; relu_: after a "
-              "rectifier. Not of axial, where a token asks for the region."});
+              "rectifier; deepset_: after a matrix, one for queries and one for keys, and a "
+              "rectifier. "
+              "Not of axial, where a token asks for the region."});
   v.choice(
       "row_key", c.row_key, {"none", "wsum"},
       {.doc = "axial: the key of a row as a token there sees it: none, that token's own; wsum, "
               "the keys of the row by its weights."});
+  v.choice("mix", c.mix, {"joint", "average"},
+           {.doc = "mixture: one softmax over both ways to cut, or the mean of two attentions."});
   v.field("overlap_own", c.overlap_own,
           {.doc = "fixed and axial, not causal: the own block is seen as a region, too, as in the "
                   "released code."});
@@ -75,6 +86,18 @@ void CombinerConfig::describe(ConfigVisitor& v) {
   describe_cut(*this, v);
   describe_summary(*this, v);
   v.section("dropout", dropout, "Probabilities of dropping a weight in training.");
+}
+
+CombinerConfig CombinerConfig::resolved() const {
+  CombinerConfig c = *this;
+  if (compat == CombinerCompat::kNone) return c;
+  const bool is_official = compat == CombinerCompat::kOfficial;
+  c.mix = is_official ? CombinerMix::kJoint : CombinerMix::kAverage;
+  c.overlap_own = is_official;
+  c.mass_bias = CombinerMassBias::kNone;
+  c.global_tokens = 0;
+  c.shift_odd_layers = false;
+  return c;
 }
 
 }  // namespace stipple::model

@@ -6,6 +6,7 @@
 
 namespace stipple::model {
 
+enum class CombinerCompat : uint8_t { kNone, kOfficial, kPaper };
 enum class CombinerVariant : uint8_t {
   kFixed,
   kLogsparse,
@@ -14,8 +15,19 @@ enum class CombinerVariant : uint8_t {
   kAxial,
   kMixture
 };
-enum class CombinerPool : uint8_t { kMax, kMean, kSum, kReluMax, kReluMean, kReluSum };
+enum class CombinerPool : uint8_t {
+  kMax,
+  kMean,
+  kSum,
+  kReluMax,
+  kReluMean,
+  kReluSum,
+  kDeepsetMax,
+  kDeepsetMean,
+  kDeepsetSum
+};
 enum class CombinerRowKey : uint8_t { kNone, kWeighted };
+enum class CombinerMix : uint8_t { kJoint, kAverage };
 enum class CombinerMassBias : uint8_t { kNone, kLogSize, kLearned };
 
 struct CombinerDropout {
@@ -26,12 +38,14 @@ struct CombinerDropout {
 };
 
 struct CombinerConfig {
+  CombinerCompat compat = CombinerCompat::kNone;  ///< a preset that overrides the keys it names
   CombinerVariant variant = CombinerVariant::kFixed;
   int64_t block = 64;
   int64_t rows = 0;     ///< of the grid; 0: near the square root of the length
   int64_t columns = 0;  ///< the same
   CombinerPool pool = CombinerPool::kMax;
   CombinerRowKey row_key = CombinerRowKey::kNone;
+  CombinerMix mix = CombinerMix::kJoint;
   CombinerDropout dropout = {};
   bool overlap_own = false;
   CombinerMassBias mass_bias = CombinerMassBias::kNone;
@@ -39,6 +53,8 @@ struct CombinerConfig {
   bool shift_odd_layers = false;
 
   void describe(ConfigVisitor&);
+  /// With the preset applied: what the module runs.
+  CombinerConfig resolved() const;
 };
 
 }  // namespace stipple::model
