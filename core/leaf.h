@@ -17,7 +17,13 @@ enum class LabelKind : uint8_t {
   kClass,       ///< one class per example
   kTokenClass,  ///< one class per token
   kValue,       ///< one number per example
+  kNextToken,   ///< the token that comes next, at every token
 };
+
+/// Every token has a label.
+constexpr bool is_per_token(LabelKind label) {
+  return label == LabelKind::kTokenClass || label == LabelKind::kNextToken;
+}
 
 /// What a task's examples consist of.
 struct LeafFields {
@@ -72,7 +78,7 @@ void for_each_array(const LeafSizes& sizes, Visit visit, Arrays&... arrays) {
     constexpr float kNone = std::numeric_limits<float>::quiet_NaN();
     visit(LeafArray<float>{"values", examples, kNone}, arrays.values...);
   } else {
-    const Shape& labels = label == LabelKind::kTokenClass ? tokens : examples;
+    const Shape& labels = is_per_token(label) ? tokens : examples;
     visit(LeafArray<int32_t>{"labels", labels, -1}, arrays.labels...);
   }
   visit(LeafArray<uint32_t>{"samples", rows, 0}, arrays.samples...);

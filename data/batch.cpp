@@ -64,7 +64,7 @@ std::span<T> part(std::vector<T>& array, int64_t begin, int64_t count) {
 /// Where the `count` tokens of a sequence are written, and labels with them.
 ExampleSpans spans_of(Leaf& leaf, int64_t place, int64_t sequence, int64_t count) {
   const int64_t begin = (place * leaf.sizes.fields.sequences + sequence) * leaf.sizes.length;
-  const bool per_token = leaf.sizes.fields.label == LabelKind::kTokenClass;
+  const bool per_token = is_per_token(leaf.sizes.fields.label);
   const int64_t of_example = sequence == 0 ? 1 : 0;
   return {
       .ids = part(leaf.ids, begin, count),

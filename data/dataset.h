@@ -43,7 +43,7 @@ struct Draw {
 struct ExampleSpans {
   std::span<int32_t> ids{};       ///< one per token
   std::span<int32_t> segments{};  ///< one per token
-  std::span<int32_t> labels{};    ///< one, or one per token (kTokenClass); -1, as found: none
+  std::span<int32_t> labels{};    ///< one, or one per token (is_per_token()); -1, as found: none
   std::span<float> values{};      ///< one (kValue); NaN, as found: none
 };
 

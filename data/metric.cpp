@@ -5,14 +5,21 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numbers>
 
 namespace stipple::data {
 namespace {
 
 double accuracy(Sums sum) { return sum("correct") / std::max(1.0, sum("count")); }
 
+double mean_loss(Sums sum) { return sum("loss_sum") / std::max(1.0, sum("count")); }
+double bits(Sums sum) { return mean_loss(sum) / std::numbers::ln2; }
+double perplexity(Sums sum) { return std::exp(mean_loss(sum)); }
+
 }  // namespace
 
+const Metric kBitsPerByte{.name = "bits_per_byte", .title = "Bits per byte", .of = &bits};
+const Metric kPerplexity{.name = "perplexity", .title = "Perplexity", .of = &perplexity};
 const Metric kAccuracy{.name = "accuracy", .title = "Accuracy", .is_share = true, .of = &accuracy};
 
 std::string metric_text(double value, bool is_share, int decimals) {

@@ -44,7 +44,7 @@ class Head {
   void backward(Context&, const Input&, const Saved&, View<float> dx) const;
 
  private:
-  bool is_pooled() const { return config_.fields.label != LabelKind::kTokenClass; }
+  bool is_pooled() const { return !is_per_token(config_.fields.label); }
   bool is_value() const { return config_.fields.label == LabelKind::kValue; }
   int64_t num_outputs() const { return is_value() ? 1 : config_.num_classes; }
   void classify(Context&, const Input&, View<float> out, View<int32_t> prediction) const;

@@ -1,13 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "model/model.h"
 
+#include <optional>
+
 #include "core/error.h"
 #include "model/encoder.h"
 #include "model/heads.h"
+#include "model/language_head.h"
 #include "model/layers/embedding.h"
 
 namespace stipple::model {
 namespace {
+
+bool is_language_model(const ModelTask& task) { return task.fields.label == LabelKind::kNextToken; }
 
 EncoderConfig encoder_config(const ModelConfig& config, const ModelTask& task) {
   STIPPLE_CHECK_AS(ConfigError, config.width % config.heads == 0, "model.width (", config.width,
@@ -22,7 +27,7 @@ EncoderConfig encoder_config(const ModelConfig& config, const ModelTask& task) {
           .feedforward = config.feedforward,
           .max_length = task.max_length,
           .dropout = config.dropout,
-          .is_causal = config.causal,
+          .is_causal = config.causal || is_language_model(task),
           .rotary = rotary};
 }
 
@@ -81,7 +86,19 @@ struct Model::Parts {
                 [&](const AttentionShape& shape) {
                   return make_attention(attention, parameters, facts, shape);
                 }),
-        head(parameters, facts, "head", head_config(config, task)) {}
+        classifier(make_classifier(parameters, facts, config)),
+        language_head(make_language_head(facts)) {}
+
+  std::optional<Head> make_classifier(ParameterStore& parameters, FactTable& facts,
+                                      const ModelConfig& config) const {
+    if (is_language_model(task)) return std::nullopt;
+    return Head(parameters, facts, "head", head_config(config, task));
+  }
+  std::optional<LanguageHead> make_language_head(FactTable& facts) const {
+    if (!is_language_model(task)) return std::nullopt;
+    return LanguageHead(store, facts,
+                        {.table = embedding.table(), .logit_scale = embedding.logit_scale()});
+  }
 
   void check(const Input& input) const;
 
@@ -91,13 +108,16 @@ struct Model::Parts {
   ModelTask task;
   Embedding embedding;
   Encoder encoder;
-  Head head;
+  // One of the two.
+  std::optional<Head> classifier;
+  std::optional<LanguageHead> language_head;
 };
 
 struct Model::Saved {
   Embedding::Saved embedding;
   Encoder::Saved encoder;
-  Head::Saved head;
+  Head::Saved classifier;
+  LanguageHead::Saved language_head;
 };
 
 void Model::Parts::check(const Input& input) const {
@@ -136,7 +156,11 @@ void Model::forward(Context& ctx, const Input& input, Saved& saved,
   const View<float> encoded = ctx.saved.alloc<float>(tokens);
   parts_->embedding.forward(ctx, input, embedded, saved.embedding);
   parts_->encoder.forward(ctx, input, embedded, encoded, saved.encoder);
-  parts_->head.forward(ctx, input, encoded, prediction, saved.head);
+  if (parts_->classifier) {
+    parts_->classifier->forward(ctx, input, encoded, prediction, saved.classifier);
+  } else {
+    parts_->language_head->forward(ctx, input, encoded, prediction, saved.language_head);
+  }
 }
 
 void Model::backward(Context& ctx, const Input& input, Saved& saved) const {
@@ -144,7 +168,11 @@ void Model::backward(Context& ctx, const Input& input, Saved& saved) const {
   Arena::Scope scope(ctx.scratch);
   const View<float> dx =
       ctx.scratch.alloc<float>({input.ids.shape[0], input.ids.shape[1], parts_->width});
-  parts_->head.backward(ctx, input, saved.head, dx);
+  if (parts_->classifier) {
+    parts_->classifier->backward(ctx, input, saved.classifier, dx);
+  } else {
+    parts_->language_head->backward(ctx, saved.language_head, dx);
+  }
   parts_->encoder.backward(ctx, input, saved.encoder, dx);
   parts_->embedding.backward(ctx, saved.embedding, dx);
   ctx.observer.grads_ready(

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The classifier of the Long Range Arena family: embeddings, pre-LN encoder, pooled or per-token
-// head (docs/attention/sbm.md).
+// head (docs/attention/sbm.md). Or, for a task that asks for the next token, a language model: the
+// same encoder, causal, under a head that is tied to the embedding (model/language_head.h).
 #pragma once
 
 #include <memory>

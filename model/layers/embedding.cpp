@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "model/layers/embedding.h"
 
+#include <cmath>
+
 #include "kernels/embedding.h"
 #include "kernels/positions.h"
 
@@ -14,6 +16,7 @@ constexpr double kInitStddev = 0.02;
 Embedding::Embedding(ParameterStore& store, const std::string& name, const EmbeddingConfig& config)
     : store_(store),
       kind_(config.positions),
+      width_(config.width),
       dropout_{.rate = static_cast<float>(config.dropout), .site = DropoutSite::kEmbedding} {
   const Init init = Init::normal(kind_ == Positions::kSinusoidal ? 1.0 : kInitStddev);
   const auto declare = [&](const char* what, int64_t rows) {
@@ -22,6 +25,11 @@ Embedding::Embedding(ParameterStore& store, const std::string& name, const Embed
   tokens_ = declare(".tokens", config.vocab_size);
   if (kind_ == Positions::kLearned) positions_ = declare(".positions", config.max_length);
   if (config.segments > 0) segments_ = declare(".segments", config.segments);
+}
+
+float Embedding::logit_scale() const {
+  if (kind_ != Positions::kSinusoidal) return 1.0f;
+  return static_cast<float>(1.0 / std::sqrt(static_cast<double>(width_)));
 }
 
 void Embedding::forward(Context& ctx, const Input& input, View<float> y, Saved& saved) const {

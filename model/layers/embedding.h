@@ -43,12 +43,18 @@ class Embedding {
   /// Overwrites dy: it is passed through dropout in place.
   void backward(Context&, const Saved&, View<float> dy) const;
 
+  /// Token vectors, [vocab_size, width], where a head shares them; and what makes products of them
+  /// with normed vectors start small: 1 / sqrt(width) beside sines, as in their source, else 1.
+  ParamId table() const { return tokens_; }
+  float logit_scale() const;
+
   ParamId first() const { return tokens_; }
   ParamId last() const { return segments_.value_or(positions_.value_or(tokens_)); }
 
  private:
   const ParameterStore& store_;
   Positions kind_;
+  int64_t width_;
   Dropout dropout_;
   ParamId tokens_;
   std::optional<ParamId> positions_;

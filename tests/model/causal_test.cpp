@@ -16,17 +16,18 @@ using test::ModelRun;
 
 constexpr int64_t kLength = 131;  // no multiple of any tile
 
-ModelCase causal_case(AttentionKind kind, Positions positions) {
+ModelCase causal_case(AttentionKind kind, Positions positions,
+                      LabelKind label = LabelKind::kTokenClass) {
   ModelCase c = test::small_case(kind);
   c.config.causal = true;
   c.config.positions = positions;
-  c.task.fields.label = LabelKind::kTokenClass;
+  c.task.fields.label = label;
   c.task.max_length = c.length = kLength;
   c.batch = 2;
   return c;
 }
 
-/// Every attention that can be causal, with every kind of positions.
+/// Every attention that can be causal, with every kind of positions; and as language models.
 std::vector<ModelCase> every_case() {
   std::vector<ModelCase> cases;
   for (const AttentionKind kind : test::every_causal_attention()) {
@@ -34,6 +35,7 @@ std::vector<ModelCase> every_case() {
          {Positions::kLearned, Positions::kSinusoidal, Positions::kRotary}) {
       cases.push_back(causal_case(kind, positions));
     }
+    cases.push_back(causal_case(kind, Positions::kLearned, LabelKind::kNextToken));
   }
   return cases;
 }

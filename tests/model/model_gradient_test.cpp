@@ -147,6 +147,21 @@ TEST(ModelGradient, OfEveryAttentionThatCanBeCausal) {
   }
 }
 
+TEST(ModelGradient, OfLanguageModels) {
+  for (const AttentionKind kind : test::every_causal_attention()) {
+    for (const Positions positions :
+         {Positions::kLearned, Positions::kSinusoidal, Positions::kRotary}) {
+      SCOPED_TRACE(test::name_of(kind) + ", positions " +
+                   std::to_string(static_cast<int>(positions)));
+      ModelCase c = differentiable_case(kind);
+      c.config.positions = positions;
+      c.task.fields.label = LabelKind::kNextToken;
+      c.task.num_classes = c.task.vocab_size;
+      check_every_parameter(c);
+    }
+  }
+}
+
 TEST(ModelGradient, SbmPerToken) {
   ModelCase c = differentiable_case(AttentionKind::kSbm);
   c.task.fields.label = LabelKind::kTokenClass;

@@ -33,12 +33,20 @@ inline ModelCase small_case(model::AttentionKind kind) {
   return c;
 }
 
+/// The same as a language model.
+inline ModelCase small_language_model(model::AttentionKind kind) {
+  ModelCase c = small_case(kind);
+  c.task.fields.label = LabelKind::kNextToken;
+  c.task.num_classes = c.task.vocab_size;
+  return c;
+}
+
 inline bool is_value(const model::ModelTask& task) {
   return task.fields.label == LabelKind::kValue;
 }
 
 inline bool is_per_token(const model::ModelTask& task) {
-  return task.fields.label == LabelKind::kTokenClass;
+  return stipple::is_per_token(task.fields.label);
 }
 
 /// One leaf. Row r has r tokens of padding at its end, and one in the middle of the last row.

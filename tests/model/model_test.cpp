@@ -19,10 +19,12 @@ using test::LeafArrays;
 using test::ModelCase;
 using test::ModelRun;
 using test::small_case;
+using test::small_language_model;
 
 const std::vector<AttentionKind> kKinds = test::every_attention();
 
 /// Softmax, and SBM by every sampler, with a regulariser; both with every kind of positions.
+/// Language models of what can be causal.
 std::vector<ModelCase> every_case() {
   std::vector<ModelCase> cases{small_case(AttentionKind::kSoftmax)};
   for (const AttentionKind kind : kKinds) {
@@ -31,6 +33,8 @@ std::vector<ModelCase> every_case() {
       cases.back().config.positions = positions;
     }
   }
+  for (const AttentionKind kind : test::every_causal_attention())
+    cases.push_back(small_language_model(kind));
   for (const kernels::SamplerKind sampler :
        {kernels::SamplerKind::kAuto, kernels::SamplerKind::kTiles, kernels::SamplerKind::kRows}) {
     cases.push_back(small_case(AttentionKind::kSbm));
@@ -38,6 +42,12 @@ std::vector<ModelCase> every_case() {
     cases.back().attention.sbm.sparsity_weight = 1.0;
   }
   return cases;
+}
+
+/// What a model of the case may be asked.
+std::vector<LabelKind> labels_of(const ModelCase& c) {
+  if (c.task.fields.label == LabelKind::kNextToken) return {LabelKind::kNextToken};
+  return {LabelKind::kClass, LabelKind::kTokenClass};
 }
 
 int64_t num_parameters(AttentionKind kind, const ModelTask& task) {
@@ -109,6 +119,24 @@ TEST(Model, RotaryPositionsTellOrderAndDistanceButNotThePlace) {
   }
 }
 
+TEST(Model, ALanguageModelHasNoParametersBesideItsEncoderAndTable) {
+  const auto names = [](const ModelCase& c) {
+    std::vector<std::string> all;
+    const ModelRun run(c);
+    for (const auto& entry : run.store.entries()) all.push_back(entry.name);
+    return all;
+  };
+  std::vector<std::string> classifier = names(small_case(AttentionKind::kSoftmax));
+  std::erase_if(classifier, [](const std::string& name) { return name.starts_with("head."); });
+  EXPECT_EQ(names(small_language_model(AttentionKind::kSoftmax)), classifier);
+}
+
+TEST(Model, ALanguageModelIsCausalWhateverItsConfiguration) {
+  ModelCase c = small_language_model(AttentionKind::kSbm);
+  c.config.causal = false;
+  EXPECT_THROW(ModelRun{c}, ConfigError);
+}
+
 TEST(Model, OnlyMatricesOfLinearMapsDecay) {
   const ModelRun run(small_case(AttentionKind::kSbm));
   int64_t decayed = 0;
@@ -121,8 +149,7 @@ TEST(Model, OnlyMatricesOfLinearMapsDecay) {
 }
 
 TEST(Model, ReportsRangesThatTileTheArenaInAscendingOrder) {
-  for (const AttentionKind kind : kKinds) {
-    const ModelCase c = small_case(kind);
+  for (const ModelCase& c : every_case()) {
     ModelRun run(c);
     const LeafArrays leaf(c.task, c.batch, c.length);
     run.forward(leaf);
@@ -153,8 +180,7 @@ class FinalityObserver final : public Observer {
 };
 
 TEST(Model, ReportsARangeOnlyWhenItIsFinal) {
-  for (const AttentionKind kind : kKinds) {
-    const ModelCase c = small_case(kind);
+  for (const ModelCase& c : every_case()) {
     ModelRun run(c);
     const LeafArrays leaf(c.task, c.batch, c.length);
     run.forward(leaf);
@@ -257,7 +283,7 @@ TEST(Model, EvaluationOfSoftmaxIsNotRandom) {
 
 TEST(Model, WhatPaddingHoldsDoesNotMatter) {
   for (const ModelCase& base : every_case()) {
-    for (const LabelKind label : {LabelKind::kClass, LabelKind::kTokenClass}) {
+    for (const LabelKind label : labels_of(base)) {
       ModelCase c = base;
       c.task.fields.label = label;
       LeafArrays leaf(c.task, c.batch, c.length);
@@ -299,7 +325,7 @@ LeafArrays with_tail(const LeafArrays& leaf, const ModelTask& task, int64_t leng
 
 TEST(Model, TheLengthOfTheLeafDoesNotMatter) {
   for (const ModelCase& base : every_case()) {
-    for (const LabelKind label : {LabelKind::kClass, LabelKind::kTokenClass}) {
+    for (const LabelKind label : labels_of(base)) {
       ModelCase c = base;
       c.task.fields.label = label;
       c.task.max_length = 100;
@@ -397,8 +423,8 @@ TEST(Model, ReportsTheGraphOfEveryLayerAndHead) {
 }
 
 TEST(Model, CountsLabelsAndWritesPredictions) {
-  for (const LabelKind label : {LabelKind::kClass, LabelKind::kTokenClass}) {
-    ModelCase c = small_case(AttentionKind::kSoftmax);
+  for (const LabelKind label : {LabelKind::kClass, LabelKind::kTokenClass, LabelKind::kNextToken}) {
+    ModelCase c = small_language_model(AttentionKind::kSoftmax);
     c.task.fields.label = label;
     ModelRun run(c);
     LeafArrays leaf(c.task, c.batch, c.length);

@@ -27,7 +27,7 @@ DrawnExample example_of(const data::Leaf& leaf, size_t place) {
     for (size_t i = row * length; i < (row + 1) * length; ++i) {
       if (leaf.mask[i] == 0) continue;
       sequence.ids.push_back(leaf.ids[i]);
-      if (fields.label == LabelKind::kTokenClass) sequence.labels.push_back(leaf.labels[i]);
+      if (is_per_token(fields.label)) sequence.labels.push_back(leaf.labels[i]);
     }
   }
   return drawn;
@@ -71,7 +71,7 @@ int64_t graph_bytes(const Config& config, const data::TaskInfo& info, const data
   if (label == LabelKind::kValue) bytes += static_cast<int64_t>(sizeof(float));
   for (int64_t s = 0; s < info.fields.sequences; ++s) {
     const int64_t tokens = dataset.length(example, s);
-    const int64_t numbers = label == LabelKind::kTokenClass ? 2 : 1;  // of a token
+    const int64_t numbers = is_per_token(label) ? 2 : 1;  // of a token
     bytes += graph_bytes(graph_sizes(config), tokens) + tokens * numbers * kIdBytes;
   }
   return bytes;

@@ -29,6 +29,7 @@ void Window::clear() {
 double Window::mean_loss() const { return loss_ / std::max(1.0, steps_); }
 
 double Window::sum(std::string_view fact) const {
+  if (fact == model::kLossSum) return mean_loss() * sum(model::kLabels);
   const auto found = std::find(names_.begin(), names_.end(), fact);
   if (found == names_.end()) return std::numeric_limits<double>::quiet_NaN();
   return counts_[static_cast<size_t>(found - names_.begin())];

@@ -15,7 +15,7 @@ namespace stipple::trainer {
 
 class Window {
  public:
-  /// Sums those facts of a leaf that metrics are made of: its counts.
+  /// Sums those facts of a leaf that metrics are made of: its counts, and the loss.
   explicit Window(const model::FactTable&);
 
   /// One step's.
@@ -23,7 +23,8 @@ class Window {
   void clear();
 
   double mean_loss() const;
-  double sum(std::string_view fact) const;  ///< NaN: there is none of that name
+  /// NaN: there is none of that name. The loss is that of mean_loss(), for all labels.
+  double sum(std::string_view fact) const;
   void describe_state(StateVisitor&);
 
  private:

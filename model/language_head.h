@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+// From token vectors to the loss of a language model: at every token, logits of the token that
+// comes next, by the table of the embedding (tied weights: Press and Wolf, arXiv 1608.05859), and
+// their cross entropy.
+//
+//   logits = logit_scale x tableᵀ        [R N, V], a chunk of rows at a time
+//
+// Logits exist for a chunk of rows only: forward makes their gradient while they are there, and
+// multiplies on to the gradients of x and of the table, which it saves: width floats per token, and
+// a table. Costs three products of [R N, width, V] in training, one otherwise. Chunks depend on V
+// alone, so that sums have one order. Has no parameters of its own.
+#pragma once
+
+#include "model/context.h"
+#include "model/input.h"
+#include "model/parameter_store.h"
+
+namespace stipple::model {
+
+struct LanguageHeadConfig {
+  ParamId table;             ///< [V, width], the embedding's; it reports the gradient as final
+  float logit_scale = 1.0f;  ///< so that logits start small
+};
+
+class LanguageHead {
+ public:
+  struct Saved {
+    View<float> dx;      // [R, N, width]
+    View<float> dtable;  // [V, width]
+  };
+
+  LanguageHead(const ParameterStore&, FactTable&, const LanguageHeadConfig&);
+
+  /// x [R, N, width]; labels [R, N] are the tokens that come next. Tells the loss and how many
+  /// tokens it got right; in training also makes the gradients. prediction [R, N] written; empty:
+  /// not wanted.
+  void forward(Context&, const Input&, View<const float> x, View<int32_t> prediction, Saved&) const;
+  /// dx [R, N, width] written; adds to the gradient of the table, to which the embedding adds later.
+  void backward(Context&, const Saved&, View<float> dx) const;
+
+ private:
+  const ParameterStore& store_;
+  LanguageHeadConfig config_;
+  FactId loss_sum_, count_, correct_;
+};
+
+}  // namespace stipple::model
