@@ -18,6 +18,8 @@ std::vector<std::string> losses(const Intake& intake, std::string_view split) {
         "are lost",
         split, intake.cut_examples, intake.examples, 100 * intake.cut_share()));
   }
+  for (const std::string& remark : intake.remarks)
+    lines.push_back(fmt::format("{}: {}", split, remark));
   return lines;
 }
 

@@ -17,6 +17,7 @@ struct Intake {
   int64_t cut_tokens = 0;     ///< which went with those ends
   int64_t skipped_rows = 0;   ///< malformed, left out because data.skip_bad_rows says so
   std::string first_skipped;  ///< "file:line: what" of the first of them
+  std::vector<std::string> remarks = {};  ///< what else somebody should know of the files
 
   /// Counts an example of `length` tokens. How many of them a model of max_length sees.
   int64_t keep(int64_t length, int64_t max_length) {
@@ -36,7 +37,7 @@ struct Intake {
   }
 };
 
-/// One sentence for each kind of loss; none where nothing was lost. `split` is how it is called.
+/// One sentence for each kind of loss and for each remark; none where nothing was lost. `split` is how it is called.
 std::vector<std::string> losses(const Intake&, std::string_view split);
 
 }  // namespace stipple::data

@@ -13,13 +13,21 @@ namespace {
 struct Entry {
   std::string_view name;
   std::unique_ptr<Task> (*make)(const DataConfig&, uint64_t seed);
+  bool predicts_next_token = false;
 };
 
 /// In the order of TaskKind.
 constexpr std::array kTasks = {
     Entry{"listops", &tasks::make_listops},
     Entry{"repeated_token", &tasks::make_repeated_token},
+    Entry{"text_lm", &tasks::make_text_lm, /*predicts_next_token=*/true},
 };
+
+const Entry& entry_of(TaskKind kind) {
+  const auto index = static_cast<size_t>(kind);
+  STIPPLE_CHECK(index < kTasks.size(), "task ", index, " is not in the table");
+  return kTasks[index];
+}
 
 }  // namespace
 
@@ -30,10 +38,18 @@ void DataConfig::describe(ConfigVisitor& visitor) {
   visitor.field(
       "dir", dir,
       {.doc = "Folder with basic_train.tsv, basic_val.tsv and basic_test.tsv (listops), as "
-              "`stipple data listops` writes them or as published."});
+              "`stipple data listops` writes them or as published; folder below which data.files "
+              "are (text_lm)."});
+  visitor.field(
+      "files", files,
+      {.doc =
+           "Which files below data.dir are read (text_lm): patterns with * and ?, separated by "
+           "commas; of names, or, with a /, of paths from data.dir. The last 5 % of their bytes, "
+           "in the order of paths, are the test, the 5 % before them validation."});
   visitor.field("max_length", max_length,
-                {.doc = "Length of the model's positions; longer sequences lose their end. A "
-                        "repeated_token model has repeated_token.sequence positions instead.",
+                {.doc = "Length of the model's positions; longer sequences lose their end; text "
+                        "is cut into windows of it. A repeated_token model has "
+                        "repeated_token.sequence positions instead.",
                  .unit = "tokens",
                  .min = 1,
                  .max = 65536});
@@ -42,12 +58,14 @@ void DataConfig::describe(ConfigVisitor& visitor) {
                         "and tell how many; false: the first such row is an error."});
   visitor.section("repeated_token", repeated_token,
                   "Does this token occur again in the sequence? Made on the fly.");
+  visitor.section("text_lm", text_lm,
+                  "The next byte of plain text; makes model.causal true (data.task = text_lm).");
 }
 
+bool predicts_next_token(TaskKind kind) { return entry_of(kind).predicts_next_token; }
+
 std::unique_ptr<Task> make_task(const DataConfig& config, uint64_t seed) {
-  const auto index = static_cast<size_t>(config.task);
-  STIPPLE_CHECK(index < kTasks.size(), "make_task: task ", index, " is not in the table");
-  return kTasks[index].make(config, seed);
+  return entry_of(config.task).make(config, seed);
 }
 
 }  // namespace stipple::data

@@ -10,7 +10,7 @@
 
 namespace stipple::data {
 
-enum class TaskKind : uint8_t { kListops, kRepeatedToken };
+enum class TaskKind : uint8_t { kListops, kRepeatedToken, kTextLm };
 
 /// "Does this token occur again in the sequence": `sequence` integers drawn uniformly
 /// from 1..sequence; the synthetic task of the SBM-Transformer paper.
@@ -21,15 +21,27 @@ struct RepeatedTokenConfig {
   void describe(ConfigVisitor&);
 };
 
-struct DataConfig {
-  TaskKind task = TaskKind::kListops;
-  std::string dir =
-      "datasets/listops";     ///< folder with basic_train.tsv, basic_val.tsv, basic_test.tsv
-  int64_t max_length = 2048;  ///< sequences are cut to this; the model's padded length
-  bool skip_bad_rows = false;
-  RepeatedTokenConfig repeated_token;
+/// Plain text, byte by byte.
+enum class TextDocuments : uint8_t { kFile, kBlankLine };
+struct TextLmConfig {
+  TextDocuments documents = TextDocuments::kFile;
+  bool pack = false;
   void describe(ConfigVisitor&);
 };
+
+struct DataConfig {
+  TaskKind task = TaskKind::kListops;
+  std::string dir = "datasets/listops";  ///< folder of the files
+  std::string files = "*.txt";           ///< patterns of their names, of tasks without fixed ones
+  int64_t max_length = 2048;             ///< sequences are cut to this; the model's padded length
+  bool skip_bad_rows = false;
+  RepeatedTokenConfig repeated_token;
+  TextLmConfig text_lm;
+  void describe(ConfigVisitor&);
+};
+
+/// Whether the task asks for the next token, which makes its models causal.
+bool predicts_next_token(TaskKind);
 
 /// registry.cpp: an explicit table, one line per task. `seed` feeds tasks that make their own
 /// examples.

@@ -41,6 +41,13 @@ std::string trimmed(const std::string& text) {
   return text.substr(begin, text.find_last_not_of(" \t\n") - begin + 1);
 }
 
+/// As a YAML string that holds just that.
+std::string quoted(const std::string& text) {
+  std::string literal = "'";
+  for (const char c : text) literal += c == '\'' ? "''" : std::string(1, c);
+  return literal + "'";
+}
+
 }  // namespace
 
 Document parse_override(const std::string& text) {
@@ -67,7 +74,9 @@ Document parse_override(const std::string& text) {
     node = &entry;
     begin = end + 1;
   }
-  const YamlNode value = parse_yaml(typed_value, name, false);
+  // An override has no anchors, so that a '*' at its begin is one of a pattern: *.txt.
+  const YamlNode value =
+      parse_yaml(typed_value.starts_with('*') ? quoted(typed_value) : typed_value, name, false);
   if (value.kind == YamlNode::Kind::kMapping && !value.entries.empty()) {
     throw ConfigError(concat(name, ": sets one value; write ", key, ".key=value for each"));
   }

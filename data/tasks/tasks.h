@@ -16,4 +16,7 @@ std::unique_ptr<Task> make_listops(const DataConfig&, uint64_t seed);
 /// Per token: does it occur again in the sequence? Made on the fly.
 std::unique_ptr<Task> make_repeated_token(const DataConfig&, uint64_t seed);
 
+/// Bytes of plain text, each told from those before it (data/text/corpus.h).
+std::unique_ptr<Task> make_text_lm(const DataConfig&, uint64_t seed);
+
 }  // namespace stipple::data::tasks

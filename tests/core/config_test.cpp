@@ -516,6 +516,7 @@ TEST(Config, OverridesSetOneValueEach) {
   EXPECT_EQ(s.name, "a=b");
   EXPECT_EQ(s.optimizer.learning_rate, 1e-5);
   EXPECT_EQ(load_overrides({"name=\"\""}).name, "");
+  EXPECT_EQ(load_overrides({"name=*.txt, '*.md'"}).name, "*.txt, '*.md'") << "a pattern, no alias";
 }
 
 TEST(Config, ErrorsInOverridesQuoteThem) {

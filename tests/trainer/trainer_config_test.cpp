@@ -182,6 +182,19 @@ TEST(TrainerConfig, OnlyWhatCanBeCausalIs) {
             "model.causal; use padded or valid");
 }
 
+TEST(TrainerConfig, ATaskThatAsksForTheNextTokenMakesItsModelCausal) {
+  const Config config = Config::load({}, {"data.task=text_lm", "attention.kind=softmax"});
+  EXPECT_TRUE(config.model.causal);
+  EXPECT_EQ(config.origins.str("model.causal"), "implied by data.task");
+  EXPECT_EQ(mistake({"data.task=text_lm", "attention.kind=softmax"}), "none");
+  EXPECT_EQ(mistake({"data.task=text_lm", "attention.kind=softmax", "model.causal=false"}),
+            "model.causal: is set to false, and data.task asks for the next token, which makes it "
+            "true; remove it");
+  EXPECT_TRUE(mistake({"data.task=text_lm", "attention.kind=sbm"})
+                  .starts_with("model.causal: attention.kind=sbm"));
+  EXPECT_FALSE(Config::load({}, {"attention.kind=softmax"}).model.causal);
+}
+
 TEST(TrainerConfig, APresetAndAnotherValueOfItsKeysContradictEachOther) {
   const auto load = [](const std::vector<std::string>& overrides) {
     return Config::load({}, overrides);

@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include <filesystem>
+#include <fstream>
 
 #include "comm/threads/thread_group.h"
 #include "core/cuda/runtime.h"
@@ -40,7 +41,21 @@ void make_short(Config& config) {
   config.data.repeated_token.sequence = 40;
 }
 
-/// Every attention on every device that is here; causal, too, where it can be.
+/// The same as a language model of a text in the run's folder.
+Config small_language_model(const std::string& name) {
+  Config config = small_config(name);
+  config.data.task = data::TaskKind::kTextLm;
+  config.data.dir = config.run.dir + "-text";
+  config.data.max_length = 40;
+  config.model.causal = true;
+  config.attention.kind = model::AttentionKind::kSoftmax;
+  std::filesystem::create_directories(config.data.dir);
+  std::ofstream text(config.data.dir + "/a.txt");
+  for (int i = 0; i < 300; ++i) text << i * i << (i % 9 == 8 ? ".\n" : ", ");
+  return config;
+}
+
+/// Every attention on every device that is here; causal, too, where it can be; a language model.
 std::vector<Config> every_config(const std::string& name) {
   std::vector<Config> configs;
   for (const auto device : {DeviceChoice::kCpu, DeviceChoice::kCuda}) {
@@ -59,6 +74,9 @@ std::vector<Config> every_config(const std::string& name) {
       config.model.causal = true;
       if (device == DeviceChoice::kCuda) make_short(config);
     }
+    Config& language_model = configs.emplace_back(small_language_model(name));
+    language_model.device = device;
+    if (device == DeviceChoice::kCuda) make_short(language_model);
   }
   return configs;
 }
@@ -121,6 +139,7 @@ TEST(Trainer, OnCudaMakesTheStepsOfTheCpu) {
     configs.back().attention.kind = kind;
     configs.back().model.causal = true;
   }
+  configs.push_back(small_language_model("devices"));
   for (Config& config : configs) {
     make_short(config);
     const std::vector<double> on_cpu = history(config, 3);
@@ -185,7 +204,8 @@ TEST(Trainer, ACapturedStepGivesTheBitsOfAnEagerOneAndIsTimedAsWell) {
   }
 }
 
-/// Every attention of the registry; SBM by each of its mask laws, Combiner by two of its variants.
+/// Every attention of the registry; SBM by each of its mask laws, Combiner by two of its variants; a
+/// language model.
 std::vector<Config> every_attention(const std::string& name) {
   std::vector<Config> configs;
   const auto add = [&](const auto& change) {
@@ -195,6 +215,7 @@ std::vector<Config> every_attention(const std::string& name) {
     add([](auto& attention) { attention.kind = model::AttentionKind::kSoftmax; });
     configs.back().model.causal = causal;
   }
+  configs.push_back(small_language_model(name));
   for (const auto law : {kernels::MaskLaw::kBernoulli, kernels::MaskLaw::kPoissonCollapse,
                          kernels::MaskLaw::kPoissonMulti}) {
     add([&](auto& attention) {

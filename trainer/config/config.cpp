@@ -207,7 +207,7 @@ void Config::describe(ConfigVisitor& v) {
   v.section("checkpoint", checkpoint, "When the state of the run is saved.");
   v.section("log", log, "When metrics are written.");
   v.section("data", data, "What the model learns from.");
-  v.section("model", model, "The encoder and its classifier.");
+  v.section("model", model, "The encoder and its head.");
   v.section("attention", attention, "Who sees whom.");
   v.section("optimizer", optimizer, "AdamW and gradient clipping.");
   v.section("guard", guard, "What happens to steps with bad numbers.");
@@ -226,6 +226,13 @@ Config Config::with(const std::vector<std::string>& files,
   preset.attention.combiner.compat = config.attention.combiner.compat;
   // What does not have the preset's value although it was there before: somebody set it.
   require_no_contradiction(read_over(preset.resolved()));
+  if (data::predicts_next_token(config.data.task)) {
+    require(config.model.causal || !set.is_set("model.causal"),
+            "model.causal: is set to false, and data.task asks for the next token, which makes it "
+            "true; remove it");
+    if (!config.model.causal) set.set("model.causal", {.source = "implied by data.task"});
+    config.model.causal = true;
+  }
   if (set.is_set("run.dir")) config.run.dir = expand_path(config.run.dir, "run.dir");
   if (set.is_set("data.dir")) config.data.dir = expand_path(config.data.dir, "data.dir");
   config.origins.add(set);

@@ -40,8 +40,8 @@ const std::vector<std::string_view>& changeable_keys() {
       // Where and how it is computed. Another micro-batch changes the last bits only.
       "device", "precision", "reduction", "threads", "step.", "comm.", "train.micro_batch",
       "attention.implementation",
-      // The content of data.dir is compared by its fingerprint.
-      "data.dir",
+      // Their content is compared by its fingerprint.
+      "data.dir", "data.files",
       // How long, and how large the steps are.
       "train.steps", "optimizer.learning_rate", "optimizer.schedule.", "optimizer.weight_decay",
       "optimizer.clip_norm", "guard.",

@@ -1,0 +1,61 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# A language model of plain text learns, says how well in bits per byte, and gives the same on any number of ranks; what cannot
+# be is told in one line.
+. "$(dirname "$0")/support.sh"
+
+mkdir text
+for i in $(seq 60); do
+  for j in 1 2 3 4 5 6; do echo "line $j of page $i: the quick brown fox jumps over the lazy dog $((i * j)) times."; done >text/page-$i.txt
+done
+cat >small.yaml <<'YAML'
+run: {dir: run}
+threads: 1
+train: {steps: 30, batch: 16, micro_batch: 4}
+log: {every: 10}
+data: {task: text_lm, dir: text, max_length: 64, text_lm: {pack: true}}
+model: {layers: 1, width: 32, heads: 2, feedforward: 64, dropout: 0, positions: rotary}
+attention: {kind: softmax}
+optimizer: {learning_rate: 0.01, clip_norm: 1, schedule: {kind: cosine, warmup_steps: 3}}
+YAML
+
+run_train 1 2>log || fail "$(cat log)"
+contains "$(cat log)" bits_per_byte
+equal "$(grep -c UTF-8 log || true)" 0 "a word about UTF-8"
+/usr/bin/python3 - <<'PYTHON' || fail "metrics"
+import json, math
+records = [json.loads(line) for line in open("run/metrics.jsonl")]
+for r in records: assert abs(r["bits_per_byte"] - r["loss"] / math.log(2)) < 1e-6 and abs(r["perplexity"] - math.exp(r["loss"])) < 1e-4 * r["perplexity"], r
+train = [r for r in records if r["kind"] == "train"]
+assert train[-1]["bits_per_byte"] < 0.75 * train[0]["bits_per_byte"], train
+PYTHON
+contains "$(grep -A1 '^model:' run/config.yaml; grep causal run/config.yaml)" "causal: true"
+expect 0 "$STIPPLE" eval run eval.split=test
+contains "$output" "'single bytes'"
+
+run_train 3 run.dir=ranks 2>/dev/null
+equal "$(state ranks)" "$(state run)" "three ranks and one"
+
+refuses() {  # MESSAGE key=value...: the run says so in one line, before anything is written.
+  local message=$1
+  shift
+  expect 2 "$STIPPLE" train small.yaml run.dir=refused "$@"
+  contains "$output" "$message"
+  equal "$(grep -c error: <<<"$output")" 1 "lines of error"
+  [ ! -e refused/metrics.jsonl ] || fail "something ran"
+}
+refuses "model.causal: is set to false" model.causal=false
+refuses "model.causal: attention.kind=sbm lets tokens see later ones" attention.kind=sbm
+refuses "data.files: no file below text is called *.md" data.files=*.md
+refuses "data.dir: cannot read nowhere" data.dir=nowhere
+mkdir empty short
+: >empty/a.txt
+refuses "too short" data.dir=empty
+echo short >short/a.txt
+refuses "too short" data.dir=short
+expect 0 "$STIPPLE" dry-run small.yaml
+contains "$output" "task         text_lm of 64 tokens"
+
+printf 'caf\xe9\n' >text/page-0.txt
+run_train 1 run.dir=latin train.steps=4 2>log
+equal "$(grep -c 'page-0.txt is not UTF-8 from byte 3 on; bytes are taken as they are' log)" 1 "a word about UTF-8"
