@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Combiner attention beside softmax: forward and backward of one head of 64 channels on one thread,
-// 1,024 to 16,384 tokens. `exact` is softmax by attend_dense. `ns/token` is time of the measuring
-// thread, `bytes/token` what an operation takes beyond its inputs and results.
+// 1,024 to 16,384 tokens. `exact` is softmax by attend_dense. `per_token` is CPU time of the
+// measuring thread, `bytes/token` what an operation takes beyond its inputs and results.
 //
 //   bench_combiner --benchmark_filter='step/.*/N:4096'
 #include <benchmark/benchmark.h>
@@ -156,8 +156,8 @@ void measure(benchmark::State& state, const Case& c, bool forward, bool backward
     benchmark::ClobberMemory();
   }
   const auto tokens = static_cast<double>(c.partition.length);
-  state.counters["ns/token"] =
-      benchmark::Counter(static_cast<double>(state.iterations()) * tokens * 1e-9,
+  state.counters["per_token"] =
+      benchmark::Counter(static_cast<double>(state.iterations()) * tokens,
                          benchmark::Counter::kIsRate | benchmark::Counter::kInvert);
   state.counters["bytes/token"] = static_cast<double>(problem.bytes()) / tokens;
   state.SetLabel(std::string(stipple::cpu::isa_name(stipple::cpu::isa())));

@@ -68,6 +68,19 @@ void check_combine(const char* op, const Args& a) {
   check_same_storage(op, {a.q, a.k, a.v, a.o, a.region_q, a.region_key, a.region_value});
 }
 
+/// Of both take_keys.
+void check_taken(ConstRealView regions, ConstRealView tokens, View<const int32_t> from,
+                 View<const int32_t> region_tokens) {
+  const Shape& r = regions.shape;
+  const Shape& t = tokens.shape;
+  STIPPLE_CHECK_AS(ShapeError, r.rank() == 4 && t.rank() == 4, "take_keys: keys have shapes ",
+                   r.str(), " and ", t.str(), ", expected [B, H, R, D] and [B, H, N, D]");
+  expect_of_tokens("take_keys", "the keys of tokens", tokens, {r[0], r[1], t[2], r[3]});
+  STIPPLE_CHECK_SHAPE("take_keys", from, (r));
+  STIPPLE_CHECK_SHAPE("take_keys", region_tokens, ({r[0], r[2]}));
+  check_same_storage("take_keys", {regions, tokens});
+}
+
 }  // namespace
 
 Summaries alloc_summaries(Arena& arena, Precision precision, int64_t batch, int64_t heads,
@@ -110,6 +123,16 @@ void summarize_regions_backward(const Stream& stream, const SummarizeRegionsBack
   check_same_storage(
       op, {args.k, args.v, args.dq, args.dk, args.dv, args.dkey, args.dvalue, args.saved.query});
   STIPPLE_DISPATCH_CPU(stream, summarize_regions_backward, args);
+}
+
+void take_keys(const Stream& stream, const TakeKeys& args) {
+  check_taken(args.key, args.token_key, args.from, args.region_tokens);
+  STIPPLE_DISPATCH_CPU(stream, take_keys, args);
+}
+
+void take_keys_backward(const Stream& stream, const TakeKeysBackward& args) {
+  check_taken(args.dkey, args.dtoken_key, args.from, args.region_tokens);
+  STIPPLE_DISPATCH_CPU(stream, take_keys_backward, args);
 }
 
 void combine(const Stream& stream, const Combine& args) {

@@ -96,6 +96,32 @@ namespace cpu {
 void summarize_regions_backward(const Stream&, const SummarizeRegionsBackward&);
 }
 
+/// Keys of regions that are asked for, where keys of tokens are made apart:
+/// key[r, x] = token_key[from[r, x], x], and 0 where the region has no token.
+struct TakeKeys {
+  RealView key;                       // [B, H, R, D]  written
+  ConstRealView token_key;            // [B, H, N, D]
+  View<const int32_t> from;           // [B, H, R, D]  Summaries::query_from
+  View<const int32_t> region_tokens;  // [B, R]
+  Arena* scratch = nullptr;
+};
+void take_keys(const Stream&, const TakeKeys&);
+namespace cpu {
+void take_keys(const Stream&, const TakeKeys&);
+}
+
+struct TakeKeysBackward {
+  RealView dtoken_key;                // [B, H, N, D]  +=
+  ConstRealView dkey;                 // [B, H, R, D]
+  View<const int32_t> from;           // [B, H, R, D]
+  View<const int32_t> region_tokens;  // [B, R]
+  Arena* scratch = nullptr;
+};
+void take_keys_backward(const Stream&, const TakeKeysBackward&);
+namespace cpu {
+void take_keys_backward(const Stream&, const TakeKeysBackward&);
+}
+
 /// mass log|Om_r| on a region's score: with 1 a region weighs as many tokens as it has, with 0 one.
 struct RegionMass {
   float factor = 0.0f;

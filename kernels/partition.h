@@ -117,7 +117,7 @@ struct Partition {
   // --- spans of 2^level --------------------------------------------------------------------------
 
   STIPPLE_RULE int64_t num_spans(int64_t level) const {
-    return ceil_div(cells(), int64_t{1} << level);
+    return (cells() + (int64_t{1} << level) - 1) >> level;
   }
   /// Levels 1 to num_levels() - 1 have regions; level 0 is tokens.
   STIPPLE_RULE int64_t num_levels() const {

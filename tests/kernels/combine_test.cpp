@@ -254,6 +254,27 @@ TEST(Combine, OfEqualValuesTheFirstTokensIsTheMaximum) {
   });
 }
 
+TEST(Combine, TakesKeysOfTokensAndGivesTheirGradientsBack) {
+  Array<float> keys({1, 1, 3, 2}), dtokens({1, 1, 2, 2});
+  const Array<float> of_tokens({1, 1, 2, 2}, {1, 2, 3, 4}),
+      dkeys({1, 1, 3, 2}, {5, 6, 7, 8, 9, 10});
+  const Array<int32_t> from({1, 1, 3, 2}, {1, 0, -7, -7, 1, 1}), counts({1, 3}, {4, 0, 1});
+  Arena scratch("scratch", kCpuDevice, 1024);
+  const Stream stream(kCpuDevice);
+  kernels::take_keys(stream, {.key = keys,
+                              .token_key = of_tokens,
+                              .from = from,
+                              .region_tokens = counts,
+                              .scratch = &scratch});
+  EXPECT_EQ(keys.values(), (std::vector<float>{3, 2, 0, 0, 3, 4}));
+  kernels::take_keys_backward(stream, {.dtoken_key = dtokens,
+                                       .dkey = dkeys,
+                                       .from = from,
+                                       .region_tokens = counts,
+                                       .scratch = &scratch});
+  EXPECT_EQ(dtokens.values(), (std::vector<float>{0, 6, 14, 10}));
+}
+
 // --- by hand -------------------------------------------------------------------------------------
 
 /// The matrix of four tokens with equal scores: o where v is the unit matrix.
@@ -364,6 +385,15 @@ TEST(Combine, RefusesWhatDoesNotFit) {
   s = make_combine({.length = 8, .block = 4}, 19);
   s.region_q = random_normal({2, 2, 7, 5}, 1);
   EXPECT_THROW(run_combine(s), ShapeError);
+  Array<float> keys({1, 1, 2, 3}), of_tokens({1, 1, 4, 2});
+  const Array<int32_t> from({1, 1, 2, 3}), counts({1, 2});
+  Arena scratch("scratch", kCpuDevice, 1024);
+  EXPECT_THROW(kernels::take_keys(Stream(kCpuDevice), {.key = keys,
+                                                       .token_key = of_tokens,
+                                                       .from = from,
+                                                       .region_tokens = counts,
+                                                       .scratch = &scratch}),
+               ShapeError);
   s = make_combine({.length = 8, .block = 4}, 19);
   s.dropout = 1.0f;
   EXPECT_THROW(run_combine(s), Error);

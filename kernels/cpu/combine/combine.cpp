@@ -149,7 +149,10 @@ void summarize_regions(const Stream& stream, const SummarizeRegions& a) {
   std::byte* scratch = a.scratch->alloc<std::byte>({stream.threads(), bytes}).data;
   const CombineBodies& body = combine_bodies();
   const int64_t regions = a.partition.num_regions();
-  const int64_t tasks = num_runs(regions, kRegionRun);
+  // Spans share tokens: they are done together, in an order of their own.
+  const bool in_runs = a.partition.kind != PartitionKind::kLogsparse;
+  const int64_t run_length = in_runs ? kRegionRun : std::max<int64_t>(regions, 1);
+  const int64_t tasks = num_runs(regions, run_length);
   stream.parallel_for(a.k.shape[0] * heads * tasks, [&](int64_t t, int worker) {
     const int64_t p = t / tasks;
     SummaryProblem x = summary_problem(a, a.out, p);
@@ -157,7 +160,7 @@ void summarize_regions(const Stream& stream, const SummarizeRegions& a) {
     x.pooled_k = a.pooled_k.empty() ? x.k : rows_at(a.pooled_k, p);
     if (p % heads == 0) x.tokens = a.out.tokens.at(p / heads).data;
     Cutter cutter(scratch + worker * bytes);
-    const Range run = nth_run(t % tasks, regions, kRegionRun);
+    const Range run = nth_run(t % tasks, regions, run_length);
     body.summarize(x, cut_summaries(cutter, longest, dim), run.begin, run.end);
   });
 }
@@ -178,6 +181,31 @@ void summarize_regions_backward(const Stream& stream, const SummarizeRegionsBack
     x.dvalue = rows_at(a.dvalue, p);
     Cutter cutter(scratch + worker * bytes);
     body.summarize_backward(x, cut_summaries(cutter, longest, dim));
+  });
+}
+
+void take_keys(const Stream& stream, const TakeKeys& a) {
+  const int64_t heads = a.key.shape[1], regions = a.key.shape[2], dim = a.key.shape[3];
+  stream.parallel_for(a.key.shape[0] * heads, [&](int64_t p, int) {
+    const float* tokens = rows_at(a.token_key, p);
+    const int32_t* from = of_problem(a.from, p);
+    float* key = rows_at(a.key, p);
+    for (int64_t e = 0; e < regions * dim; ++e) {
+      const bool exists = a.region_tokens.at(p / heads)[e / dim] > 0;
+      key[e] = exists ? tokens[from[e] * dim + e % dim] : 0.0f;
+    }
+  });
+}
+
+void take_keys_backward(const Stream& stream, const TakeKeysBackward& a) {
+  const int64_t heads = a.dkey.shape[1], regions = a.dkey.shape[2], dim = a.dkey.shape[3];
+  stream.parallel_for(a.dkey.shape[0] * heads, [&](int64_t p, int) {
+    float* tokens = rows_at(a.dtoken_key, p);
+    const int32_t* from = of_problem(a.from, p);
+    const float* dkey = rows_at(a.dkey, p);
+    for (int64_t e = 0; e < regions * dim; ++e) {
+      if (a.region_tokens.at(p / heads)[e / dim] > 0) tokens[from[e] * dim + e % dim] += dkey[e];
+    }
   });
 }
 

@@ -163,8 +163,31 @@ inline void summarize_region(const SummaryProblem& p, const SummaryBuffers& b, i
   accumulate_rows(value, {b.weights, b.list, 1, count}, p.v, p.dim);
 }
 
+/// Calls visit(r) for every region. Spans in the order of chunks whose tokens stay in the
+/// second-level cache while all levels within the chunk have their turn.
+template <class Visit>
+inline void for_each_region(const Partition& cut, const Visit& visit) {
+  if (cut.kind != PartitionKind::kLogsparse) {
+    for (int64_t r = 0; r < cut.num_regions(); ++r) visit(r);
+    return;
+  }
+  constexpr int64_t kChunkLevel = 9;
+  const int64_t levels = cut.num_levels();
+  for (int64_t chunk = 0; chunk < cut.num_spans(kChunkLevel); ++chunk) {
+    int64_t first = 0;
+    for (int64_t level = 1; level < minimum(levels, kChunkLevel + 1); ++level) {
+      const int64_t spans = cut.num_spans(level), each = int64_t{1} << (kChunkLevel - level);
+      for (int64_t u = chunk * each; u < minimum((chunk + 1) * each, spans); ++u) visit(first + u);
+      first += spans;
+    }
+  }
+  for (int64_t r = cut.first_span(kChunkLevel + 1); r < cut.num_regions(); ++r) visit(r);
+}
+
 inline void summarize(const SummaryProblem& p, const SummaryBuffers& b, int64_t first,
                       int64_t last) {
+  if (first == 0 && last == p.partition.num_regions())
+    return for_each_region(p.partition, [&](int64_t r) { summarize_region(p, b, r); });
   for (int64_t r = first; r < last; ++r) summarize_region(p, b, r);
 }
 
@@ -229,7 +252,7 @@ inline void summarize_region_backward(const SummaryProblem& p, const SummaryBuff
 }
 
 inline void summarize_backward(const SummaryProblem& p, const SummaryBuffers& b) {
-  for (int64_t r = 0; r < p.partition.num_regions(); ++r) summarize_region_backward(p, b, r);
+  for_each_region(p.partition, [&](int64_t r) { summarize_region_backward(p, b, r); });
 }
 
 }  // namespace stipple::kernels::cpu::STIPPLE_SIMD
