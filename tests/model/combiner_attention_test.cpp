@@ -6,6 +6,7 @@
 #include "core/error.h"
 #include "kernels/combine_reference.h"
 #include "tests/model/attention_reference.h"
+#include "tests/model/slope.h"
 
 namespace stipple::model {
 namespace {
@@ -29,7 +30,7 @@ AttentionConfig config_of(const CombinerConfig& combiner) {
 }
 
 CombinerConfig small_cut(CombinerVariant variant) {
-  return {.variant = variant, .block = 4, .columns = 4};
+  return {.variant = variant, .block = 4, .columns = 4, .row_key = CombinerRowKey::kNone};
 }
 
 /// Padding in the middle and at the end of the second example.
@@ -271,6 +272,133 @@ TEST(CombinerAttention, ALearnedMassBeginsAtNothingAndLearns) {
   EXPECT_NEAR(static_cast<double>(run.grad("attention.mass")[1]), slope, 1e-3 * std::abs(slope));
 }
 
+// --- projected keys of rows ----------------------------------------------------------------------
+
+/// The oracle of `axial` whose regions' keys are projected, token by token.
+class ProjectedRows {
+ public:
+  ProjectedRows(const AttentionRun& run, const AttentionCase& c, bool of_keys)
+      : run_(run), c_(c), of_keys_(of_keys) {}
+
+  Doubles output() const {
+    const Doubles q = to_doubles(run_.q.values()), k = to_doubles(run_.k.values()),
+                  v = to_doubles(run_.v.values());
+    const Oracle oracle{run_,
+                        c_,
+                        {.partition = {.kind = PartitionKind::kRowMajor,
+                                       .is_causal = c_.is_causal,
+                                       .length = c_.length,
+                                       .columns = 4}}};
+    Doubles o;
+    for (int64_t p = 0; p < c_.batch * c_.heads; ++p) {
+      kernels::reference::Combiner problem = oracle.problem(q, k, v, q, p);
+      problem.pooled_k.clear();
+      for (int64_t i = 0; i < c_.length; ++i) {
+        const Doubles key = project(p / c_.heads, i);
+        const auto first = key.begin() + p % c_.heads * c_.head_dim;
+        problem.pooled_k.insert(problem.pooled_k.end(), first, first + c_.head_dim);
+      }
+      const Doubles own = kernels::reference::combine(problem).o;
+      o.insert(o.end(), own.begin(), own.end());
+    }
+    return o;
+  }
+
+ private:
+  double at(const test::Array<float>& x, int64_t p, int64_t i, int64_t e) const {
+    return static_cast<double>(x[(p * c_.length + i) * c_.head_dim + e]);
+  }
+  /// What token i finds in its row, all heads side by side.
+  Doubles found(int64_t b, int64_t i) const {
+    Doubles all;
+    for (int64_t h = 0; h < c_.heads; ++h) {
+      const int64_t p = b * c_.heads + h;
+      Doubles sum(static_cast<size_t>(c_.head_dim));
+      double total = 0;
+      for (int64_t j = i / 4 * 4; j < std::min(i / 4 * 4 + 4, c_.length); ++j) {
+        if (run_.mask[b * c_.length + j] == 0) continue;
+        double score = 0;
+        for (int64_t e = 0; e < c_.head_dim; ++e)
+          score += at(run_.q, p, i, e) * at(run_.k, p, j, e);
+        const double weight = std::exp(score / std::sqrt(static_cast<double>(c_.head_dim)));
+        total += weight;
+        for (int64_t e = 0; e < c_.head_dim; ++e)
+          sum[static_cast<size_t>(e)] += weight * at(of_keys_ ? run_.k : run_.v, p, j, e);
+      }
+      for (double value : sum) all.push_back(value / total);
+    }
+    return all;
+  }
+  Doubles linear(const std::string& name, const Doubles& x) const {
+    const View<float> weight = run_.value("attention.row_key." + name + ".weight");
+    const View<float> bias = run_.value("attention.row_key." + name + ".bias");
+    Doubles y = mapped(x, to_doubles(weight.span()), x.size());
+    for (size_t e = 0; e < y.size(); ++e) y[e] += static_cast<double>(bias.data[e]);
+    return y;
+  }
+  Doubles project(int64_t b, int64_t i) const {
+    Doubles z = linear("in", found(b, i));
+    const auto width = static_cast<int64_t>(z.size());
+    double mean = 0, variance = 0;
+    for (int64_t e = 0; e < width; ++e)
+      z[static_cast<size_t>(e)] += static_cast<double>(run_.x[(b * c_.length + i) * width + e]);
+    for (double value : z) mean += value / static_cast<double>(width);
+    for (double value : z) variance += (value - mean) * (value - mean) / static_cast<double>(width);
+    for (double& value : z) value = (value - mean) / std::sqrt(variance + 1e-5);
+    return linear("out", z);
+  }
+
+  const AttentionRun& run_;
+  AttentionCase c_;
+  bool of_keys_;
+};
+
+TEST(CombinerAttention, AxialProjectsTheKeysOfRows) {
+  for (const bool of_keys : {false, true}) {
+    for (const bool causal : {false, true}) {
+      CombinerConfig config = small_cut(CombinerVariant::kAxial);
+      config.row_key = of_keys ? CombinerRowKey::kWeightedProj : CombinerRowKey::kProj;
+      AttentionRun run(config_of(config), small(causal));
+      add_padding(run);
+      run.forward();
+      expect_gradient(run.out.values(), ProjectedRows(run, small(causal), of_keys).output(), 1e-5,
+                      "out");
+    }
+  }
+}
+
+TEST(CombinerAttention, ProjectedKeysOfRowsHaveTheirGradients) {
+  for (const CombinerRowKey row_key : {CombinerRowKey::kProj, CombinerRowKey::kWeightedProj}) {
+    CombinerConfig config = small_cut(CombinerVariant::kAxial);
+    config.row_key = row_key;
+    config.global_tokens = 1;
+    AttentionRun run(config_of(config), small());
+    add_padding(run);
+    run.forward();
+    run.backward();
+    const auto loss = [&] {
+      run.forward();
+      double sum = 0;
+      for (int64_t e = 0; e < run.out.numel(); ++e)
+        sum += static_cast<double>(run.out[e]) * static_cast<double>(run.dout[e]);
+      return sum;
+    };
+    const auto check_slopes = [&](std::span<float> x, std::span<const float> gradient,
+                                  const std::string& what) {
+      const std::vector<float> actual(gradient.begin(), gradient.end());
+      Doubles expected;
+      for (float& element : x) expected.push_back(test::slope(element, loss));
+      expect_gradient(actual, expected, 3e-3, what);
+    };
+    check_slopes(run.q.values(), run.dq.values(), "dq");
+    check_slopes(run.k.values(), run.dk.values(), "dk");
+    check_slopes(run.v.values(), run.dv.values(), "dv");
+    check_slopes(run.x.values(), run.dx.values(), "dx");
+    for (const ParameterStore::Entry& entry : run.store.entries())
+      check_slopes(run.value(entry.name).span(), run.grad(entry.name).span(), entry.name);
+  }
+}
+
 // --- identities ----------------------------------------------------------------------------------
 
 std::vector<float> output_of(const AttentionConfig& config, const AttentionCase& c,
@@ -308,7 +436,8 @@ TEST(CombinerAttention, IsSoftmaxWhereNothingIsSummarised) {
     check_same({.block = 13}, 13, 0.3);
     check_same({.block = 64}, 13, 0.3);
     check_same({.variant = CombinerVariant::kAxial, .columns = 13}, 13, 0.3);
-    check_same({.variant = CombinerVariant::kAxial, .columns = 1}, 13, 0.0);
+    check_same({.variant = CombinerVariant::kAxial, .columns = 1, .row_key = CombinerRowKey::kNone},
+               13, 0.0);
     check_same({.variant = CombinerVariant::kVertical, .columns = 1}, 13, 0.3);
     check_same({.variant = CombinerVariant::kVertical, .columns = 7}, 13, 0.0);
     check_same({.variant = CombinerVariant::kHorizontal, .columns = 13}, 13, 0.3);

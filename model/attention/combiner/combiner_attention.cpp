@@ -62,8 +62,14 @@ RegionPool pool_of(const CombinerConfig& c) {
 
 RegionKey key_of(const CombinerConfig& c) {
   const bool is_weighted =
-      c.variant == CombinerVariant::kAxial && c.row_key == CombinerRowKey::kWeighted;
-  return is_weighted ? RegionKey::kWeighted : RegionKey::kPooled;
+      c.row_key == CombinerRowKey::kWeighted || c.row_key == CombinerRowKey::kWeightedProj;
+  return c.variant == CombinerVariant::kAxial && is_weighted ? RegionKey::kWeighted
+                                                             : RegionKey::kPooled;
+}
+
+bool projects(const CombinerConfig& c) {
+  return c.variant == CombinerVariant::kAxial &&
+         (c.row_key == CombinerRowKey::kProj || c.row_key == CombinerRowKey::kWeightedProj);
 }
 
 int64_t columns_of(const CombinerConfig& c, int64_t max_length) {
@@ -129,6 +135,8 @@ CombinerAttention::CombinerAttention(const AttentionConfig& config, ParameterSto
       facts_(declare(facts, shape.num_heads)),
       query_pool_(store, shape.name + ".pool_query", pooling_of(config_), shape.head_dim),
       key_pool_(store, shape.name + ".pool_key", pooling_of(config_), shape.head_dim) {
+  if (projects(config_))
+    row_key_.emplace(store, shape.name + ".row_key", shape.num_heads * shape.head_dim);
   if (config_.mass_bias == CombinerMassBias::kLearned)
     mass_ = store.declare(shape.name + ".mass", {shape.num_heads}, Init::constant(0), Decay::kNo);
 }
@@ -197,13 +205,20 @@ void CombinerAttention::forward_member(Context& ctx, const AttentionInputs& in,
                                           .scale = scale_,
                                           .dropout = rate_of(ctx, in, config_.dropout.local),
                                           .scratch = &ctx.scratch});
+  member.key = member.summaries.key;
+  if (row_key_ && cut.num_regions() > 0) {
+    member.key = ctx.saved.alloc(ctx.precision(), member.key.shape);
+    const bool of_keys = key_of(config_) == RegionKey::kWeighted;
+    row_key_->forward(ctx, in.x, of_keys ? member.summaries.key : member.summaries.value, cut,
+                      member.summaries, member.key, member.row_key);
+  }
   kernels::combine(ctx.stream, {.o = member.o,
                                 .lse = member.lse,
                                 .q = in.q,
                                 .k = in.k,
                                 .v = in.v,
                                 .region_q = in.content_q,
-                                .region_key = member.summaries.key,
+                                .region_key = member.key,
                                 .region_value = member.summaries.value,
                                 .region_tokens = member.summaries.tokens,
                                 .mask = in.mask,
@@ -266,6 +281,20 @@ void CombinerAttention::summarize_backward(Context& ctx, const AttentionInputs& 
   key_pool_.backward(ctx, in.content_k, dpooled_k, grads.dcontent_k);
 }
 
+/// The gradient by projected keys goes to what they were made of; dkey becomes the gradient by the
+/// summaries' own keys.
+void CombinerAttention::project_backward(Context& ctx, const kernels::Partition& cut,
+                                         const Member& member, RealView dkey, RealView dvalue,
+                                         const AttentionGrads& grads) const {
+  const Arena::Scope scope(ctx.scratch);
+  const RealView dprojected = ctx.scratch.alloc(ctx.precision(), dkey.shape);
+  copy_bytes(ctx.stream, dprojected.data, dkey.data, dkey.bytes());
+  fill_zero_bytes(ctx.stream, dkey.data, dkey.bytes());
+  const bool of_keys = key_of(config_) == RegionKey::kWeighted;
+  row_key_->backward(ctx, member.row_key, dprojected, cut, member.summaries,
+                     of_keys ? dkey : dvalue, grads.dx);
+}
+
 void CombinerAttention::backward_member(Context& ctx, const AttentionInputs& in,
                                         const kernels::Partition& cut, ConstRealView dout,
                                         const Member& member, const AttentionGrads& grads) const {
@@ -285,7 +314,7 @@ void CombinerAttention::backward_member(Context& ctx, const AttentionInputs& in,
                              .k = in.k,
                              .v = in.v,
                              .region_q = in.content_q,
-                             .region_key = member.summaries.key,
+                             .region_key = member.key,
                              .region_value = member.summaries.value,
                              .region_tokens = member.summaries.tokens,
                              .o = member.o,
@@ -298,6 +327,7 @@ void CombinerAttention::backward_member(Context& ctx, const AttentionInputs& in,
                              .dropout = rate_of(ctx, in, direct_dropout_),
                              .region_dropout = rate_of(ctx, in, config_.dropout.region),
                              .scratch = &ctx.scratch});
+  if (row_key_ && cut.num_regions() > 0) project_backward(ctx, cut, member, dkey, dvalue, grads);
   summarize_backward(ctx, in, cut, member, dkey, dvalue, grads);
 }
 

@@ -7,10 +7,12 @@
 #pragma once
 
 #include <array>
+#include <optional>
 
 #include "kernels/combine.h"
 #include "model/attention/attention.h"
 #include "model/attention/combiner/pool_layer.h"
+#include "model/attention/combiner/row_key.h"
 
 namespace stipple::model {
 
@@ -21,6 +23,8 @@ class CombinerAttention final : public Attention {
     kernels::Summaries summaries;
     View<float> lse;  // [B, H, N]
     RealView o;       // [B, H, N, D]  the attention's own where there is one member
+    RealView key;     // [B, H, R, D]  of regions: the summaries', or projected
+    RowKey::Saved row_key;
   };
   struct Saved final : Attention::Saved {
     std::array<Member, 2> members;  ///< the second is of a mixture that averages
@@ -33,6 +37,7 @@ class CombinerAttention final : public Attention {
   std::unique_ptr<Attention::Saved> make_saved() const override;
   /// Regions are summarised and scored by what tokens are: a region has no place.
   bool reads_content() const override { return true; }
+  bool reads_input() const override { return row_key_.has_value(); }
 
  private:
   void do_forward(Context&, const AttentionInputs&, RealView out, Attention::Saved&) const override;
@@ -45,6 +50,8 @@ class CombinerAttention final : public Attention {
   void forward_member(Context&, const AttentionInputs&, const kernels::Partition&, Member&) const;
   void backward_member(Context&, const AttentionInputs&, const kernels::Partition&,
                        ConstRealView dout, const Member&, const AttentionGrads&) const;
+  void project_backward(Context&, const kernels::Partition&, const Member&, RealView dkey,
+                        RealView dvalue, const AttentionGrads&) const;
   void summarize_backward(Context&, const AttentionInputs&, const kernels::Partition&,
                           const Member&, ConstRealView dkey, ConstRealView dvalue,
                           const AttentionGrads&) const;
@@ -66,6 +73,7 @@ class CombinerAttention final : public Attention {
   double direct_dropout_;
   SeenFacts facts_;
   PoolLayer query_pool_, key_pool_;
+  std::optional<RowKey> row_key_;
   ParamId mass_;  ///< [H], where mass_bias is learned
 };
 

@@ -55,9 +55,11 @@ void describe_summary(CombinerConfig& c, ConfigVisitor& v) {
               "rectifier. "
               "Not of axial, where a token asks for the region."});
   v.choice(
-      "row_key", c.row_key, {"none", "wsum"},
+      "row_key", c.row_key, {"proj", "none", "wsum", "wsum_proj"},
       {.doc = "axial: the key of a row as a token there sees it: none, that token's own; wsum, "
-              "the keys of the row by its weights."});
+              "the keys of the row by its weights; proj, a projection of the row's values by "
+              "its weights and of the token itself, with 2 width squared parameters a layer; "
+              "wsum_proj, of the keys."});
   v.choice("mix", c.mix, {"joint", "average"},
            {.doc = "mixture: one softmax over both ways to cut, or the mean of two attentions."});
   v.field("overlap_own", c.overlap_own,
@@ -86,6 +88,20 @@ void CombinerConfig::describe(ConfigVisitor& v) {
   describe_cut(*this, v);
   describe_summary(*this, v);
   v.section("dropout", dropout, "Probabilities of dropping a weight in training.");
+}
+
+std::vector<std::string_view> CombinerConfig::unused_keys() const {
+  std::vector<std::string_view> keys;
+  const bool is_fixed = variant == CombinerVariant::kFixed;
+  const bool is_axial = variant == CombinerVariant::kAxial;
+  if (!is_fixed) keys.insert(keys.end(), {"block", "shift_odd_layers"});
+  if (is_fixed || variant == CombinerVariant::kLogsparse)
+    keys.insert(keys.end(), {"rows", "columns"});
+  if (is_axial) keys.push_back("pool");
+  if (!is_axial) keys.push_back("row_key");
+  if (!is_fixed && !is_axial) keys.push_back("overlap_own");
+  if (variant != CombinerVariant::kMixture) keys.push_back("mix");
+  return keys;
 }
 
 CombinerConfig CombinerConfig::resolved() const {

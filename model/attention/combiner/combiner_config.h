@@ -2,6 +2,9 @@
 // The `attention.combiner` section. docs/attention/combiner.md explains each choice.
 #pragma once
 
+#include <string_view>
+#include <vector>
+
 #include "core/config.h"
 
 namespace stipple::model {
@@ -26,7 +29,7 @@ enum class CombinerPool : uint8_t {
   kDeepsetMean,
   kDeepsetSum
 };
-enum class CombinerRowKey : uint8_t { kNone, kWeighted };
+enum class CombinerRowKey : uint8_t { kProj, kNone, kWeighted, kWeightedProj };
 enum class CombinerMix : uint8_t { kJoint, kAverage };
 enum class CombinerMassBias : uint8_t { kNone, kLogSize, kLearned };
 
@@ -44,7 +47,7 @@ struct CombinerConfig {
   int64_t rows = 0;     ///< of the grid; 0: near the square root of the length
   int64_t columns = 0;  ///< the same
   CombinerPool pool = CombinerPool::kMax;
-  CombinerRowKey row_key = CombinerRowKey::kNone;
+  CombinerRowKey row_key = CombinerRowKey::kProj;
   CombinerMix mix = CombinerMix::kJoint;
   CombinerDropout dropout = {};
   bool overlap_own = false;
@@ -53,6 +56,8 @@ struct CombinerConfig {
   bool shift_odd_layers = false;
 
   void describe(ConfigVisitor&);
+  /// Keys of this section that the variant does not look at.
+  std::vector<std::string_view> unused_keys() const;
   /// With the preset applied: what the module runs.
   CombinerConfig resolved() const;
 };
