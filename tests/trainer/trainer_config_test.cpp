@@ -291,6 +291,19 @@ TEST(TrainerConfig, CombinerSaysWhatDoesNotFit) {
             std::string::npos);
 }
 
+TEST(TrainerConfig, KeysThatAVariantDoesNotLookAtAreToldOf) {
+  const auto told = [](const std::vector<std::string>& overrides) {
+    return unused_keys_text(Config::load({}, overrides));
+  };
+  const std::string kind = "attention.kind=combiner", block = "attention.combiner.block=32";
+  EXPECT_EQ(told({kind, block}), "");
+  EXPECT_EQ(told({kind, block, "attention.combiner.variant=axial", "attention.combiner.pool=max"}),
+            "attention.combiner.variant does not look at what is set for attention.combiner.block, "
+            "attention.combiner.pool");
+  EXPECT_EQ(told({kind, "attention.combiner.variant=axial"}), "");
+  EXPECT_EQ(told({"attention.kind=softmax", block, "attention.combiner.variant=axial"}), "");
+}
+
 TEST(TrainerConfig, WhatThisBuildCannotDoIsRefused) {
   EXPECT_EQ(mistake({"precision=bf16"}),
             "precision: bf16 is for GPUs; use device=cuda or precision=fp32");

@@ -74,6 +74,8 @@ int dry_run(const ConfigArguments& arguments, int ranks, int ranks_per_node) {
   fmt::print("batch        {}\n", batch_split(config, ranks));
   const std::string idle = idle_ranks_text(config, ranks);
   if (!idle.empty()) fmt::print("             {}\n", idle);
+  const std::string unused = unused_keys_text(config);
+  if (!unused.empty()) fmt::print("note         {}\n", unused);
   fmt::print("threads      {} per rank\n", threads);
   fmt::print("bytes per rank, the largest of {}:\n", ranks);
   fmt::print("  parameters {:>12}\n", bytes_text(largest.parameters));

@@ -252,6 +252,17 @@ void validate(const Config& config) {
   validate_training(config);
 }
 
+std::string unused_keys_text(const Config& config) {
+  if (config.attention.kind != model::AttentionKind::kCombiner) return {};
+  std::string keys;
+  for (const std::string_view key : config.attention.combiner.unused_keys()) {
+    const std::string path = "attention.combiner." + std::string(key);
+    if (config.origins.is_set(path)) keys += (keys.empty() ? "" : ", ") + path;
+  }
+  return keys.empty() ? keys
+                      : "attention.combiner.variant does not look at what is set for " + keys;
+}
+
 std::string config_reference() {
   Config defaults;
   return "# Configuration\n\n"

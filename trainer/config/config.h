@@ -105,6 +105,9 @@ struct Config {
 /// ConfigError naming the keys.
 void validate(const Config&);
 
+/// Which keys are set although nothing looks at them; empty: none.
+std::string unused_keys_text(const Config&);
+
 /// The contents of docs/config.md.
 std::string config_reference();
 

@@ -33,6 +33,8 @@ MemoryPlan plan_and_tell(const Config& config, const data::TaskInfo& info, int t
                         threads == 1 ? "" : "s"));
   const std::string idle = idle_ranks_text(config, communicator.size());
   if (!idle.empty() && communicator.rank() == 0) log::warn(idle);
+  const std::string unused = unused_keys_text(config);
+  if (!unused.empty()) log::info(unused);
   return plan;
 }
 
