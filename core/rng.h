@@ -56,8 +56,6 @@ enum class Purpose : uint8_t {
   kAttentionDropout = 5,
   kDropout = 6,  ///< activations; `head` numbers the site within a layer
   kData = 7,
-  kRegionDropout = 8,       ///< weights of regions
-  kRegionTokenDropout = 9,  ///< weights of tokens within their region
 };
 
 /// The streams of one pass over one batch: key = mix(seed, step); the rest goes into the counter.

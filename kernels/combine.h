@@ -66,8 +66,7 @@ struct SummarizeRegions {
   RegionPool pool = RegionPool::kMax;
   RegionKey key = RegionKey::kPooled;
   float scale = 1.0f;
-  /// Of a_rj: word j % 4 of Philox counter {j / 4, r, samples[b], stream_word(layer, h,
-  /// kRegionTokenDropout)}. `kept` is not used.
+  /// Of a_rj, bits of pair (N + r, j) as attend_dense's; `kept` is not used.
   AttentionDropout dropout{};
   Arena* scratch = nullptr;
 };
@@ -150,7 +149,7 @@ struct Combine {
   RegionMass mass{};
   float scale = 1.0f;
   AttentionDropout dropout{};  ///< of P, bits of pair (i, j) as attend_dense's; `kept` is not used
-  /// Of pi: word r % 4 of counter {r / 4, i, samples[b], stream_word(layer, h, kRegionDropout)}.
+  /// Of pi, bits of pair (i, N + r).
   AttentionDropout region_dropout{};
   CombineFacts facts{};  ///< empty: not wanted
   Arena* scratch = nullptr;

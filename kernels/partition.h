@@ -8,11 +8,11 @@
 // of a query together are its one softmax. Tokens, regions and queries of a pass lie on a Line, so
 // rows and columns of a grid need no gathering.
 //
-//   fixed, 4 blocks of 4      logsparse, query 0        row-major      vertical       horizontal
-//     # # # # b b b b ...       # # 1 1 2 2 2 2 ...       a a a a        a # c d        a # A A
-//     # # # # b b b b           # # 1 1 2 2 2 2           b b b b        a # c d        b # B B
-//     a a a a # # # # ...       1 1 # # 2 2 2 2           # Q # #        # Q # #        # Q # #
-//     ('#': direct; a letter or digit: one region)       d d d d        A # C D        d # D D
+//   fixed, blocks of 4, and a query of the second     a grid of 4 x 4, vertical, query Q
+//     a a a a # Q # # c c c c d d d d                   a # c d
+//                                                       a # c d      '#': direct;
+//   logsparse, the same query                           # Q # #      a letter or digit:
+//     2 2 2 2 # Q 1 1 3 3 3 3 3 3 3 3                   A # C D      one region
 //
 // Source: Ren et al. 2021 (arXiv 2107.05768); docs/attention/combiner.md.
 #pragma once

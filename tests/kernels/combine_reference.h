@@ -231,21 +231,16 @@ inline Combined run_combine(const CombineSetup& s, const CombineMutant& mutant =
   return run_combine(s, Stream(kCpuDevice), scratch, mutant);
 }
 
-/// Dropout's factors, rows by columns, of one problem.
-inline Doubles combine_factors(const CombineSetup& s, float rate, Purpose purpose, int64_t b,
-                               int64_t h, int64_t rows, int64_t columns) {
+/// Dropout's factors of problem (b, h) for these rows and columns of pairs.
+inline Doubles combine_factors(const CombineSetup& s, float rate, int64_t b, int64_t h,
+                               kernels::Line rows, kernels::Line columns) {
   if (rate == 0.0f) return {};
+  const Doubles all = kernels::reference::dropout_factors(
+      s.drop(rate), b, static_cast<int>(h), rows.first + rows.count, columns.first + columns.count);
   Doubles factors;
-  const kernels::AttentionDropout drop = s.drop(rate);
-  const uint32_t stream = stream_word(drop.layer, static_cast<int>(h), purpose);
-  for (int64_t i = 0; i < rows; ++i) {
-    for (int64_t j = 0; j < columns; ++j) {
-      const auto words = philox4x32(
-          {static_cast<uint32_t>(j / 4), static_cast<uint32_t>(i), drop.samples[b], stream},
-          drop.rng.philox());
-      const bool kept = words[static_cast<size_t>(j % 4)] >= static_cast<double>(rate) * 0x1p32;
-      factors.push_back(kept ? 1.0 / (1.0 - static_cast<double>(rate)) : 0.0);
-    }
+  for (int64_t i = rows.first; i < rows.first + rows.count; ++i) {
+    const auto row = all.begin() + i * (columns.first + columns.count) + columns.first;
+    factors.insert(factors.end(), row, row + columns.count);
   }
   return factors;
 }
@@ -273,12 +268,10 @@ inline kernels::reference::Combiner combine_oracle(const CombineSetup& s, int64_
   c.key = s.key;
   c.mass = static_cast<double>(s.mass);
   if (is_given(s.head_mass)) c.mass *= static_cast<double>(s.head_mass[h]);
-  const int64_t regions = s.partition.num_regions();
-  c.keep = combine_factors(s, s.dropout, Purpose::kAttentionDropout, b, h, s.n(), s.n());
-  c.keep_region =
-      combine_factors(s, s.region_dropout, Purpose::kRegionDropout, b, h, s.n(), regions);
-  c.keep_local =
-      combine_factors(s, s.token_dropout, Purpose::kRegionTokenDropout, b, h, regions, s.n());
+  const kernels::Line tokens{0, 1, s.n()}, regions{s.n(), 1, s.partition.num_regions()};
+  c.keep = combine_factors(s, s.dropout, b, h, tokens, tokens);
+  c.keep_region = combine_factors(s, s.region_dropout, b, h, tokens, regions);
+  c.keep_local = combine_factors(s, s.token_dropout, b, h, regions, tokens);
   return c;
 }
 

@@ -7,8 +7,7 @@
 
 namespace stipple::kernels::cpu {
 
-inline DropoutStream dropout_stream(const AttentionDropout& dropout, int64_t sample, int64_t head,
-                                    Purpose purpose = Purpose::kAttentionDropout) {
+inline DropoutStream dropout_stream(const AttentionDropout& dropout, int64_t sample, int64_t head) {
   DropoutStream d;
   d.on = dropout.rate > 0.0f;
   if (!d.on) return d;
@@ -16,7 +15,7 @@ inline DropoutStream dropout_stream(const AttentionDropout& dropout, int64_t sam
   d.rescale = 1.0f / (1.0f - dropout.rate);
   d.key = dropout.rng.philox();
   d.sample = dropout.samples[sample];
-  d.stream = stream_word(dropout.layer, static_cast<int>(head), purpose);
+  d.stream = stream_word(dropout.layer, static_cast<int>(head), Purpose::kAttentionDropout);
   return d;
 }
 

@@ -63,7 +63,7 @@ SummaryProblem summary_problem(const Args& a, const Summaries& s, int64_t p) {
   x.pool = a.pool;
   x.key_rule = a.key;
   x.scale = a.scale;
-  x.dropout = dropout_stream(a.dropout, p / heads, p % heads, Purpose::kRegionTokenDropout);
+  x.dropout = dropout_stream(a.dropout, p / heads, p % heads);
   x.query = rows_at(s.query, p);
   x.key = rows_at(s.key, p);
   x.value = rows_at(s.value, p);
@@ -114,7 +114,7 @@ CombineProblem combine_problem(const Args& a, int64_t p) {
   x.scale = a.scale;
   x.mass = a.mass.factor * (a.mass.head_factor.empty() ? 1.0f : a.mass.head_factor[h]);
   x.dropout = dropout_stream(a.dropout, b, h);
-  x.region_dropout = dropout_stream(a.region_dropout, b, h, Purpose::kRegionDropout);
+  x.region_dropout = dropout_stream(a.region_dropout, b, h);
   return x;
 }
 

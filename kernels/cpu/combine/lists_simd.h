@@ -85,7 +85,9 @@ inline Mask direct_lanes(const KeyList& list, int64_t e) {
 
 /// Factors of dropout for keys [e, e + kWidth) of query i.
 inline Floats list_factors(const CombineProblem& p, const KeyList& list, int64_t i, int64_t e) {
-  const Words id = load(list.id + e);
+  const Words number = load(list.id + e);
+  const Words behind_tokens = splat_words(static_cast<uint32_t>(p.partition.length));
+  const Words id = select(direct_lanes(list, e), number, number + behind_tokens);
   const auto factors = [&](const DropoutStream& d) {
     return d.on ? select(keeps(d, i, id), splat(d.rescale), splat(0.0f)) : splat(1.0f);
   };

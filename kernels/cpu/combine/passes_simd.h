@@ -16,6 +16,7 @@ struct PassRows {
   int64_t query_stride;
   int64_t key_stride;
   const DropoutStream& dropout;
+  int64_t first_number;  ///< of the line's keys: dropout counts regions behind all tokens
 };
 
 inline PassRows rows_of(const CombineProblem& p, const Pass& pass) {
@@ -25,7 +26,8 @@ inline PassRows rows_of(const CombineProblem& p, const Pass& pass) {
           (pass.of_regions ? p.region_value : p.v) + first_key,
           pass.queries.stride * p.dim,
           pass.keys.stride * p.dim,
-          pass.of_regions ? p.region_dropout : p.dropout};
+          pass.of_regions ? p.region_dropout : p.dropout,
+          pass.keys.first + (pass.of_regions ? p.partition.length : 0)};
 }
 
 /// Rows of a line as the right factor of a product.
@@ -82,12 +84,12 @@ inline Mask related(const Pass& pass, int64_t query, int64_t first) {
 }
 
 /// Which of keys [first, first + kWidth) of the pass keep their weight.
-inline Mask kept_keys(const Pass& pass, const DropoutStream& dropout, int64_t query,
-                      int64_t first) {
-  if (!dropout.on) return first_lanes(kWidth);
+inline Mask kept_keys(const Pass& pass, const PassRows& rows, int64_t query, int64_t first) {
+  if (!rows.dropout.on) return first_lanes(kWidth);
+  const int64_t number = rows.first_number + first * pass.keys.stride;
   const Words key = iota() * splat_words(static_cast<uint32_t>(pass.keys.stride)) +
-                    splat_words(static_cast<uint32_t>(pass.keys[first]));
-  return keeps(dropout, pass.queries[query], key);
+                    splat_words(static_cast<uint32_t>(number));
+  return keeps(rows.dropout, pass.queries[query], key);
 }
 
 /// Keys of the pass that the rows of a tile may see, from `first` on, in whole panels.
@@ -152,7 +154,7 @@ inline void soften_row(const CombineProblem& p, const Pass& pass, const CombineB
     const Floats weight = exp(above_max);
     sum = sum + weight;
     if (tells) tilt = tilt + tilt_of(weight, above_max);
-    const Mask kept = kept_keys(pass, rows.dropout, query, first + x);
+    const Mask kept = kept_keys(pass, rows, query, first + x);
     store(tile + x, rows.dropout.on
                         ? select(kept, weight * splat(rows.dropout.rescale), splat(0.0f))
                         : weight);
@@ -223,7 +225,7 @@ inline void differentiate_row(const CombineProblem& p, const Pass& pass, const C
     const Mask lanes = related(pass, query, first + x) & less(splat(-kInfinity), bias);
     const Floats score = fma(load(scores + x), splat(p.scale), bias);
     const Floats weight = select(lanes, exp(score - lse), splat(0.0f));
-    const Mask kept = kept_keys(pass, rows.dropout, query, first + x);
+    const Mask kept = kept_keys(pass, rows, query, first + x);
     const Floats factor = select(kept, splat(rows.dropout.rescale), splat(0.0f));
     const Floats ds = select(lanes, weight * (factor * load(dweights + x) - delta), splat(0.0f));
     store(scores + x, ds * splat(p.scale));

@@ -77,6 +77,11 @@ int64_t list_tokens(const SummaryProblem& p, const Line& tokens, uint32_t* list)
   return count;
 }
 
+/// Dropout counts regions behind all tokens.
+float keep_local(const SummaryProblem& p, int64_t r, int64_t j) {
+  return keep_factor(p.dropout, p.partition.length + r, j);
+}
+
 void summarize_region(const SummaryProblem& p, const SummaryBuffers& b, int64_t r) {
   const Region region = p.partition.region(r);
   const int64_t count = list_tokens(p, region.tokens, b.list);
@@ -113,7 +118,7 @@ void summarize_region(const SummaryProblem& p, const SummaryBuffers& b, int64_t 
   for (int64_t e = 0; e < count; ++e) {
     const int64_t j = b.list[e];
     const float weight = b.weights[e] / sum;
-    add_scaled(value, weight * keep_factor(p.dropout, r, j), p.v + j * p.dim, p.dim);
+    add_scaled(value, weight * keep_local(p, r, j), p.v + j * p.dim, p.dim);
     if (is_weighted) add_scaled(key, weight, p.k + j * p.dim, p.dim);
   }
   p.lse[r] = highest + std::log(sum);
@@ -146,7 +151,7 @@ void summarize_region_backward(const SummaryProblem& p, const SummaryBuffers& b,
   for (int64_t e = 0; e < count; ++e) {
     const int64_t j = b.list[e];
     b.weights[e] = std::exp(p.scale * dot(query, p.k + j * p.dim, p.dim) - p.lse[r]);
-    b.dweights[e] = keep_factor(p.dropout, r, j) * dot(dvalue, p.v + j * p.dim, p.dim);
+    b.dweights[e] = keep_local(p, r, j) * dot(dvalue, p.v + j * p.dim, p.dim);
     if (is_weighted) b.dweights[e] += dot(dkey, p.k + j * p.dim, p.dim);
     mean += b.weights[e] * b.dweights[e];
   }
@@ -154,7 +159,7 @@ void summarize_region_backward(const SummaryProblem& p, const SummaryBuffers& b,
   for (int64_t e = 0; e < count; ++e) {
     const int64_t j = b.list[e];
     const float ds = p.scale * b.weights[e] * (b.dweights[e] - mean);
-    add_scaled(p.dv + j * p.dim, b.weights[e] * keep_factor(p.dropout, r, j), dvalue, p.dim);
+    add_scaled(p.dv + j * p.dim, b.weights[e] * keep_local(p, r, j), dvalue, p.dim);
     add_scaled(p.dk + j * p.dim, ds, query, p.dim);
     if (is_weighted) add_scaled(p.dk + j * p.dim, b.weights[e], dkey, p.dim);
     add_scaled(b.dquery, ds, p.k + j * p.dim, p.dim);
@@ -197,7 +202,8 @@ void for_each_pair(const CombineProblem& p, const Visit& visit) {
 }
 
 float keep_factor(const CombineProblem& p, const Pass& pass, int64_t i, int64_t key) {
-  return keep_factor(pass.of_regions ? p.region_dropout : p.dropout, i, key);
+  if (!pass.of_regions) return keep_factor(p.dropout, i, key);
+  return keep_factor(p.region_dropout, i, p.partition.length + key);
 }
 
 /// What query i with a softmax of b.sum[i] tells.

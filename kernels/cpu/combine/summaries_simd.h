@@ -110,7 +110,8 @@ inline void keep_factors(const SummaryProblem& p, int64_t r, const uint32_t* lis
                          float* factors) {
   for (int64_t e = 0; e < count; e += kWidth) {
     const Words j = load(list + e, first_lanes(count - e));
-    const Mask kept = p.dropout.on ? keeps(p.dropout, r, j) : first_lanes(kWidth);
+    const Mask kept =
+        p.dropout.on ? keeps(p.dropout, p.partition.length + r, j) : first_lanes(kWidth);
     store(factors + e, select(kept, splat(p.dropout.rescale), splat(0.0f)));
   }
 }
