@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "core/buffer.h"
 
+#include <sys/mman.h>
+
 #include <cstdlib>
 #include <cstring>
 
@@ -8,6 +10,20 @@
 #include "core/error.h"
 
 namespace stipple {
+namespace {
+
+// What gathers rows from all over a large buffer misses the TLB at nearly every row if its pages are
+// small. A wish: where the system refuses, they are.
+std::byte* allocate_on_host(size_t bytes) {
+  constexpr size_t kHugePage = size_t{2} << 20;
+  const bool is_large = bytes >= 2 * kHugePage;
+  void* data = nullptr;
+  if (posix_memalign(&data, is_large ? kHugePage : Buffer::kAlignment, bytes) != 0) return nullptr;
+  if (is_large) madvise(data, bytes, MADV_HUGEPAGE);
+  return static_cast<std::byte*>(data);
+}
+
+}  // namespace
 
 Buffer::Buffer(Device device, size_t bytes) : device_(device), bytes_(bytes) {
   if (device.type == DeviceType::kMeta || bytes == 0) return;
@@ -16,7 +32,7 @@ Buffer::Buffer(Device device, size_t bytes) : device_(device), bytes_(bytes) {
     return;
   }
   const size_t rounded = (bytes + kAlignment - 1) / kAlignment * kAlignment;
-  data_.reset(static_cast<std::byte*>(std::aligned_alloc(kAlignment, rounded)));
+  data_.reset(allocate_on_host(rounded));
   STIPPLE_CHECK_AS(MemoryError, data_ != nullptr, "out of memory: ", bytes, " bytes asked for");
   std::memset(data_.get(), 0, rounded);
 }
