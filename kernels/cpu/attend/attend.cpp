@@ -85,7 +85,7 @@ BackwardBuffers cut_backward(Cutter& cutter, const ScratchShape& shape) {
     b.scores = cutter.take<float>(shape.num_keys + kMaxLanes);
     b.dweights = cutter.take<float>(shape.num_keys + kMaxLanes);
     b.max_edges = std::max(chunk_edges(shape.num_keys), shape.num_keys);
-    b.by_row = cutter.take<EdgeGradient>(b.max_edges + kMaxLanes);
+    b.by_row = cutter.take<EdgeGradient>(b.max_edges);
     b.by_column = cutter.take<EdgeGradient>(b.max_edges);
     b.column_start = cutter.take<uint32_t>(shape.num_keys + 1);
     b.next_edge = cutter.take<int32_t>(kChunkRows);
@@ -178,6 +178,47 @@ void run_forward(const Stream& stream, const Args& a, const Finish& finish) {
   });
 }
 
+/// The tasks of backward. A problem is one while there are enough of them for the threads. The last
+/// ones, when there are not, are cut by query and by key: scores and gradients of pairs are made
+/// twice, and no number changes.
+struct BackwardTasks {
+  int64_t whole;  ///< problems that are one task
+  int64_t cut;    ///< problems in 2 cuts tasks each
+  int64_t cuts;
+  int64_t count() const { return whole + 2 * cuts * cut; }
+};
+
+BackwardTasks backward_tasks(int64_t problems, int64_t threads) {
+  const int64_t last = problems % threads;
+  // A cut problem costs up to half as much again: with more of them than that, the others' idling is
+  // cheaper.
+  if (last == 0 || 3 * last > 2 * threads) return {problems, 0, 1};
+  return {problems - last, last, (threads + last - 1) / last};
+}
+
+/// The n-th of `cuts` runs of `count` rows, in whole tiles.
+Range cut(int64_t count, int64_t n, int64_t cuts) {
+  static_assert(kTileKeys % kBitTile == 0 && kTileKeys % kTileRows == 0);
+  const int64_t tiles = (count + kTileKeys - 1) / kTileKeys;
+  const auto border = [&](int64_t x) { return std::min(count, tiles * x / cuts * kTileKeys); };
+  return {border(n), border(n + 1)};
+}
+
+/// Task t's problem goes into `number`.
+BackwardPart backward_part(const BackwardTasks& tasks, int64_t t, int64_t num_queries,
+                           int64_t num_keys, int64_t& number) {
+  BackwardPart part = {{0, num_queries}, {0, num_keys}, true, true};
+  number = t;
+  if (t < tasks.whole) return part;
+  const int64_t in_cut = (t - tasks.whole) % (2 * tasks.cuts);
+  number = tasks.whole + (t - tasks.whole) / (2 * tasks.cuts);
+  part.by_key = in_cut < tasks.cuts;
+  part.by_query = !part.by_key;
+  Range& own = part.by_key ? part.keys : part.queries;
+  own = cut(own.end, in_cut % tasks.cuts, tasks.cuts);
+  return part;
+}
+
 template <class Args, class Finish>
 void run_backward(const Stream& stream, const Args& a, const Finish& finish) {
   const Arena::Scope scope(*a.scratch);
@@ -185,12 +226,15 @@ void run_backward(const Stream& stream, const Args& a, const Finish& finish) {
   const int64_t bytes = bytes_of(cut_backward, shape);
   std::byte* scratch = a.scratch->template alloc<std::byte>({stream.threads(), bytes}).data;
   const AttendBodies& body = bodies();
-  stream.parallel_for(a.q.shape[0] * a.q.shape[1], [&](int64_t p, int worker) {
-    AttendProblem x = problem(a, p);
-    add_gradients(x, a, p);
-    finish(x, p);
+  const BackwardTasks tasks = backward_tasks(a.q.shape[0] * a.q.shape[1], stream.threads());
+  stream.parallel_for(tasks.count(), [&](int64_t t, int worker) {
+    int64_t number = 0;
+    const BackwardPart part = backward_part(tasks, t, a.q.shape[2], a.k.shape[2], number);
+    AttendProblem x = problem(a, number);
+    add_gradients(x, a, number);
+    finish(x, number);
     Cutter cutter(scratch + worker * bytes);
-    body.backward(x, cut_backward(cutter, shape));
+    body.backward(x, cut_backward(cutter, shape), part);
   });
 }
 

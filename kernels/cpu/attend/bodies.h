@@ -6,6 +6,7 @@
 
 #include <cstdint>
 
+#include "core/range.h"
 #include "core/rng.h"
 #include "kernels/attend.h"
 #include "kernels/math/pattern.h"
@@ -82,6 +83,14 @@ struct AttendProblem {
   bool self_loop = false;
 };
 
+/// What one task of backward makes of the pairs queries x keys.
+struct BackwardPart {
+  Range queries;
+  Range keys;
+  bool by_query = true;  ///< dq and row_grad of the queries; keys are then all of them
+  bool by_key = true;    ///< dk, dv and column_grad of the keys; queries are then all of them
+};
+
 /// What backward keeps of an edge between its row pass and its column pass.
 struct EdgeGradient {
   float dscore;  ///< scale ds
@@ -106,11 +115,11 @@ struct BackwardBuffers {
   float* packed_queries;  ///< [kBitTile, D] of a tile's rows, in panels
   float* packed_douts;
   uint32_t* key_words;
-  float* tiles[3];    ///< [kTileFloats]
-  float* scores;      ///< [M + slack] of a row in CSR
-  float* dweights;    ///< do . v
-  int64_t max_edges;  ///< room of the two below, at least M
-  EdgeGradient* by_row;
+  float* tiles[3];       ///< [kTileFloats]
+  float* scores;         ///< [M + slack] of a row in CSR
+  float* dweights;       ///< do . v
+  int64_t max_edges;     ///< room of the two below, at least M
+  EdgeGradient* by_row;  ///< of a chunk of rows
   EdgeGradient* by_column;
   uint32_t* column_start;  ///< [M + 1]
   int32_t* next_edge;      ///< [kChunkRows]: where each row goes on in the next tile of keys
@@ -119,7 +128,7 @@ struct BackwardBuffers {
 /// The bodies for one instruction set.
 struct AttendBodies {
   void (*forward)(const AttendProblem&, const ForwardBuffers&, int64_t first_row, int64_t last_row);
-  void (*backward)(const AttendProblem&, const BackwardBuffers&);
+  void (*backward)(const AttendProblem&, const BackwardBuffers&, const BackwardPart&);
   float (*dot)(const float* a, const float* b, int64_t n);  ///< as delta is made
 };
 namespace scalar {

@@ -127,9 +127,15 @@ inline void decide_edges(const AttendProblem& p, int64_t i, int64_t first_key, i
   }
 }
 
-/// Which of row i's edges in CSR dropout leaves: those from the e-th on, to the keys j.
-inline Mask recall_edges(const AttendProblem& p, int64_t i, Words j, int64_t e) {
-  return p.kept == nullptr ? keeps(p.dropout, i, j) : lanes_at(kept_row(p, i), e);
+/// Which of row i's edges in CSR dropout leaves: `count` <= kWidth from the problem's edge `first` on,
+/// to the keys j.
+inline Mask recall_edges(const AttendProblem& p, int64_t i, Words j, int64_t first, int64_t count) {
+  if (p.kept == nullptr) return keeps(p.dropout, i, j);
+  const int64_t e = first - p.row_ptr[i];
+  const uint32_t* words = kept_row(p, i) + e / 32;
+  uint64_t bits = words[0];
+  if (e % 32 + count > 32) bits |= uint64_t{words[1]} << 32;
+  return word_lanes(static_cast<uint32_t>(bits >> e % 32), 0);
 }
 
 /// Marks the column of an edge that is dropped, where edges are moved together.

@@ -85,7 +85,7 @@ inline void add_edges(const AttendProblem& p, int64_t i, RowSoftmax& row, float*
     store(scores + e, weight);
   }
   row.sum += reduce_add(sum);
-  accumulate_rows(o, {scores, columns, 1, count}, p.v, p.dim);
+  accumulate_rows(o, {scores, columns, count}, p.v, p.dim);
 }
 
 inline void clear_rows(float* rows, int64_t count, int64_t width) {

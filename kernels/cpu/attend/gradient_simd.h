@@ -20,10 +20,12 @@ struct RowConstants {
   Floats delta;  ///< do . o = sum_j W t, with dropout, too
 };
 
+inline float delta_of(const AttendProblem& p, int64_t i) {
+  return p.delta != nullptr ? p.delta[i] : dot(p.dout + i * p.dim, p.final_o + i * p.dim, p.dim);
+}
+
 inline RowConstants row_constants(const AttendProblem& p, int64_t i) {
-  const float delta =
-      p.delta != nullptr ? p.delta[i] : dot(p.dout + i * p.dim, p.final_o + i * p.dim, p.dim);
-  return {i, splat(p.final_lse[i]), splat(delta)};
+  return {i, splat(p.final_lse[i]), splat(delta_of(p, i))};
 }
 
 /// docs/attention/sbm.md, backward. `score` is scaled, `dweight` is do . v, `keep` the dropout

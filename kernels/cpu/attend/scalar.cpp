@@ -115,34 +115,43 @@ float straight_through(const AttendProblem& p, int64_t i, int64_t j, float ds, f
   return std::clamp(f + p.regularizer, -p.clip, p.clip);
 }
 
-void backward_row(const AttendProblem& p, int64_t i) {
+void backward_row(const AttendProblem& p, const BackwardPart& part, int64_t i) {
   const float* q = p.q + i * p.dim;
   const float* dout = p.dout + i * p.dim;
   const float delta = p.delta != nullptr ? p.delta[i] : dot(dout, p.final_o + i * p.dim, p.dim);
   for_each_edge(p, i, [&](int64_t j, float drawn, int64_t bit) {
+    if (j < part.keys.begin || j >= part.keys.end) return;
     const float s = score(p, i, j);
     const float weight = counts(p, j) ? drawn * std::exp(s - p.final_lse[i]) : 0.0f;
     const float factor = dropout_factor(p, i, j, bit);
     const float ds = weight * (factor * dot(dout, p.v + j * p.dim, p.dim) - delta);
-    add_scaled(p.dq + i * p.dim, p.scale * ds, p.k + j * p.dim, p.dim);
-    add_scaled(p.dk + j * p.dim, p.scale * ds, q, p.dim);
-    add_scaled(p.dv + j * p.dim, weight * factor, dout, p.dim);
-    if (p.clusters == 0) return;
-    const float dp = straight_through(p, i, j, ds, s);
-    add_scaled(p.row_grad + i * p.clusters, dp, p.z + j * p.clusters, p.clusters);
-    add_scaled(p.column_grad + j * p.clusters, dp, p.y + i * p.clusters, p.clusters);
+    const float dp = p.clusters == 0 ? 0.0f : straight_through(p, i, j, ds, s);
+    if (part.by_query) {
+      add_scaled(p.dq + i * p.dim, p.scale * ds, p.k + j * p.dim, p.dim);
+      add_scaled(p.row_grad + i * p.clusters, dp, p.z + j * p.clusters, p.clusters);
+    }
+    if (part.by_key) {
+      add_scaled(p.dk + j * p.dim, p.scale * ds, q, p.dim);
+      add_scaled(p.dv + j * p.dim, weight * factor, dout, p.dim);
+      add_scaled(p.column_grad + j * p.clusters, dp, p.y + i * p.clusters, p.clusters);
+    }
   });
 }
 
-void backward(const AttendProblem& p, const BackwardBuffers&) {
-  std::fill(p.dq, p.dq + p.num_queries * p.dim, 0.0f);
-  std::fill(p.dk, p.dk + p.num_keys * p.dim, 0.0f);
-  std::fill(p.dv, p.dv + p.num_keys * p.dim, 0.0f);
-  if (p.clusters > 0) {
-    std::fill(p.row_grad, p.row_grad + p.num_queries * p.clusters, 0.0f);
-    std::fill(p.column_grad, p.column_grad + p.num_keys * p.clusters, 0.0f);
+void backward(const AttendProblem& p, const BackwardBuffers&, const BackwardPart& part) {
+  const auto clear = [](float* gradient, Range rows, int64_t width) {
+    std::fill(gradient + rows.begin * width, gradient + rows.end * width, 0.0f);
+  };
+  if (part.by_query) {
+    clear(p.dq, part.queries, p.dim);
+    clear(p.row_grad, part.queries, p.clusters);
   }
-  for (int64_t i = 0; i < p.num_queries; ++i) backward_row(p, i);
+  if (part.by_key) {
+    clear(p.dk, part.keys, p.dim);
+    clear(p.dv, part.keys, p.dim);
+    clear(p.column_grad, part.keys, p.clusters);
+  }
+  for (int64_t i = part.queries.begin; i < part.queries.end; ++i) backward_row(p, part, i);
 }
 
 }  // namespace

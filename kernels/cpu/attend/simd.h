@@ -124,24 +124,17 @@ inline void pack_transposed(float* packed, const float* rows, int64_t count, int
 
 // --- sums of gathered rows -----------------------------------------------------------------------
 
-/// Rows to add up: for e in [0, count): weights[e * stride] times row indices[e * stride].
+/// Rows to add up: for e in [0, count): weights[e] times row indices[e].
 struct WeightedRows {
   const float* weights;
   const uint32_t* indices;
-  int64_t stride;
   int64_t count;
 };
 
-/// How the terms of a sum of rows are grouped.
-enum class SumOrder {
-  kInterleaved,  ///< fast for narrow rows: eight sums in flight cover the latency
-  kAscending,    ///< one by one: the same bits however the rows are cut into runs
-};
-
-template <int kVecs, SumOrder order, bool kMasked>
+template <int kVecs, bool kMasked>
 inline void accumulate_vectors(float* out, const WeightedRows& rows, const float* base,
                                int64_t width, Mask last) {
-  constexpr int kUnroll = order == SumOrder::kAscending ? 1 : 8 / kVecs;
+  constexpr int kUnroll = 8 / kVecs;  // eight sums in flight cover the latency
   Floats sum[size_t{kUnroll}][size_t{kVecs}];
 #pragma GCC unroll 8
   for (int x = 0; x < kVecs; ++x) {
@@ -150,8 +143,8 @@ inline void accumulate_vectors(float* out, const WeightedRows& rows, const float
     for (int u = 1; u < kUnroll; ++u) sum[u][x] = splat(0.0f);
   }
   const auto add = [&](int u, int64_t e) {
-    const float* row = base + static_cast<int64_t>(rows.indices[e * rows.stride]) * width;
-    const Floats weight = splat(rows.weights[e * rows.stride]);
+    const float* row = base + static_cast<int64_t>(rows.indices[e]) * width;
+    const Floats weight = splat(rows.weights[e]);
 #pragma GCC unroll 8
     for (int x = 0; x < kVecs; ++x) {
       const Floats value = kMasked ? load(row + x * kWidth, last) : load(row + x * kWidth);
@@ -178,28 +171,27 @@ inline void accumulate_vectors(float* out, const WeightedRows& rows, const float
 }
 
 /// out[0 ... width) += sum of weights times rows of base [*, width].
-template <SumOrder order = SumOrder::kInterleaved>
 inline void accumulate_rows(float* out, const WeightedRows& rows, const float* base,
                             int64_t width) {
   const Mask all = first_lanes(kWidth);
   int64_t x = 0;
   for (; x + 8 * kWidth <= width; x += 8 * kWidth) {
-    accumulate_vectors<8, order, false>(out + x, rows, base + x, width, all);
+    accumulate_vectors<8, false>(out + x, rows, base + x, width, all);
   }
   if (x + 4 * kWidth <= width) {
-    accumulate_vectors<4, order, false>(out + x, rows, base + x, width, all);
+    accumulate_vectors<4, false>(out + x, rows, base + x, width, all);
     x += 4 * kWidth;
   }
   if (x + 2 * kWidth <= width) {
-    accumulate_vectors<2, order, false>(out + x, rows, base + x, width, all);
+    accumulate_vectors<2, false>(out + x, rows, base + x, width, all);
     x += 2 * kWidth;
   }
   if (x + kWidth <= width) {
-    accumulate_vectors<1, order, false>(out + x, rows, base + x, width, all);
+    accumulate_vectors<1, false>(out + x, rows, base + x, width, all);
     x += kWidth;
   }
   if (x < width) {
-    accumulate_vectors<1, order, true>(out + x, rows, base + x, width, first_lanes(width - x));
+    accumulate_vectors<1, true>(out + x, rows, base + x, width, first_lanes(width - x));
   }
 }
 

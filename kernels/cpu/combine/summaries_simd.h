@@ -156,12 +156,12 @@ inline void summarize_region(const SummaryProblem& p, const SummaryBuffers& b, i
   for (int64_t e = 0; e < count; e += kWidth)
     store(b.weights + e, load(b.weights + e) * splat(1.0f / sum));
   if (p.key_rule == RegionKey::kWeighted)
-    accumulate_rows(key, {b.weights, b.list, 1, count}, p.k, p.dim);
+    accumulate_rows(key, {b.weights, b.list, count}, p.k, p.dim);
   if (p.dropout.on) {
     keep_factors(p, r, b.list, count, b.kept);
     scale_by(b.weights, b.weights, b.kept, count);
   }
-  accumulate_rows(value, {b.weights, b.list, 1, count}, p.v, p.dim);
+  accumulate_rows(value, {b.weights, b.list, count}, p.v, p.dim);
 }
 
 /// Calls visit(r) for every region. Spans in the order of chunks whose tokens stay in the
@@ -240,7 +240,7 @@ inline void summarize_region_backward(const SummaryProblem& p, const SummaryBuff
   const auto row = [&](const int32_t* from) { return from == nullptr ? from : from + r * p.dim; };
   differentiate_region(p, b, r, count);
   memset(b.dquery, 0, static_cast<size_t>(p.dim) * sizeof(float));
-  accumulate_rows(b.dquery, {b.dweights, b.list, 1, count}, p.k, p.dim);
+  accumulate_rows(b.dquery, {b.dweights, b.list, count}, p.k, p.dim);
   add_to_rows(p.dk, b.dweights, b.list, count, p.query + r * p.dim, p.dim);
   if (p.key_rule == RegionKey::kWeighted) {
     add_to_rows(p.dk, b.weights, b.list, count, dkey, p.dim);
