@@ -220,7 +220,7 @@ void add_all() {
   add("step", {.clusters = 128, .density = 0.05, .dropout = 0.1f});
   add("step", {.form = EdgeForm::kCsr, .clusters = 128, .density = 0.02, .dropout = 0.1f});
   // Where bits overtake CSR over a training step: the default of attention.sbm.tile_density.
-  for (double density : {0.01, 0.02, 0.05, 0.10, 0.20, 0.40}) {
+  for (double density : {0.01, 0.02, 0.05, 0.10, 0.20, 0.25, 0.30, 0.40}) {
     for (EdgeForm form : {EdgeForm::kBits, EdgeForm::kCsr}) {
       add("step", {.form = form, .clusters = 128, .density = density});
     }
