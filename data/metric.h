@@ -24,9 +24,10 @@ struct Metric {
 /// Labels that the model's first choice gets right: "correct" / "count".
 extern const Metric kAccuracy;
 
-/// Of each token, here a byte, log2 of 1 / the probability that the model gave it; and the
+/// Of each token, a byte or a value of a picture, log2 of 1 / the probability that the model gave it; and the
 /// number of equally likely tokens that would have been as hard to tell.
 extern const Metric kBitsPerByte;
+extern const Metric kBitsPerDimension;
 extern const Metric kPerplexity;
 
 /// A result to compare with, in the task's first metric.

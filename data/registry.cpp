@@ -21,6 +21,7 @@ constexpr std::array kTasks = {
     Entry{"listops", &tasks::make_listops},
     Entry{"repeated_token", &tasks::make_repeated_token},
     Entry{"text_lm", &tasks::make_text_lm, /*predicts_next_token=*/true},
+    Entry{"image_lm", &tasks::make_image_lm, /*predicts_next_token=*/true},
 };
 
 const Entry& entry_of(TaskKind kind) {
@@ -39,20 +40,22 @@ void DataConfig::describe(ConfigVisitor& visitor) {
       "dir", dir,
       {.doc = "Folder with basic_train.tsv, basic_val.tsv and basic_test.tsv (listops), as "
               "`stipple data listops` writes them or as published; folder below which data.files "
-              "are (text_lm)."});
+              "are (text_lm); folder with data_batch_1.bin to data_batch_5.bin and test_batch.bin "
+              "(image_lm)."});
   visitor.field(
       "files", files,
       {.doc =
            "Which files below data.dir are read (text_lm): patterns with * and ?, separated by "
            "commas; of names, or, with a /, of paths from data.dir. The last 5 % of their bytes, "
            "in the order of paths, are the test, the 5 % before them validation."});
-  visitor.field("max_length", max_length,
-                {.doc = "Length of the model's positions; longer sequences lose their end; text "
-                        "is cut into windows of it. A repeated_token model has "
-                        "repeated_token.sequence positions instead.",
-                 .unit = "tokens",
-                 .min = 1,
-                 .max = 65536});
+  visitor.field(
+      "max_length", max_length,
+      {.doc = "Length of the model's positions; longer sequences lose their end; text "
+              "is cut into windows of it. Models of "
+              "repeated_token and image_lm have the positions of their sequences instead.",
+       .unit = "tokens",
+       .min = 1,
+       .max = 65536});
   visitor.field("skip_bad_rows", skip_bad_rows,
                 {.doc = "Leave out rows of the files that are malformed or whose label is wrong, "
                         "and tell how many; false: the first such row is an error."});
@@ -60,6 +63,10 @@ void DataConfig::describe(ConfigVisitor& visitor) {
                   "Does this token occur again in the sequence? Made on the fly.");
   visitor.section("text_lm", text_lm,
                   "The next byte of plain text; makes model.causal true (data.task = text_lm).");
+  visitor.section(
+      "image_lm", image_lm,
+      "The next value of a picture, pixel by pixel, red, green, blue; makes model.causal "
+      "true (data.task = image_lm).");
 }
 
 bool predicts_next_token(TaskKind kind) { return entry_of(kind).predicts_next_token; }

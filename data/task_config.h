@@ -10,7 +10,7 @@
 
 namespace stipple::data {
 
-enum class TaskKind : uint8_t { kListops, kRepeatedToken, kTextLm };
+enum class TaskKind : uint8_t { kListops, kRepeatedToken, kTextLm, kImageLm };
 
 /// "Does this token occur again in the sequence": `sequence` integers drawn uniformly
 /// from 1..sequence; the synthetic task of the SBM-Transformer paper.
@@ -29,6 +29,12 @@ struct TextLmConfig {
   void describe(ConfigVisitor&);
 };
 
+/// Pictures, value by value.
+struct ImageLmConfig {
+  int64_t side = 32;
+  void describe(ConfigVisitor&);
+};
+
 struct DataConfig {
   TaskKind task = TaskKind::kListops;
   std::string dir = "datasets/listops";  ///< folder of the files
@@ -37,6 +43,7 @@ struct DataConfig {
   bool skip_bad_rows = false;
   RepeatedTokenConfig repeated_token;
   TextLmConfig text_lm;
+  ImageLmConfig image_lm;
   void describe(ConfigVisitor&);
 };
 

@@ -19,4 +19,7 @@ std::unique_ptr<Task> make_repeated_token(const DataConfig&, uint64_t seed);
 /// Bytes of plain text, each told from those before it (data/text/corpus.h).
 std::unique_ptr<Task> make_text_lm(const DataConfig&, uint64_t seed);
 
+/// Values of pictures, each told from those before it; files as CIFAR-10's binary ones.
+std::unique_ptr<Task> make_image_lm(const DataConfig&, uint64_t seed);
+
 }  // namespace stipple::data::tasks
