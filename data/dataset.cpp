@@ -19,6 +19,14 @@ std::string_view split_name(Split split) {
   throw Error("split_name: not a split");
 }
 
+std::vector<int32_t> Task::tokens_of(std::string_view) const {
+  throw Error(info().name + " has no tokens of text");
+}
+
+std::string Task::text_of(std::span<const int32_t>) const {
+  throw Error(info().name + " has no text of tokens");
+}
+
 std::vector<Split> splits_named(const std::vector<std::string>& names) {
   std::vector<Split> splits;
   for (Split split : {Split::kTrain, Split::kValidation, Split::kTest}) {

@@ -27,6 +27,7 @@ struct TaskInfo {
   int64_t num_classes = 0;  ///< of labels that are classes
   int64_t max_length =
       0;  ///< longest sequence an example may have after truncation; the model's padded length
+  bool writes_text = false;          ///< Task::tokens_of() and text_of() work
   std::vector<Metric> metrics = {};  ///< what it is judged by; ladders are in the first
 };
 
@@ -74,6 +75,10 @@ class Task {
   virtual std::unique_ptr<Dataset> open(Split) const = 0;
   /// The files that open() reads; none where examples are made.
   virtual std::vector<std::string> files(Split) const { return {}; }
+  /// Of a task that writes_text: the tokens that a model is given for a text to go on
+  /// from, at least one; and what tokens say.
+  virtual std::vector<int32_t> tokens_of(std::string_view prompt) const;
+  virtual std::string text_of(std::span<const int32_t> tokens) const;
   /// How a value of this task's first metric is to be read, ascending, trivial predictors among
   /// them: {"majority class", 0.169}. Computed on the given data, so that it is the ladder of
   /// exactly these examples.

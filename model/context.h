@@ -7,6 +7,7 @@
 #include "core/range.h"
 #include "core/rng.h"
 #include "core/stream.h"
+#include "model/decoding.h"
 #include "model/facts.h"
 
 namespace stipple::model {
@@ -38,8 +39,13 @@ struct Context {
   int layer =
       0;  ///< the block that runs: tells random streams and facts of layers apart, also where
           ///< layers share a module
-  GraphSink* graphs = nullptr;  ///< gets the graphs that forward draws (attention/graph.h); null:
-                                ///< nobody asked
+  GraphSink* graphs = nullptr;   ///< gets the graphs that forward draws (attention/graph.h); null:
+                                 ///< nobody asked
+  Decoding* decoding = nullptr;  ///< evaluation of a sequence token by token; null: passes see
+                                 ///< whole sequences
+
+  /// Where the first token of each row stands.
+  int64_t first_position() const { return decoding == nullptr ? 0 : decoding->position; }
 
   /// Storage of activations that branch off the residual stream, and of their gradients.
   Precision precision() const { return stream.precision(); }

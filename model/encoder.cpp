@@ -228,6 +228,17 @@ void Encoder::forward(Context& ctx, const Input& input, View<const float> x, Vie
   kernels::mask_rows(ctx.stream, {.x = y, .mask = input.mask});
 }
 
+std::vector<std::unique_ptr<AttentionCache>> Encoder::make_caches(Arena& arena,
+                                                                  const Stream& stream,
+                                                                  int64_t longest) const {
+  std::vector<std::unique_ptr<AttentionCache>> caches;
+  for (const EncoderBlock& block : blocks_) {
+    caches.push_back(block.make_cache(arena, stream, longest));
+    if (caches.back() == nullptr) return {};
+  }
+  return caches;
+}
+
 void Encoder::backward(Context& ctx, const Input& input, const Saved& saved, View<float> dx) const {
   kernels::mask_rows(ctx.stream, {.x = dx, .mask = input.mask});
   norm_.backward(ctx, saved.norm, dx, dx);

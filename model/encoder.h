@@ -49,6 +49,10 @@ class EncoderBlock {
   Saved make_saved() const;
   /// x, y [B, N, width]; x must stay untouched until backward.
   void forward(Context&, const Input&, View<const float> x, View<float> y, Saved&) const;
+  std::unique_ptr<AttentionCache> make_cache(Arena& arena, const Stream& stream,
+                                             int64_t longest) const {
+    return attention_->make_cache(arena, stream, longest);
+  }
   /// In place: the gradient of y becomes the gradient of x. Reports both halves of the block.
   void backward(Context&, const Input&, const Saved&, View<float> dx) const;
 
@@ -88,6 +92,9 @@ class Encoder {
   Saved make_saved() const;
   /// x, y [B, N, width]; x must stay untouched until backward.
   void forward(Context&, const Input&, View<const float> x, View<float> y, Saved&) const;
+  /// By layer, for Decoding; empty: the attention has none.
+  std::vector<std::unique_ptr<AttentionCache>> make_caches(Arena&, const Stream&,
+                                                           int64_t longest) const;
   /// In place: the gradient of y becomes the gradient of x.
   void backward(Context&, const Input&, const Saved&, View<float> dx) const;
 

@@ -8,6 +8,7 @@
 #include "kernels/cross_entropy.h"
 #include "kernels/matmul.h"
 #include "kernels/runs.h"
+#include "model/rows.h"
 
 namespace stipple::model {
 namespace {
@@ -21,13 +22,6 @@ int64_t chunk_rows(int64_t vocabulary) {
   return std::max(kFewestChunkRows, kChunkLogits / vocabulary);
 }
 
-/// Of [rows] or [rows, columns].
-template <class T>
-View<T> rows_of(View<T> x, Range rows) {
-  const bool is_matrix = x.shape.rank() == 2;
-  return {x.at(rows.begin).data, is_matrix ? Shape{rows.size(), x.shape[1]} : Shape{rows.size()}};
-}
-
 }  // namespace
 
 LanguageHead::LanguageHead(const ParameterStore& store, FactTable& facts,
@@ -37,6 +31,15 @@ LanguageHead::LanguageHead(const ParameterStore& store, FactTable& facts,
       loss_sum_(facts.declare<double>(kLossSum)),
       count_(facts.declare<int64_t>(kLabels)),
       correct_(facts.declare<int64_t>("correct")) {}
+
+void LanguageHead::logits(Context& ctx, View<const float> x, View<float> logits) const {
+  kernels::matmul(ctx.stream, {.c = logits,
+                               .a = x,
+                               .b = store_.value(config_.table),
+                               .transpose_b = true,
+                               .alpha = config_.logit_scale,
+                               .scratch = &ctx.scratch});
+}
 
 void LanguageHead::forward(Context& ctx, const Input& input, View<const float> x,
                            View<int32_t> prediction, Saved& saved) const {
@@ -57,12 +60,7 @@ void LanguageHead::forward(Context& ctx, const Input& input, View<const float> x
     const Range chunk = kernels::nth_run(i, rows, run);
     const View<float> logits = rows_of(memory, {0, chunk.size()});
     const View<const float> x_chunk = rows_of(x_rows, chunk);
-    kernels::matmul(ctx.stream, {.c = logits,
-                                 .a = x_chunk,
-                                 .b = table,
-                                 .transpose_b = true,
-                                 .alpha = config_.logit_scale,
-                                 .scratch = &ctx.scratch});
+    this->logits(ctx, x_chunk, logits);
     kernels::cross_entropy(
         ctx.stream,
         {.dlogits = ctx.training ? logits : View<float>{},

@@ -35,6 +35,8 @@ class LanguageHead {
   /// tokens it got right; in training also makes the gradients. prediction [R, N] written; empty:
   /// not wanted.
   void forward(Context&, const Input&, View<const float> x, View<int32_t> prediction, Saved&) const;
+  /// logits [rows, V] of x [rows, width], written.
+  void logits(Context&, View<const float> x, View<float> logits) const;
   /// dx [R, N, width] written; adds to the gradient of the table, to which the embedding adds later.
   void backward(Context&, const Saved&, View<float> dx) const;
 

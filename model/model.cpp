@@ -8,6 +8,7 @@
 #include "model/heads.h"
 #include "model/language_head.h"
 #include "model/layers/embedding.h"
+#include "model/rows.h"
 
 namespace stipple::model {
 namespace {
@@ -161,6 +162,23 @@ void Model::forward(Context& ctx, const Input& input, Saved& saved,
   } else {
     parts_->language_head->forward(ctx, input, encoded, prediction, saved.language_head);
   }
+}
+
+void Model::next_logits(Context& ctx, const Input& input, Saved& saved, View<float> logits) const {
+  STIPPLE_CHECK(parts_->language_head && !ctx.training, "next_logits: of a language model only");
+  const int64_t tokens = input.ids.shape[1];
+  const Shape shape{1, tokens, parts_->width};
+  const View<float> embedded = ctx.saved.alloc<float>(shape);
+  const View<float> encoded = ctx.saved.alloc<float>(shape);
+  parts_->embedding.forward(ctx, input, embedded, saved.embedding);
+  parts_->encoder.forward(ctx, input, embedded, encoded, saved.encoder);
+  const View<float> last = rows_from(encoded.reshape({tokens, parts_->width}), tokens - 1);
+  parts_->language_head->logits(ctx, last, logits);
+}
+
+std::vector<std::unique_ptr<AttentionCache>> Model::make_caches(Arena& arena, const Stream& stream,
+                                                                int64_t longest) const {
+  return parts_->encoder.make_caches(arena, stream, longest);
 }
 
 void Model::backward(Context& ctx, const Input& input, Saved& saved) const {

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <memory>
+#include <vector>
 
 #include "core/config.h"
 #include "core/leaf.h"
@@ -56,6 +57,13 @@ class Model {
   /// Adds the gradient of (loss * loss_scale + regularisers) to the store's gradients;
   /// reports ranges as they become final.
   void backward(Context&, const Input&, Saved&) const;
+
+  /// Logits [1, V] of what follows the last token of ids [1, N]: of a language model, in
+  /// evaluation. Of the input's arrays, ids, mask and samples are read. With ctx.decoding, N = 1.
+  void next_logits(Context&, const Input&, Saved&, View<float> logits) const;
+  /// Of one sequence of at most `longest` tokens, for Decoding; empty where the attention has none.
+  std::vector<std::unique_ptr<AttentionCache>> make_caches(Arena&, const Stream&,
+                                                           int64_t longest) const;
 
  private:
   struct Parts;

@@ -60,6 +60,7 @@ struct CommandLine {
   int64_t seed = 0;
   std::vector<std::string> splits;
   data::listops::GeneratorOptions listops;
+  SampleOptions sampling;
   std::function<int()> action;
 
   CommandLine() {
@@ -75,6 +76,7 @@ struct CommandLine {
         "and stopped by a signal, 93 diverged (starting again would not help)");
     add_train();
     add_eval();
+    add_sample();
     add_data();
     add_dry_run();
     add_keys();
@@ -109,6 +111,30 @@ struct CommandLine {
     command->callback([this] {
       action = [this] {
         return run_collective([this](auto& c) { return eval(c, path, config, graphs); });
+      };
+    });
+  }
+  void add_sample() {
+    CLI::App* command =
+        app.add_subcommand("sample", "Let the language model of a run write, to standard output");
+    command->add_option("run_dir", path, "Run directory that `train` wrote")->required();
+    command->add_option("overrides", config, "key=value overrides, e.g. device=cpu");
+    command->add_option("--length", sampling.length, "Tokens to write; of text, bytes")
+        ->required()
+        ->check(CLI::PositiveNumber);
+    command->add_option("--prompt", sampling.prompt, "Text to go on from");
+    command
+        ->add_option("--temperature", sampling.temperature,
+                     "Below 1, likely tokens become more likely; 0: the most likely one each time")
+        ->capture_default_str()
+        ->check(CLI::NonNegativeNumber);
+    command->add_option("--seed", seed, "The same seed writes the same text")
+        ->capture_default_str()
+        ->check(CLI::NonNegativeNumber);
+    command->callback([this] {
+      action = [this] {
+        sampling.seed = static_cast<uint64_t>(seed);
+        return run_collective([this](auto& c) { return sample(c, path, config, sampling); });
       };
     });
   }

@@ -129,6 +129,7 @@ class TextTask final : public Task {
               .vocab_size = text::kVocabulary,
               .num_classes = text::kVocabulary,
               .max_length = config.max_length,
+              .writes_text = true,
               .metrics = {kBitsPerByte, kPerplexity, kAccuracy}} {}
 
   const TaskInfo& info() const override { return info_; }
@@ -144,6 +145,25 @@ class TextTask final : public Task {
     } catch (const DataError&) {
       return {config_.dir};
     }
+  }
+
+  std::vector<int32_t> tokens_of(std::string_view prompt) const override {
+    std::vector<int32_t> tokens = {text::kSeparator};
+    for (const char c : prompt) tokens.push_back(static_cast<uint8_t>(c));
+    return tokens;
+  }
+
+  /// A separator between documents is a blank line.
+  std::string text_of(std::span<const int32_t> tokens) const override {
+    std::string written;
+    for (const int32_t token : tokens) {
+      if (token != text::kSeparator) {
+        written += static_cast<char>(token);
+      } else if (!written.empty()) {
+        written += "\n\n";
+      }
+    }
+    return written;
   }
 
   /// What is known without learning: how often bytes occur in this very text, by themselves and

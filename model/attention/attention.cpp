@@ -29,7 +29,12 @@ void check(const Attention& attention, const AttentionInputs& in, const Shape& o
 
 void Attention::forward(Context& ctx, const AttentionInputs& in, RealView out, Saved& saved) const {
   check(*this, in, out.shape);
-  do_forward(ctx, in, out, saved);
+  if (ctx.decoding == nullptr) return do_forward(ctx, in, out, saved);
+  do_decode(ctx, in, out, *ctx.decoding->caches.at(static_cast<size_t>(ctx.layer)));
+}
+
+void Attention::do_decode(Context&, const AttentionInputs&, RealView, AttentionCache&) const {
+  throw Error("attention: has no cache to decode with");
 }
 
 void Attention::backward(Context& ctx, const AttentionInputs& in, ConstRealView out,

@@ -72,14 +72,22 @@ class Attention {
   virtual bool reads_content() const { return false; }
   /// Whether AttentionInputs::x is wanted.
   virtual bool reads_input() const { return false; }
+  /// For a sequence that is given token by token: memory for `longest` tokens of it, one sequence.
+  /// null: it has no way of its own, and sees all tokens anew each time.
+  virtual std::unique_ptr<AttentionCache> make_cache(Arena&, const Stream&,
+                                                     int64_t /*longest*/) const {
+    return nullptr;
+  }
   /// Gives ctx.graphs the graphs of the last forward that it wants. Waits for the stream.
   virtual void tell_graphs(Context&, const AttentionInputs&, const Saved&) const {}
+  /// Where ctx.decoding is given, by this layer's cache: the inputs are of one token, N = 1.
   void forward(Context&, const AttentionInputs&, RealView out, Saved&) const;
   void backward(Context&, const AttentionInputs&, ConstRealView out, ConstRealView dout,
                 const Saved&, const AttentionGrads&) const;
 
  private:
   virtual void do_forward(Context&, const AttentionInputs&, RealView out, Saved&) const = 0;
+  virtual void do_decode(Context&, const AttentionInputs&, RealView out, AttentionCache&) const;
   virtual void do_backward(Context&, const AttentionInputs&, ConstRealView out, ConstRealView dout,
                            const Saved&, const AttentionGrads&) const = 0;
 };

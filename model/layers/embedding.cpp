@@ -5,6 +5,7 @@
 
 #include "kernels/embedding.h"
 #include "kernels/positions.h"
+#include "model/rows.h"
 
 namespace stipple::model {
 namespace {
@@ -38,9 +39,10 @@ void Embedding::forward(Context& ctx, const Input& input, View<float> y, Saved& 
   View<float> positions;
   if (positions_) positions = store_.value(*positions_);
   if (kind_ == Positions::kSinusoidal) {
-    positions = ctx.scratch.alloc<float>({y.shape[1], y.shape[2]});
+    positions = ctx.scratch.alloc<float>({ctx.first_position() + y.shape[1], y.shape[2]});
     kernels::sinusoidal_positions(ctx.stream, {.y = positions});
   }
+  if (!positions.empty()) positions = rows_from(positions, ctx.first_position());
   kernels::embedding(ctx.stream,
                      {.y = y,
                       .ids = input.ids,

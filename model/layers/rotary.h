@@ -9,6 +9,7 @@
 
 #include "kernels/positions.h"
 #include "model/context.h"
+#include "model/rows.h"
 
 namespace stipple::model {
 
@@ -16,10 +17,11 @@ struct RotaryTable {
   View<float> cosines, sines;  // [N, D / 2]; empty: positions are not rotary
 
   static RotaryTable make(Context& ctx, int64_t length, int64_t head_dim) {
-    const Shape shape{length, head_dim / 2};
-    const RotaryTable table{ctx.saved.alloc<float>(shape), ctx.saved.alloc<float>(shape)};
-    kernels::rotary_angles(ctx.stream, {.cosines = table.cosines, .sines = table.sines});
-    return table;
+    const int64_t first = ctx.first_position();
+    const Shape shape{first + length, head_dim / 2};
+    const RotaryTable all{ctx.saved.alloc<float>(shape), ctx.saved.alloc<float>(shape)};
+    kernels::rotary_angles(ctx.stream, {.cosines = all.cosines, .sines = all.sines});
+    return {rows_from(all.cosines, first), rows_from(all.sines, first)};
   }
 
   bool empty() const { return cosines.empty(); }

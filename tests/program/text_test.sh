@@ -33,6 +33,23 @@ contains "$(grep -A1 '^model:' run/config.yaml; grep causal run/config.yaml)" "c
 expect 0 "$STIPPLE" eval run eval.split=test
 contains "$output" "'single bytes'"
 
+# It writes: the same for the same seed, and without temperature what it has seen often.
+expect 0 "$STIPPLE" sample run --length 40 --prompt "line 1 of page"
+first=$output
+contains "$first" "line 1 of page"
+equal "$(printf %s "$first" | wc -c)" 54 "bytes of prompt and sample"
+expect 0 "$STIPPLE" sample run --length 40 --prompt "line 1 of page"
+equal "$output" "$first" "the same seed"
+expect 0 "$STIPPLE" sample run --length 40 --prompt "line 1 of page" --seed 1
+[ "$output" != "$first" ] || fail "another seed writes the same"
+expect 0 "$STIPPLE" sample run --length 150 --temperature 0   # beyond data.max_length
+expect 2 "$STIPPLE" sample run --length 0
+expect 2 "$STIPPLE" sample nowhere --length 5
+make_data
+expect 0 mpirun -q -np 1 "$STIPPLE" train small.yaml run.dir=classifier data.task=listops data.dir=data data.text_lm.pack=false train.steps=4
+expect 2 "$STIPPLE" sample classifier --length 5
+contains "$output" "error: classifier is a run of data.task=listops, which does not ask for the next token"
+
 run_train 3 run.dir=ranks 2>/dev/null
 equal "$(state ranks)" "$(state run)" "three ranks and one"
 

@@ -10,10 +10,9 @@
 
 #include "core/log.h"
 #include "data/task_config.h"
-#include "trainer/checkpoint/host_tensors.h"
-#include "trainer/checkpoint/load.h"
 #include "trainer/commands/commands.h"
 #include "trainer/commands/dump_graphs.h"
+#include "trainer/commands/load_parameters.h"
 #include "trainer/config/config_text.h"
 #include "trainer/config/user_path.h"
 #include "trainer/exit_code.h"
@@ -54,21 +53,6 @@ void require_same_data(const CheckpointMeta& meta, const Config& config,
                    data::split_name(config.eval.split), "' in ", config.data.dir,
                    " is not what it was in the run; restore that data, or evaluate on another "
                    "folder by data.dir=...");
-}
-
-/// Parameters of the newest good checkpoint; where the run stood.
-CheckpointMeta load_parameters(const std::string& run_dir, comm::Communicator& communicator,
-                               Replica& replica) {
-  const model::ParameterStore& parameters = replica.parameters();
-  const HostTensors tensors(replica.stream(), [&](StateVisitor& v) {
-    parameters.describe_state(v, "parameter", parameters.values());
-  });
-  const auto found = load_checkpoint(run_dir, communicator, tensors.refs());
-  comm::agree(communicator, [&] {
-    STIPPLE_CHECK_AS(ConfigError, found.has_value(), run_dir, " has no checkpoint yet");
-  });
-  tensors.put_back();
-  return *found;
 }
 
 void print(const EvalResult& result, const EvalRecord& record,
@@ -127,7 +111,8 @@ int eval(comm::Communicator& communicator, const std::string& run_dir,
                                       communicator.size(), PlanFor::kEvaluation);
   require_memory(plan, config, task->info(), threads, device, communicator, PlanFor::kEvaluation);
   Replica replica(config, task->info(), device, threads, 1, plan);
-  const CheckpointMeta meta = load_parameters(directory.path(), communicator, replica);
+  const CheckpointMeta meta =
+      load_parameters(directory.path(), communicator, replica.stream(), replica.parameters());
   std::vector<std::string> overridden;
   comm::agree(communicator, [&] {
     if (communicator.rank() != 0) return;

@@ -16,13 +16,6 @@
 namespace stipple::trainer {
 namespace {
 
-model::ModelTask model_task(const data::TaskInfo& info) {
-  return {.fields = info.fields,
-          .vocab_size = info.vocab_size,
-          .num_classes = info.num_classes,
-          .max_length = info.max_length};
-}
-
 FeedOptions feed_options(const Config& config, const data::TaskInfo& info, int64_t slots) {
   return {.slots = slots,
           .global_batch = config.train.batch,
@@ -42,6 +35,13 @@ DeviceType device_type(const Config& config) {
 }
 
 }  // namespace
+
+model::ModelTask model_task(const data::TaskInfo& info) {
+  return {.fields = info.fields,
+          .vocab_size = info.vocab_size,
+          .num_classes = info.num_classes,
+          .max_length = info.max_length};
+}
 
 data::BatchOptions batch_options(const Config& config, bool is_captured) {
   // Where padding takes part, its amount must not depend on the neighbours in a leaf. A captured step

@@ -19,7 +19,8 @@
 
 namespace stipple::trainer {
 
-/// What a configuration means to the layers below.
+/// What a configuration, or a task, means to the layers below.
+model::ModelTask model_task(const data::TaskInfo&);
 data::BatchOptions batch_options(const Config&, bool is_captured);
 comm::ReducerOptions reducer_options(const Config&, int64_t numel);
 

@@ -3,11 +3,33 @@
 
 #include <cmath>
 
+#include "core/copy.h"
+
 namespace stipple::model {
+namespace {
+
+struct SoftmaxCache final : AttentionCache {
+  RealView k, v;       // [1, H, longest, D]
+  View<uint8_t> mask;  // [1, longest]  tokens that were given
+};
+
+/// x [1, H, 1, D] becomes the token at `position` of [1, H, longest, D].
+void keep(const Stream& stream, RealView to, ConstRealView x, int64_t position) {
+  const size_t row = to.bytes() / static_cast<size_t>(to.shape[1] * to.shape[2]);
+  for (int64_t head = 0; head < to.shape[1]; ++head) {
+    const size_t at = static_cast<size_t>(head * to.shape[2] + position) * row;
+    copy_bytes(stream, static_cast<std::byte*>(to.data) + at,
+               static_cast<const std::byte*>(x.data) + static_cast<size_t>(head) * row, row);
+  }
+}
+
+}  // namespace
 
 SoftmaxAttention::SoftmaxAttention(const AttentionConfig& config, ParameterStore&, FactTable&,
                                    const AttentionShape& shape)
-    : scale_(static_cast<float>(1.0 / std::sqrt(static_cast<double>(shape.head_dim)))),
+    : heads_(shape.num_heads),
+      head_dim_(shape.head_dim),
+      scale_(static_cast<float>(1.0 / std::sqrt(static_cast<double>(shape.head_dim)))),
       pattern_{.is_causal = shape.is_causal},
       dropout_rate_(static_cast<float>(config.dropout)) {}
 
@@ -55,6 +77,39 @@ void SoftmaxAttention::do_backward(Context& ctx, const AttentionInputs& in, Cons
                                   .scale = scale_,
                                   .dropout = dropout_of(ctx, in, dropout_rate_, saved.kept),
                                   .scratch = &ctx.scratch});
+}
+
+std::unique_ptr<AttentionCache> SoftmaxAttention::make_cache(Arena& arena, const Stream& stream,
+                                                             int64_t longest) const {
+  auto cache = std::make_unique<SoftmaxCache>();
+  const Shape shape{1, heads_, longest, head_dim_};
+  cache->k = arena.alloc(stream.precision(), shape);
+  cache->v = arena.alloc(stream.precision(), shape);
+  cache->mask = arena.alloc<uint8_t>({1, longest});
+  // A value that nobody has written is multiplied by the weight 0.
+  for (const RealView& all : {cache->k, cache->v}) fill_zero_bytes(stream, all.data, all.bytes());
+  return cache;
+}
+
+void SoftmaxAttention::do_decode(Context& ctx, const AttentionInputs& in, RealView out,
+                                 AttentionCache& base) const {
+  SoftmaxCache& cache = static_cast<SoftmaxCache&>(base);
+  const int64_t position = ctx.decoding->position;
+  if (position == 0) fill_zero(ctx.stream, cache.mask);
+  if (!ctx.stream.is_plan()) {
+    keep(ctx.stream, cache.k, in.k, position);
+    keep(ctx.stream, cache.v, in.v, position);
+    copy_bytes(ctx.stream, cache.mask.data + position, in.mask.data, sizeof(uint8_t));
+  }
+  const Arena::Scope scope(ctx.scratch);
+  kernels::attend_dense(ctx.stream, {.o = out,
+                                     .lse = ctx.scratch.alloc<float>({1, heads_, 1}),
+                                     .q = in.q,
+                                     .k = cache.k,
+                                     .v = cache.v,
+                                     .key_mask = cache.mask,
+                                     .scale = scale_,
+                                     .scratch = &ctx.scratch});
 }
 
 }  // namespace stipple::model

@@ -20,12 +20,16 @@ class SoftmaxAttention final : public Attention {
 
   SoftmaxAttention(const AttentionConfig&, ParameterStore&, FactTable&, const AttentionShape&);
   std::unique_ptr<Attention::Saved> make_saved() const override;
+  /// Keys and values of all tokens. A token costs O(longest D) for each head.
+  std::unique_ptr<AttentionCache> make_cache(Arena&, const Stream&, int64_t longest) const override;
 
  private:
   void do_forward(Context&, const AttentionInputs&, RealView out, Attention::Saved&) const override;
+  void do_decode(Context&, const AttentionInputs&, RealView out, AttentionCache&) const override;
   void do_backward(Context&, const AttentionInputs&, ConstRealView out, ConstRealView dout,
                    const Attention::Saved&, const AttentionGrads&) const override;
 
+  int64_t heads_, head_dim_;
   float scale_;
   kernels::Pattern pattern_;
   float dropout_rate_;
