@@ -103,21 +103,23 @@ inline void differentiate_edges(const AttendProblem& p, const BackwardBuffers& b
 /// by_row and, if asked, dq and row_grad.
 inline void backward_rows(const AttendProblem& p, const BackwardBuffers& b,
                           const BackwardPart& part, Range rows) {
-  const EdgeGradient* by_row = b.by_row - p.row_ptr[rows.begin];
+  const auto edges_of = [&](const RowEdges& e) {
+    return b.by_row + (e.first - p.row_ptr[rows.begin]);
+  };
   const int64_t d = p.dim;
   const int64_t k = p.clusters;
   for_each_row(p, b, rows, part.keys, 2 * d, [&](const RowEdges& e) {
     const uint32_t* columns = p.columns + e.first;
     gather_scores(b.scores, p.q + e.i * d, p.k, d, columns, e.count, p.scale);
     gather_scores(b.dweights, p.dout + e.i * d, p.v, d, columns, e.count, 1.0f);
-    EdgeGradient* edges = b.by_row + (e.first - p.row_ptr[rows.begin]);
+    EdgeGradient* edges = edges_of(e);
     differentiate_edges(p, b, e, edges);
     if (!part.by_query) return;
     sum_alone(EdgeRun{edges, e.count}, {p.dq + e.i * d, &edges->dscore, p.k, d});
   });
   if (!part.by_query || k == 0) return;
   for_each_row(p, b, rows, part.keys, k, [&](const RowEdges& e) {
-    const EdgeGradient* edges = by_row + e.first;
+    const EdgeGradient* edges = edges_of(e);
     sum_alone(EdgeRun{edges, e.count}, {p.row_grad + e.i * k, &edges->dp, p.z, k});
   });
 }

@@ -14,19 +14,19 @@
 namespace stipple::kernels::cpu::STIPPLE_SIMD {
 
 /// The density at which the walk over set bits costs what tiles do. Costs in multiply-adds of a
-/// vector per pair, set by bench_attention 'backward/bits' on one Sapphire Rapids so that d = 32,
-/// k = 128 crosses at its measured half; other shapes may turn to tiles somewhat early. Tiles take 5 d + 2 k columns a pair; bits 2 d columns and kPair a pair, and for
-/// an edge kEdge and the other 3 d + 2 k, at kTogether or, where they are too many or too odd to be
-/// summed in one walk over 32 registers, at kApart.
+/// vector, fitted on a Sapphire Rapids to d of 16, 32 and 64 and k of 0, 32, 64 and 128, AVX-512 and
+/// AVX2 (bench_attention 'backward/bits/d:.*/N:1024'): for a pair tiles spend the columns of its five
+/// or seven products, 3 d + 2 k of them more than bits, and bits for an edge kEdge and those columns
+/// at kTogether or, where they are too many or too odd to be summed in one walk over 32 registers, at
+/// kApart.
 inline double densest_by_bits(const AttendProblem& p) {
-  constexpr double kPair = 4.0;
-  constexpr double kEdge = 4.0;
+  constexpr double kEdge = 9.0;
   constexpr double kTogether = 1.45;
   constexpr double kApart = 2.2;
   const bool together =
       kWidth == 8 || (p.clusters <= 8 * kWidth && p.dim <= 4 * kWidth && p.dim % kWidth == 0);
   const double vectors = static_cast<double>(3 * p.dim + 2 * p.clusters) / kWidth;
-  return (vectors - kPair) / (kEdge + (together ? kTogether : kApart) * vectors);
+  return vectors / (kEdge + (together ? kTogether : kApart) * vectors);
 }
 
 // --- tiled ---------------------------------------------------------------------------------------
