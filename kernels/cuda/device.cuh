@@ -94,6 +94,13 @@ __device__ inline float exp2_fast(float x) {
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }
+/// The nearest to x of [low, high]; a NaN stays one. Without a branch.
+__device__ inline float clamp_or_nan(float x, float low, float high) {
+  float y;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(y) : "f"(x), "f"(low));
+  asm("min.NaN.f32 %0, %0, %1;" : "+f"(y) : "f"(high));
+  return y;
+}
 /// Two floats as bf16, the first in the lower half.
 __device__ inline uint32_t pack_bf16(float low, float high) {
   uint32_t y;
@@ -147,6 +154,15 @@ __device__ inline void multiply_add(float (&c)[4], const uint32_t (&a)[4], const
       "{%8, %9}, {%0, %1, %2, %3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+/// c = start + a b, likewise.
+__device__ inline void multiply_from(float (&c)[4], float start, const uint32_t (&a)[4],
+                                     const uint32_t (&b)[2]) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+      "{%8, %9}, {%10, %10, %10, %10};"
+      : "=f"(c[0]), "=f"(c[1]), "=f"(c[2]), "=f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "f"(start));
 }
 
 #endif  // __CUDACC__

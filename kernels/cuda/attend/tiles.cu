@@ -18,16 +18,17 @@
 //
 // Predicted for 256 problems, N = M = 4096, D = 64, bf16, on an H200 (nothing measured yet):
 //   4 D = 256 flop a pair, 1.1 Tflop: 1.8 ms at the 62 % that mma.sync reaches of 990 Tflop/s;
-//   11 warp instructions for 32 pairs (bit test, select, max, fma, exp2, sum, half a conversion; 2
-//   products, half a load, 2 of other kinds): 1.6 ms; exp2 alone 1.0 ms; shared memory, 8 bytes a
-//   pair, 1.0 ms; L2, 2 bytes a pair, 0.9 ms. Half of it hidden: 2.9 to 3.6 ms.
+//   11.8 warp instructions for 32 pairs (launch/kernel_report.sh; a bit's test, select, max, fma,
+//   exp2, sum, half a conversion; 2 products, half a load), one more where a maximum rises: 1.7 ms;
+//   exp2 alone 1.0 ms; shared memory, 8 bytes a pair, 1.0 ms; L2, 2 bytes a pair, 0.9 ms. Half of it
+//   hidden: 2.9 to 3.6 ms.
 //   HBM: bits 0.54 GB, operands and outputs 0.54 GB: 0.26 ms beside the rest, and 0.03 ms for the
 //   lists before.
 //   8192 row blocks for 264 blocks: the last ones end within one row block, 0.1 ms, of each other.
 // Registers (most of sm_80, 90, 100), shared memory and resident blocks of 4 warps:
 //   bf16  D = 16: 162, 8 KB, 3    32: 168, 16 KB, 3   64: 255, 32 KB, 2   128: 246, 64 KB, 2
 //   fp32  D = 16: 157, 20 KB, 3   32: 216, 40 KB, 2   64: 255, 80 KB, 2   128: 255, 160 KB, 1
-// Nothing is spilled.
+// Nothing is spilled but one register of fp32, D = 128.
 #include <algorithm>
 #include <limits>
 
@@ -107,11 +108,15 @@ __device__ inline void to_weights(float (&s)[kTiles][4], uint32_t mask, float sc
                                   RunningRows& rows, float (&factor)[2]) {
   float base[2] = {rows.highest[0], rows.highest[1]};
 #pragma unroll
-  for (int v = 0; v < kTiles; ++v) {
+  for (int r = 0; r < 2;
+       ++r) {  // as the mask's bits lie, so that seven at a time become predicates
 #pragma unroll
-    for (int e = 0; e < 4; ++e) {
-      s[v][e] = has_bit(mask, v, e) ? s[v][e] : -kInfinity;
-      base[e / 2] = fmaxf(base[e / 2], s[v][e]);
+    for (int v = 0; v < kTiles; ++v) {
+#pragma unroll
+      for (int e = 2 * r; e < 2 * r + 2; ++e) {
+        s[v][e] = has_bit(mask, v, e) ? s[v][e] : -kInfinity;
+        base[r] = fmaxf(base[r], s[v][e]);
+      }
     }
   }
 #pragma unroll
@@ -215,8 +220,8 @@ struct Stages {
   }
 };
 
-/// What a warp keeps of its queries while it walks over tiles. kIsGeneral: there may be dropout or a
-/// pattern.
+/// What a warp keeps of its queries while it walks over tiles. kIsGeneral: there may be dropout, a
+/// pattern or a negative scale.
 template <class T, int kDim, bool kIsGeneral>
 struct WarpQueries {
   using Sizes = Shape<T, kDim>;
@@ -252,7 +257,7 @@ struct WarpQueries {
     multiply_add_transposed(s, q, keys);
 #pragma unroll
     for (int g = 0; g < kGroups; ++g) {
-      if (x.is_negative) negate(s.c[g]);
+      if (kIsGeneral && x.is_negative) negate(s.c[g]);
       float factor[2];
       to_weights<T>(s.c[g], masks[g], x.scale, rows[g], factor);
       rescale(o.c[g], factor);
@@ -369,7 +374,7 @@ void run(const Stream& stream, const AttendArrays& a, Arena& scratch) {
   const LaunchShape shape = {.grid = persistent_grid(stream, x.lists, Sizes::kBlocksPerSm),
                              .block = kTileThreads,
                              .shared_bytes = Sizes::kSharedBytes};
-  if (a.dropout.is_on || !a.pattern.is_everything()) {
+  if (a.dropout.is_on || !a.pattern.is_everything() || x.is_negative) {
     launch(stream, shape, attend_tiles_kernel<T, kDim, true>, x);
   } else {
     launch(stream, shape, attend_tiles_kernel<T, kDim, false>, x);

@@ -50,6 +50,11 @@ struct SharedTile {
            (eight % kPermuted ^ permutation(row)) * 8 + column % 8;
   }
   __device__ T* at(int row, int column) const { return data + offset(row, column); }
+  /// The same of row first_row + row, first_row a multiple of 8: the permutation does not depend on
+  /// it, so that it ends up in the address part of an instruction, too.
+  __device__ T* at(int first_row, int row, int column) const {
+    return data + first_row * kDim + offset(row, column);
+  }
 
  private:
   static constexpr int kEightsPerLine = sizeof(T) == 2 ? 8 : 4;  // of 128 bytes
@@ -66,25 +71,38 @@ struct SharedTile {
   }
 };
 
-/// Starts copying rows first_row.. of `from`, row-major [num_rows, kDim] in global memory, 16-byte
-/// aligned. Rows outside [0, num_rows) become zeros. All kThreads threads of the block call it,
-/// then commit_copies(); wait_for_copies() and sync_threads() before the tile is read.
-template <int kThreads = kTileThreads, class T, int kRows, int kDim>
-__device__ void copy_tile_async(const SharedTile<T, kRows, kDim>& to, const T* from,
-                                int64_t first_row, int64_t num_rows) {
+/// Starts copying kColumns columns of rows first_row.. of `from`, row-major [num_rows, kPitch] in
+/// global memory, 16-byte aligned; rows outside [0, num_rows) become zeros. kPitch 0: of [num_rows,
+/// pitch] from first_column on, and zeros for columns that it does not have. All kThreads threads of
+/// the block call it, then commit_copies(); wait_for_copies() and sync_threads() before the tile is
+/// read. Every thread copies the same number of times and in one column, so that addresses are
+/// constants apart.
+template <int kThreads, int kPitch, class T, int kRows, int kColumns>
+__device__ inline void copy_columns_async(const SharedTile<T, kRows, kColumns>& to, const T* from,
+                                          int64_t first_row, int64_t num_rows,
+                                          int64_t pitch = kPitch, int64_t first_column = 0) {
   constexpr int kPerCopy = 16 / static_cast<int>(sizeof(T));
-  constexpr int kCopiesPerRow = kDim / kPerCopy;
+  constexpr int kCopiesPerRow = kColumns / kPerCopy;
   constexpr int kRowStep = kThreads / kCopiesPerRow;
-  const int64_t left = num_rows - first_row;
-  const int rows = left < kRows ? static_cast<int>(left) : kRows;
+  static_assert(kThreads % kCopiesPerRow == 0);
   const int row = static_cast<int>(threadIdx.x) / kCopiesPerRow;
   const int column = static_cast<int>(threadIdx.x) % kCopiesPerRow * kPerCopy;
-  const T* source = from + first_row * kDim + column;
-#pragma unroll
-  for (int r = row; r - row < kRows; r += kRowStep) {
-    if (kRows % kRowStep != 0 && r >= kRows) break;
-    copy_async_16(to.at(r, column), r < rows ? source + r * kDim : from, r < rows);
+  const bool has_column = kPitch > 0 || first_column + column < pitch;
+  const int64_t left = has_column ? num_rows - first_row : 0;
+  const int rows = (left < kRows ? static_cast<int>(left) : kRows) - row;
+  const T* source = from + (first_row + row) * pitch + first_column + column;
+  // Wide rows of fp32 take so many copies that addresses of all at once would spill.
+  [[maybe_unused]] constexpr int kUnrolled = kRows / kRowStep <= 8 ? 8 : 4;
+#pragma unroll kUnrolled
+  for (int r = 0; r < kRows; r += kRowStep) {
+    if (kRows % kRowStep != 0 && row + r >= kRows) break;
+    copy_async_16(to.at(r / 8 * 8, row + r % 8, column), source + r * pitch, r < rows);
   }
+}
+template <int kThreads = kTileThreads, class T, int kRows, int kDim>
+__device__ inline void copy_tile_async(const SharedTile<T, kRows, kDim>& to, const T* from,
+                                       int64_t first_row, int64_t num_rows) {
+  copy_columns_async<kThreads, kDim>(to, from, first_row, num_rows);
 }
 
 // --- products ------------------------------------------------------------------------------------
@@ -127,12 +145,14 @@ __device__ inline void set_elements(Fragment& f, int r, float x, float y) {
   }
 }
 
+// `row` and `column` are multiples of 16.
+
 /// A = tile[row .. row + 16)[column .. column + 16).
 template <int kRows, int kDim>
 __device__ inline void load_a(FragmentA<bf16>& a, const SharedTile<bf16, kRows, kDim>& tile,
                               int row, int column) {
   const int lane = lane_index();
-  load_matrices(a.part[0], tile.at(row + lane % 16, column + lane / 16 * 8));
+  load_matrices(a.part[0], tile.at(row, lane % 16, column + lane / 16 * 8));
 }
 template <int kRows, int kDim>
 __device__ inline void load_a(FragmentA<float>& a, const SharedTile<float, kRows, kDim>& tile,
@@ -141,7 +161,7 @@ __device__ inline void load_a(FragmentA<float>& a, const SharedTile<float, kRows
   const int t = lane_index() % 4;
 #pragma unroll
   for (int r = 0; r < 4; ++r) {
-    const float* x = tile.at(row + g + r % 2 * 8, column + r / 2 * 8 + 2 * t);
+    const float* x = tile.at(row, g + r % 2 * 8, column + r / 2 * 8 + 2 * t);
     const float2 pair = *reinterpret_cast<const float2*>(x);
     set_elements(a, r, pair.x, pair.y);
   }
@@ -154,7 +174,7 @@ __device__ inline void load_b(FragmentB<bf16> (&b)[2], const SharedTile<bf16, kR
                               int row, int column) {
   const int lane = lane_index();
   uint32_t r[4];
-  load_matrices(r, tile.at(row + lane / 16 * 8 + lane % 8, column + lane / 8 % 2 * 8));
+  load_matrices(r, tile.at(row, lane / 16 * 8 + lane % 8, column + lane / 8 % 2 * 8));
   b[0] = {{{r[0], r[1]}}};
   b[1] = {{{r[2], r[3]}}};
 }
@@ -167,7 +187,7 @@ __device__ inline void load_b(FragmentB<float> (&b)[2], const SharedTile<float, 
   for (int n = 0; n < 2; ++n) {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      const float* x = tile.at(row + 8 * n + g, column + 8 * r + 2 * t);
+      const float* x = tile.at(row, 8 * n + g, column + 8 * r + 2 * t);
       const float2 pair = *reinterpret_cast<const float2*>(x);
       set_elements(b[n], r, pair.x, pair.y);
     }
@@ -182,7 +202,7 @@ __device__ inline void load_b_by_rows(FragmentB<bf16> (&b)[2],
                                       int column) {
   const int lane = lane_index();
   uint32_t r[4];
-  load_matrices_transposed(r, tile.at(row + lane % 16, column + lane / 16 * 8));
+  load_matrices_transposed(r, tile.at(row, lane % 16, column + lane / 16 * 8));
   b[0] = {{{r[0], r[1]}}};
   b[1] = {{{r[2], r[3]}}};
 }
@@ -196,9 +216,9 @@ __device__ inline void load_b_by_rows(FragmentB<float> (&b)[2],
   for (int n = 0; n < 2; ++n) {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      const int inner = row + 8 * r + 2 * t;
-      set_elements(b[n], r, *tile.at(inner, column + 8 * n + g),
-                   *tile.at(inner + 1, column + 8 * n + g));
+      const int inner = 8 * r + 2 * t;
+      set_elements(b[n], r, *tile.at(row, inner, column + 8 * n + g),
+                   *tile.at(row, inner + 1, column + 8 * n + g));
     }
   }
 }
@@ -406,7 +426,7 @@ __device__ inline bool has_bit(uint32_t mask, int v, int e) {
 }
 
 /// The same columns for all rows: this lane's bits of words in BitOrder::kLanes, as mask.
-__device__ inline uint32_t column_mask(const uint32_t* words, int64_t tile) {
+__device__ inline uint32_t column_mask(const uint32_t* words, int tile) {
   const uint32_t word = words[tile / 2 * 4 + lane_index() % 4];
   const uint32_t half = tile % 2 == 0 ? word & 0xFFFFu : word >> 16;
   return half | half << 16;
@@ -433,13 +453,10 @@ struct PairBits {
     return row < num_rows && (row_mask == nullptr || row_mask[sample * num_rows + row] != 0);
   }
   /// This lane's word of `row` in the 128 columns that `tile` belongs to; 0 past the last row.
-  /// Without kHasPattern, which spares registers, the pattern is taken to be everything.
-  template <bool kHasPattern = true>
   __device__ uint32_t row_word(int64_t problem, int64_t row, int64_t tile) const {
     const auto row_32 = static_cast<uint32_t>(row);
     if (row_32 >= static_cast<uint32_t>(num_rows)) return 0u;
     if (bits == nullptr) {
-      if constexpr (!kHasPattern) return ~0u;
       const int64_t even = tile / 2 * 2;
       return pattern_half(problem, row, even) | pattern_half(problem, row, even + 1) << 16;
     }
@@ -447,14 +464,23 @@ struct PairBits {
     return (bits + problem * stride)[row_32 * static_cast<uint32_t>(words_per_row) + lane_word];
   }
   /// Pairs of rows first_row .. first_row + 16 with the columns of `tile` that exist in the graph,
-  /// or the pattern, and are within bounds in rows; neither row_mask nor valid_columns is looked at:
-  /// and it with column_mask(valid(sample), tile).
+  /// or the pattern; neither row_mask nor valid_columns is looked at: and it with
+  /// column_mask(valid(sample), tile). Rows past the last one have the last one's. Without
+  /// kHasPattern, which spares registers, the pattern is taken to be everything.
   template <bool kHasPattern = true>
-  __device__ uint32_t mask(int64_t problem, int64_t first_row, int64_t tile) const {
-    if (kHasPattern && bits == nullptr) return pattern_mask(problem, first_row, tile);
-    const int64_t row = first_row + lane_index() / 4;
-    const uint32_t low = row_word<false>(problem, row, tile);
-    const uint32_t high = row_word<false>(problem, row + 8, tile);
+  __device__ uint32_t mask(int problem, int first_row, int tile) const {
+    if (bits == nullptr) {
+      if constexpr (!kHasPattern) return ~0u;
+      return pattern_mask(problem, first_row, tile);
+    }
+    const uint32_t* words = bits + problem * stride + (tile / 2 * 4 + lane_index() % 4);
+    const auto last = static_cast<uint32_t>(num_rows) - 1;
+    const uint32_t row = static_cast<uint32_t>(first_row) + static_cast<uint32_t>(lane_index()) / 4;
+    const auto word_of = [&](uint32_t r) {
+      return words[(r < last ? r : last) * static_cast<uint32_t>(words_per_row)];
+    };
+    const uint32_t low = word_of(row);
+    const uint32_t high = word_of(row + 8);
     return tile % 2 == 0 ? (low & 0xFFFFu) | high << 16 : low >> 16 | (high & 0xFFFF0000u);
   }
   /// The same where there are no bits.

@@ -10,8 +10,8 @@
 // turns them in registers into ds, weights and dp, and multiplies these, as left operands, with the
 // same rows of the tile: one barrier a tile, the next tile arrives meanwhile (bf16).
 //
-// Nothing spills but 16 bytes of one instance (fp32, D = 128, by key). Registers (bf16, most of
-// sm_80, 90, 100, nvcc 13), shared memory and warps of an SM, for K = 128:
+// Nothing spills on sm_90 but one register of one instance of fp32. Registers (bf16, most of sm_80,
+// 90, 100, nvcc 13), shared memory and warps of an SM, for K = 128:
 //   D = 64: by query 254, 68 KiB, 8; by key 255, 69 KiB, 8
 //   D = 32: by query 240, 52 KiB, 8; by key 250, 53 KiB, 8
 // Per pair: by query 6 D + 2 K flops, by key 8 D + 2 K, one exp each; from shared memory a fragment
@@ -20,11 +20,12 @@
 // HBM: bits by query and by key; q, k, v, dout and, by the other owner, again; z and y; dq, dk, dv,
 // row_grad, column_grad: (N M / 4 + 2 (11 D + 4 K) N) bytes a problem, 3.6 GB below (D = 32: 2.9).
 // Predicted, not measured, for B * H = 256, N = 4096, K = 128 on an H200: shared memory 11.4 ms
-// (D = 32: 7.8), tensor cores by mma.sync 9.8 (6.7), issue 6.7 (5.7), L2 3.8 (2.9), HBM 0.9 (0.7);
-// at 70 % of the hardest limit 16 ms (11).
+// (D = 32: 7.8), tensor cores by mma.sync 9.8 (6.7), issue 9.7 (69 warp instructions for 32 pairs,
+// launch/kernel_report.sh), L2 3.8 (2.9), HBM 0.9 (0.7); at 70 % of the hardest limit 16 ms (11).
 #pragma once
 
 #include <algorithm>
+#include <limits>
 
 #include "core/copy.h"
 #include "kernels/cuda/attend/tiles_backward.cuh"
@@ -34,16 +35,19 @@ namespace stipple::kernels::cuda::tiles_backward {
 
 /// Four words: 128 columns of a row in BitOrder::kLanes.
 constexpr int kBytesOfBits = 16;
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
 // Columns of a row in registers, with which nothing spills.
 constexpr int kMostOfTwoGroups = 192;
 constexpr int kMostOfWideSteps = 256;
 constexpr int kMostOfOneWarp = 128;
 
-/// One instance of the kernel. kClusters: how many clusters it takes on, 0 none.
-template <class T, Owner owner, int dim, int clusters>
+/// One instance of the kernel. kClusters: how many clusters it takes on, 0 none. kDrops: there is
+/// dropout.
+template <class T, Owner owner, int dim, int clusters, bool drops>
 struct Config {
   using Element = T;
   static constexpr bool kByKey = owner == Owner::kKey;
+  static constexpr bool kDrops = drops;
   static constexpr int kDim = dim;
   static constexpr int kClusters = clusters;
 
@@ -99,23 +103,6 @@ struct Config {
 
 // --- one tile ------------------------------------------------------------------------------------
 
-/// Starts copying kColumns columns from first_column on of rows first_row.. of `from` [num_rows,
-/// pitch]; zeros come from beyond its end and from columns that it does not have.
-template <int kThreads, class T, int kRows, int kColumns>
-__device__ inline void copy_columns_async(const SharedTile<T, kRows, kColumns>& to, const T* from,
-                                          int64_t pitch, int64_t first_column, int64_t first_row,
-                                          int64_t num_rows) {
-  constexpr int kPerCopy = 16 / static_cast<int>(sizeof(T));
-  constexpr int kCopiesPerRow = kColumns / kPerCopy;
-  for (int c = static_cast<int>(threadIdx.x); c < kRows * kCopiesPerRow; c += kThreads) {
-    const int row = c / kCopiesPerRow;
-    const int column = c % kCopiesPerRow * kPerCopy;
-    const bool is_valid = first_row + row < num_rows && first_column + column < pitch;
-    const T* source = from + (is_valid ? (first_row + row) * pitch + first_column + column : 0);
-    copy_async_16(to.at(row, column), source, is_valid);
-  }
-}
-
 /// A tile of the looped side in shared memory, with the bits of the block's rows against it.
 template <class C>
 struct Stage {
@@ -141,15 +128,15 @@ struct Stage {
     const int64_t first = int64_t{tile} * kTileColumns;
 #pragma unroll
     for (int x = 0; x < 2; ++x) {
-      copy_columns_async<C::kThreads>(operands[x], side.columns[x] + item.problem * count * C::kDim,
-                                      C::kDim, 0, first, count);
+      copy_tile_async<C::kThreads>(operands[x], side.columns[x] + item.problem * count * C::kDim,
+                                   first, count);
     }
     if constexpr (C::kClusters > 0) {
-      copy_columns_async<C::kThreads>(
-          memberships, side.memberships + item.problem * count * side.membership_pitch,
-          side.membership_pitch, side.first_cluster, first, count);
+      copy_columns_async<C::kThreads, 0>(
+          memberships, side.memberships + item.problem * count * side.membership_pitch, first,
+          count, side.membership_pitch, side.first_cluster);
     }
-    copy_bits(side, common, item, tile / 2 * 4);
+    copy_bits(side, item, tile / 2 * 4);
     if constexpr (C::kByKey) {
       const int x = static_cast<int>(threadIdx.x) * 2;
       if (x < kTileColumns) {
@@ -161,19 +148,21 @@ struct Stage {
   }
 
  private:
-  __device__ void copy_bits(const Side<T>& side, const Common& common, const TileItem& item,
-                            int word) const {
+  __device__ void copy_bits(const Side<T>& side, const TileItem& item, int word) const {
     const PairBits& pairs = side.pairs;
     if (threadIdx.x == 0) {
-      copy_async_16(valid, pairs.valid(item.problem / common.heads) + word, true);
+      copy_async_16(valid, pairs.valid(item.sample) + word, true);
     }
     if (pairs.bits == nullptr) return;
-    for (int x = static_cast<int>(threadIdx.x); x < C::kRows; x += C::kThreads) {
-      const int64_t row = item.block * C::kRows + x;
-      const bool is_valid = row < pairs.num_rows;
-      const uint32_t* from = pairs.bits + item.problem * pairs.stride;
-      copy_async_16(bits + 4 * x, is_valid ? from + row * pairs.words_per_row + word : from,
-                    is_valid);
+    const int first = item.block * C::kRows;
+    const uint32_t* from =
+        pairs.bits + item.problem * pairs.stride + first * pairs.words_per_row + word;
+    const int left = static_cast<int>(pairs.num_rows) - first;
+#pragma unroll
+    for (int r = 0; r < C::kRows; r += C::kThreads) {
+      const int x = static_cast<int>(threadIdx.x) + r;
+      if (C::kRows % C::kThreads != 0 && x >= C::kRows) break;
+      copy_async_16(bits + 4 * x, from + x * pairs.words_per_row, x < left);
     }
   }
 };
@@ -236,7 +225,7 @@ __device__ inline uint32_t graph_mask(const PairBits& pairs, const Stage<C>& sta
 template <class C>
 __device__ inline void draw_kept_pairs(const Common& common, const TileItem& item, int tile,
                                        uint32_t (&kept)[C::kGroups]) {
-  const KeptPairs pairs(common.dropout, item.problem / common.heads, item.problem % common.heads);
+  const KeptPairs pairs(common.dropout, item.sample, item.problem % common.heads);
   const int first = first_row<C>(item);
 #pragma unroll
   for (int g = 0; g < C::kGroups; ++g) {
@@ -259,7 +248,7 @@ __device__ inline TileMasks<C::kGroups> tile_masks(const Side<typename C::Elemen
         common.self_loop ? edges & ~diagonal(first_row<C>(item) + 16 * g, tile) : edges;
     masks.kept[g] = ~0u;
   }
-  if (common.dropout.is_on) draw_kept_pairs<C>(common, item, tile, masks.kept);
+  if constexpr (C::kDrops) draw_kept_pairs<C>(common, item, tile, masks.kept);
   return masks;
 }
 
@@ -284,7 +273,7 @@ __device__ inline void differentiate_pairs(const Common& common, uint32_t counte
                                            const float (&da)[4], const float2 (&terms)[2],
                                            float (&weight)[4], float (&ds)[4], float (&dp)[4]) {
   float keep[4] = {1.0f, 1.0f, 1.0f, 1.0f};
-  if (common.dropout.is_on) {
+  if constexpr (C::kDrops) {
 #pragma unroll
     for (int e = 0; e < 4; ++e) keep[e] = has_bit(kept, v, e) ? common.dropout.rescale : 0.0f;
   }
@@ -292,14 +281,13 @@ __device__ inline void differentiate_pairs(const Common& common, uint32_t counte
   for (int e = 0; e < 4; ++e) {
     const float2 term = terms[C::kByKey ? e % 2 : e / 2];
     const float exponent = scores[e] * common.score_to_log2 - term.x;
-    const float p = has_bit(counted, v, e) ? exp2_of<typename C::Element>(exponent) : 0.0f;
+    // The exponent is chosen, not the result: nothing branches around 2^x.
+    const float p = exp2_of<typename C::Element>(has_bit(counted, v, e) ? exponent : -kInfinity);
     weight[e] = p * keep[e];
     ds[e] = p * (keep[e] * da[e] - term.y);
     const float rule = scores[e] * common.rule_slope + common.rule_offset;
-    const float f = ds[e] * rule + common.regularizer;
-    // A NaN passes, which fminf and fmaxf would hide.
-    const float clipped = f < -common.clip ? -common.clip : f > common.clip ? common.clip : f;
-    dp[e] = has_bit(edges, v, e) ? clipped : 0.0f;
+    const float f = has_bit(edges, v, e) ? ds[e] * rule + common.regularizer : 0.0f;
+    dp[e] = clamp_or_nan(f, -common.clip, common.clip);
   }
 }
 
@@ -388,13 +376,12 @@ template <class C>
 __device__ inline WarpRows<C::kGroups> warp_rows(const Side<typename C::Element>& side,
                                                  const Common& common, const TileItem& item) {
   WarpRows<C::kGroups> rows;
-  const int sample = item.problem / common.heads;
   const float2* terms = common.query_terms + int64_t{item.problem} * common.padded_queries;
 #pragma unroll
   for (int g = 0; g < C::kGroups; ++g) {
     const int row = first_row<C>(item) + 16 * g + lane_index() / 4;
     rows.counted[g] =
-        row_mask(side.pairs.has_row(sample, row), side.pairs.has_row(sample, row + 8));
+        row_mask(side.pairs.has_row(item.sample, row), side.pairs.has_row(item.sample, row + 8));
     if constexpr (!C::kByKey) {
       rows.terms[g][0] = terms[row];
       rows.terms[g][1] = terms[row + 8];
@@ -412,8 +399,8 @@ __device__ inline void hold_rows(const Side<typename C::Element>& side, const Ti
 #pragma unroll
   for (int x = 0; x < 2; ++x) {
     const typename C::RowsTile tile(memory + x * C::RowsTile::kBytes);
-    copy_columns_async<C::kThreads>(tile, side.rows[x] + item.problem * count * C::kDim, C::kDim, 0,
-                                    item.block * C::kRows, count);
+    copy_columns_async<C::kThreads, C::kDim>(tile, side.rows[x] + item.problem * count * C::kDim,
+                                             item.block * C::kRows, count);
     if constexpr (!C::kHoldsRows) held[x] = {tile, first};
   }
   commit_copies();
@@ -551,7 +538,11 @@ void launch_passes(const Stream& stream, OwnedSide<T> owned, const Common& commo
   do {
     if (first > 0) fill_zero_bytes(stream, owned.lists.taken, sizeof(*owned.lists.taken));
     with_chunk<T, kDim>(common.clusters - first, [&](auto chunk) {
-      launch_instance<Config<T, owner, kDim, chunk>>(stream, owned, common);
+      if (common.dropout.is_on) {
+        launch_instance<Config<T, owner, kDim, chunk, true>>(stream, owned, common);
+      } else {
+        launch_instance<Config<T, owner, kDim, chunk, false>>(stream, owned, common);
+      }
       first += chunk;
     });
   } while (first < common.clusters);

@@ -90,6 +90,9 @@ inline float exp2_fast(float x) {
   const float y = std::exp2(x);
   return y < kSmallestNormal ? 0.0f : y;
 }
+inline float clamp_or_nan(float x, float low, float high) {
+  return x < low ? low : x > high ? high : x;
+}
 inline uint32_t pack_bf16(float low, float high) {
   return uint32_t{cuda_on_cpu::bf16_bits(low)} | uint32_t{cuda_on_cpu::bf16_bits(high)} << 16;
 }
@@ -117,6 +120,12 @@ inline void multiply_add(float (&c)[4], const uint32_t (&a)[4], const uint32_t (
                          std::source_location where = std::source_location::current()) {
   cuda_on_cpu::Product product{c, a, b};
   cuda_on_cpu::warp_wide(cuda_on_cpu::multiply_add, &product, where);
+}
+inline void multiply_from(float (&c)[4], float start, const uint32_t (&a)[4],
+                          const uint32_t (&b)[2],
+                          std::source_location where = std::source_location::current()) {
+  for (float& sum : c) sum = start;
+  multiply_add(c, a, b, where);
 }
 
 }  // namespace stipple::kernels::cuda
