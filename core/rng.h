@@ -24,15 +24,32 @@ inline constexpr uint32_t kMultiplier1 = 0xCD9E8D57u;
 inline constexpr uint32_t kWeyl0 = 0x9E3779B9u;
 inline constexpr uint32_t kWeyl1 = 0xBB67AE85u;
 inline constexpr int kRounds = 10;
+
+/// The halves of a product.
+struct Product {
+  uint32_t high;
+  uint32_t low;
+};
+STIPPLE_HD inline Product multiply_wide(uint32_t a, uint32_t b) {
+#if defined(__CUDA_ARCH__)
+  Product p;  // of a shift, nvcc makes an addition of zero
+  asm("{ .reg .u64 p; mul.wide.u32 p, %2, %3; mov.b64 {%1, %0}, p; }"
+      : "=r"(p.high), "=r"(p.low)
+      : "r"(a), "r"(b));
+  return p;
+#else
+  const uint64_t p = uint64_t{a} * b;
+  return {static_cast<uint32_t>(p >> 32), static_cast<uint32_t>(p)};
+#endif
+}
 }  // namespace philox
 
 /// 128 random bits of (counter, key).
 STIPPLE_HD inline PhiloxCounter philox4x32(PhiloxCounter c, PhiloxKey key) {
   for (int round = 0; round < philox::kRounds; ++round) {
-    const uint64_t p0 = uint64_t{philox::kMultiplier0} * c[0];
-    const uint64_t p1 = uint64_t{philox::kMultiplier1} * c[2];
-    c = {static_cast<uint32_t>(p1 >> 32) ^ c[1] ^ key.k0, static_cast<uint32_t>(p1),
-         static_cast<uint32_t>(p0 >> 32) ^ c[3] ^ key.k1, static_cast<uint32_t>(p0)};
+    const philox::Product p0 = philox::multiply_wide(philox::kMultiplier0, c[0]);
+    const philox::Product p1 = philox::multiply_wide(philox::kMultiplier1, c[2]);
+    c = {p1.high ^ c[1] ^ key.k0, p1.low, p0.high ^ c[3] ^ key.k1, p0.low};
     key.k0 += philox::kWeyl0;
     key.k1 += philox::kWeyl1;
   }

@@ -7,9 +7,9 @@
 //   Sums run over k ascending: the CPU's bits. Shared memory 15 KiB.
 //   bf16: a block has 128 queries, a warp 32 of them, and goes through 64 keys at a time by
 //   mma.m16n8k16. Factors that are stored as bf16 are read where they are; others, and those whose
-//   K is not a multiple of 16, are first copied. A lane's sums are the pairs of its words, so its
-//   bits need no exchange; two lanes share the Philox blocks of two rows. The next keys arrive
-//   while bits are drawn. Shared memory 51 KiB for K >= 128; three blocks on a multiprocessor.
+//   K is not a multiple of 16, are first copied. Keys are permuted in shared memory so that a lane's
+//   sums are the pairs of whole Philox blocks; its bits change places at the end of a tile. The next
+//   keys arrive while bits are drawn. Shared memory 51 KiB; three blocks on a multiprocessor.
 #include "core/error.h"
 #include "kernels/cuda/device.cuh"
 #include "kernels/cuda/sample/parts.h"
@@ -215,111 +215,132 @@ struct RoundedFactors {
   int padded = 0;            // Kp
   int depth = 0;             // of k at a time
   int chunks = 0;
-
-  // 16 bytes more a row: its reads by ldmatrix then meet all banks.
-  STIPPLE_HD int stride() const { return depth + 8; }
 };
+
+// Of a row in shared memory. 16 bytes more than the deepest: reads by ldmatrix then meet all banks.
+constexpr int kFastStride = kFastDepth + 8;
+constexpr int kFastSharedBytes = (kFastRows + kFastKeys) * kFastStride * 2;
 
 struct FastShared {
-  bf16* mu;  // [128, stride]
-  bf16* z;   // [64, stride]
+  bf16* mu;  // [128, kFastStride]
+  bf16* z;   // [64, kFastStride]
 };
 
-__device__ FastShared fast_shared(const RoundedFactors& factors) {
+__device__ FastShared fast_shared() {
   auto* mu = reinterpret_cast<bf16*>(shared_memory());
-  return {mu, mu + kFastRows * factors.stride()};
+  return {mu, mu + kFastRows * kFastStride};
 }
 
+// Place in shared memory of key `key`: sixteen are permuted so that the products of a lane, columns
+// 2 t and 2 t + 1 of two fragments, are keys 4 t..4 t + 3, the pairs of one Philox block.
+__device__ int place_of_key(int key) {
+  return key / 16 * 16 + key % 4 / 2 * 8 + key % 16 / 4 * 2 + key % 2;
+}
+
+// Rows first..first + kRows of `from`, row r to place(r). Every thread has one sixteenth of the
+// deepest row's pieces, so that nothing is divided by a depth that the compiler does not know.
+template <int kRows, class Place>
 __device__ void load_rows(const RoundedFactors& factors, bf16* to, const bf16* from, int64_t first,
-                          int rows, int64_t all_rows, int chunk) {
-  const int first_k = chunk * factors.depth;
-  const int pieces = factors.depth / 8;
-  for (int e = static_cast<int>(threadIdx.x); e < rows * pieces; e += kFastThreads) {
-    const int row = e / pieces;
-    const int k = e % pieces * 8;
-    const bool exists = first + row < all_rows && first_k + k < factors.padded;
-    const int64_t source = exists ? (first + row) * factors.padded + first_k + k : 0;
-    copy_async_16(to + row * factors.stride() + k, from + source, exists);
+                          int64_t all_rows, int chunk, const Place& place) {
+  constexpr int kPieces = kFastDepth / 8;
+  constexpr int kRowStep = kFastThreads / kPieces;
+  const int k = static_cast<int>(threadIdx.x) % kPieces * 8;
+  if (k >= factors.depth) return;
+  const int row = static_cast<int>(threadIdx.x) / kPieces;
+  const int first_k = chunk * factors.depth + k;
+  const int64_t left = first_k < factors.padded ? all_rows - first : 0;
+  const int rows = left < kRows ? static_cast<int>(left) : kRows;
+  const bf16* source = from + (first + row) * factors.padded + first_k;
+#pragma unroll
+  for (int r = 0; r < kRows; r += kRowStep) {
+    copy_async_16(to + place(row + r) * kFastStride + k, source + int64_t{r} * factors.padded,
+                  row + r < rows);
   }
 }
 
 using FastSums = float[kRowTiles][kKeyTiles][4];
 
-__device__ void multiply_fast(const RoundedFactors& factors, const FastShared& shared,
-                              FastSums& sums) {
-  const int lane = lane_index();
-  const bf16* mu = shared.mu + (warp_index() * 32 + lane % 16) * factors.stride() + lane / 16 * 8;
-  const bf16* z = shared.z + (lane / 16 * 8 + lane % 8) * factors.stride() + lane / 8 % 2 * 8;
-  for (int k = 0; k < factors.depth; k += 16) {
-    uint32_t a[kRowTiles][4];
+// One step of sixteen in k. kStarts: at delta, which costs no register for each sum.
+template <bool kStarts>
+__device__ void multiply_step(const bf16* mu, const bf16* z, float delta, FastSums& sums) {
+  uint32_t a[kRowTiles][4];
 #pragma unroll
-    for (int r = 0; r < kRowTiles; ++r) load_matrices(a[r], mu + r * 16 * factors.stride() + k);
+  for (int r = 0; r < kRowTiles; ++r) load_matrices(a[r], mu + r * 16 * kFastStride);
 #pragma unroll
-    for (int c = 0; c < kKeyTiles; c += 2) {
-      uint32_t b[4];
-      load_matrices(b, z + c * 8 * factors.stride() + k);
-      const uint32_t first[2] = {b[0], b[1]};
-      const uint32_t second[2] = {b[2], b[3]};
+  for (int c = 0; c < kKeyTiles; c += 2) {
+    uint32_t b[4];
+    load_matrices(b, z + c * 8 * kFastStride);
+    const uint32_t pair[2][2] = {{b[0], b[1]}, {b[2], b[3]}};
 #pragma unroll
-      for (int r = 0; r < kRowTiles; ++r) {
-        multiply_add(sums[r][c], a[r], first);
-        multiply_add(sums[r][c + 1], a[r], second);
+    for (int r = 0; r < kRowTiles; ++r) {
+#pragma unroll
+      for (int n = 0; n < 2; ++n) {
+        if constexpr (kStarts) {
+          multiply_from(sums[r][c + n], delta, a[r], pair[n]);
+        } else {
+          multiply_add(sums[r][c + n], a[r], pair[n]);
+        }
       }
     }
   }
 }
 
-// The words of columns 8 v + 2 t + {0, 1} of rows g and g + 8, lane = 4 g + t: words 2 (t % 2) +
-// {0, 1} of block 2 v + t / 2. The lane with even t computes the block of row g, its neighbour that
-// of row g + 8, and each gives the other the half that it needs. Warp-wide.
-struct LaneWords {
-  uint32_t low[2];   // row g
-  uint32_t high[2];  // row g + 8
-};
-__device__ LaneWords draw_lane_words(PhiloxCounter counter, PhiloxKey key) {
-  const bool is_odd = lane_index() % 2 == 1;
-  const PhiloxCounter words = philox4x32(counter, key);
-  const uint32_t kept[2] = {is_odd ? words[2] : words[0], is_odd ? words[3] : words[1]};
-  const uint32_t given[2] = {is_odd ? words[0] : words[2], is_odd ? words[1] : words[3]};
-  const uint32_t got[2] = {shuffle_xor(given[0], 1), shuffle_xor(given[1], 1)};
-  LaneWords result;
-#pragma unroll
-  for (int e = 0; e < 2; ++e) {
-    result.low[e] = is_odd ? got[e] : kept[e];
-    result.high[e] = is_odd ? kept[e] : got[e];
+__device__ void multiply_fast(const RoundedFactors& factors, const FastShared& shared, float delta,
+                              int chunk, FastSums& sums) {
+  const int lane = lane_index();
+  const bf16* mu = shared.mu + (warp_index() * 32 + lane % 16) * kFastStride + lane / 16 * 8;
+  const bf16* z = shared.z + (lane / 16 * 8 + lane % 8) * kFastStride + lane / 8 % 2 * 8;
+  if (chunk == 0) {
+    multiply_step<true>(mu, z, delta, sums);
+  } else {
+    multiply_step<false>(mu, z, delta, sums);
   }
-  return result;
+#pragma unroll 1  // more at once would spill
+  for (int k = 16; k < factors.depth; k += 16) multiply_step<false>(mu + k, z + k, delta, sums);
 }
 
-// Bits 2 v + {0, 1}, v = 0..7, of this lane's words of rows g and g + 8 of every row tile.
+// Lane t = lane % 4 draws, of a row, bits of words 2 (t % 2) and + 1, and so does lane t ^ 2: each
+// puts one of the two together.
+__device__ int own_word() {
+  const int t = lane_index() % 4;
+  return t % 2 * 2 + t / 2;
+}
+
+// Adds half `half` of the tile to this lane's words of rows g and g + 8, g = lane / 4, of every row
+// tile. Warp-wide.
 template <bool kCollapse>
 __device__ void draw_fast(const SampleInputs& in, const SampleProblem& problem, int64_t first_row,
-                          int64_t first_key, const FastSums& sums, uint32_t (&bits)[kRowTiles][2]) {
+                          int64_t first_key, int half, const FastSums& sums,
+                          uint32_t (&bits)[kRowTiles][2]) {
   const int lane = lane_index();
+  const bool is_second = lane % 4 / 2 == 1;
 #pragma unroll
-  for (int r = 0; r < kRowTiles; ++r) {
-    const int64_t row = first_row + r * 16 + lane / 4 + lane % 2 * 8;
+  for (int r = 0; r < 2 * kRowTiles; ++r) {
+    const int64_t row = first_row + r * 8 + lane / 4;
     PhiloxCounter counter = in.counter(problem, static_cast<uint32_t>(row), Purpose::kEdgeTile);
-    bits[r][0] = 0;
-    bits[r][1] = 0;
+    uint32_t drawn[2] = {0, 0};
 #pragma unroll
-    for (int v = 0; v < kKeyTiles; ++v) {
-      counter[0] = static_cast<uint32_t>(first_key / 4 + v * 2 + lane % 4 / 2);
-      const LaneWords words = draw_lane_words(counter, problem.key);
+    for (int block = 0; block < kKeyTiles / 2; ++block) {
+      counter[0] = static_cast<uint32_t>(first_key / 4 + block * 4 + lane % 4);
+      const PhiloxCounter words = philox4x32(counter, problem.key);
 #pragma unroll
-      for (int e = 0; e < 2; ++e) {
-        const uint32_t bit = 1u << (2 * v + e);
-        bits[r][0] |= is_kept<kCollapse>(sums[r][v][e], words.low[e]) ? bit : 0u;
-        bits[r][1] |= is_kept<kCollapse>(sums[r][v][2 + e], words.high[e]) ? bit : 0u;
+      for (int x = 0; x < 4; ++x) {
+        const float p = sums[r / 2][2 * block + x / 2][r % 2 * 2 + x % 2];
+        const uint32_t bit = 1u << (4 * block + x % 2);
+        drawn[x / 2] |= is_kept<kCollapse>(p, words[static_cast<size_t>(x)]) ? bit : 0u;
       }
     }
+    // Keys 4 t.. of sixteen lie in the first eight, or in the second.
+    const uint32_t own = is_second ? drawn[1] << 2 : drawn[0];
+    const uint32_t got = shuffle_xor(is_second ? drawn[0] << 2 : drawn[1], 2);
+    bits[r / 2][r % 2] |= (own | got) << (16 * half);
   }
 }
 
 __device__ void store_fast(const SampleInputs& in, const WritableGraph& graph,
                            const SampleProblem& problem, const TileBlock& block, int64_t tile,
                            const uint32_t (&bits)[kRowTiles][2]) {
-  const int word = lane_index() % 4;
+  const int word = own_word();
   uint32_t real = 0;
   for (int w = 0; w < 4; ++w) {
     const uint32_t keys = real_keys(problem, in.num_keys, tile, w);
@@ -345,15 +366,16 @@ __global__ void __launch_bounds__(kFastThreads, 3)
   const TileBlock block = this_block(grid, kFastRows);
   if (graph.form[block.problem] != EdgeForm::kBits) return;
   const SampleProblem problem = in.problem(block.problem);
-  const FastShared shared = fast_shared(factors);
+  const FastShared shared = fast_shared();
   const int64_t in_wave = block.problem - grid.first_problem;
   const bf16* mu = factors.mu + in_wave * in.num_queries * factors.padded;
   const bf16* z = factors.z + in_wave * in.num_keys * factors.padded;
   const auto load_mu = [&](int chunk) {
-    load_rows(factors, shared.mu, mu, block.first_row, kFastRows, in.num_queries, chunk);
+    load_rows<kFastRows>(factors, shared.mu, mu, block.first_row, in.num_queries, chunk,
+                         [](int row) { return row; });
   };
   const auto load_z = [&](int64_t first_key, int chunk) {
-    load_rows(factors, shared.z, z, first_key, kFastKeys, in.num_keys, chunk);
+    load_rows<kFastKeys>(factors, shared.z, z, first_key, in.num_keys, chunk, place_of_key);
     commit_copies();
   };
   load_mu(0);
@@ -362,19 +384,11 @@ __global__ void __launch_bounds__(kFastThreads, 3)
     uint32_t bits[kRowTiles][2] = {};
     for (int half = 0; half < 2; ++half) {
       FastSums sums;
-#pragma unroll
-      for (auto& rows : sums) {
-#pragma unroll
-        for (auto& fragment : rows) {
-#pragma unroll
-          for (float& sum : fragment) sum = in.delta;
-        }
-      }
       const int64_t first_key = tile * kTileKeys + half * kFastKeys;
       for (int chunk = 0; chunk < factors.chunks; ++chunk) {
         wait_for_copies<0>();
         sync_threads();
-        multiply_fast(factors, shared, sums);
+        multiply_fast(factors, shared, in.delta, chunk, sums);
         sync_threads();
         // What comes next, this half or another; queries stay where they fit whole.
         const bool is_last = chunk + 1 == factors.chunks;
@@ -382,14 +396,8 @@ __global__ void __launch_bounds__(kFastThreads, 3)
         if (factors.chunks > 1) load_mu(next);
         load_z(is_last ? first_key + kFastKeys : first_key, next);
       }
-      uint32_t drawn[kRowTiles][2];
-      draw_fast<kCollapse>(in, problem, block.first_row + warp_index() * 32, first_key, sums,
-                           drawn);
-#pragma unroll
-      for (int r = 0; r < kRowTiles; ++r) {
-        bits[r][0] |= drawn[r][0] << (16 * half);
-        bits[r][1] |= drawn[r][1] << (16 * half);
-      }
+      draw_fast<kCollapse>(in, problem, block.first_row + warp_index() * 32, first_key, half, sums,
+                           bits);
     }
     store_fast(in, graph, problem, block, tile, bits);
   }
@@ -479,11 +487,8 @@ void sample_fast(const SampleCall& call, const Wave& wave) {
   const TileGrid grid = tile_grid(call, wave, kFastRows);
   const auto kernel = call.inputs.law == MaskLaw::kBernoulli ? sample_fast_tiles_kernel<false>
                                                              : sample_fast_tiles_kernel<true>;
-  const int64_t shared = int64_t{kFastRows + kFastKeys} * factors.stride() * int64_t{sizeof(bf16)};
   launch(call.stream,
-         {.grid = num_blocks(grid, wave),
-          .block = kFastThreads,
-          .shared_bytes = static_cast<size_t>(shared)},
+         {.grid = num_blocks(grid, wave), .block = kFastThreads, .shared_bytes = kFastSharedBytes},
          kernel, call.inputs, call.graph, grid, factors);
 }
 
