@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# What the compiler says of every CUDA kernel: registers, spills, stack and static shared memory, for sm_80, sm_90 and sm_100. Compiles
-# with the flags of the cuda preset; needs nvcc, no GPU. Exits 1 when a kernel of attention or of a sampler spills.
+# What the compiler says of every CUDA kernel: registers, spills, stack and static shared memory, for sm_80, sm_90 and sm_100; and, from
+# the machine code of sm_90, instructions for 32 pairs of the loops that hold matrix products. Compiles with the flags of the cuda preset;
+# needs nvcc, cuobjdump and nvdisasm (PyPI has nvidia-cuda-cuobjdump and nvidia-cuda-nvdisasm where a toolkit has not), no GPU. Exits 1 when
+# a kernel of attention or of a sampler spills more than two registers once (16 bytes stored and loaded), or when such a loop has a branch where lanes may part or more instructions than it may.
 #   launch/kernel_report.sh [FILE.cu...]     all of kernels/cuda by default; the table goes to standard output
 #   JOBS=4 launch/kernel_report.sh           compiles four files at a time
 set -euo pipefail
@@ -10,6 +12,9 @@ work=${KERNEL_REPORT_DIR:-build-kernel-report}
 main='attend/tiles|attend/gather|sample/tiles|sample/rows'
 
 command -v "${CUDACXX:-nvcc}" >/dev/null || { echo "nvcc was not found: put the CUDA toolkit's bin on PATH, or set CUDACXX" >&2; exit 2; }
+for tool in cuobjdump nvdisasm; do
+  command -v $tool >/dev/null || { echo "$tool was not found: put it on PATH" >&2; exit 2; }
+done
 # Without its launcher: a cached object may come without the compiler's messages.
 if ! cmake --preset cuda -B "$work" -DSTIPPLE_TESTS=OFF -DSTIPPLE_BENCH=OFF -DCMAKE_CUDA_ARCHITECTURES="80-real;90-real;100-real" \
   -DCMAKE_CUDA_COMPILER_LAUNCHER= >"$work.log" 2>&1; then
@@ -55,8 +60,16 @@ table() {
 table >"$work/table"
 { printf 'kernel\tarch\tregisters\tspill\tstack\tshared\tfile\n'; cat "$work/table"; } | column -t -s "$(printf '\t')"
 
-spills=$(awk -F'\t' -v main="^($main)" '$4 > 0 { kind = $7 ~ main ? "MAIN" : "other"; print kind "\t" $1 "\t" $2 "\t" $4 " bytes" }' "$work/table")
+spills=$(awk -F'\t' -v main="^($main)" '$4 > 0 { kind = $7 ~ main && $4 > 16 ? "MAIN" : "other"; print kind "\t" $1 "\t" $2 "\t" $4 " bytes" }' "$work/table")
 echo
 echo "$(wc -l <"$work/table") kernels; spilling: $([ -n "$spills" ] && printf '%s\n' "$spills" | wc -l || echo 0)"
 [ -z "$spills" ] || printf '%s\n' "$spills"
-! grep -q '^MAIN' <<<"$spills"
+
+# Machine code of the files that hold products of fragments.
+echo
+loops=0
+for file in "$@"; do
+  name=${file##*kernels/cuda/}
+  ! grep -q 'attend/tiles.*cuh"\|multiply_add(' "$file" || cuobjdump -sass -arch sm_90 "$work/kernels/CMakeFiles/stipple_kernels.dir/cuda/$name.o"
+done | c++filt | python3 launch/kernel_loops.py || loops=1
+! grep -q '^MAIN' <<<"$spills" && [ $loops = 0 ]
