@@ -101,6 +101,16 @@ function(stipple_test stem)
   set_tests_properties(${stem} PROPERTIES ENVIRONMENT "${environment}" TIMEOUT ${ARG_TIMEOUT} COST ${ARG_TIMEOUT} LABELS "${ARG_LABELS}")
 endfunction()
 
+# stipple_test_again(attend_tiles_test one_multiprocessor STIPPLE_MULTIPROCESSORS=1): the same test once more, with that in its environment.
+function(stipple_test_again stem name setting)
+  add_test(NAME ${stem}.${name} COMMAND ${STIPPLE_TEST_PROGRAM} --source=${stem} --gtest_brief=1)
+  foreach(property ENVIRONMENT TIMEOUT COST LABELS)
+    get_test_property(${stem} ${property} ${property})
+  endforeach()
+  list(APPEND ENVIRONMENT "${setting}")
+  set_tests_properties(${stem}.${name} PROPERTIES ENVIRONMENT "${ENVIRONMENT}" TIMEOUT ${TIMEOUT} COST ${COST} LABELS "${LABELS}")
+endfunction()
+
 # stipple_mp_test(communicator_mp_test RANKS 1 2 4): the same under mpirun, one test for each number of ranks.
 function(stipple_mp_test stem)
   cmake_parse_arguments(ARG "" "TIMEOUT" "RANKS;LABELS" ${ARGN})

@@ -21,6 +21,7 @@ int driver_version() { return 0; }
 int runtime_version() { return 0; }
 DeviceInfo device_info(int) { refuse(); }
 int multiprocessors(int) { refuse(); }
+int64_t shared_bytes_per_multiprocessor(int) { refuse(); }
 bool can_access_peer(int, int) { refuse(); }
 void use_device(int) { refuse(); }
 void* allocate(int, size_t) { refuse(); }

@@ -5,6 +5,7 @@
 #include <nvtx3/nvToolsExt.h>
 
 #include <atomic>
+#include <cstdlib>
 
 #include "core/cuda/check.h"
 #include "core/log.h"
@@ -109,9 +110,20 @@ DeviceInfo device_info(int device) {
 }
 
 int multiprocessors(int device) {
+  static const int asked = [] {
+    const char* text = std::getenv("STIPPLE_MULTIPROCESSORS");
+    return text == nullptr ? 0 : std::atoi(text);
+  }();
+  if (asked > 0) return asked;
   int count = 0;
   CUDA_CHECK(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device));
   return count;
+}
+
+int64_t shared_bytes_per_multiprocessor(int device) {
+  int bytes = 0;
+  CUDA_CHECK(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device));
+  return bytes;
 }
 
 bool can_access_peer(int device, int peer) {

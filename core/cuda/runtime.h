@@ -29,7 +29,10 @@ std::string why_no_device();
 int driver_version();  ///< 13000 is 13.0; 0: no driver
 int runtime_version();
 DeviceInfo device_info(int device);
-int multiprocessors(int device);  ///< as in DeviceInfo, but cheap enough to ask at every launch
+/// As in DeviceInfo, but cheap enough to ask at every launch. STIPPLE_MULTIPROCESSORS=n in the
+/// environment: as if there were n, so that few rows give a block of a persistent grid many turns.
+int multiprocessors(int device);
+int64_t shared_bytes_per_multiprocessor(int device);
 bool can_access_peer(int device, int peer);
 
 /// Makes `device` the calling thread's. Called by everything below that takes a device.

@@ -371,9 +371,10 @@ void run(const Stream& stream, const AttendArrays& a, Arena& scratch) {
       .lists =
           make_tile_lists(stream, scratch, pairs, a.graph.form, a.batch, a.heads, Sizes::kRows),
       .dropout = a.dropout};
-  const LaunchShape shape = {.grid = persistent_grid(stream, x.lists, Sizes::kBlocksPerSm),
-                             .block = kTileThreads,
-                             .shared_bytes = Sizes::kSharedBytes};
+  const LaunchShape shape = {
+      .grid = persistent_grid(stream, x.lists, Sizes::kBlocksPerSm, Sizes::kSharedBytes),
+      .block = kTileThreads,
+      .shared_bytes = Sizes::kSharedBytes};
   if (a.dropout.is_on || !a.pattern.is_everything() || x.is_negative) {
     launch(stream, shape, attend_tiles_kernel<T, kDim, true>, x);
   } else {

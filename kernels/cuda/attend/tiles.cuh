@@ -669,12 +669,17 @@ class TileQueue {
   int turn_ = 0;
 };
 
-/// The grid of a kernel with a TileQueue, `blocks_per_sm` of which a multiprocessor can hold. A plan
-/// launches none and may have no GPU to ask.
-inline dim3 persistent_grid(const Stream& stream, const TileLists& lists, int blocks_per_sm) {
+/// The grid of a kernel with a TileQueue: as many blocks as the device can hold at once, of which a
+/// multiprocessor's registers hold `blocks_per_sm`. A plan launches none and may have no GPU to ask.
+inline dim3 persistent_grid(const Stream& stream, const TileLists& lists, int blocks_per_sm,
+                            int shared_bytes) {
   if (stream.is_plan()) return {};
-  const int64_t resident =
-      int64_t{blocks_per_sm} * stipple::cuda::multiprocessors(stream.device().index);
+  const int device = stream.device().index;
+  constexpr int64_t kReserved = 1 << 10;  // by the system, of every block's shared memory
+  const int64_t by_shared_memory =
+      stipple::cuda::shared_bytes_per_multiprocessor(device) / (shared_bytes + kReserved);
+  const int64_t held = std::clamp<int64_t>(by_shared_memory, 1, blocks_per_sm);
+  const int64_t resident = held * stipple::cuda::multiprocessors(device);
   return blocks_for(std::min(lists.items, resident), 1);
 }
 

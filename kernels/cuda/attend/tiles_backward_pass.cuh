@@ -96,9 +96,8 @@ struct Config {
   static constexpr int kSharedBytes = kQueueAt + TileQueue::kSharedBytes;
   static_assert(kSharedBytes <= 163 << 10, "sm_80 has no more");
 
-  static constexpr int kBlocksBySharedMemory = (164 << 10) / (kSharedBytes + (1 << 10));
-  static constexpr int kBlocksByRegisters = kWarps == 8 ? 1 : (kSummed <= 32 ? 3 : 2);
-  static constexpr int kBlocksPerSm = std::min(kBlocksBySharedMemory, kBlocksByRegisters);
+  /// As far as registers go; shared memory differs between devices (persistent_grid).
+  static constexpr int kBlocksPerSm = kWarps == 8 ? 1 : (kSummed <= 32 ? 3 : 2);
 };
 
 // --- one tile ------------------------------------------------------------------------------------
@@ -512,7 +511,7 @@ template <class C>
 void launch_instance(const Stream& stream, const OwnedSide<typename C::Element>& owned,
                      const Common& common) {
   launch(stream,
-         {.grid = persistent_grid(stream, owned.lists, C::kBlocksPerSm),
+         {.grid = persistent_grid(stream, owned.lists, C::kBlocksPerSm, C::kSharedBytes),
           .block = C::kThreads,
           .shared_bytes = C::kSharedBytes},
          attend_tiles_backward_kernel<C>, owned.side, common, owned.lists);
