@@ -8,6 +8,8 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
+#include <utility>
 
 #include "core/buffer.h"
 #include "core/cuda/check.h"
@@ -100,9 +102,10 @@ struct Plan {
   Descriptor descriptor;
   Layout first, second, result;
   cublasLtMatmulAlgo_t algorithm;
+  bool has_epilogue;  ///< which adds the bias
 };
 
-Descriptor make_descriptor(const Stream& stream, const Gemm& gemm) {
+Descriptor make_descriptor(const Stream& stream, const Gemm& gemm, bool has_epilogue) {
   cublasLtMatmulDesc_t created = nullptr;
   STIPPLE_CUBLAS_CHECK(cublasLtMatmulDescCreate(&created, compute_type(stream, gemm), CUDA_R_32F),
                        gemm);
@@ -113,7 +116,7 @@ Descriptor make_descriptor(const Stream& stream, const Gemm& gemm) {
   };
   set(CUBLASLT_MATMUL_DESC_TRANSA, gemm.transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N);
   set(CUBLASLT_MATMUL_DESC_TRANSB, gemm.transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N);
-  if (gemm.bias != nullptr) {
+  if (has_epilogue) {
     set(CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS);
     set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, gemm.bias);
   }
@@ -141,7 +144,7 @@ Layout make_layout(Precision storage, int64_t rows, int64_t cols, int64_t stride
   return layout;
 }
 
-Preference make_preference(const Gemm& gemm) {
+Preference make_preference(const Gemm& gemm, uint32_t reductions) {
   cublasLtMatmulPreference_t created = nullptr;
   STIPPLE_CUBLAS_CHECK(cublasLtMatmulPreferenceCreate(&created), gemm);
   Preference preference(created);
@@ -149,11 +152,7 @@ Preference make_preference(const Gemm& gemm) {
     STIPPLE_CUBLAS_CHECK(
         cublasLtMatmulPreferenceSetAttribute(created, attribute, &value, sizeof(value)), gemm);
   };
-  // Partial sums of a cut inner dimension are fp32 and meet in a separate step, in a fixed order;
-  // "in place" would add them as they come, "output type" round them to a result of bf16.
-  constexpr uint32_t kOrderedReductions =
-      CUBLASLT_REDUCTION_SCHEME_NONE | CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
-  set(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, kOrderedReductions);
+  set(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, reductions);
   set(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, uint64_t{kWorkspaceBytes});
   const Alignments alignments = alignments_of(gemm);
   set(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, alignments.b);
@@ -163,27 +162,51 @@ Preference make_preference(const Gemm& gemm) {
   return preference;
 }
 
-Plan make_plan(const Stream& stream, cublasLtHandle_t handle, const Gemm& gemm) {
-  Plan plan{.descriptor = make_descriptor(stream, gemm),
+// Partial sums of a cut inner dimension are fp32 and meet in a separate step, in a fixed order.
+// "Output type" would round them to a result of bf16; "in place", which is never asked for, add them
+// as they come.
+constexpr uint32_t kExactReductions =
+    CUBLASLT_REDUCTION_SCHEME_NONE | CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
+constexpr uint32_t kOrderedReductions = kExactReductions | CUBLASLT_REDUCTION_SCHEME_OUTPUT_TYPE;
+
+/// Empty where cuBLASLt knows no such algorithm.
+std::optional<Plan> find_plan(const Stream& stream, cublasLtHandle_t handle, const Gemm& gemm,
+                              bool has_epilogue, uint32_t reductions) {
+  Plan plan{.descriptor = make_descriptor(stream, gemm, has_epilogue),
             .first = make_layout(gemm.factors, gemm.transpose_b ? gemm.n : gemm.k,
                                  gemm.transpose_b ? gemm.k : gemm.n, gemm.b_stride, gemm),
             .second = make_layout(gemm.factors, gemm.transpose_a ? gemm.k : gemm.m,
                                   gemm.transpose_a ? gemm.m : gemm.k, gemm.a_stride, gemm),
             .result = make_layout(gemm.result, gemm.m, gemm.n, gemm.c_stride, gemm),
-            .algorithm = {}};
-  const Preference preference = make_preference(gemm);
+            .algorithm = {},
+            .has_epilogue = has_epilogue};
+  const Preference preference = make_preference(gemm, reductions);
   cublasLtMatmulHeuristicResult_t best{};
   int found = 0;
-  STIPPLE_CUBLAS_CHECK(
-      cublasLtMatmulAlgoGetHeuristic(handle, plan.descriptor.get(), plan.first.get(),
-                                     plan.second.get(), plan.result.get(), plan.result.get(),
-                                     preference.get(), 1, &best, &found),
-      gemm);
-  STIPPLE_CHECK_AS(CudaError, found == 1 && best.state == CUBLAS_STATUS_SUCCESS,
-                   "matmul: cuBLASLt knows no algorithm for ", gemm.batch, " products of ", gemm.m,
-                   " x ", gemm.n, " x ", gemm.k);
+  const cublasStatus_t status = cublasLtMatmulAlgoGetHeuristic(
+      handle, plan.descriptor.get(), plan.first.get(), plan.second.get(), plan.result.get(),
+      plan.result.get(), preference.get(), 1, &best, &found);
+  // It may say so in either way.
+  if (status == CUBLAS_STATUS_NOT_SUPPORTED || (status == CUBLAS_STATUS_SUCCESS && found == 0)) {
+    return std::nullopt;
+  }
+  STIPPLE_CUBLAS_CHECK(status, gemm);
+  STIPPLE_CUBLAS_CHECK(best.state, gemm);
   plan.algorithm = best.algo;
   return plan;
+}
+
+/// The least that has to be given up: odd shapes of bf16 have been seen without an algorithm.
+Plan make_plan(const Stream& stream, cublasLtHandle_t handle, const Gemm& gemm) {
+  for (const bool has_epilogue : {true, false}) {
+    if (has_epilogue && gemm.bias == nullptr) continue;
+    for (const uint32_t reductions : {kExactReductions, kOrderedReductions}) {
+      auto plan = find_plan(stream, handle, gemm, has_epilogue, reductions);
+      if (plan) return std::move(*plan);
+    }
+  }
+  throw CudaError(detail::concat("matmul: cuBLASLt knows no algorithm for ", gemm.batch,
+                                 " products of ", gemm.m, " x ", gemm.n, " x ", gemm.k));
 }
 
 /// cuBLASLt on one device.
@@ -215,7 +238,7 @@ class Products {
   }
 
   void enqueue(const Stream& stream, const Plan& plan, const Gemm& gemm) {
-    if (gemm.bias != nullptr) {
+    if (plan.has_epilogue) {
       STIPPLE_CUBLAS_CHECK(
           cublasLtMatmulDescSetAttribute(plan.descriptor.get(), CUBLASLT_MATMUL_DESC_BIAS_POINTER,
                                          &gemm.bias, sizeof(gemm.bias)),
@@ -228,6 +251,7 @@ class Products {
                        plan.result.get(), &plan.algorithm, workspace.data(), workspace.bytes(),
                        static_cast<cudaStream_t>(stream.native())),
         gemm);
+    if (gemm.bias != nullptr && !plan.has_epilogue) add_bias(stream, gemm);
   }
 
   std::mutex mutex_;

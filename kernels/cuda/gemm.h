@@ -32,7 +32,12 @@ struct Gemm {
   int64_t batch = 1;
   int64_t c_stride = 0, a_stride = 0, b_stride = 0;
 };
-/// Deterministic: of equal arguments on equal devices come equal bits. CudaError.
+/// Deterministic: of equal arguments on equal devices come equal bits. Where cuBLASLt knows no
+/// algorithm, it may also round partial sums to the storage of the result; where it knows none with
+/// a bias, add_bias follows. CudaError where nothing helps.
 void multiply(const Stream&, const Gemm&);
+
+/// c += bias in every row (matmul.cu). One thread an element.
+void add_bias(const Stream&, const Gemm&);
 
 }  // namespace stipple::kernels::cuda

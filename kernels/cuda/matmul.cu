@@ -3,7 +3,7 @@
 // repetition is no single stride, one batched call serves each residue. A result that sums several
 // products gets each of them as a partial result, added in the order of the products.
 //
-// Thread maps: add_products, one thread an element of the results. Column sums: sums.h.
+// Thread maps: add_products and add_bias, one thread an element of the results. Column sums: sums.h.
 #include <algorithm>
 #include <cstddef>
 #include <numeric>
@@ -91,7 +91,27 @@ void add_products(const Stream& stream, RealView c, View<const float> partials, 
   });
 }
 
+template <class T>
+__global__ void add_bias_kernel(T* c, const T* bias, int64_t columns, int64_t elements) {
+  const int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  if (i >= elements) return;
+  c[i] = from_float<T>(to_float(c[i]) + to_float(bias[i % columns]));
+}
+
 }  // namespace
+
+void add_bias(const Stream& stream, const Gemm& gemm) {
+  constexpr int kThreads = 256;
+  const int64_t elements = gemm.m * gemm.n;
+  const LaunchShape shape{.grid = blocks_for(elements, kThreads), .block = kThreads};
+  with_real_type(gemm.result, [&](auto zero) {
+    using T = decltype(zero);
+    for (int64_t i = 0; i < gemm.batch; ++i) {
+      launch(stream, shape, add_bias_kernel<T>, static_cast<T*>(gemm.c) + i * gemm.c_stride,
+             static_cast<const T*>(gemm.bias), gemm.n, elements);
+    }
+  });
+}
 
 void matmul(const Stream& stream, const Matmul& args) {
   const MatmulPlan plan = plan_matmul(args, DeviceType::kCuda);

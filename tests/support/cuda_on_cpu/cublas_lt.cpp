@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <cstring>
+#include <functional>
+#include <utility>
 #include <vector>
 
 #include "cuda_on_cpu/host.h"
@@ -239,7 +241,17 @@ bool are_aligned(const void* first, const Layout& layout, uint64_t bytes) {
   return addresses % std::min(bytes, kWidestAccess) == 0;
 }
 
+/// See refuse_products.
+std::function<bool(const cuda_on_cpu::ProductAsked&)>& is_refused() {
+  static std::function<bool(const cuda_on_cpu::ProductAsked&)> is;
+  return is;
+}
+
 }  // namespace
+
+void cuda_on_cpu::refuse_products(std::function<bool(const ProductAsked&)> is) {
+  is_refused() = std::move(is);
+}
 
 const char* cublasLtGetStatusName(cublasStatus_t status) {
   switch (status) {
@@ -370,6 +382,11 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDe
   *given = 0;
   if (asked < 1) return CUBLAS_STATUS_INVALID_VALUE;
   if (const cublasStatus_t status = check(*operation, *a, *b, *c, *d)) return status;
+  const bool has_bias = operation->epilogue == CUBLASLT_EPILOGUE_BIAS;
+  if (is_refused() &&
+      is_refused()({d->rows, d->columns, has_bias, preference->reduction_schemes})) {
+    return CUBLAS_STATUS_NOT_SUPPORTED;
+  }
   results[0] = {};
   for (int i = 0; i < 4; ++i) results[0].algo.data[i] = preference->alignments[i];
   results[0].algo.data[4] = preference->reduction_schemes;

@@ -30,4 +30,13 @@ bool is_device_memory(const void* p);
 /// STIPPLE_CUDA_ON_CPU_SEED sets the first.
 void set_seed(uint64_t seed);
 
+/// What cuBLASLt is asked for an algorithm for: a result of `rows` x `columns`, as it counts them.
+struct ProductAsked {
+  uint64_t rows, columns;
+  bool has_bias;
+  uint32_t reductions;  ///< schemes that may be used
+};
+/// cuBLASLt then knows no algorithm where `is_refused` says so; null: it knows all.
+void refuse_products(std::function<bool(const ProductAsked&)> is_refused);
+
 }  // namespace cuda_on_cpu
