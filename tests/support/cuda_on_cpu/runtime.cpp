@@ -8,12 +8,15 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <iterator>
 #include <map>
 #include <mutex>
 #include <string>
+#include <vector>
 
 #include "cuda_on_cpu/host.h"
 #include "cuda_on_cpu/kernel.h"
+#include "deferred.h"
 #include "memory.h"
 
 namespace cuda_on_cpu {
@@ -66,6 +69,38 @@ SharedLimits& shared_limits() {
   static SharedLimits limits;
   return limits;
 }
+
+/// Host memory of cudaMallocHost.
+class PinnedMemory {
+ public:
+  void add(const void* p, size_t bytes) {
+    const std::lock_guard lock(mutex_);
+    bytes_[static_cast<const std::byte*>(p)] = bytes;
+  }
+  void remove(const void* p) {
+    const std::lock_guard lock(mutex_);
+    bytes_.erase(static_cast<const std::byte*>(p));
+  }
+  bool has(const void* p) {
+    const auto* at = static_cast<const std::byte*>(p);
+    const std::lock_guard lock(mutex_);
+    const auto after = bytes_.upper_bound(at);
+    if (after == bytes_.begin()) return false;
+    const auto& [first, bytes] = *std::prev(after);
+    return at < first + bytes;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::map<const std::byte*, size_t> bytes_;
+};
+
+PinnedMemory& pinned_memory() {
+  static auto& memory = *new PinnedMemory;  // freed by statics, too
+  return memory;
+}
+
+bool is_pageable(const void* p) { return !is_device_memory(p) && !pinned_memory().has(p); }
 
 }  // namespace
 
@@ -263,6 +298,7 @@ cudaError_t cudaMalloc(void** p, size_t bytes) {
 cudaError_t cudaFree(void* p) {
   if (p == nullptr) return cudaSuccess;
   if (is_forbidden_by_capture()) return note(cudaErrorStreamCaptureUnsupported);
+  run_everything();
   return note(release_device_memory(p) ? cudaSuccess : cudaErrorInvalidValue);
 }
 
@@ -271,11 +307,14 @@ cudaError_t cudaMallocHost(void** p, size_t bytes) {
   if (is_forbidden_by_capture()) return note(cudaErrorStreamCaptureUnsupported);
   constexpr size_t kAlignment = 128;
   *p = std::aligned_alloc(kAlignment, (bytes + kAlignment - 1) / kAlignment * kAlignment);
+  if (*p != nullptr) pinned_memory().add(*p, bytes);
   return note(*p == nullptr ? cudaErrorMemoryAllocation : cudaSuccess);
 }
 
 cudaError_t cudaFreeHost(void* p) {
   if (is_forbidden_by_capture()) return note(cudaErrorStreamCaptureUnsupported);
+  run_everything();
+  pinned_memory().remove(p);
   std::free(p);
   return cudaSuccess;
 }
@@ -301,7 +340,18 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
                             cudaStream_t stream) {
   if (!fits(kind, to, from)) return note(cudaErrorInvalidMemcpyDirection);
   if (bytes == 0) return cudaSuccess;
-  return enqueue(stream, [=] { std::memmove(to, from, bytes); });
+  if (!are_streams_deferred() || detail::is_capturing(stream)) {
+    return enqueue(stream, [=] { std::memmove(to, from, bytes); });
+  }
+  // From pageable memory the copy is staged at once; to it the call returns when it is done.
+  if (is_pageable(from)) {
+    const auto* bytes_of = static_cast<const std::byte*>(from);
+    return enqueue(stream, [to, staged = std::vector<std::byte>(bytes_of, bytes_of + bytes)] {
+      std::memcpy(to, staged.data(), staged.size());
+    });
+  }
+  const cudaError_t error = enqueue(stream, [=] { std::memmove(to, from, bytes); });
+  return error != cudaSuccess || !is_pageable(to) ? error : cudaStreamSynchronize(stream);
 }
 
 cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t stream) {
@@ -318,7 +368,8 @@ cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t stre
 
 cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) {
   if (is_forbidden_by_capture()) return note(cudaErrorStreamCaptureImplicit);
-  return cudaMemcpyAsync(to, from, bytes, kind, nullptr);
+  const cudaError_t error = cudaMemcpyAsync(to, from, bytes, kind, nullptr);
+  return error != cudaSuccess ? error : cudaStreamSynchronize(nullptr);
 }
 
 cudaError_t cudaMemset(void* to, int value, size_t bytes) {

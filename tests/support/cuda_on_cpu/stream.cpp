@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Work is done when it is enqueued, so streams have nothing to keep but what is being captured from
-// them. A capture is a list of closures in the order in which they came; every stream in it
-// remembers how much of the list each stream's next work comes after.
+// them, and, where streams are deferred (deferred.h), what waits. A capture is a list of closures in
+// the order in which they came; every stream in it remembers how much of the list each stream's next
+// work comes after.
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
@@ -19,6 +20,7 @@
 
 #include "cuda_on_cpu/host.h"
 #include "cuda_on_cpu/kernel.h"
+#include "deferred.h"
 #include "runtime.h"
 
 namespace {
@@ -27,6 +29,11 @@ struct Capture;
 using Passed = std::map<const CUstream_st*, size_t>;
 /// Told the stream in which it runs: of a graph, the one that it is launched in.
 using Work = std::function<void(CUstream_st*)>;
+/// Work of a graph, with the positions in it, from 1 on, of what comes before.
+struct Node {
+  Work work;
+  std::vector<size_t> after;
+};
 }  // namespace
 
 struct CUstream_st {
@@ -34,22 +41,23 @@ struct CUstream_st {
   Passed passed;
   /// The last record of all that the host knows to have passed, if it was of this stream.
   std::shared_ptr<uint64_t> known = std::make_shared<uint64_t>(0);
+  std::unique_ptr<cuda_on_cpu::StreamQueue> queue = std::make_unique<cuda_on_cpu::StreamQueue>();
 };
 
 struct CUevent_st {
   bool is_timed = true;
-  std::chrono::steady_clock::time_point time;
-  uint64_t record = 0;               ///< number of its last record among all; 0: never recorded
-  std::shared_ptr<uint64_t> known;   ///< of the stream of that record
-  std::shared_ptr<Capture> capture;  ///< it was last recorded in, not to be replayed
+  uint64_t record = 0;  ///< number of its last record among all; 0: never recorded
+  std::shared_ptr<cuda_on_cpu::Marker> marker;  ///< of that record
+  std::shared_ptr<uint64_t> known;              ///< of the stream of that record
+  std::shared_ptr<Capture> capture;             ///< it was last recorded in, not to be replayed
   Passed passed;
 };
 
 struct CUgraph_st {
-  std::vector<Work> work;
+  std::vector<Node> nodes;
 };
 struct CUgraphExec_st {
-  std::vector<Work> work;
+  std::vector<Node> nodes;
 };
 
 namespace {
@@ -61,7 +69,7 @@ struct Capture {
   bool is_valid = true;
   bool is_over = false;
   std::vector<CUstream_st*> streams;
-  std::vector<Work> work;
+  std::vector<Node> nodes;
 };
 
 std::mutex& mutex() {  // of all streams, events and captures
@@ -95,13 +103,27 @@ void hang_when_asked() {
 }
 
 bool is_under_way(const CUevent_st& event) {
-  return event.record > 0 && event.record > std::max(*event.known, *known_of(nullptr));
+  if (event.record == 0) return false;
+  // Deferred, an event passes when it does; else the host has to ask for it or wait.
+  if (cuda_on_cpu::are_streams_deferred()) return !has_passed(*event.marker);
+  return event.record > std::max(*event.known, *known_of(nullptr));
+}
+
+cuda_on_cpu::StreamQueue& queue_of(CUstream_st* stream) {
+  static auto& of_null = *new cuda_on_cpu::StreamQueue;
+  return stream == nullptr ? of_null : *stream->queue;
+}
+
+/// The marker has yet to pass.
+void start_record(CUevent_st& event, CUstream_st* stream) {
+  event.record = ++last_record();
+  event.known = known_of(stream);
+  event.marker = std::make_shared<cuda_on_cpu::Marker>();
 }
 
 void record_now(CUevent_st& event, CUstream_st* stream) {
-  event.record = ++last_record();
-  event.known = known_of(stream);
-  event.time = std::chrono::steady_clock::now();
+  start_record(event, stream);
+  event.marker->pass();
 }
 
 /// Destroyed streams, to be created again: addresses of streams repeat soon on a GPU, too.
@@ -138,19 +160,57 @@ cudaError_t run_or_capture(CUstream_st* stream, Work work) {
     if (stream != nullptr && stream->capture != nullptr) {
       Capture& capture = *stream->capture;
       if (!capture.is_valid) return cuda_on_cpu::note(cudaErrorStreamCaptureInvalidated);
-      capture.work.push_back(std::move(work));
-      stream->passed[stream] = capture.work.size();
+      Node node{std::move(work), {}};
+      for (const auto& [other, position] : stream->passed) node.after.push_back(position);
+      capture.nodes.push_back(std::move(node));
+      stream->passed[stream] = capture.nodes.size();
       return cudaSuccess;
     }
   }
-  const cuda_on_cpu::DeviceAccess access;
-  work(stream);
+  const auto run = [work = std::move(work), stream] {
+    const cuda_on_cpu::DeviceAccess access;
+    work(stream);
+  };
+  if (cuda_on_cpu::are_streams_deferred()) {
+    queue_of(stream).push(run);
+  } else {
+    run();
+  }
   return cudaSuccess;
+}
+
+/// As captured, or, where streams are deferred, in any order that the capture's events allow.
+void run_nodes(const std::vector<Node>& nodes, CUstream_st* of_launch) {
+  if (!cuda_on_cpu::are_streams_deferred()) {
+    for (const Node& node : nodes) node.work(of_launch);
+    return;
+  }
+  std::vector<bool> is_done(nodes.size() + 1, false);
+  for (size_t left = nodes.size(); left > 0; --left) {
+    std::vector<size_t> ready;
+    for (size_t i = 0; i < nodes.size(); ++i) {
+      const auto has_run = [&](size_t position) { return position == 0 || is_done[position]; };
+      if (!is_done[i + 1] && std::ranges::all_of(nodes[i].after, has_run)) ready.push_back(i);
+    }
+    const size_t chosen = ready[cuda_on_cpu::random_below(ready.size())];
+    nodes[chosen].work(of_launch);
+    is_done[chosen + 1] = true;
+  }
+}
+
+cudaError_t refuse_capture(CUstream_st* stream) {
+  const std::lock_guard lock(mutex());
+  if (stream == nullptr || stream->capture == nullptr) return cudaSuccess;
+  return invalidate(*stream->capture, cudaErrorStreamCaptureUnsupported);
 }
 
 }  // namespace
 
 namespace cuda_on_cpu {
+
+bool detail::is_enqueued(cudaStream_t stream) {
+  return are_streams_deferred() || is_capturing(stream);
+}
 
 bool detail::is_capturing(cudaStream_t stream) {
   if (stream == nullptr) return false;
@@ -197,6 +257,7 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
 
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   if (stream == nullptr) return note(cudaErrorInvalidResourceHandle);
+  stream->queue->run_all();
   const std::lock_guard lock(mutex());
   if (const std::shared_ptr<Capture> capture = stream->capture) {
     if (capture->origin == stream) end(capture);
@@ -209,22 +270,27 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 }
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
-  if (const cudaError_t error = cudaStreamQuery(stream)) return error;
+  if (const cudaError_t error = refuse_capture(stream)) return error;
+  uint64_t known = 0;
+  {
+    const std::lock_guard lock(mutex());
+    known = last_record();
+  }
+  queue_of(stream).run_all();
   const std::lock_guard lock(mutex());
-  *known_of(stream) = last_record();
+  *known_of(stream) = std::max(*known_of(stream), known);
   return cudaSuccess;
 }
 
 cudaError_t cudaStreamQuery(cudaStream_t stream) {
-  const std::lock_guard lock(mutex());
-  if (stream != nullptr && stream->capture != nullptr) {
-    return invalidate(*stream->capture, cudaErrorStreamCaptureUnsupported);
-  }
-  return cudaSuccess;
+  if (const cudaError_t error = refuse_capture(stream)) return error;
+  cuda_on_cpu::run_a_piece();
+  return queue_of(stream).is_empty() ? cudaSuccess : note(cudaErrorNotReady);
 }
 
 cudaError_t cudaDeviceSynchronize() {
   if (cuda_on_cpu::is_forbidden_by_capture()) return note(cudaErrorStreamCaptureUnsupported);
+  cuda_on_cpu::run_everything();
   const std::lock_guard lock(mutex());
   *known_of(nullptr) = last_record();
   return cudaSuccess;
@@ -234,9 +300,13 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
   if (event == nullptr) return note(cudaErrorInvalidResourceHandle);
   const std::lock_guard lock(mutex());
   const bool is_captured = event->capture != nullptr && !event->capture->is_over;
-  if (stream == nullptr) return note(is_captured ? cudaErrorStreamCaptureImplicit : cudaSuccess);
-  if (stream->capture == nullptr) {
-    if (event->capture == nullptr) return cudaSuccess;
+  if (is_captured && stream == nullptr) return note(cudaErrorStreamCaptureImplicit);
+  if (stream == nullptr || stream->capture == nullptr) {
+    if (event->capture == nullptr) {
+      if (event->marker != nullptr) queue_of(stream).push_wait(event->marker);
+      return cudaSuccess;
+    }
+    if (stream == nullptr) return cudaSuccess;
     if (event->capture->is_over) return note(cudaErrorCapturedEvent);
     join(event->capture, stream);
   } else if (event->capture == nullptr || event->capture->is_over) {
@@ -286,6 +356,9 @@ cudaError_t cudaEventRecordWithFlags(cudaEvent_t event, cudaStream_t stream, uns
   event->passed.clear();
   if (is_captured) {
     event->passed = stream->passed;
+  } else if (cuda_on_cpu::are_streams_deferred()) {
+    start_record(*event, stream);
+    queue_of(stream).push_record(event->marker);
   } else {
     record_now(*event, stream);
   }
@@ -294,14 +367,21 @@ cudaError_t cudaEventRecordWithFlags(cudaEvent_t event, cudaStream_t stream, uns
 
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   if (event == nullptr) return note(cudaErrorInvalidResourceHandle);
-  const std::lock_guard lock(mutex());
-  if (event->capture != nullptr) return invalidate(*event->capture, cudaErrorCapturedEvent);
-  if (is_under_way(*event)) *event->known = event->record;
+  std::shared_ptr<cuda_on_cpu::Marker> marker;
+  {
+    const std::lock_guard lock(mutex());
+    if (event->capture != nullptr) return invalidate(*event->capture, cudaErrorCapturedEvent);
+    if (!is_under_way(*event)) return cudaSuccess;
+    *event->known = std::max(*event->known, event->record);
+    marker = event->marker;
+  }
+  cuda_on_cpu::run_until_passed(*marker);
   return cudaSuccess;
 }
 
 cudaError_t cudaEventQuery(cudaEvent_t event) {
   if (event == nullptr) return note(cudaErrorInvalidResourceHandle);
+  cuda_on_cpu::run_a_piece();
   const std::lock_guard lock(mutex());
   if (event->capture != nullptr) return invalidate(*event->capture, cudaErrorCapturedEvent);
   if (!is_under_way(*event)) return cudaSuccess;
@@ -318,7 +398,7 @@ cudaError_t cudaEventElapsedTime(float* ms, cudaEvent_t begin, cudaEvent_t end) 
     return note(cudaErrorInvalidResourceHandle);
   }
   if (is_under_way(*begin) || is_under_way(*end)) return note(cudaErrorNotReady);
-  *ms = std::chrono::duration<float, std::milli>(end->time - begin->time).count();
+  *ms = std::chrono::duration<float, std::milli>(end->marker->time - begin->marker->time).count();
   return cudaSuccess;
 }
 
@@ -366,7 +446,7 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
   end(capture);
   if (!capture->is_valid) return note(cudaErrorStreamCaptureInvalidated);
   if (!is_joined) return note(cudaErrorStreamCaptureUnjoined);
-  *graph = new CUgraph_st{std::move(capture->work)};
+  *graph = new CUgraph_st{std::move(capture->nodes)};
   return cudaSuccess;
 }
 
@@ -383,15 +463,14 @@ cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* 
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph,
                                  unsigned long long) {
   if (graph == nullptr) return note(cudaErrorInvalidValue);
-  *executable = new CUgraphExec_st{graph->work};
+  *executable = new CUgraphExec_st{graph->nodes};
   return cudaSuccess;
 }
 
 cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) {
   if (executable == nullptr) return note(cudaErrorInvalidValue);
-  return run_or_capture(stream, [work = executable->work](CUstream_st* of_launch) {
-    for (const Work& step : work) step(of_launch);
-  });
+  return run_or_capture(
+      stream, [nodes = executable->nodes](CUstream_st* of_launch) { run_nodes(nodes, of_launch); });
 }
 
 cudaError_t cudaGraphDestroy(cudaGraph_t graph) {

@@ -30,6 +30,10 @@ bool is_device_memory(const void* p);
 /// STIPPLE_CUDA_ON_CPU_SEED sets the first.
 void set_seed(uint64_t seed);
 
+/// Whether work waits in its stream until the host waits for it, and then runs in any order that
+/// streams and events allow. STIPPLE_CUDA_ON_CPU_STREAMS=deferred sets it at first. Runs what waits.
+void defer_streams(bool);
+
 /// What cuBLASLt is asked for an algorithm for: a result of `rows` x `columns`, as it counts them.
 struct ProductAsked {
   uint64_t rows, columns;

@@ -25,6 +25,7 @@ namespace detail {
 /// What a GPU would refuse a launch with; cudaGetLastError has it too.
 cudaError_t launch_error(const LaunchConfig&);
 bool is_capturing(cudaStream_t);
+bool is_enqueued(cudaStream_t);  ///< and not run at once
 void run_kernel(const LaunchConfig&, void (*call)(const void* body), const void* body);
 }  // namespace detail
 
@@ -33,7 +34,7 @@ template <class Body>
 cudaError_t launch(const LaunchConfig& config, cudaStream_t stream, const Body& body) {
   if (const cudaError_t error = detail::launch_error(config)) return error;
   constexpr auto kCall = [](const void* p) { (*static_cast<const Body*>(p))(); };
-  if (detail::is_capturing(stream)) {
+  if (detail::is_enqueued(stream)) {
     return enqueue(stream, [config, body, kCall] { detail::run_kernel(config, kCall, &body); });
   }
   detail::run_kernel(config, kCall, &body);
