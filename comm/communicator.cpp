@@ -25,6 +25,20 @@ std::string Communicator::broadcast(std::string text, int root) {
   return text;
 }
 
+size_t exchange_rounds(const Communicator& c, std::span<const std::span<const float>> send,
+                       std::span<const std::span<float>> recv) {
+  const auto ranks = static_cast<size_t>(c.size());
+  STIPPLE_CHECK_AS(CommError, send.size() == recv.size() && send.size() % ranks == 0, "rank ",
+                   c.rank(), "/", ranks, ": exchange with ", send.size(), " and ", recv.size(),
+                   " spans, one per rank and round is needed");
+  for (auto self = static_cast<size_t>(c.rank()); self < send.size(); self += ranks) {
+    STIPPLE_CHECK_AS(CommError, send[self].size() == recv[self].size(), "rank ", c.rank(), "/",
+                     ranks, ": exchange sends ", send[self].size(),
+                     " floats to itself and expects ", recv[self].size());
+  }
+  return send.size() / ranks;
+}
+
 bool Communicator::any(bool flag) { return all_reduce(int64_t{flag}, Reduction::kMax) != 0; }
 
 namespace {

@@ -41,6 +41,7 @@ class Communicator {
   /// Rank r gets the bytes recv[r'] of every r' (sizes agreed beforehand): the building block of
   /// fixed-order reductions.
   ///   send[d] goes to rank d, recv[s] comes from rank s; empty spans move nothing.
+  /// Spans of several rounds, as many on all ranks, may follow each other: they travel together.
   virtual Pending exchange(std::span<const std::span<const float>> send,
                            std::span<const std::span<float>> recv) = 0;
   virtual void wait(Pending) = 0;
@@ -70,6 +71,11 @@ class Communicator {
   std::string broadcast(std::string text, int root);
   bool any(bool flag);  ///< true on every rank if it is true on one
 };
+
+/// Of an exchange's spans, for its implementations: how many rounds. CommError where they are none,
+/// or where a rank sends itself what it does not expect.
+size_t exchange_rounds(const Communicator&, std::span<const std::span<const float>> send,
+                       std::span<const std::span<float>> recv);
 
 /// Runs body on every rank. If it throws on some, all throw: the error of the lowest such rank, of
 /// the same type and marked collective. How a local fault becomes everybody's. A CommError passes

@@ -127,7 +127,7 @@ class ExactReducer final : public GradientReducer {
   void wait_for_gathers_behind(int64_t distance);
 
   float* arrived(int64_t bucket, size_t item) const;
-  Pending& scattered(int64_t bucket, size_t round);
+  Pending& scattered(int64_t bucket);
   Pending& gathered(int64_t bucket);
 
   Communicator& communicator_;
@@ -143,9 +143,9 @@ class ExactReducer final : public GradientReducer {
       0;  // buckets of this step that have entered, or at last left, each stage
   int64_t num_combined_ = 0;
   int64_t num_gathered_ = 0;
-  std::vector<Pending> scatters_;             // by bucket modulo stages, and round
+  std::vector<Pending> scatters_;             // by bucket modulo stages
   std::vector<Pending> gathers_;              // by bucket modulo stages
-  std::vector<std::span<const float>> send_;  // by rank; of the exchange being started
+  std::vector<std::span<const float>> send_;  // by round and rank; of the exchange being started
   std::vector<std::span<float>> recv_;
   std::vector<float*> values_;  // by item; of the slice being combined
   ReductionClock clock_;
@@ -158,10 +158,10 @@ ExactReducer::ExactReducer(Communicator& communicator, const ReducerOptions& opt
       self_(static_cast<size_t>(communicator.rank())),
       order_(plan_.leaves, options.numel),
       staging_(memory_.device(), plan_.staging_bytes()),
-      scatters_(static_cast<size_t>(plan_.stages) * plan_.rounds),
+      scatters_(static_cast<size_t>(plan_.stages)),
       gathers_(static_cast<size_t>(plan_.stages)),
-      send_(static_cast<size_t>(communicator.size())),
-      recv_(static_cast<size_t>(communicator.size())),
+      send_(plan_.rounds * static_cast<size_t>(communicator.size())),
+      recv_(send_.size()),
       values_(plan_.num_items()),
       clock_(memory_, options.flights,
              is_alone() ? 0 : 2 * static_cast<size_t>(plan_.buckets.count())) {
@@ -253,28 +253,26 @@ void ExactReducer::wait_for_gathers_behind(int64_t distance) {
 
 void ExactReducer::scatter(int64_t bucket) {
   const auto numel = static_cast<size_t>(slice(bucket, self_).size());
-  for (size_t round = 0; round < plan_.rounds; ++round) {
-    for (size_t peer = 0; peer < send_.size(); ++peer) {
-      send_[peer] = {};
-      recv_[peer] = {};
-      if (peer == self_) continue;
-      if (round < plan_.items_of(self_)) {
-        const Range theirs = slice(bucket, peer);
-        send_[peer] = {partial(round) + theirs.begin, static_cast<size_t>(theirs.size())};
-      }
-      if (round < plan_.items_of(peer)) {
-        recv_[peer] = {arrived(bucket, plan_.first_item[peer] + round), numel};
-      }
+  const auto ranks = static_cast<size_t>(communicator_.size());
+  for (size_t at = 0; at < send_.size(); ++at) {
+    const size_t round = at / ranks, peer = at % ranks;
+    send_[at] = {};
+    recv_[at] = {};
+    if (peer == self_) continue;
+    if (round < plan_.items_of(self_)) {
+      const Range theirs = slice(bucket, peer);
+      send_[at] = {partial(round) + theirs.begin, static_cast<size_t>(theirs.size())};
     }
-    scattered(bucket, round) = communicator_.exchange(send_, recv_);
+    if (round < plan_.items_of(peer)) {
+      recv_[at] = {arrived(bucket, plan_.first_item[peer] + round), numel};
+    }
   }
+  scattered(bucket) = communicator_.exchange(send_, recv_);
 }
 
 void ExactReducer::combine(int64_t bucket) {
   clock_.begin_wait();
-  for (size_t round = 0; round < plan_.rounds; ++round) {
-    communicator_.wait(scattered(bucket, round));
-  }
+  communicator_.wait(scattered(bucket));
   clock_.end_wait();
   const Range mine = slice(bucket, self_);
   const size_t first_own = plan_.first_item[self_];
@@ -303,7 +301,8 @@ void ExactReducer::add_items(float* result, int64_t numel) {
 
 void ExactReducer::gather(int64_t bucket) {
   const Range mine = slice(bucket, self_);
-  for (size_t peer = 0; peer < send_.size(); ++peer) {
+  const auto ranks = static_cast<size_t>(communicator_.size());
+  for (size_t peer = 0; peer < ranks; ++peer) {
     send_[peer] = {};
     recv_[peer] = {};
     if (peer == self_) continue;
@@ -311,7 +310,8 @@ void ExactReducer::gather(int64_t bucket) {
     send_[peer] = {partial(0) + mine.begin, static_cast<size_t>(mine.size())};
     recv_[peer] = {partial(0) + theirs.begin, static_cast<size_t>(theirs.size())};
   }
-  gathered(bucket) = communicator_.exchange(send_, recv_);
+  gathered(bucket) =
+      communicator_.exchange(std::span(send_).first(ranks), std::span(recv_).first(ranks));
 }
 
 float* ExactReducer::arrived(int64_t bucket, size_t item) const {
@@ -320,8 +320,8 @@ float* ExactReducer::arrived(int64_t bucket, size_t item) const {
          static_cast<int64_t>(place) * plan_.slice_numel;
 }
 
-Pending& ExactReducer::scattered(int64_t bucket, size_t round) {
-  return scatters_[static_cast<size_t>(bucket % plan_.stages) * plan_.rounds + round];
+Pending& ExactReducer::scattered(int64_t bucket) {
+  return scatters_[static_cast<size_t>(bucket % plan_.stages)];
 }
 
 Pending& ExactReducer::gathered(int64_t bucket) {

@@ -263,33 +263,34 @@ Pending MpiCommunicator::exchange(std::span<const std::span<const float>> send,
                                   std::span<const std::span<float>> recv) {
   const size_t slot = begin("exchange");
   const int64_t sequence = operations_[slot].sequence;
+  const size_t rounds = exchange_rounds(*this, send, recv);
   const auto ranks = static_cast<size_t>(size_);
   const auto self = static_cast<size_t>(rank_);
-  STIPPLE_CHECK_AS(CommError, send.size() == ranks && recv.size() == ranks, "rank ", rank_, "/",
-                   size_, ": exchange #", sequence, " with ", send.size(), " and ", recv.size(),
-                   " spans, one per rank is needed");
-  STIPPLE_CHECK_AS(CommError, send[self].size() == recv[self].size(), "rank ", rank_, "/", size_,
-                   ": exchange #", sequence, " sends ", send[self].size(),
-                   " floats to itself and expects ", recv[self].size());
   const int tag = static_cast<int>(sequence % kNumTags);
-  // Peers in rotated order: all ranks writing to rank 0 first would make a queue of it.
-  for (size_t step = 1; step < ranks; ++step) {
-    const size_t peer = (self + ranks - step) % ranks;
-    for_each_piece(recv[peer], [&](std::span<float> piece) {
-      check(MPI_Irecv(piece.data(), count_of(piece), MPI_FLOAT, static_cast<int>(peer), tag, world_,
-                      new_request(slot)),
-            slot);
-    });
+  // Peers in rotated order: all ranks writing to rank 0 first would make a queue of it. What a peer
+  // sends with one tag arrives in order, so rounds do not mix.
+  for (size_t round = 0; round < rounds; ++round) {
+    for (size_t step = 1; step < ranks; ++step) {
+      const size_t peer = (self + ranks - step) % ranks;
+      for_each_piece(recv[round * ranks + peer], [&](std::span<float> piece) {
+        check(MPI_Irecv(piece.data(), count_of(piece), MPI_FLOAT, static_cast<int>(peer), tag,
+                        world_, new_request(slot)),
+              slot);
+      });
+    }
   }
-  for (size_t step = 1; step < ranks; ++step) {
-    const size_t peer = (self + step) % ranks;
-    for_each_piece(send[peer], [&](std::span<const float> piece) {
-      check(MPI_Isend(piece.data(), count_of(piece), MPI_FLOAT, static_cast<int>(peer), tag, world_,
-                      new_request(slot)),
-            slot);
-    });
+  for (size_t round = 0; round < rounds; ++round) {
+    for (size_t step = 1; step < ranks; ++step) {
+      const size_t peer = (self + step) % ranks;
+      for_each_piece(send[round * ranks + peer], [&](std::span<const float> piece) {
+        check(MPI_Isend(piece.data(), count_of(piece), MPI_FLOAT, static_cast<int>(peer), tag,
+                        world_, new_request(slot)),
+              slot);
+      });
+    }
+    const std::span<const float> own = send[round * ranks + self];
+    std::copy(own.begin(), own.end(), recv[round * ranks + self].begin());
   }
-  std::copy(send[self].begin(), send[self].end(), recv[self].begin());
   return {(sequence << kSlotBits) | static_cast<int64_t>(slot)};
 }
 

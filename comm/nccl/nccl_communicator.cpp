@@ -148,8 +148,6 @@ class NcclCommunicator final : public Communicator {
   int64_t begin(const char* kind, size_t numel);
   /// While the host has run ahead of the device as far as it may.
   void idle();
-  void check_spans(std::span<const std::span<const float>> send,
-                   std::span<const std::span<float>> recv) const;
   ncclResult_t enqueue_exchange(ncclComm_t comm, std::span<const std::span<const float>> send,
                                 std::span<const std::span<float>> recv) const;
   cudaStream_t native() const { return static_cast<cudaStream_t>(stream_.native()); }
@@ -325,25 +323,16 @@ void NcclCommunicator::launched(const char* graph) {
   recorder_.wait(stream_, recorder_.end(sequence), who_);
 }
 
-void NcclCommunicator::check_spans(std::span<const std::span<const float>> send,
-                                   std::span<const std::span<float>> recv) const {
-  const auto ranks = static_cast<size_t>(size());
-  const auto self = static_cast<size_t>(rank());
-  STIPPLE_CHECK_AS(CommError, send.size() == ranks && recv.size() == ranks, who_,
-                   ": exchange with ", send.size(), " and ", recv.size(),
-                   " spans, one per rank is needed");
-  STIPPLE_CHECK_AS(CommError, send[self].size() == recv[self].size(), who_, ": exchange sends ",
-                   send[self].size(), " floats to itself and expects ", recv[self].size());
-}
-
 Pending NcclCommunicator::exchange(std::span<const std::span<const float>> send,
                                    std::span<const std::span<float>> recv) {
-  check_spans(send, recv);
-  const auto self = static_cast<size_t>(rank());
+  exchange_rounds(*this, send, recv);
   size_t numel = 0;
   for (const std::span<const float> part : send) numel += part.size();
   const int64_t sequence = begin("exchange", numel);
-  copy_bytes(stream_, recv[self].data(), send[self].data(), send[self].size_bytes());
+  for (auto self = static_cast<size_t>(rank()); self < send.size();
+       self += static_cast<size_t>(size())) {
+    copy_bytes(stream_, recv[self].data(), send[self].data(), send[self].size_bytes());
+  }
   if (!is_alone()) NCCL_CHECK(enqueue_exchange(comm, send, recv));
   return recorder_.end(sequence);
 }
@@ -355,9 +344,11 @@ ncclResult_t NcclCommunicator::enqueue_exchange(ncclComm_t comm,
   const auto keep_first = [&](ncclResult_t result) {
     if (first == ncclSuccess || first == ncclInProgress) first = result;
   };
-  for (int peer = 0; peer < size(); ++peer) {
+  // One group: NCCL starts work, and a non-blocking communicator a thread, at its end only. What
+  // goes to one peer keeps its order.
+  for (size_t p = 0; p < send.size(); ++p) {
+    const int peer = static_cast<int>(p) % size();
     if (peer == rank()) continue;
-    const auto p = static_cast<size_t>(peer);
     if (!send[p].empty()) {
       keep_first(ncclSend(send[p].data(), send[p].size(), ncclFloat, peer, comm, native()));
     }

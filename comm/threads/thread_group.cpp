@@ -78,10 +78,15 @@ void perform_reduction(Operation& operation) {
 
 void perform_exchange(Operation& operation) {
   const size_t ranks = operation.parts.size();
+  const size_t count = operation.parts[0].send.size();
   for (size_t from = 0; from < ranks; ++from) {
-    for (size_t to = 0; to < ranks; ++to) {
-      const std::span<const float> sent = operation.parts[from].send[to];
-      const std::span<float> expected = operation.parts[to].recv[from];
+    STIPPLE_CHECK_AS(CommError, operation.parts[from].send.size() == count, "exchange #",
+                     operation.sequence, ": rank 0 brings ", count, " spans, rank ", from, " ",
+                     operation.parts[from].send.size());
+    for (size_t at = 0; at < count; ++at) {
+      const size_t to = at % ranks;
+      const std::span<const float> sent = operation.parts[from].send[at];
+      const std::span<float> expected = operation.parts[to].recv[at - to + from];
       STIPPLE_CHECK_AS(CommError, sent.size() == expected.size(), "exchange #", operation.sequence,
                        ": rank ", from, " sends ", sent.size(), " floats, rank ", to, " expects ",
                        expected.size());
@@ -154,9 +159,10 @@ class ThreadGroup {
 Operation& ThreadGroup::add_operation() {
   auto operation = std::make_unique<Operation>();
   operation->parts.resize(size_);
+  constexpr size_t kRounds = 16;  // more than an exchange of a reduction has
   for (Part& part : operation->parts) {
-    part.send.reserve(size_);
-    part.recv.reserve(size_);
+    part.send.reserve(kRounds * size_);
+    part.recv.reserve(kRounds * size_);
   }
   return *operations_.emplace_back(std::move(operation));
 }
@@ -272,10 +278,7 @@ class ThreadCommunicator final : public Communicator {
 
   Pending exchange(std::span<const std::span<const float>> send,
                    std::span<const std::span<float>> recv) override {
-    const auto ranks = static_cast<size_t>(size());
-    STIPPLE_CHECK_AS(CommError, send.size() == ranks && recv.size() == ranks, "rank ", rank_, "/",
-                     ranks, ": exchange #", sequence_ + 1, " with ", send.size(), " and ",
-                     recv.size(), " spans, one per rank is needed");
+    exchange_rounds(*this, send, recv);
     return post({"exchange", 0, perform_exchange}, {}, 0, send, recv);
   }
 

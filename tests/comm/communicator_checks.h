@@ -95,6 +95,19 @@ inline void exchange_moves_every_span(Communicator& c, const Stream* memory) {
   }
 }
 
+inline void rounds_of_an_exchange_travel_together(Communicator& c, const Stream* memory) {
+  std::vector<std::unique_ptr<UnevenExchange>> rounds;
+  std::vector<std::span<const float>> send;
+  std::vector<std::span<float>> recv;
+  for (int salt = 0; salt < 3; ++salt) {
+    rounds.push_back(std::make_unique<UnevenExchange>(c, salt, memory));
+    send.insert(send.end(), rounds.back()->send.begin(), rounds.back()->send.end());
+    recv.insert(recv.end(), rounds.back()->recv.begin(), rounds.back()->recv.end());
+  }
+  c.wait(c.exchange(send, recv));
+  for (const auto& round : rounds) round->expect_arrived();
+}
+
 inline void pending_exchanges_do_not_mix(Communicator& c, const Stream* memory) {
   std::vector<std::unique_ptr<UnevenExchange>> exchanges;
   std::vector<Pending> pending;
@@ -216,6 +229,7 @@ inline constexpr Check kChecks[] = {
     {"SumsAreTakenInPlace", sums_are_taken_in_place},
     {"ManySumsArePendingAtOnce", many_sums_are_pending_at_once},
     {"ExchangeMovesEverySpan", exchange_moves_every_span},
+    {"RoundsOfAnExchangeTravelTogether", rounds_of_an_exchange_travel_together},
     {"PendingExchangesDoNotMix", pending_exchanges_do_not_mix},
     {"BroadcastReachesEverybody", broadcast_reaches_everybody},
     {"NumbersAreReduced", numbers_are_reduced},
