@@ -5,8 +5,12 @@
 //
 //   bench_cuda --benchmark_filter='N:4096/d:64/.*percent:25' --jsonl=sweep.jsonl
 //   bench_cuda --smoke      tiny sizes: does it still work?
+//   --only=KIND             targets, ceilings, steps or sweep; all four otherwise
 //   --recipe=FILE           of training steps; configs/recipe/lra_listops_sbm.yaml by default
 //   --require-all           exit code 1 when an entry could not run
+//
+// Beside each target 64 random rows of what it computes are checked against sums in double, from
+// results filled with NaN before, and a second run must give the same bits (bench_cuda_check.h).
 //
 // Caches are not flushed: arrays exceed them except where N and B H are small. Exit code 3: no GPU.
 #include "bench/bench_cuda.h"
@@ -24,6 +28,7 @@
 #include <string>
 #include <vector>
 
+#include "bench/bench_cuda_check.h"
 #include "core/copy.h"
 #include "core/cuda/runtime.h"
 #include "kernels/attend.h"
@@ -65,6 +70,7 @@ namespace {
 using kernels::EdgeSet;
 using kernels::EdgesImplementation;
 
+constexpr uint64_t kSeed = 1, kStep = 2;  // of graphs
 constexpr int kRounds = 5;
 constexpr double kMsPerRound = 5;
 constexpr int kMostCallsPerRound = 50;
@@ -72,7 +78,6 @@ constexpr int kMostCallsPerRound = 50;
 // --- what is measured ----------------------------------------------------------------------------
 
 enum class Way { kDense, kTiles, kGather, kCusparse };
-enum class Pass { kForward, kBackward, kBackwardSte, kSample };
 
 constexpr const char* name(Way way) {
   constexpr const char* kNames[] = {"dense", "tiles", "gather", "cusparse"};
@@ -117,6 +122,11 @@ std::optional<Target> target(const Case& c, Pass pass) {
   if (c.way == Way::kGather && c.percent == 1 && pass == Pass::kForward)
     return wide ? Target{2.6, 1.9} : Target{1.5, 0.95};
   return std::nullopt;
+}
+
+/// Targets are, and the entries of a smoke test.
+bool is_checked(const Case& c, Pass pass) {
+  return c.way != Way::kCusparse && (target(c, pass) || c.n <= 256);
 }
 
 /// Least work: multiply-adds that the mathematics needs per pair (tiles) or edge, and every array
@@ -193,6 +203,32 @@ class Problem {
     end.synchronize();
     return end.ms_since(begin) / calls;
   }
+
+  PassArrays arrays() const {
+    PassArrays a{.problems = case_.problems,
+                 .n = case_.n,
+                 .d = case_.d,
+                 .clusters = case_.clusters,
+                 .scale = scale(),
+                 .edges = edges_,
+                 .q = q_,
+                 .k = k_,
+                 .v = v_,
+                 .dout = dout_,
+                 .mu = mu_,
+                 .z = z_,
+                 .o = o_,
+                 .dq = dq_,
+                 .dk = dk_,
+                 .dv = dv_,
+                 .row_grad = row_grad_,
+                 .column_grad = column_grad_,
+                 .lse = lse_,
+                 .seed = kSeed,
+                 .step = kStep};
+    return a;
+  }
+  const Stream& stream() const { return stream_; }
 
   double num_edges() const {
     if (case_.way == Way::kDense) return case_.pairs();
@@ -276,7 +312,7 @@ class Problem {
                   .expected = expected_,
                   .samples = samples_,
                   .sampler = bits ? kernels::SamplerKind::kTiles : kernels::SamplerKind::kRows,
-                  .rng = {.seed = 1, .step = 2},
+                  .rng = {.seed = kSeed, .step = kStep},
                   .scratch = &scratch_});
   }
 
@@ -378,7 +414,24 @@ JsonLine line_of(const Case& c, Pass pass) {
   return line;
 }
 
-void report(benchmark::State& state, const Case& c, Pass pass, double ms, double edges) {
+/// Fails the entry where results are wrong, or differ from run to run.
+void check(const Case& c, Pass pass, Problem& problem, benchmark::State& state, JsonLine& line) {
+  const PassArrays arrays = problem.arrays();
+  uint64_t hashes[2] = {};
+  for (uint64_t& hash : hashes) {
+    poison_results(problem.stream(), arrays, pass);
+    problem.run(pass);
+    hash = hash_results(problem.stream(), arrays, pass);
+  }
+  const double worst = worst_error(problem.stream(), arrays, pass);
+  tell(state, line, "worst_error", worst);
+  STIPPLE_CHECK(hashes[0] == hashes[1], describe(c, pass), ": two runs give different bits");
+  STIPPLE_CHECK(worst <= 1, describe(c, pass), ": rows are wrong, by ", worst,
+                " times what rounding explains");
+}
+
+void report(benchmark::State& state, const Case& c, Pass pass, double ms, Problem& problem) {
+  const double edges = problem.num_edges();
   const Cost least = cost(c, pass, edges);
   JsonLine line = line_of(c, pass);
   tell(state, line, "ms", ms);
@@ -390,6 +443,7 @@ void report(benchmark::State& state, const Case& c, Pass pass, double ms, double
     tell(state, line, "target_ms", aim->first_ms);
     tell(state, line, "goal_ms", aim->goal_ms);
   }
+  if (is_checked(c, pass)) check(c, pass, problem, state, line);
   line.append_to_file();
 }
 
@@ -407,7 +461,7 @@ void measure(benchmark::State& state, const Case& c, Pass pass) {
       state.SetIterationTime(rounds.back() * 1e-3);
     }
     std::nth_element(rounds.begin(), rounds.begin() + kRounds / 2, rounds.end());
-    report(state, c, pass, rounds[kRounds / 2], problem.num_edges());
+    report(state, c, pass, rounds[kRounds / 2], problem);
   });
 }
 
@@ -461,23 +515,17 @@ void add_sweep() {
 
 // --- selections ----------------------------------------------------------------------------------
 
-void add_all() {
-  add_targets();
-  add_steps();
-  add_sweep();
-}
-
-void add_smoke() {
+void add_smoke_targets() {
   for (const Way way : {Way::kTiles, Way::kGather, Way::kCusparse}) {
     const Case c{.way = way, .problems = 2, .n = 128, .d = 32, .clusters = 32};
     add(c, {Pass::kForward, Pass::kBackward, Pass::kBackwardSte, Pass::kSample});
   }
   add({.way = Way::kDense, .problems = 1, .n = 128, .d = 64}, {Pass::kForward, Pass::kBackward});
-  add_smoke_steps();
 }
 
 struct Flags {
   bool smoke = false;
+  std::string only;
   bool require_all = false;
 };
 
@@ -489,6 +537,8 @@ Flags take_flags(int& argc, char** argv) {
     const std::string argument = argv[i];
     if (argument == "--smoke") {
       flags.smoke = true;
+    } else if (argument.starts_with("--only=")) {
+      flags.only = argument.substr(7);
     } else if (argument == "--require-all") {
       flags.require_all = true;
     } else if (argument.starts_with("--jsonl=")) {
@@ -503,6 +553,18 @@ Flags take_flags(int& argc, char** argv) {
   return flags;
 }
 
+/// False: --only names nothing that there is.
+bool add_entries(const Flags& flags) {
+  const auto is_wanted = [&](const char* kind) { return flags.only.empty() || flags.only == kind; };
+  const bool targets = is_wanted("targets"), ceilings = is_wanted("ceilings");
+  const bool steps = is_wanted("steps"), sweep = is_wanted("sweep");
+  if (targets) flags.smoke ? add_smoke_targets() : add_targets();
+  if (ceilings) add_ceilings(flags.smoke);
+  if (steps) flags.smoke ? add_smoke_steps() : add_steps();
+  if (sweep && !flags.smoke) add_sweep();
+  return targets || ceilings || steps || sweep;
+}
+
 }  // namespace
 }  // namespace stipple::bench
 
@@ -513,7 +575,11 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "bench_cuda: %s\n", cuda::why_no_device().c_str());
     return 3;
   }
-  flags.smoke ? bench::add_smoke() : bench::add_all();
+  if (!bench::add_entries(flags)) {
+    std::fprintf(stderr, "bench_cuda: --only=%s: targets, ceilings, steps or sweep\n",
+                 flags.only.c_str());
+    return 2;
+  }
   benchmark::AddCustomContext("device", cuda::device_info(0).name);
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;

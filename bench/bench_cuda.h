@@ -52,5 +52,7 @@ void or_say_why_not(benchmark::State& state, JsonLine& line, const Body& body) {
 /// Registers training steps: of the recipe, and of one long sequence at a fixed mean degree.
 void add_steps();
 void add_smoke_steps();
+/// Registers a copy within the device's memory and a large product of bf16.
+void add_ceilings(bool smoke);
 
 }  // namespace stipple::bench

@@ -5,7 +5,7 @@
 Prints one JSON object a line, with the fields of bench_cuda (bench/README.md). What this machine or this PyTorch does not have is a
 line with "error". Needs PyTorch only; nothing of Stipple needs this file.
 
-  python3 bench/peers.py [--jsonl FILE] [--seconds N] [--smoke]
+  python3 bench/peers.py [--jsonl FILE] [--seconds N] [--dense] [--smoke]
 """
 import argparse
 import json
@@ -375,6 +375,11 @@ def run_all(out):
             all_of_shape(out, (bh, n, d), (25.0, 2.0))
 
 
+def run_dense(out):
+    for d in (64, 32):
+        dense_backends(out, (256, 4096, d))
+
+
 def run_smoke(out):
     all_of_shape(out, (2, 128, 32), (25.0,))
     sparse_csr(out, (2, 64, 32), 25.0)
@@ -386,6 +391,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jsonl", default="", help="file that results are appended to")
     parser.add_argument("--seconds", type=float, default=1e9, help="start nothing new after this time")
+    parser.add_argument("--dense", action="store_true", help="dense attention only, in the shape of bench_cuda's targets")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes, on the CPU where there is no GPU")
     options = parser.parse_args()
     if DEVICE == "cpu" and not options.smoke:
@@ -393,7 +399,7 @@ def main():
         return 4
     out = Output(options.jsonl, options.seconds)
     try:
-        run_smoke(out) if options.smoke else run_all(out)
+        (run_smoke if options.smoke else run_dense if options.dense else run_all)(out)
     except OutOfTime:
         print("peers.py: stopped after --seconds", file=sys.stderr)
     return 0
