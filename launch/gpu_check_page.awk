@@ -11,14 +11,18 @@ function field(key,    at, rest) {
   return rest == "null" ? "" : rest
 }
 function number(x) { return x == "" ? "" : sprintf(x + 0 >= 100 ? "%.0f" : x + 0 >= 10 ? "%.1f" : "%.3g", x) }
-function row(name, measured, target, goal) {
-  return "| " name " | " number(measured) " | " number(target) " | " number(goal) " | " sprintf("%.2f", target / measured) " |\n"
+function row(name, measured, target, goal, error) {
+  return "| " name " | " number(measured) " | " number(target) " | " number(goal) " | " sprintf("%.2f", target / measured) " | " number(error) " |\n"
 }
 
 {
   op = field("op"); ms = field("ms"); name = field("name"); error = field("error")
   if (error != "") { errors = errors "- `" name "`: " error "\n"; next }
-  if (field("target_ms") != "") targets = targets row("`" name "`", ms, field("target_ms"), field("goal_ms"))
+  if (field("target_ms") != "") targets = targets row("`" name "`", ms, field("target_ms"), field("goal_ms"), field("worst_error"))
+  if (op == "ceiling") {
+    ceilings = ceilings "| `" name "` | " number(ms) " | " number(field("tflop_s")) " | " number(field("gb_s")) " |\n"
+    next
+  }
   if (op == "step") {
     steps = steps "| `" name "` | " number(ms) " | " number(field("plan_mb") field("peak_mb")) " | " number(field("percent")) " |\n"
     if (name ~ /^step\/lra_listops\/sbm\/.*bf16$/ && (ours == "" || ms + 0 < ours)) ours = ms + 0
@@ -32,12 +36,13 @@ function row(name, measured, target, goal) {
 }
 
 END {
-  print "\n## Targets (one H200; ms)\n\n| what | measured | first version | goal | first version / measured |\n|---|---|---|---|---|"
+  print "\n## Targets (one H200; ms)\n\n| what | measured | first version | goal | first version / measured | worst of 64 rows, as a share of what rounding explains |\n|---|---|---|---|---|---|"
   printf "%s", targets
   if (ours > 0 && theirs > 0) {
-    printf "| whole LRA ListOps step against eager dense PyTorch | %s times | 5 times | 20 times | %.2f |\n", number(theirs / ours), theirs / ours / 5
+    printf "| whole LRA ListOps step against eager dense PyTorch | %s times | 5 times | 20 times | %.2f | |\n", number(theirs / ours), theirs / ours / 5
   }
   print "\nA ratio of 1 or more: the first version's target is met."
+  if (ceilings != "") printf "\n## Ceilings of this GPU\n\n| what | ms | TFLOP/s | GB/s |\n|---|---|---|---|\n%s", ceilings
   print "\n## Whole steps\n\n| step | ms | memory in MB (planned; PyTorch: peak) | density % |\n|---|---|---|---|"
   printf "%s", steps
   print "\n## B H = 256, N = 4096, peers beside ours, fastest first\n"

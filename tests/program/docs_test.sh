@@ -16,7 +16,7 @@ build/tests/kernels/kernels_tests --source=matmul_test | needs the build folder
 build/tests/kernels/kernels_tests --gtest_filter='Matmul.*' | needs the build folder
 ctest --preset cpu -R '^matmul_test$' | needs the build folder
 launch/run.sh -np 8 --hostfile hosts.txt build/bin/stipple train configs/recipe/quickstart.yaml | needs two hosts
-launch/gpu_check.sh --minutes 25 --out gpu_check | needs a GPU; says so and exits with 3
+launch/gpu_check.sh --minutes 10 --out gpu_check | needs a GPU; says so and exits with 3
 launch/bundle.sh stipple-bundle.tar.xz | needs nvcc
 tar -xf stipple-bundle.tar.xz && stipple-bundle/launch/gpu_check.sh | needs the bundle
 LIST
