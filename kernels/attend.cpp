@@ -8,20 +8,21 @@
 namespace stipple::kernels {
 namespace {
 
-int64_t kept_words(int64_t num_queries, int64_t num_keys) {
-  return num_queries * ((num_keys + 31) / 32);
+BitOrder bit_order_of(Device device) {
+  return device.backend() == DeviceType::kCuda ? BitOrder::kLanes : BitOrder::kRows;
+}
+
+int64_t kept_words(BitOrder order, int64_t num_queries, int64_t num_keys) {
+  return num_queries * bit_words(order, num_keys);
 }
 
 /// Rows of CSR start on words of their own: two tasks never write to the same one.
-int64_t kept_words(const EdgeSet& edges) {
-  const int64_t csr = edges.storage.shape[1] / 32 + edges.num_queries + 1;
-  const int64_t bits = has_room_for_bits(edges) ? kept_words(edges.num_queries, edges.num_keys) : 0;
+int64_t kept_words(BitOrder order, const EdgeSet& edges) {
+  const int64_t csr =
+      order == BitOrder::kRows ? edges.storage.shape[1] / 32 + edges.num_queries + 1 : 0;
+  const int64_t bits =
+      has_room_for_bits(edges) ? kept_words(order, edges.num_queries, edges.num_keys) : 0;
   return std::max(csr, bits);
-}
-
-View<uint32_t> alloc_kept(Arena& arena, int64_t problems, int64_t words) {
-  if (arena.device().backend() == DeviceType::kCuda) return {};
-  return arena.alloc<uint32_t>({problems, words});
 }
 
 void check_kept(const char* op, View<uint32_t> kept, int64_t problems, int64_t words) {
@@ -76,10 +77,11 @@ void check_gradients(const char* op, const Args& a) {
 }
 
 template <class Args>
-void check_pattern_of(const char* op, const Args& a) {
+void check_pattern_of(const char* op, const Stream& stream, const Args& a) {
   const Shape& q = a.q.shape;
   check_pattern(op, a.pattern, q[0] * q[1], q[2], a.k.shape[2]);
-  check_kept(op, a.dropout.kept, q[0] * q[1], kept_words(q[2], a.k.shape[2]));
+  check_kept(op, a.dropout.kept, q[0] * q[1],
+             kept_words(bit_order_of(stream.device()), q[2], a.k.shape[2]));
 }
 
 template <class Args>
@@ -93,7 +95,7 @@ void check_edges(const char* op, const Args& a) {
                    " x ", k[2]);
   expect_shape(op, "edges.form", edges.form.shape, {problems});
   expect_shape(op, "edges.row_ptr", edges.row_ptr.shape, {problems, q[2] + 1});
-  check_kept(op, a.dropout.kept, problems, kept_words(edges));
+  check_kept(op, a.dropout.kept, problems, kept_words(edges.bit_order, edges));
 }
 
 void check_straight_through(const char* op, const StraightThrough& ste, const Shape& q,
@@ -121,24 +123,27 @@ void check_implementation(const char* op, const Stream& stream, EdgesImplementat
 }  // namespace
 
 View<uint32_t> alloc_kept(Arena& arena, int64_t problems, int64_t num_queries, int64_t num_keys) {
-  return alloc_kept(arena, problems, kept_words(num_queries, num_keys));
+  const BitOrder order = bit_order_of(arena.device());
+  return arena.alloc<uint32_t>({problems, kept_words(order, num_queries, num_keys)});
 }
 
 View<uint32_t> alloc_kept(Arena& arena, const EdgeSet& edges) {
-  return alloc_kept(arena, edges.num_problems(), kept_words(edges));
+  const int64_t words = kept_words(bit_order_of(arena.device()), edges);
+  if (words == 0) return {};
+  return arena.alloc<uint32_t>({edges.num_problems(), words});
 }
 
 void attend_dense(const Stream& stream, const AttendDense& args) {
   check_inputs("attend_dense", args);
   expect_shape("attend_dense", "o", args.o.shape, args.q.shape);
-  check_pattern_of("attend_dense", args);
+  check_pattern_of("attend_dense", stream, args);
   STIPPLE_DISPATCH(stream, attend_dense, args);
 }
 
 void attend_dense_backward(const Stream& stream, const AttendDenseBackward& args) {
   check_inputs("attend_dense_backward", args);
   check_gradients("attend_dense_backward", args);
-  check_pattern_of("attend_dense_backward", args);
+  check_pattern_of("attend_dense_backward", stream, args);
   STIPPLE_DISPATCH(stream, attend_dense_backward, args);
 }
 

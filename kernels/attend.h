@@ -50,7 +50,8 @@ struct AttentionDropout {
 /// are ever decided:
 ///   pairs, bits  bit j % 32 of word i * ceil(M / 32) + j / 32 of the problem, as in BitOrder::kRows
 ///   CSR          edge e of row i: bit e % 32 of word row_ptr[i] / 32 + i + e / 32
-/// Empty on CUDA, where kernels make the bits anew.
+/// On CUDA bits stand as in BitOrder::kLanes, of pairs and of graphs that have room for bits; kernels
+/// over CSR make them anew.
 View<uint32_t> alloc_kept(Arena&, int64_t problems, int64_t num_queries, int64_t num_keys);
 View<uint32_t> alloc_kept(Arena&, const EdgeSet&);
 

@@ -115,7 +115,8 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t key_tiles = graph.row_words / 4;
   const int64_t warp = (int64_t{blockIdx.x} * blockDim.x + threadIdx.x) / kWarpSize;
   const int64_t p = wave.first + warp / query_tiles / key_tiles;
-  if (p >= wave.first + wave.count || graph.form[p] != EdgeForm::kBits) return;
+  if (p >= wave.first + wave.count) return;
+  if (graph.form != nullptr && graph.form[p] != EdgeForm::kBits) return;
   const int64_t query_tile = warp % query_tiles;
   const int64_t key_tile = warp / query_tiles % key_tiles;
   const uint32_t* from = graph.by_query + p * graph.query_stride + key_tile * 4;

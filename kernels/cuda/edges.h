@@ -64,7 +64,7 @@ void count_bits(const Stream&, const WritableGraph&, const Wave&);
 /// Degrees to offsets. CSR that is too large loses its last edges; graph.overflow, which whoever
 /// begins the graph sets to 0, grows by their number. `problems`: of the whole graph.
 void sum_degrees(const Stream&, const WritableGraph&, const Wave&, int64_t problems);
-/// Bits by key of bits by query.
+/// Bits by key of bits by query. form may be null: all problems are bits.
 void transpose_bits(const Stream&, const WritableGraph&, const Wave&);
 /// CSC of CSR. cursors: [wave, transpose_chunks(N), M], to work in.
 void transpose_csr(const Stream&, const WritableGraph&, const Wave&, View<int32_t> cursors);

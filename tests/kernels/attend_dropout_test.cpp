@@ -140,5 +140,71 @@ TEST_P(AttendDropout, WantsRoomForEveryBit) {
                ShapeError);
 }
 
+class AttendDropoutOnCuda : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (test_devices().size() < 2) GTEST_SKIP() << "no CUDA device";
+  }
+  static std::vector<AttendPlace> places() {
+    std::vector<AttendPlace> all;
+    for (const Precision storage : {Precision::kFp32, Precision::kBf16}) {
+      all.push_back({.device = test_devices().back(), .storage = storage});
+    }
+    return all;
+  }
+  static AttendPlace keeping(AttendPlace place) {
+    place.keeps_dropout = true;
+    return place;
+  }
+  /// Around the boundaries of tiles, of pairs of them and of row blocks.
+  static std::vector<AttendSetup> setups() {
+    std::vector<AttendSetup> all;
+    for (const int64_t m : {1, 64, 139}) {
+      all.push_back(make_setup({.n = 37, .m = m, .d = 7, .clusters = 5, .density = 0.3}, 31));
+    }
+    all.push_back(make_setup({.n = 140, .m = 200, .d = 32, .clusters = 20, .density = 0.1}, 32));
+    for (AttendSetup& s : all) s.dropout = 0.3f;
+    return all;
+  }
+  static void expect_same(const Gradients<float>& a, const Gradients<float>& b) {
+    EXPECT_EQ(a.dq.values(), b.dq.values());
+    EXPECT_EQ(a.dk.values(), b.dk.values());
+    EXPECT_EQ(a.dv.values(), b.dv.values());
+    EXPECT_EQ(a.row_grad.values(), b.row_grad.values());
+    EXPECT_EQ(a.column_grad.values(), b.column_grad.values());
+  }
+};
+
+TEST_F(AttendDropoutOnCuda, GivesTheSameNumbersKeptAndMadeAgain) {
+  for (const AttendPlace& place : places()) {
+    for (const AttendSetup& s : setups()) {
+      for (EdgeForm form : {EdgeForm::kBits, EdgeForm::kCsr}) {
+        EXPECT_EQ(attend(s, form, keeping(place)).o.values(), attend(s, form, place).o.values());
+        expect_same(differentiate(s, form, keeping(place)), differentiate(s, form, place));
+      }
+      expect_same(differentiate_dense(s, keeping(place)), differentiate_dense(s, place));
+    }
+    AttendSetup s = make_setup({.n = 150, .m = 200, .d = 16}, 33);
+    s.dropout = 0.3f;
+    set_pattern(s, {.is_causal = true});
+    expect_same(differentiate_dense(s, keeping(place)), differentiate_dense(s, place));
+  }
+}
+
+TEST_F(AttendDropoutOnCuda, IsReadByBackwardWhereItIsKept) {
+  // Whoever made the bits again would not see that all weights are dropped.
+  const AttendSetup s = setups().back();
+  const Array<float> zeros(s.v.shape());
+  for (const AttendPlace& place : places()) {
+    Attended forward = attend(s, EdgeForm::kBits, keeping(place));
+    forward.kept.fill(0);
+    EXPECT_EQ(differentiate(s, EdgeForm::kBits, forward, keeping(place)).dv.values(),
+              zeros.values());
+    forward = attend_dense(s, keeping(place));
+    forward.kept.fill(0);
+    EXPECT_EQ(differentiate_dense(s, forward, keeping(place)).dv.values(), zeros.values());
+  }
+}
+
 }  // namespace
 }  // namespace stipple::test

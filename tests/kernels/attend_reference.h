@@ -272,8 +272,10 @@ class AttendMemory : public DeviceMemory {
   kernels::AttentionDropout dropout(const Array<uint32_t>& kept, const Of&... of) {
     kernels::AttentionDropout dropout = this->dropout();
     if (!place_.keeps_dropout) return dropout;
-    Arena plan("kept");
-    dropout.kept = fresh<uint32_t>(kernels::alloc_kept(plan, of...).shape);
+    Arena plan("kept", meta_device(place_.device.type));
+    const Shape shape = kernels::alloc_kept(plan, of...).shape;
+    if (shape.rank() == 0) return dropout;
+    dropout.kept = fresh<uint32_t>(shape);
     if (kept.numel() > 0) dropout.kept = put(kept);
     return dropout;
   }

@@ -55,7 +55,10 @@ WeightDropout weight_dropout(const AttentionDropout& d) {
           .rescale = 1.0f / (1.0f - d.rate),
           .rng = d.rng,
           .layer = d.layer,
-          .samples = d.samples.data};
+          .samples = d.samples.data,
+          .is_kept = !d.kept.empty(),
+          .kept = d.kept.data,
+          .kept_stride = d.kept.empty() ? 0 : d.kept.shape[1]};
 }
 
 GraphArrays graph_arrays(const EdgeSet& e) {

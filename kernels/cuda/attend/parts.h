@@ -22,6 +22,11 @@ struct WeightDropout {
   RngKey rng;
   int layer = 0;
   const uint32_t* samples = nullptr;  ///< [B]
+  /// Forward writes the bits of the tiles that it visits for backward to read, by query in lane order
+  /// like a graph's; a plan has the room, but no address.
+  bool is_kept = false;
+  uint32_t* kept = nullptr;
+  int64_t kept_stride = 0;  ///< words from problem to problem
 };
 
 /// The graph of all problems; p's arrays start at p * stride.

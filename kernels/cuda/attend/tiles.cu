@@ -262,7 +262,9 @@ struct WarpQueries {
       to_weights<T>(s.c[g], masks[g], x.scale, rows[g], factor);
       rescale(o.c[g], factor);
       if (kIsGeneral && x.dropout.is_on) {
-        drop(s.c[g], kept.by_query(first_row() + 16 * g, tile));
+        const uint32_t mask = kept.by_query(first_row() + 16 * g, tile);
+        keep_mask(x.dropout, x.pairs, item->problem, first_row() + 16 * g, tile, mask);
+        drop(s.c[g], mask);
       }
     }
     if (next >= 0) load_masks(x, next);

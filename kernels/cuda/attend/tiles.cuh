@@ -600,6 +600,21 @@ __device__ inline uint32_t KeptPairs::by_key(int64_t first_row, int64_t tile) co
   return mask;
 }
 
+/// Keeps a mask of KeptPairs::by_query for backward, where that is wanted. `queries`: whose rows those
+/// of WeightDropout::kept are.
+__device__ inline void keep_mask(const WeightDropout& d, const PairBits& queries, int problem,
+                                 int first_row, int tile, uint32_t mask) {
+  if (d.kept == nullptr) return;
+  auto* halves = reinterpret_cast<uint16_t*>(d.kept + problem * d.kept_stride);
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int64_t row = first_row + lane_index() / 4 + 8 * half;
+    if (row >= queries.num_rows) continue;
+    const int64_t word = row * queries.words_per_row + tile / 2 * 4 + lane_index() % 4;
+    halves[2 * word + tile % 2] = static_cast<uint16_t>(mask >> (16 * half));
+  }
+}
+
 // --- lists of tiles (tiles_lists.cu) ------------------------------------------------------
 
 /// For each problem and row block the tiles with any pair, ascending.

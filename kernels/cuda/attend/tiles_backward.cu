@@ -8,6 +8,7 @@
 #include "kernels/cuda/attend/parts.h"
 #include "kernels/cuda/attend/tiles_backward.cuh"
 #include "kernels/cuda/device.cuh"
+#include "kernels/cuda/edges.h"
 
 namespace stipple::kernels::cuda {
 namespace {
@@ -77,6 +78,24 @@ Operands<T> make_operands(const Stream& stream, const AttendArrays& a, Arena& sc
   return x;
 }
 
+/// What forward kept of dropout, as bits by key. Of tiles that it did not visit, whatever stands there.
+uint32_t* kept_by_key(const Stream& stream, const AttendArrays& a, Arena& scratch) {
+  const int64_t row_words = bit_words(BitOrder::kLanes, a.num_keys);
+  const int64_t column_words = bit_words(BitOrder::kLanes, a.num_queries);
+  const WritableGraph bits = {
+      .num_queries = a.num_queries,
+      .num_keys = a.num_keys,
+      .form = const_cast<EdgeForm*>(a.graph.form),  // only read
+      .by_query = a.dropout.kept,
+      .by_key = scratch.alloc<uint32_t>({a.problems(), a.num_keys * column_words}).data,
+      .query_stride = a.dropout.kept_stride,
+      .key_stride = a.num_keys * column_words,
+      .row_words = row_words,
+      .column_words = column_words};
+  transpose_bits(stream, bits, {.first = 0, .count = a.problems()});
+  return bits.by_key;
+}
+
 template <class T>
 OwnedSide<T> make_side(const Stream& stream, Owner owner, const AttendArrays& a,
                        const Operands<T>& x, Arena& scratch) {
@@ -93,6 +112,10 @@ OwnedSide<T> make_side(const Stream& stream, Owner owner, const AttendArrays& a,
   s.gradients[1] = static_cast<T*>(by_key ? a.dv : nullptr);
   s.membership_gradient = static_cast<T*>(by_key ? a.ste.column_grad : a.ste.row_grad);
   s.pairs = by_key ? bits_by_key(stream, a, scratch) : bits_by_query(stream, a, scratch);
+  if (a.dropout.is_kept) {
+    s.kept = by_key ? kept_by_key(stream, a, scratch) : a.dropout.kept;
+    s.kept_stride = s.pairs.num_rows * s.pairs.words_per_row;
+  }
   PairBits edges = s.pairs;
   edges.row_mask = nullptr;
   edges.valid_stride = 0;

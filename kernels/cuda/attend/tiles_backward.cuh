@@ -25,6 +25,9 @@ struct Side {
   int64_t membership_pitch = 0;    ///< clusters padded to 16 bytes
   int64_t first_cluster = 0;       ///< of this pass
   PairBits pairs;
+  const uint32_t* kept =
+      nullptr;  ///< what dropout kept, like the bits of pairs; null: draw it anew
+  int64_t kept_stride = 0;
   T* gradients[2] = {};
   T* membership_gradient = nullptr;
 };

@@ -85,9 +85,10 @@ struct Config {
 
   static constexpr int kTermBytes = kByKey ? kTileColumns * static_cast<int>(sizeof(float2)) : 0;
   static constexpr int kBitBytes = kRows * kBytesOfBits;
+  static constexpr int kKeptBytes = kDrops ? kBitBytes : 0;
   static constexpr int kStageBytes = 2 * LoopTile::kBytes +
                                      (clusters > 0 ? ClusterTile::kBytes : 0) + kTermBytes +
-                                     kBitBytes + kBytesOfBits;
+                                     kKeptBytes + kBitBytes + kBytesOfBits;
   static constexpr int kPipelineBytes = kStages * kStageBytes;
   static constexpr int kRowsBytes = 2 * RowsTile::kBytes;
   // Held rows pass through the memory of the stages.
@@ -109,6 +110,7 @@ struct Stage {
   typename C::LoopTile operands[2];
   typename C::ClusterTile memberships;
   float2* terms;
+  uint32_t* kept;   ///< [kRows, 4] by dropout, where they are kept
   uint32_t* bits;   ///< [kRows, 4]
   uint32_t* valid;  ///< [4]
 
@@ -118,7 +120,8 @@ struct Stage {
     std::byte* end = memory + C::kStageBytes - kBytesOfBits;
     valid = reinterpret_cast<uint32_t*>(end);
     bits = reinterpret_cast<uint32_t*>(end - C::kBitBytes);
-    terms = reinterpret_cast<float2*>(end - C::kBitBytes - C::kTermBytes);
+    kept = reinterpret_cast<uint32_t*>(end - C::kBitBytes - C::kKeptBytes);
+    terms = reinterpret_cast<float2*>(end - C::kBitBytes - C::kKeptBytes - C::kTermBytes);
   }
 
   __device__ void copy(const Side<T>& side, const Common& common, const TileItem& item,
@@ -152,16 +155,22 @@ struct Stage {
     if (threadIdx.x == 0) {
       copy_async_16(valid, pairs.valid(item.sample) + word, true);
     }
-    if (pairs.bits == nullptr) return;
+    if (pairs.bits != nullptr) copy_rows(bits, pairs.bits, pairs.stride, pairs, item, word);
+    if constexpr (C::kDrops) {
+      if (side.kept != nullptr) copy_rows(kept, side.kept, side.kept_stride, pairs, item, word);
+    }
+  }
+  /// Words word.. + 4 of the block's rows.
+  __device__ static void copy_rows(uint32_t* to, const uint32_t* all, int64_t stride,
+                                   const PairBits& pairs, const TileItem& item, int word) {
     const int first = item.block * C::kRows;
-    const uint32_t* from =
-        pairs.bits + item.problem * pairs.stride + first * pairs.words_per_row + word;
+    const uint32_t* from = all + item.problem * stride + first * pairs.words_per_row + word;
     const int left = static_cast<int>(pairs.num_rows) - first;
 #pragma unroll
     for (int r = 0; r < C::kRows; r += C::kThreads) {
       const int x = static_cast<int>(threadIdx.x) + r;
       if (C::kRows % C::kThreads != 0 && x >= C::kRows) break;
-      copy_async_16(bits + 4 * x, from + x * pairs.words_per_row, x < left);
+      copy_async_16(to + 4 * x, from + x * pairs.words_per_row, x < left);
     }
   }
 };
@@ -202,6 +211,15 @@ __device__ inline uint32_t diagonal(int first_row, int tile) {
   return mask;
 }
 
+/// The mask of group `g` of the warp's rows that their words for the tile stand for.
+template <class C>
+__device__ inline uint32_t mask_of_words(const uint32_t* words, int g, int tile) {
+  words += (C::first_row_of_warp() + 16 * g) * 4 + lane_index();
+  const uint32_t low = words[0];
+  const uint32_t high = words[8 * 4];
+  return tile % 2 == 0 ? (low & 0xFFFFu) | high << 16 : low >> 16 | (high & 0xFFFF0000u);
+}
+
 /// The graph's pairs of group `g` of the warp's rows with the columns of the tile. What it says of
 /// rows and columns that do not exist is multiplied by zeros, or not stored.
 template <class C>
@@ -213,14 +231,11 @@ __device__ inline uint32_t graph_mask(const PairBits& pairs, const Stage<C>& sta
     if constexpr (C::kClusters > 0) return ~0u;
     return pairs.pattern_mask(item.problem, first_row<C>(item) + 16 * g, tile);
   }
-  const uint32_t* words = stage.bits + (C::first_row_of_warp() + 16 * g) * 4 + lane_index();
-  const uint32_t low = words[0];
-  const uint32_t high = words[8 * 4];
-  return tile % 2 == 0 ? (low & 0xFFFFu) | high << 16 : low >> 16 | (high & 0xFFFF0000u);
+  return mask_of_words<C>(stage.bits, g, tile);
 }
 
-/// What dropout keeps is drawn from scratch for every tile: the walk over them has no registers to
-/// spare for KeptPairs.
+/// What dropout keeps, where forward has not kept it: drawn from scratch for every tile, because the
+/// walk over them has no registers to spare for KeptPairs.
 template <class C>
 __device__ inline void draw_kept_pairs(const Common& common, const TileItem& item, int tile,
                                        uint32_t (&kept)[C::kGroups]) {
@@ -247,7 +262,14 @@ __device__ inline TileMasks<C::kGroups> tile_masks(const Side<typename C::Elemen
         common.self_loop ? edges & ~diagonal(first_row<C>(item) + 16 * g, tile) : edges;
     masks.kept[g] = ~0u;
   }
-  if constexpr (C::kDrops) draw_kept_pairs<C>(common, item, tile, masks.kept);
+  if constexpr (C::kDrops) {
+    if (side.kept == nullptr) {
+      draw_kept_pairs<C>(common, item, tile, masks.kept);
+    } else {
+#pragma unroll
+      for (int g = 0; g < C::kGroups; ++g) masks.kept[g] = mask_of_words<C>(stage.kept, g, tile);
+    }
+  }
   return masks;
 }
 
