@@ -34,17 +34,6 @@
       STIPPLE_CUDA_CALL(stream, op, args);                        \
   }
 
-/// The same for an operation that has no CUDA body, and declares none.
-#define STIPPLE_DISPATCH_CPU(stream, op, args)                    \
-  switch (::stipple::detail::body_for((stream).device(), args)) { \
-    case DeviceType::kMeta:                                       \
-      return;                                                     \
-    case DeviceType::kCpu:                                        \
-      return cpu::op(stream, args);                               \
-    case DeviceType::kCuda:                                       \
-      throw Error(#op ": runs on CPUs only");                     \
-  }
-
 namespace stipple::detail {
 
 /// Whose body runs; kMeta: nobody's.

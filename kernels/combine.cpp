@@ -107,7 +107,7 @@ void summarize_regions(const Stream& stream, const SummarizeRegions& args) {
   check_summaries("summarize_regions", args.out, tokens, args.partition);
   check_same_storage("summarize_regions", {args.q, args.k, args.v, args.pooled_k, args.out.key,
                                            args.out.value, args.out.query});
-  STIPPLE_DISPATCH_CPU(stream, summarize_regions, args);
+  STIPPLE_DISPATCH(stream, summarize_regions, args);
 }
 
 void summarize_regions_backward(const Stream& stream, const SummarizeRegionsBackward& args) {
@@ -122,17 +122,17 @@ void summarize_regions_backward(const Stream& stream, const SummarizeRegionsBack
   expect_of_tokens(op, "dvalue", args.dvalue, regions);
   check_same_storage(
       op, {args.k, args.v, args.dq, args.dk, args.dv, args.dkey, args.dvalue, args.saved.query});
-  STIPPLE_DISPATCH_CPU(stream, summarize_regions_backward, args);
+  STIPPLE_DISPATCH(stream, summarize_regions_backward, args);
 }
 
 void take_keys(const Stream& stream, const TakeKeys& args) {
   check_taken(args.key, args.token_key, args.from, args.region_tokens);
-  STIPPLE_DISPATCH_CPU(stream, take_keys, args);
+  STIPPLE_DISPATCH(stream, take_keys, args);
 }
 
 void take_keys_backward(const Stream& stream, const TakeKeysBackward& args) {
   check_taken(args.dkey, args.dtoken_key, args.from, args.region_tokens);
-  STIPPLE_DISPATCH_CPU(stream, take_keys_backward, args);
+  STIPPLE_DISPATCH(stream, take_keys_backward, args);
 }
 
 void combine(const Stream& stream, const Combine& args) {
@@ -145,7 +145,7 @@ void combine(const Stream& stream, const Combine& args) {
     STIPPLE_CHECK_SHAPE("combine", args.facts.queries, (heads));
     STIPPLE_CHECK_SHAPE("combine", args.facts.with_regions, (heads));
   }
-  STIPPLE_DISPATCH_CPU(stream, combine, args);
+  STIPPLE_DISPATCH(stream, combine, args);
 }
 
 void combine_backward(const Stream& stream, const CombineBackward& args) {
@@ -162,7 +162,7 @@ void combine_backward(const Stream& stream, const CombineBackward& args) {
   if (!args.dregion_q.empty()) expect_of_tokens(op, "dregion_q", args.dregion_q, args.q.shape);
   check_same_storage(op, {args.q, args.dout, args.dq, args.dk, args.dv, args.dregion_q,
                           args.dregion_key, args.dregion_value});
-  STIPPLE_DISPATCH_CPU(stream, combine_backward, args);
+  STIPPLE_DISPATCH(stream, combine_backward, args);
 }
 
 }  // namespace stipple::kernels

@@ -74,6 +74,9 @@ void summarize_regions(const Stream&, const SummarizeRegions&);
 namespace cpu {
 void summarize_regions(const Stream&, const SummarizeRegions&);
 }
+namespace cuda {
+void summarize_regions(const Stream&, const SummarizeRegions&);
+}
 
 /// Gradients are added to; arrays may be the same memory.
 struct SummarizeRegionsBackward {
@@ -94,6 +97,9 @@ void summarize_regions_backward(const Stream&, const SummarizeRegionsBackward&);
 namespace cpu {
 void summarize_regions_backward(const Stream&, const SummarizeRegionsBackward&);
 }
+namespace cuda {
+void summarize_regions_backward(const Stream&, const SummarizeRegionsBackward&);
+}
 
 /// Keys of regions that are asked for, where keys of tokens are made apart:
 /// key[r, x] = token_key[from[r, x], x], and 0 where the region has no token.
@@ -108,6 +114,9 @@ void take_keys(const Stream&, const TakeKeys&);
 namespace cpu {
 void take_keys(const Stream&, const TakeKeys&);
 }
+namespace cuda {
+void take_keys(const Stream&, const TakeKeys&);
+}
 
 struct TakeKeysBackward {
   RealView dtoken_key;                // [B, H, N, D]  +=
@@ -118,6 +127,9 @@ struct TakeKeysBackward {
 };
 void take_keys_backward(const Stream&, const TakeKeysBackward&);
 namespace cpu {
+void take_keys_backward(const Stream&, const TakeKeysBackward&);
+}
+namespace cuda {
 void take_keys_backward(const Stream&, const TakeKeysBackward&);
 }
 
@@ -158,6 +170,9 @@ void combine(const Stream&, const Combine&);
 namespace cpu {
 void combine(const Stream&, const Combine&);
 }
+namespace cuda {
+void combine(const Stream&, const Combine&);
+}
 
 struct CombineBackward {
   RealView dq, dk, dv;                  // [B, H, N, D]  written
@@ -179,6 +194,9 @@ struct CombineBackward {
 };
 void combine_backward(const Stream&, const CombineBackward&);
 namespace cpu {
+void combine_backward(const Stream&, const CombineBackward&);
+}
+namespace cuda {
 void combine_backward(const Stream&, const CombineBackward&);
 }
 

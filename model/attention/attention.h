@@ -56,7 +56,6 @@ struct AttentionTraits {
   bool has_graph = false;      ///< it tells one to ctx.graphs
   int64_t graph_groups = 0;    ///< AttentionGraph::groups, before anything is drawn
   bool can_be_causal = false;  ///< it obeys AttentionShape::is_causal
-  bool runs_on_cuda = true;    ///< its operations have CUDA bodies
 };
 
 class Attention {

@@ -11,6 +11,7 @@
 #include "kernels/combine.h"
 #include "kernels/combine_reference.h"
 #include "tests/support/arrays.h"
+#include "tests/support/devices.h"
 
 namespace stipple::test {
 
@@ -124,44 +125,60 @@ struct CombineMutant {
   bool regions_are_causal = true;
 };
 
-inline Combined run_combine(const CombineSetup& s, const Stream& stream, Arena& scratch,
-                            const CombineMutant& mutant = {}) {
+/// Operands lie in `memory`, stored as `storage`; where the stream only plans, nothing comes back.
+inline Combined run_combine(const CombineSetup& s, DeviceMemory& memory, const Stream& stream,
+                            Arena& scratch, const CombineMutant& mutant = {},
+                            Precision storage = Precision::kFp32) {
   using namespace kernels;
   const Arena::Scope scope(scratch);
-  Combined out;
-  out.o = Array<float>(s.tokens());
-  out.lse = Array<float>({s.batch, s.heads, s.n()});
-  out.dq = out.dk = out.dv = out.dregion_q = out.dpooled_k = out.o;
-  out.dhead_mass = Array<float>({s.heads});
-  out.direct_weight = out.region_entropy = Array<double>({s.heads});
-  out.queries = out.with_regions = Array<int64_t>({s.heads});
-  const View<const uint8_t> mask = s.mask;
+  const auto put = [&](const Array<float>& x) {
+    return is_given(x) ? memory.put(x, storage) : RealView{};
+  };
+  const RealView q = put(s.q), k = put(s.k), v = put(s.v), dout = put(s.dout);
+  const RealView region_q = put(s.region_q), pooled_k = put(s.pooled_k);
+  const auto zeros = [&] { return memory.put(Array<float>(s.tokens()), storage); };
+  const RealView o = memory.fresh(s.tokens(), storage), dq = memory.fresh(s.tokens(), storage),
+                 dk = memory.fresh(s.tokens(), storage), dv = memory.fresh(s.tokens(), storage);
+  const RealView dregion_q = is_given(s.region_q) ? zeros() : RealView{};
+  const RealView dpooled_k = is_given(s.pooled_k) ? zeros() : RealView{};
+  const View<float> lse = memory.fresh<float>({s.batch, s.heads, s.n()});
+  const View<float> dhead_mass = memory.zeros<float>({s.heads});
+  const View<double> direct_weight = memory.zeros<double>({s.heads}),
+                     region_entropy = memory.zeros<double>({s.heads});
+  const View<int64_t> queries = memory.zeros<int64_t>({s.heads}),
+                      with_regions = memory.zeros<int64_t>({s.heads});
+  const View<const uint8_t> mask = is_given(s.mask) ? memory.put(s.mask) : View<uint8_t>{};
   const View<const uint8_t> region_mask = mutant.masks_regions ? mask : View<const uint8_t>{};
-  Summaries summaries =
-      alloc_summaries(scratch, Precision::kFp32, s.batch, s.heads, s.d, s.partition, s.pool, s.key);
-  const RealView dkey = scratch.alloc(Precision::kFp32, summaries.key.shape);
-  const RealView dvalue = scratch.alloc(Precision::kFp32, summaries.key.shape);
-  const AttentionDropout drop = s.drop(s.dropout), drop_region = s.drop(s.region_dropout),
-                         drop_token = s.drop(s.token_dropout);
-  const RegionMass mass = {s.mass, s.head_mass};
+  const View<const uint32_t> samples = memory.put(s.samples);
+  const Summaries summaries =
+      alloc_summaries(scratch, storage, s.batch, s.heads, s.d, s.partition, s.pool, s.key);
+  const RealView dkey = scratch.alloc(storage, summaries.key.shape);
+  const RealView dvalue = scratch.alloc(storage, summaries.key.shape);
+  const auto drop = [&](float rate) {
+    AttentionDropout dropout = s.drop(rate);
+    dropout.samples = samples;
+    return dropout;
+  };
+  const RegionMass mass = {s.mass,
+                           is_given(s.head_mass) ? memory.put(s.head_mass) : View<const float>{}};
   summarize_regions(stream, {.out = summaries,
-                             .q = s.q,
-                             .k = s.k,
-                             .v = s.v,
-                             .pooled_k = s.pooled_k,
+                             .q = q,
+                             .k = k,
+                             .v = v,
+                             .pooled_k = pooled_k,
                              .mask = region_mask,
                              .partition = s.partition,
                              .pool = s.pool,
                              .key = s.key,
                              .scale = s.scale * mutant.query_scale,
-                             .dropout = drop_token,
+                             .dropout = drop(s.token_dropout),
                              .scratch = &scratch});
-  combine(stream, {.o = out.o,
-                   .lse = out.lse,
-                   .q = s.q,
-                   .k = s.k,
-                   .v = s.v,
-                   .region_q = s.region_q,
+  combine(stream, {.o = o,
+                   .lse = lse,
+                   .q = q,
+                   .k = k,
+                   .v = v,
+                   .region_q = region_q,
                    .region_key = summaries.key,
                    .region_value = summaries.value,
                    .region_tokens = summaries.tokens,
@@ -169,66 +186,89 @@ inline Combined run_combine(const CombineSetup& s, const Stream& stream, Arena& 
                    .partition = s.partition,
                    .mass = mass,
                    .scale = s.scale,
-                   .dropout = drop,
-                   .region_dropout = drop_region,
-                   .facts = {out.direct_weight, out.region_entropy, out.queries, out.with_regions},
+                   .dropout = drop(s.dropout),
+                   .region_dropout = drop(s.region_dropout),
+                   .facts = {direct_weight, region_entropy, queries, with_regions},
                    .scratch = &scratch});
-  const bool apart = is_given(s.region_q);
-  combine_backward(stream, {.dq = out.dq,
-                            .dk = out.dk,
-                            .dv = out.dv,
-                            .dregion_q = apart ? RealView(out.dregion_q) : RealView{},
+  combine_backward(stream, {.dq = dq,
+                            .dk = dk,
+                            .dv = dv,
+                            .dregion_q = dregion_q,
                             .dregion_key = dkey,
                             .dregion_value = dvalue,
-                            .dhead_factor = out.dhead_mass,
-                            .q = s.q,
-                            .k = s.k,
-                            .v = s.v,
-                            .region_q = s.region_q,
+                            .dhead_factor = dhead_mass,
+                            .q = q,
+                            .k = k,
+                            .v = v,
+                            .region_q = region_q,
                             .region_key = summaries.key,
                             .region_value = summaries.value,
                             .region_tokens = summaries.tokens,
-                            .o = out.o,
-                            .dout = s.dout,
-                            .lse = out.lse,
+                            .o = o,
+                            .dout = dout,
+                            .lse = lse,
                             .mask = mask,
                             .partition = s.partition,
                             .mass = mass,
                             .scale = s.scale,
-                            .dropout = drop,
-                            .region_dropout = drop_region,
+                            .dropout = drop(s.dropout),
+                            .region_dropout = drop(s.region_dropout),
                             .scratch = &scratch});
+  Combined out;
   if (!summaries.key_from.empty() && !stream.is_plan()) {
-    out.key_from = Array<int32_t>(summaries.key_from.shape);
-    for (int64_t x = 0; x < summaries.key_from.numel(); ++x) {
-      int32_t& from = summaries.key_from[x];
-      out.key_from[x] = from;
-      if (mutant.shift_from != 0 && from > 0) from -= mutant.shift_from;
+    out.key_from = memory.get(summaries.key_from);
+    const Array<int32_t> tokens = memory.get(summaries.tokens);
+    const int64_t regions = summaries.tokens.shape[1];
+    for (int64_t x = 0; x < out.key_from.numel(); ++x) {
+      const int64_t row = x / s.d, b = row / regions / s.heads;
+      if (tokens[b * regions + row % regions] == 0) out.key_from[x] = -1;  // not written
     }
+    Array<int32_t> wrong = out.key_from;
+    for (int32_t& from : wrong.values()) from -= from > 0 ? mutant.shift_from : 0;
+    upload(stream, summaries.key_from, std::span<const int32_t>(wrong.values()));
   }
-  summarize_regions_backward(
-      stream, {.dq = out.dq,
-               .dk = out.dk,
-               .dv = out.dv,
-               .dpooled_k = is_given(s.pooled_k) ? RealView(out.dpooled_k) : RealView{},
-               .dkey = dkey,
-               .dvalue = dvalue,
-               .saved = summaries,
-               .k = s.k,
-               .v = s.v,
-               .mask = region_mask,
-               .partition = s.partition,
-               .pool = s.pool,
-               .key = s.key,
-               .scale = s.scale * mutant.query_scale,
-               .dropout = drop_token,
-               .scratch = &scratch});
+  summarize_regions_backward(stream, {.dq = dq,
+                                      .dk = dk,
+                                      .dv = dv,
+                                      .dpooled_k = dpooled_k,
+                                      .dkey = dkey,
+                                      .dvalue = dvalue,
+                                      .saved = summaries,
+                                      .k = k,
+                                      .v = v,
+                                      .mask = region_mask,
+                                      .partition = s.partition,
+                                      .pool = s.pool,
+                                      .key = s.key,
+                                      .scale = s.scale * mutant.query_scale,
+                                      .dropout = drop(s.token_dropout),
+                                      .scratch = &scratch});
+  if (stream.is_plan()) return out;
+  out.o = memory.get(o);
+  out.lse = memory.get(lse);
+  out.dq = memory.get(dq);
+  out.dk = memory.get(dk);
+  out.dv = memory.get(dv);
+  out.dhead_mass = memory.get(dhead_mass);
+  out.direct_weight = memory.get(direct_weight);
+  out.region_entropy = memory.get(region_entropy);
+  out.queries = memory.get(queries);
+  out.with_regions = memory.get(with_regions);
+  if (is_given(s.region_q)) out.dregion_q = memory.get(dregion_q);
+  if (is_given(s.pooled_k)) out.dpooled_k = memory.get(dpooled_k);
   return out;
 }
 
-inline Combined run_combine(const CombineSetup& s, const CombineMutant& mutant = {}) {
-  Arena scratch("scratch", kCpuDevice, size_t{2} << 20);
-  return run_combine(s, Stream(kCpuDevice), scratch, mutant);
+/// Where run_combine computes when it is not told (with_every_backend).
+inline Device& combine_device() {
+  static Device device = kCpuDevice;
+  return device;
+}
+
+inline Combined run_combine(const CombineSetup& s, const CombineMutant& mutant = {},
+                            Precision storage = Precision::kFp32) {
+  DeviceMemory memory(combine_device(), {}, size_t{2} << 20);
+  return run_combine(s, memory, memory.stream(), memory.scratch(), mutant, storage);
 }
 
 /// Dropout's factors of problem (b, h) for these rows and columns of pairs.
@@ -275,9 +315,9 @@ inline kernels::reference::Combiner combine_oracle(const CombineSetup& s, int64_
   return c;
 }
 
-/// Runs body() with each instruction set of this machine.
+/// Runs body() with each instruction set of this machine, and on its CUDA device.
 template <class Body>
-void with_every_isa(const Body& body) {
+void with_every_backend(const Body& body) {
   const cpu::Isa before = cpu::isa();
   for (const cpu::Isa isa : cpu::available_isas()) {
     SCOPED_TRACE(cpu::isa_name(isa));
@@ -285,6 +325,13 @@ void with_every_isa(const Body& body) {
     body();
   }
   cpu::set_isa(before);
+  for (const Device device : test_devices()) {
+    if (device == kCpuDevice) continue;
+    SCOPED_TRACE(name_of(device));
+    combine_device() = device;
+    body();
+  }
+  combine_device() = kCpuDevice;
 }
 
 }  // namespace stipple::test

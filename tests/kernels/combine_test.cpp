@@ -63,84 +63,77 @@ Array<double> oracle_gradient(const CombineSetup& s, Doubles kernels::reference:
 
 void check_values(const CombineSetup& s) {
   SCOPED_TRACE(describe(s.partition));
-  expect_close(run_combine(s).o, oracle_output(s), kTolerance);
+  const Array<double> o = oracle_output(s);
+  with_every_backend([&] { expect_close(run_combine(s).o, o, kTolerance); });
 }
 
 void check_gradients(const CombineSetup& s) {
   using kernels::reference::Combiner;
   SCOPED_TRACE(describe(s.partition));
-  const Combined run = run_combine(s);
-  expect_close(run.o, oracle_output(s), kTolerance);
-  expect_close(run.dq, oracle_gradient(s, &Combiner::q), 5 * kTolerance);
-  expect_close(run.dk, oracle_gradient(s, &Combiner::k), 5 * kTolerance);
-  expect_close(run.dv, oracle_gradient(s, &Combiner::v), 5 * kTolerance);
+  const Array<double> o = oracle_output(s), dq = oracle_gradient(s, &Combiner::q),
+                      dk = oracle_gradient(s, &Combiner::k), dv = oracle_gradient(s, &Combiner::v);
+  with_every_backend([&] {
+    const Combined run = run_combine(s);
+    expect_close(run.o, o, kTolerance);
+    expect_close(run.dq, dq, 5 * kTolerance);
+    expect_close(run.dk, dk, 5 * kTolerance);
+    expect_close(run.dv, dv, 5 * kTolerance);
+  });
 }
 
 TEST(Combine, IsTheDenseMatrixOfItsDefinition) {
-  with_every_isa([] {
-    for (int64_t n : {1, 2, 5, 13, 16}) {
-      for (const Partition& p : partitions_of(n)) check_values(make_combine(p, 1));
-    }
-    for (const Partition& p : partitions_of(150, 40, 50))
-      check_values(make_combine(p, 2, 17, 1, 1));
-  });
+  for (int64_t n : {1, 2, 5, 13, 16}) {
+    for (const Partition& p : partitions_of(n)) check_values(make_combine(p, 1));
+  }
+  for (const Partition& p : partitions_of(150, 40, 50)) check_values(make_combine(p, 2, 17, 1, 1));
 }
 
 TEST(Combine, PaddingTakesNoPart) {
-  with_every_isa([] {
-    for (int64_t n : {5, 13, 40}) {
-      for (const Partition& p : partitions_of(n, 4, 6)) {
-        CombineSetup s = make_combine(p, 3);
-        add_padding(s);
-        check_values(s);
-      }
+  for (int64_t n : {5, 13, 40}) {
+    for (const Partition& p : partitions_of(n, 4, 6)) {
+      CombineSetup s = make_combine(p, 3);
+      add_padding(s);
+      check_values(s);
     }
-  });
+  }
 }
 
 TEST(Combine, GradientsAreThoseOfTheDefinition) {
-  with_every_isa([] {
-    for (const Partition& p : partitions_of(13)) {
-      CombineSetup s = make_combine(p, 4, 3);
-      check_gradients(s);
-      add_padding(s);
-      check_gradients(s);
-    }
-  });
+  for (const Partition& p : partitions_of(13)) {
+    CombineSetup s = make_combine(p, 4, 3);
+    check_gradients(s);
+    add_padding(s);
+    check_gradients(s);
+  }
 }
 
 TEST(Combine, GradientsOfEveryPool) {
-  with_every_isa([] {
-    for (const RegionPool pool : {RegionPool::kMean, RegionPool::kSum}) {
-      for (const Partition& p : partitions_of(11)) {
-        CombineSetup s = make_combine(p, 5, 2, 2, 1);
-        s.pool = pool;
-        add_padding(s);
-        check_gradients(s);
-      }
-    }
-    for (const bool causal : {false, true}) {
-      CombineSetup s = make_combine(
-          {.kind = PartitionKind::kRowMajor, .is_causal = causal, .length = 14, .columns = 4}, 6,
-          3);
-      s.key = RegionKey::kWeighted;
-      check_gradients(s);
+  for (const RegionPool pool : {RegionPool::kMean, RegionPool::kSum}) {
+    for (const Partition& p : partitions_of(11)) {
+      CombineSetup s = make_combine(p, 5, 2, 2, 1);
+      s.pool = pool;
       add_padding(s);
       check_gradients(s);
     }
-  });
+  }
+  for (const bool causal : {false, true}) {
+    CombineSetup s = make_combine(
+        {.kind = PartitionKind::kRowMajor, .is_causal = causal, .length = 14, .columns = 4}, 6, 3);
+    s.key = RegionKey::kWeighted;
+    check_gradients(s);
+    add_padding(s);
+    check_gradients(s);
+  }
 }
 
 TEST(Combine, GradientsUnderDropoutOfEveryKind) {
-  with_every_isa([] {
-    for (const Partition& p : partitions_of(12)) {
-      CombineSetup s = make_combine(p, 7, 2);
-      s.dropout = 0.3f;
-      s.region_dropout = 0.4f;
-      s.token_dropout = 0.5f;
-      check_gradients(s);
-    }
-  });
+  for (const Partition& p : partitions_of(12)) {
+    CombineSetup s = make_combine(p, 7, 2);
+    s.dropout = 0.3f;
+    s.region_dropout = 0.4f;
+    s.token_dropout = 0.5f;
+    check_gradients(s);
+  }
 }
 
 TEST(Combine, GradientsWithOptions) {
@@ -162,7 +155,7 @@ TEST(Combine, GradientsWithOptions) {
 }
 
 TEST(Combine, GradientOfAHeadsMass) {
-  with_every_isa([] {
+  with_every_backend([] {
     CombineSetup s = make_combine({.length = 13, .block = 4}, 10, 3);
     add_padding(s);
     s.mass = 0.5f;
@@ -188,7 +181,7 @@ TEST(Combine, GradientOfAHeadsMass) {
 }
 
 TEST(Combine, TellsWhatIsSeenDirectlyAndHowRegionsShare) {
-  with_every_isa([] {
+  with_every_backend([] {
     for (const Partition& p : partitions_of(75, 9, 12)) {
       SCOPED_TRACE(describe(p));
       CombineSetup s = make_combine(p, 11, 6, 3, 2);
@@ -221,7 +214,7 @@ TEST(Combine, TellsWhatIsSeenDirectlyAndHowRegionsShare) {
 
 TEST(Combine, RegionsMayBeScoredAndPooledByOtherArrays) {
   using kernels::reference::Combiner;
-  with_every_isa([] {
+  with_every_backend([] {
     CombineSetup s = make_combine({.length = 11, .block = 4}, 12, 3);
     s.region_q = random_normal(s.tokens(), 50);
     s.pooled_k = random_normal(s.tokens(), 51);
@@ -234,7 +227,7 @@ TEST(Combine, RegionsMayBeScoredAndPooledByOtherArrays) {
 }
 
 TEST(Combine, OfEqualValuesTheFirstTokensIsTheMaximum) {
-  with_every_isa([] {
+  with_every_backend([] {
     for (const bool padded : {false, true}) {
       CombineSetup s = make_combine({.length = 8, .block = 4}, 13, 2, 1, 1);
       s.q.fill(0.5f);
@@ -255,24 +248,64 @@ TEST(Combine, OfEqualValuesTheFirstTokensIsTheMaximum) {
 }
 
 TEST(Combine, TakesKeysOfTokensAndGivesTheirGradientsBack) {
-  Array<float> keys({1, 1, 3, 2}), dtokens({1, 1, 2, 2});
   const Array<float> of_tokens({1, 1, 2, 2}, {1, 2, 3, 4}),
       dkeys({1, 1, 3, 2}, {5, 6, 7, 8, 9, 10});
   const Array<int32_t> from({1, 1, 3, 2}, {1, 0, -7, -7, 1, 1}), counts({1, 3}, {4, 0, 1});
-  Arena scratch("scratch", kCpuDevice, 1024);
-  const Stream stream(kCpuDevice);
-  kernels::take_keys(stream, {.key = keys,
-                              .token_key = of_tokens,
-                              .from = from,
-                              .region_tokens = counts,
-                              .scratch = &scratch});
-  EXPECT_EQ(keys.values(), (std::vector<float>{3, 2, 0, 0, 3, 4}));
-  kernels::take_keys_backward(stream, {.dtoken_key = dtokens,
-                                       .dkey = dkeys,
-                                       .from = from,
-                                       .region_tokens = counts,
-                                       .scratch = &scratch});
-  EXPECT_EQ(dtokens.values(), (std::vector<float>{0, 6, 14, 10}));
+  for (const Device device : test_devices()) {
+    DeviceMemory memory(device);
+    const View<float> keys = memory.fresh<float>({1, 1, 3, 2});
+    const View<float> dtokens = memory.zeros<float>({1, 1, 2, 2});
+    const View<int32_t> taken_from = memory.put(from), tokens = memory.put(counts);
+    kernels::take_keys(memory.stream(), {.key = keys,
+                                         .token_key = memory.put(of_tokens),
+                                         .from = taken_from,
+                                         .region_tokens = tokens,
+                                         .scratch = &memory.scratch()});
+    EXPECT_EQ(memory.get(keys).values(), (std::vector<float>{3, 2, 0, 0, 3, 4}));
+    kernels::take_keys_backward(memory.stream(), {.dtoken_key = dtokens,
+                                                  .dkey = memory.put(dkeys),
+                                                  .from = taken_from,
+                                                  .region_tokens = tokens,
+                                                  .scratch = &memory.scratch()});
+    EXPECT_EQ(memory.get(dtokens).values(), (std::vector<float>{0, 6, 14, 10}));
+  }
+}
+
+// --- CPU and CUDA --------------------------------------------------------------------------------
+
+TEST(Combine, EveryDeviceTakesTheSameTokensAsMaxima) {
+  for (const Partition& p : partitions_of(70, 8, 9)) {
+    CombineSetup s = make_combine(p, 20, 6);
+    add_padding(s);
+    for (float& x : s.k.values()) x = std::round(2.0f * x) / 2.0f;  // many are equal
+    const Array<int32_t> expected = run_combine(s).key_from;
+    with_every_backend([&] {
+      // A region that nobody sees is of no token.
+      EXPECT_EQ(run_combine(s).key_from.values(), expected.values()) << describe(p);
+    });
+  }
+}
+
+TEST(Combine, StoredInHalfThePrecisionIsNear) {
+  for (const Device device : test_devices()) {
+    for (const Precision storage : test_storages(device)) {
+      if (storage == Precision::kFp32) continue;
+      for (const Partition& p : partitions_of(70, 8, 9)) {
+        SCOPED_TRACE(describe(p));
+        CombineSetup s = make_combine(p, 21, 40, 1, 2);
+        for (Array<float>* x : {&s.q, &s.k, &s.v, &s.dout}) *x = rounded(*x, storage);
+        add_padding(s);
+        const Combined expected = run_combine(s);
+        DeviceMemory memory(device);
+        const Combined actual =
+            run_combine(s, memory, memory.stream(), memory.scratch(), {}, storage);
+        expect_close(actual.o, expected.o, 0.02);
+        expect_close(actual.dq, expected.dq, 0.02);
+        expect_close(actual.dk, expected.dk, 0.02);
+        expect_close(actual.dv, expected.dv, 0.02);
+      }
+    }
+  }
 }
 
 // --- by hand -------------------------------------------------------------------------------------
@@ -295,7 +328,7 @@ void expect_weights(const Array<float>& actual, const std::vector<double>& expec
 
 TEST(Combine, GivesTheWeightsThatAreFoundByHand) {
   constexpr double kThird = 1.0 / 3, kSixth = 1.0 / 6;
-  with_every_isa([] {
+  with_every_backend([] {
     expect_weights(weights_of_four({.block = 2}),
                    {kThird, kThird, kSixth, kSixth, kThird, kThird, kSixth, kSixth,  //
                     kSixth, kSixth, kThird, kThird, kSixth, kSixth, kThird, kThird});
@@ -344,26 +377,36 @@ TEST(CombineMutants, GradientOfTheWrongTokenShows) {
 // --- of every operation --------------------------------------------------------------------------
 
 TEST(Combine, SameBitsForAnyThreads) {
-  with_every_isa([] {
-    for (const Partition& p : partitions_of(70, 8, 9)) {
-      CombineSetup s = make_combine(p, 16, 7, 2, 3);
+  with_every_backend([] {
+    for (const Partition& p : partitions_of(40, 8, 6)) {
+      CombineSetup s = make_combine(p, 16, 3, 1, 3);
       s.mass = 1.0f;
       s.head_mass = Array<float>({3}, {1.0f, 0.5f, 2.0f});
       s.dropout = s.region_dropout = s.token_dropout = 0.2f;
-      expect_same_bits_for_any_threads(
-          [&](const Stream& stream, Arena& scratch) { return run_combine(s, stream, scratch); });
+      if (combine_device() != kCpuDevice) {
+        EXPECT_TRUE(run_combine(s) == run_combine(s)) << describe(p);
+        continue;
+      }
+      DeviceMemory memory(kCpuDevice);
+      expect_same_bits_for_any_threads([&](const Stream& stream, Arena& scratch) {
+        return run_combine(s, memory, stream, scratch);
+      });
     }
   });
 }
 
 TEST(Combine, MetaCountsScratch) {
   const CombineSetup s = make_combine({.length = 40, .block = 8}, 17);
-  expect_meta_counts_scratch(
-      [&](const Stream& stream, Arena& scratch) { run_combine(s, stream, scratch); });
+  for (const Device device : test_devices()) {
+    DeviceMemory memory(device);
+    expect_meta_counts_scratch(device, [&](const Stream& stream, Arena& scratch) {
+      run_combine(s, memory, stream, scratch);
+    });
+  }
 }
 
 TEST(Combine, ASequenceOfPaddingGivesZerosAndNoGradient) {
-  with_every_isa([] {
+  with_every_backend([] {
     for (const Partition& p : partitions_of(9)) {
       CombineSetup s = make_combine(p, 18);
       s.mask = Array<uint8_t>({s.batch, s.n()});

@@ -5,9 +5,12 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <functional>
 #include <map>
 #include <set>
+#include <tuple>
 
+#include "kernels/partition_places.h"
 #include "tests/kernels/combine_reference.h"
 
 namespace stipple::test {
@@ -15,7 +18,9 @@ namespace {
 
 using kernels::Line;
 using kernels::Pass;
+using kernels::PassPlace;
 using kernels::Region;
+using kernels::Relation;
 using kernels::reference::Seen;
 using kernels::reference::seen_by;
 using kernels::reference::SeenRegion;
@@ -52,8 +57,60 @@ std::vector<Keys> seen_by_passes(const Partition& p) {
   return all;
 }
 
+// --- places --------------------------------------------------------------------------------------
+
+/// A pass, all of it, and a place in it.
+using Stand = std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, bool, Relation,
+                         int64_t, int64_t, int64_t>;
+Stand stand(const Pass& p, int64_t place) {
+  return {
+      p.queries.first, p.queries.stride, p.queries.count, p.keys.first, p.keys.stride, p.keys.count,
+      p.of_regions,    p.relation,       p.unit,          p.shift,      place};
+}
+using Stands = std::map<int64_t, std::multiset<Stand>>;
+
+void add_places(Stands& all, int64_t of, int count, const std::function<PassPlace(int)>& at) {
+  for (int t = 0; t < count; ++t) {
+    const PassPlace found = at(t);
+    if (found.place >= 0 && !found.pass.is_empty()) all[of].insert(stand(found.pass, found.place));
+  }
+}
+
+/// What partition_places.h says is what a walk over all passes and regions finds.
+void check_places(const Partition& p) {
+  Stands queries, tokens, regions;
+  std::map<int64_t, std::multiset<int64_t>> members;
+  for (int64_t g = 0; g < p.num_passes(); ++g) {
+    const Pass pass = p.pass(g);
+    if (pass.is_empty()) continue;
+    for (int64_t a = 0; a < pass.queries.count; ++a)
+      queries[pass.queries[a]].insert(stand(pass, a));
+    for (int64_t b = 0; b < pass.keys.count; ++b)
+      (pass.of_regions ? regions : tokens)[pass.keys[b]].insert(stand(pass, b));
+  }
+  for (int64_t r = 0; r < p.num_regions(); ++r) {
+    for (int64_t j : list_of(p.region(r).tokens)) members[j].insert(r);
+  }
+  Stands as_query, as_key, as_region;
+  std::map<int64_t, std::multiset<int64_t>> belongs;
+  for (int64_t i = 0; i < p.length; ++i) {
+    add_places(as_query, i, num_query_places(p), [&](int t) { return query_place(p, i, t); });
+    add_places(as_key, i, num_key_places(p), [&](int t) { return key_place(p, i, t); });
+    for (int t = 0; t < num_region_lines(p); ++t) {
+      for (int64_t r : list_of(regions_of(p, i, t))) belongs[i].insert(r);
+    }
+  }
+  for (int64_t r = 0; r < p.num_regions(); ++r)
+    add_places(as_region, r, 1, [&](int) { return region_place(p, r); });
+  EXPECT_EQ(as_query, queries);
+  EXPECT_EQ(as_key, tokens);
+  EXPECT_EQ(as_region, regions);
+  EXPECT_EQ(belongs, members);
+}
+
 void check_partition(const Partition& p) {
   SCOPED_TRACE(describe(p));
+  check_places(p);
   const std::vector<Keys> passes = seen_by_passes(p);
   for (int64_t r = 0; r < p.num_regions(); ++r)
     EXPECT_LE(p.region(r).tokens.count, p.longest_region());

@@ -26,15 +26,6 @@ inline std::vector<model::AttentionKind> every_causal_attention() {
   return kinds;
 }
 
-/// Those that run on GPUs.
-inline std::vector<model::AttentionKind> every_cuda_attention() {
-  std::vector<model::AttentionKind> kinds;
-  for (const model::AttentionKind kind : every_attention()) {
-    if (model::attention_row(kind).traits({.kind = kind}).runs_on_cuda) kinds.push_back(kind);
-  }
-  return kinds;
-}
-
 inline std::string name_of(model::AttentionKind kind) {
   return std::string(model::attention_row(kind).name);
 }

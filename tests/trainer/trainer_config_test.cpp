@@ -316,8 +316,6 @@ TEST(TrainerConfig, WhatThisBuildCannotDoIsRefused) {
             "attention.implementation: cusparse computes attention over a graph, and "
             "attention.kind=softmax has none; use implementation=own");
   if (cuda::is_built()) {
-    EXPECT_EQ(mistake({"device=cuda", "attention.kind=combiner"}),
-              "device: attention.kind=combiner runs on CPUs only; use device=cpu");
     EXPECT_EQ(mistake({"device=cuda", "step.graph=true", "guard.spike_factor=2"}),
               "step.graph: a captured step cannot ask the host whether it is a spike; use "
               "guard.spike_factor=0 or step.graph=false");

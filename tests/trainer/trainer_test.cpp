@@ -61,7 +61,7 @@ std::vector<Config> every_config(const std::string& name) {
   for (const auto device : {DeviceChoice::kCpu, DeviceChoice::kCuda}) {
     if (device == DeviceChoice::kCuda && cuda::device_count() == 0) continue;
     const bool on_cuda = device == DeviceChoice::kCuda;
-    for (const auto kind : on_cuda ? test::every_cuda_attention() : test::every_attention()) {
+    for (const auto kind : test::every_attention()) {
       Config& config = configs.emplace_back(small_config(name));
       config.device = device;
       config.attention.kind = kind;
@@ -130,7 +130,7 @@ std::vector<double> history(const Config& config, int steps) {
 TEST(Trainer, OnCudaMakesTheStepsOfTheCpu) {
   if (cuda::device_count() == 0) GTEST_SKIP() << cuda::why_no_device();
   std::vector<Config> configs;
-  for (const auto kind : test::every_cuda_attention()) {
+  for (const auto kind : test::every_attention()) {
     configs.push_back(small_config("devices"));
     configs.back().attention.kind = kind;
   }
@@ -180,7 +180,7 @@ void expect_timed(const TrainRecord& record, bool has_sampling) {
 
 TEST(Trainer, ACapturedStepGivesTheBitsOfAnEagerOneAndIsTimedAsWell) {
   if (cuda::device_count() == 0) GTEST_SKIP() << cuda::why_no_device();
-  for (const auto kind : test::every_cuda_attention()) {
+  for (const auto kind : test::every_attention()) {
     SCOPED_TRACE(test::name_of(kind));
     Config config = small_config("graph");
     make_short(config);

@@ -23,9 +23,6 @@ void validate_device(const Config& config) {
   require(!on_gpu || cuda::is_built(), "device: ", cuda::why_no_device(), ", or use device=cpu");
   require(on_gpu || config.precision == Precision::kFp32,
           "precision: bf16 is for GPUs; use device=cuda or precision=fp32");
-  const model::AttentionRow& attention = model::attention_row(config.attention.kind);
-  require(!on_gpu || attention.traits(config.attention).runs_on_cuda,
-          "device: attention.kind=", attention.name, " runs on CPUs only; use device=cpu");
   require(on_gpu || !config.step.graph, "step.graph: is for GPUs; use device=cuda or graph=false");
   require(on_gpu || config.attention.implementation == kernels::EdgesImplementation::kOurs,
           "attention.implementation: cusparse is for GPUs; use device=cuda or implementation=own");

@@ -48,19 +48,6 @@ const float* find_delta(const Stream& stream, Arena& scratch, View<const float> 
   return made.data;
 }
 
-WeightDropout weight_dropout(const AttentionDropout& d) {
-  if (d.rate == 0.0f) return {};
-  return {.is_on = true,
-          .drop_below = static_cast<uint32_t>(static_cast<double>(d.rate) * 0x1p32),
-          .rescale = 1.0f / (1.0f - d.rate),
-          .rng = d.rng,
-          .layer = d.layer,
-          .samples = d.samples.data,
-          .is_kept = !d.kept.empty(),
-          .kept = d.kept.data,
-          .kept_stride = d.kept.empty() ? 0 : d.kept.shape[1]};
-}
-
 GraphArrays graph_arrays(const EdgeSet& e) {
   const bool has_counts = e.capacity.multiplicity;
   return {.form = e.form.data,
@@ -127,6 +114,19 @@ StraightThroughArrays straight_through_arrays(const StraightThrough& s) {
 }
 
 }  // namespace
+
+WeightDropout weight_dropout(const AttentionDropout& d) {
+  if (d.rate == 0.0f) return {};
+  return {.is_on = true,
+          .drop_below = static_cast<uint32_t>(static_cast<double>(d.rate) * 0x1p32),
+          .rescale = 1.0f / (1.0f - d.rate),
+          .rng = d.rng,
+          .layer = d.layer,
+          .samples = d.samples.data,
+          .is_kept = !d.kept.empty(),
+          .kept = d.kept.data,
+          .kept_stride = d.kept.empty() ? 0 : d.kept.shape[1]};
+}
 
 void attend_delta(const Stream& stream, const AttendDelta& args) {
   const ConstRealView dout = args.dout;

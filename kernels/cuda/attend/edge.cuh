@@ -35,15 +35,19 @@ struct ProblemDropout {
   }
 };
 
-__device__ inline ProblemDropout dropout_of(const AttendArrays& a, int64_t problem) {
-  if (!a.dropout.is_on) return {};
-  const auto head = static_cast<int>(problem % a.heads);
+__device__ inline ProblemDropout problem_dropout(const WeightDropout& dropout, int64_t heads,
+                                                 int64_t problem) {
+  if (!dropout.is_on) return {};
+  const auto head = static_cast<int>(problem % heads);
   return {true,
-          a.dropout.drop_below,
-          a.dropout.rescale,
-          a.dropout.rng.philox(),
-          a.dropout.samples[problem / a.heads],
-          stream_word(a.dropout.layer, head, Purpose::kAttentionDropout)};
+          dropout.drop_below,
+          dropout.rescale,
+          dropout.rng.philox(),
+          dropout.samples[problem / heads],
+          stream_word(dropout.layer, head, Purpose::kAttentionDropout)};
+}
+__device__ inline ProblemDropout dropout_of(const AttendArrays& a, int64_t problem) {
+  return problem_dropout(a.dropout, a.heads, problem);
 }
 
 /// [M]; null: all keys

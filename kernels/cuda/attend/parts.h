@@ -29,6 +29,8 @@ struct WeightDropout {
   int64_t kept_stride = 0;  ///< words from problem to problem
 };
 
+WeightDropout weight_dropout(const AttentionDropout&);
+
 /// The graph of all problems; p's arrays start at p * stride.
 struct GraphArrays {
   const EdgeForm* form = nullptr;                ///< [P]; null: the pairs of the pattern

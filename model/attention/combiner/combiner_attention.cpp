@@ -142,7 +142,7 @@ CombinerAttention::CombinerAttention(const AttentionConfig& config, ParameterSto
 }
 
 AttentionTraits CombinerAttention::traits(const AttentionConfig&) {
-  return {.can_be_causal = true, .runs_on_cuda = false};
+  return {.can_be_causal = true};
 }
 
 void CombinerAttention::validate(const AttentionConfig& config) {
