@@ -59,9 +59,13 @@ elseif(NOT STIPPLE_SANITIZE)
 endif()
 
 # stipple_test_program(core_tests DEPS core ... [MPI]): the tests of a folder in one program; the calls of stipple_test after it add to it.
-# With MPI its ranks are started by mpirun (stipple_mp_test).
+# With MPI its ranks are started by mpirun (stipple_mp_test). Each of the tests is labelled with the layer it is about, the folder's name
+# if LAYER does not say another; kernels_test_programs and so on build those of a layer.
 function(stipple_test_program name)
-  cmake_parse_arguments(ARG "MPI" "FOLDER" "DEPS;LIBS" ${ARGN})
+  cmake_parse_arguments(ARG "MPI" "FOLDER;LAYER" "DEPS;LIBS" ${ARGN})
+  if(NOT ARG_LAYER)
+    get_filename_component(ARG_LAYER ${CMAKE_CURRENT_SOURCE_DIR} NAME)
+  endif()
   list(TRANSFORM ARG_DEPS PREPEND stipple_)
   add_executable(${name})
   target_link_libraries(${name} PRIVATE ${ARG_DEPS} ${ARG_LIBS} stipple_test_support stipple_warnings stipple_test_options)
@@ -70,7 +74,12 @@ function(stipple_test_program name)
     target_sources(${name} PRIVATE ${PROJECT_SOURCE_DIR}/tests/support/mp_main.cpp)
     target_link_libraries(${name} PRIVATE stipple_mpi)
   endif()
+  if(NOT TARGET ${ARG_LAYER}_test_programs)
+    add_custom_target(${ARG_LAYER}_test_programs)
+  endif()
+  add_dependencies(${ARG_LAYER}_test_programs ${name})
   set(STIPPLE_TEST_PROGRAM ${name} PARENT_SCOPE)
+  set(STIPPLE_TEST_LAYER ${ARG_LAYER} PARENT_SCOPE)
   set(STIPPLE_TEST_FOLDER ${CMAKE_CURRENT_SOURCE_DIR}/${ARG_FOLDER} PARENT_SCOPE)
 endfunction()
 
@@ -98,7 +107,7 @@ function(stipple_test stem)
   else()
     set(environment "${STIPPLE_TEST_ENVIRONMENT}")
   endif()
-  set_tests_properties(${stem} PROPERTIES ENVIRONMENT "${environment}" TIMEOUT ${ARG_TIMEOUT} COST ${ARG_TIMEOUT} LABELS "${ARG_LABELS}")
+  set_tests_properties(${stem} PROPERTIES ENVIRONMENT "${environment}" TIMEOUT ${ARG_TIMEOUT} COST ${ARG_TIMEOUT} LABELS "${ARG_LABELS};${STIPPLE_TEST_LAYER}")
 endfunction()
 
 # stipple_test_again(attend_tiles_test one_multiprocessor STIPPLE_MULTIPROCESSORS=1): the same test once more, with that in its environment.
@@ -125,7 +134,7 @@ function(stipple_mp_test stem)
     add_test(NAME ${stem}.np${ranks}
       COMMAND ${MPIEXEC_EXECUTABLE} --timeout ${ARG_TIMEOUT} -np ${ranks} $<TARGET_FILE:${STIPPLE_TEST_PROGRAM}> --source=${stem} --gtest_brief=1)
     set_tests_properties(${stem}.np${ranks} PROPERTIES ENVIRONMENT "${STIPPLE_MPI_TEST_ENVIRONMENT}" TIMEOUT ${ARG_TIMEOUT} COST ${ARG_TIMEOUT}
-      PROCESSORS ${ranks} LABELS "${ARG_LABELS}")
+      PROCESSORS ${ranks} LABELS "${ARG_LABELS};${STIPPLE_TEST_LAYER}")
   endforeach()
 endfunction()
 

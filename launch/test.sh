@@ -4,27 +4,34 @@
 # Arguments go to ctest and leave out the rest: launch/test.sh -R sampler
 #   STIPPLE_SANITIZED=0 leaves out the second build, with address and undefined-behaviour sanitizers and the CUDA kernels run on the CPU.
 #   STIPPLE_NVCC=0 leaves out compiling for GPUs, which happens where nvcc is found.
-#   STIPPLE_STATISTICS=1 runs the statistical tests even if nothing that decides them has changed.
+#   STIPPLE_ALL_TESTS=1 runs recorded suites, too, if nothing that decides them has changed (launch/recorded_tests.sh).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 launch/install_deps.sh --tests
 . launch/mpi_environment.sh
 [ $# != 0 ] || launch/lint.sh --format
 
+# What cannot have changed its verdict since it passed is not repeated.
+skipped=()
+if [ $# = 0 ] && [ "${STIPPLE_ALL_TESTS:-0}" = 0 ]; then
+  mapfile -t skipped < <(launch/recorded_tests.sh --unchanged)
+  [ ${#skipped[@]} = 0 ] || echo "Nothing has changed that decides these suites, and they passed with it: ${skipped[*]} (launch/recorded_tests.sh)"
+fi
+is_skipped() { [[ " ${skipped[*]} " = *" $1 "* ]]; }
+
 # The release build runs everything: unit, multi-process and whole-program tests.
 launch/build.sh cpu
 without=()
-if [ $# = 0 ] && [ "${STIPPLE_STATISTICS:-0}" = 0 ] && launch/statistics.sh --unchanged; then
-  echo "Nothing has changed that decides the statistical tests; they passed with it. To run them: launch/statistics.sh"
-  without=(-LE statistics)
-fi
+! is_skipped statistics || without=(-LE statistics)
 ctest --preset cpu "${without[@]}" "$@"
 [ $# != 0 ] || launch/lint.sh
 
 # The sanitized build repeats what is quick, on the CPU and on the emulated CUDA device.
 if [ "${STIPPLE_SANITIZED:-1}" = 1 ]; then
-  launch/build.sh cuda-emulated
-  ctest --preset cuda-emulated "${without[@]}" ${1:+--no-tests=ignore} "$@"
+  programs=(stipple)
+  for layer in core kernels comm data model trainer; do is_skipped $layer || programs+=("${layer}_test_programs"); done
+  launch/build.sh cuda-emulated "${programs[@]}"
+  ctest --preset cuda-emulated -LE "^($(IFS='|'; echo "${skipped[*]:-none}"))\$" ${1:+--no-tests=ignore} "$@"
 fi
 
 # What nvcc refuses should not wait for a GPU to be noticed (launch/kernel_report.sh tells of registers and spills).
