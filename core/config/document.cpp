@@ -42,7 +42,7 @@ std::string trimmed(const std::string& text) {
 }
 
 /// As a YAML string that holds just that.
-std::string quoted(const std::string& text) {
+std::string yaml_quoted(const std::string& text) {
   std::string literal = "'";
   for (const char c : text) literal += c == '\'' ? "''" : std::string(1, c);
   return literal + "'";
@@ -75,8 +75,8 @@ Document parse_override(const std::string& text) {
     begin = end + 1;
   }
   // An override has no anchors, so that a '*' at its begin is one of a pattern: *.txt.
-  const YamlNode value =
-      parse_yaml(typed_value.starts_with('*') ? quoted(typed_value) : typed_value, name, false);
+  const YamlNode value = parse_yaml(
+      typed_value.starts_with('*') ? yaml_quoted(typed_value) : typed_value, name, false);
   if (value.kind == YamlNode::Kind::kMapping && !value.entries.empty()) {
     throw ConfigError(concat(name, ": sets one value; write ", key, ".key=value for each"));
   }

@@ -7,6 +7,7 @@
 #include "core/error.h"
 #include "data/task_config.h"
 #include "tests/data/scratch_folder.h"
+#include "tests/data/what_open_says.h"
 
 namespace stipple::data {
 namespace {
@@ -35,7 +36,7 @@ void write_pictures(const test::ScratchFolder& folder, int64_t pictures) {
   }
 }
 
-DataConfig config_of(const test::ScratchFolder& folder) {
+DataConfig pictures_in(const test::ScratchFolder& folder) {
   DataConfig config;
   config.task = TaskKind::kImageLm;
   config.dir = folder.path();
@@ -43,19 +44,10 @@ DataConfig config_of(const test::ScratchFolder& folder) {
   return config;
 }
 
-std::string what_open_says(const DataConfig& config) {
-  try {
-    make_task(config, 0)->open(Split::kTrain);
-  } catch (const DataError& error) {
-    return error.what();
-  }
-  return "nothing";
-}
-
 TEST(ImageLm, GoesPixelByPixelThroughRedGreenAndBlue) {
   const test::ScratchFolder folder;
   write_pictures(folder, 2);
-  const auto dataset = make_task(config_of(folder), 0)->open(Split::kTrain);
+  const auto dataset = make_task(pictures_in(folder), 0)->open(Split::kTrain);
   std::vector<int32_t> ids(12), labels(12);
   dataset->get({.example = 3}, 0, {.ids = ids, .labels = labels});
   EXPECT_EQ(labels, (std::vector<int32_t>{30, 130 + 256, 230 + 512, 31, 131 + 256, 231 + 512, 32,
@@ -68,7 +60,7 @@ TEST(ImageLm, GoesPixelByPixelThroughRedGreenAndBlue) {
 TEST(ImageLm, TheLastTenthOfTheTrainingFilesIsValidation) {
   const test::ScratchFolder folder;
   write_pictures(folder, 4);
-  const auto task = make_task(config_of(folder), 0);
+  const auto task = make_task(pictures_in(folder), 0);
   EXPECT_EQ(task->open(Split::kTrain)->size(), 18);
   EXPECT_EQ(task->open(Split::kValidation)->size(), 2);
   EXPECT_EQ(task->open(Split::kTest)->size(), 4);
@@ -91,7 +83,7 @@ TEST(ImageLm, InfoDescribesTheModelsEnds) {
 
 TEST(ImageLm, SaysWhatIsWrongWithTheFiles) {
   const test::ScratchFolder folder;
-  const DataConfig config = config_of(folder);
+  const DataConfig config = pictures_in(folder);
   EXPECT_NE(what_open_says(config).find("data_batch_1.bin"), std::string::npos);
   write_pictures(folder, 2);
   EXPECT_EQ(what_open_says(config), "nothing");

@@ -11,13 +11,14 @@
 #include "data/task_config.h"
 #include "data/text/corpus.h"
 #include "tests/data/scratch_folder.h"
+#include "tests/data/what_open_says.h"
 
 namespace stipple::data {
 namespace {
 
 using text::kSeparator;
 
-DataConfig config_of(const test::ScratchFolder& folder, int64_t max_length = 64) {
+DataConfig text_in(const test::ScratchFolder& folder, int64_t max_length = 64) {
   DataConfig config;
   config.task = TaskKind::kTextLm;
   config.dir = folder.path();
@@ -25,16 +26,16 @@ DataConfig config_of(const test::ScratchFolder& folder, int64_t max_length = 64)
   return config;
 }
 
-struct Example {
+struct Window {
   std::vector<int32_t> ids, labels;
-  bool operator==(const Example&) const = default;
+  bool operator==(const Window&) const = default;
 };
 
-Example get(const Dataset& dataset, int64_t i, uint64_t epoch = 0) {
+Window window_at(const Dataset& dataset, int64_t i, uint64_t epoch = 0) {
   const auto n = static_cast<size_t>(dataset.length(i, 0));
-  Example example{std::vector<int32_t>(n, -7), std::vector<int32_t>(n, -7)};
-  dataset.get({.example = i, .epoch = epoch}, 0, {.ids = example.ids, .labels = example.labels});
-  return example;
+  Window window{std::vector<int32_t>(n, -7), std::vector<int32_t>(n, -7)};
+  dataset.get({.example = i, .epoch = epoch}, 0, {.ids = window.ids, .labels = window.labels});
+  return window;
 }
 
 /// Tokens as text, separators as '|'.
@@ -49,9 +50,9 @@ std::vector<std::string> windows(const DataConfig& config, Split split) {
   const auto dataset = make_task(config, 0)->open(split);
   std::vector<std::string> all;
   for (int64_t i = 0; i < dataset->size(); ++i) {
-    const Example example = get(*dataset, i);
-    EXPECT_EQ(dataset->num_labels({.example = i}), static_cast<int64_t>(example.labels.size()));
-    all.push_back(text_of(example.ids) + ">" + text_of(example.labels));
+    const Window window = window_at(*dataset, i);
+    EXPECT_EQ(dataset->num_labels({.example = i}), static_cast<int64_t>(window.labels.size()));
+    all.push_back(text_of(window.ids) + ">" + text_of(window.labels));
   }
   return all;
 }
@@ -67,15 +68,6 @@ std::string labels_of(const DataConfig& config, Split split) {
   return all;
 }
 
-std::string what_open_says(const DataConfig& config) {
-  try {
-    make_task(config, 0)->open(Split::kTrain);
-  } catch (const DataError& error) {
-    return error.what();
-  }
-  return "nothing";
-}
-
 std::string letters(int64_t count) {
   std::string text;
   for (int64_t i = 0; i < count; ++i) text += static_cast<char>('a' + i * 7 % 26);
@@ -87,7 +79,7 @@ using Lines = std::vector<std::string>;
 TEST(TextLm, EveryByteIsAskedForOnceAndTheOneBeforeItIsShown) {
   const test::ScratchFolder folder;
   test::write_file(folder / "one.txt", letters(200));
-  const DataConfig config = config_of(folder, 7);
+  const DataConfig config = text_in(folder, 7);
   EXPECT_EQ(labels_of(config, Split::kTrain) + labels_of(config, Split::kValidation) +
                 labels_of(config, Split::kTest),
             letters(200));
@@ -100,7 +92,7 @@ TEST(TextLm, AWindowHoldsOneDocument) {
   test::write_file(folder / "a.txt", "abcdefghij");
   test::write_file(folder / "b.txt", "klm");
   test::write_file(folder / "c.txt", letters(100));
-  const Lines all = windows(config_of(folder, 4), Split::kTrain);
+  const Lines all = windows(text_in(folder, 4), Split::kTrain);
   EXPECT_EQ(Lines(all.begin(), all.begin() + 4),
             (Lines{"|abc>abcd", "defg>efgh", "hi>ij", "|kl>klm"}));
 }
@@ -110,7 +102,7 @@ TEST(TextLm, PackedDocumentsFollowEachOtherBehindOneSeparator) {
   test::write_file(folder / "a.txt", "abcdefghij");
   test::write_file(folder / "b.txt", "klm");
   test::write_file(folder / "c.txt", letters(100));
-  DataConfig config = config_of(folder, 4);
+  DataConfig config = text_in(folder, 4);
   config.text_lm.pack = true;
   const Lines all = windows(config, Split::kTrain);
   EXPECT_EQ(Lines(all.begin(), all.begin() + 4),
@@ -140,7 +132,7 @@ TEST(TextLm, SplitsAreCutAtTheNearestEndOfADocument) {
   test::write_file(folder / "a.txt", std::string(885, 'a'));
   test::write_file(folder / "b.txt", std::string(40, 'b'));
   test::write_file(folder / "c.txt", std::string(75, 'c'));
-  const DataConfig config = config_of(folder, 2000);
+  const DataConfig config = text_in(folder, 2000);
   EXPECT_EQ(labels_of(config, Split::kTrain), std::string(885, 'a'));
   EXPECT_EQ(windows(config, Split::kValidation).size(), 2u);
   EXPECT_EQ(labels_of(config, Split::kValidation), std::string(40, 'b') + std::string(25, 'c'));
@@ -150,7 +142,7 @@ TEST(TextLm, SplitsAreCutAtTheNearestEndOfADocument) {
 TEST(TextLm, ATestBegunWithinADocumentBeginsBehindASeparator) {
   const test::ScratchFolder folder;
   test::write_file(folder / "a.txt", letters(1000));
-  EXPECT_EQ(windows(config_of(folder, 4), Split::kTest)[0].front(), '|');
+  EXPECT_EQ(windows(text_in(folder, 4), Split::kTest)[0].front(), '|');
 }
 
 TEST(TextLm, FilesAreFoundByNameBelowTheFolderInTheOrderOfPaths) {
@@ -159,7 +151,7 @@ TEST(TextLm, FilesAreFoundByNameBelowTheFolderInTheOrderOfPaths) {
   for (const char* name : {"b.txt", "a.md", "deep/er/c.txt", "deep/a.txt"})
     test::write_file(folder / name, "text");
   const auto found = [&](const std::string& files) {
-    DataConfig config = config_of(folder);
+    DataConfig config = text_in(folder);
     config.files = files;
     Lines names;
     for (const std::string& path : text::files_of(config))
@@ -177,7 +169,7 @@ TEST(TextLm, BytesAreTakenAsTheyAreAndThatIsSaidOnce) {
   const std::string latin = "caf\xe9 " + letters(500) + "\xe9";
   test::write_file(folder / "a.txt", "caf\xc3\xa9");
   test::write_file(folder / "b.txt", latin);
-  const DataConfig config = config_of(folder, 100);
+  const DataConfig config = text_in(folder, 100);
   EXPECT_NE(labels_of(config, Split::kTrain).find("caf\xe9"), std::string::npos);
   Lines said;
   for (const Split split : {Split::kTrain, Split::kValidation, Split::kTest}) {
@@ -192,14 +184,14 @@ TEST(TextLm, TellsOfEmptyFiles) {
   const test::ScratchFolder folder;
   test::write_file(folder / "a.txt", letters(100));
   test::write_file(folder / "b.txt", "");
-  const Intake intake = make_task(config_of(folder), 0)->open(Split::kTrain)->intake();
+  const Intake intake = make_task(text_in(folder), 0)->open(Split::kTrain)->intake();
   EXPECT_EQ(losses(intake, "train"), Lines{"train: 1 of 2 files are empty"});
   EXPECT_EQ(intake.tokens, 90);
 }
 
 TEST(TextLm, SaysWhatIsWrongWithTheFiles) {
   const test::ScratchFolder folder;
-  DataConfig config = config_of(folder);
+  DataConfig config = text_in(folder);
   EXPECT_EQ(what_open_says(config), "data.files: no file below " + folder.path() +
                                         " is called *.txt; name the files, or another folder by "
                                         "data.dir");
@@ -226,18 +218,18 @@ TEST(TextLm, FingerprintTellsCollectionsApart) {
   const auto fingerprint = [&](const DataConfig& config) {
     return make_task(config, 0)->open(Split::kTrain)->fingerprint();
   };
-  DataConfig config = config_of(folder, 16);
+  DataConfig config = text_in(folder, 16);
   const uint64_t here = fingerprint(config);
   EXPECT_EQ(fingerprint(config), here);
   config.max_length = 17;
   EXPECT_NE(fingerprint(config), here);
-  config = config_of(folder, 16);
+  config = text_in(folder, 16);
   config.text_lm.pack = true;
   EXPECT_NE(fingerprint(config), here);
   test::write_file(folder / "a.txt", letters(399) + "!");
-  EXPECT_EQ(fingerprint(config_of(folder, 16)), here) << "a change in the test";
+  EXPECT_EQ(fingerprint(text_in(folder, 16)), here) << "a change in the test";
   test::write_file(folder / "a.txt", "!" + letters(399));
-  EXPECT_NE(fingerprint(config_of(folder, 16)), here);
+  EXPECT_NE(fingerprint(text_in(folder, 16)), here);
 }
 
 TEST(TextLm, LadderIsWhatCountingTells) {
@@ -245,7 +237,7 @@ TEST(TextLm, LadderIsWhatCountingTells) {
   std::string text;
   for (int i = 0; i < 1000; ++i) text += "ab";
   test::write_file(folder / "a.txt", text);
-  const auto task = make_task(config_of(folder, 5000), 0);
+  const auto task = make_task(text_in(folder, 5000), 0);
   const std::vector<Rung> rungs = task->ladder(*task->open(Split::kTrain));
   ASSERT_EQ(rungs.size(), 3u);
   EXPECT_NEAR(rungs[0].value, 0.0, 1e-9);
@@ -256,7 +248,7 @@ TEST(TextLm, LadderIsWhatCountingTells) {
 
 TEST(TextLm, InfoDescribesTheModelsEnds) {
   const test::ScratchFolder folder;
-  const TaskInfo info = make_task(config_of(folder, 33), 0)->info();
+  const TaskInfo info = make_task(text_in(folder, 33), 0)->info();
   EXPECT_EQ(info.fields.label, LabelKind::kNextToken);
   EXPECT_EQ(info.vocab_size, 257);
   EXPECT_EQ(info.max_length, 33);

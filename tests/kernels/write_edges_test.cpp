@@ -33,7 +33,7 @@ EdgeCapacity capacity_for(EdgeForm form) {
 }
 
 /// A graph of two samples with two heads each, and who is real.
-struct Case {
+struct WriteCase {
   int64_t n = 1;
   int64_t m = 1;
   Array<uint8_t> query_mask, key_mask;  // [2, N], [2, M]
@@ -41,12 +41,12 @@ struct Case {
   static constexpr int64_t kBatch = 2;
   static constexpr int64_t kProblems = 4;
 
-  Case(int64_t queries, int64_t keys)
+  WriteCase(int64_t queries, int64_t keys)
       : n(queries), m(keys), query_mask({kBatch, n}), key_mask({kBatch, m}) {
     query_mask.fill(1);
     key_mask.fill(1);
   }
-  Case& with_padding() {
+  WriteCase& with_padding() {
     for (int64_t i = n / 2; i < n; ++i) query_mask[n + i] = 0;
     for (int64_t j = 0; j < m; j += 3) key_mask[j] = 0;
     for (int64_t j = m / 2; j < m; ++j) key_mask[m + j] = 0;
@@ -58,11 +58,11 @@ struct Case {
 };
 
 using HasPair = std::function<bool(int64_t p, int64_t i, int64_t j)>;
-using Write = std::function<void(DeviceMemory&, const Case&, const EdgeSet&, EdgeForm)>;
+using Write = std::function<void(DeviceMemory&, const WriteCase&, const EdgeSet&, EdgeForm)>;
 
-void expect_graph(const HostGraph& graph, const Case& c, EdgeForm form, const HasPair& has) {
+void expect_graph(const HostGraph& graph, const WriteCase& c, EdgeForm form, const HasPair& has) {
   EXPECT_EQ(graph_defect(graph.edges()), "");
-  for (int64_t p = 0; p < Case::kProblems; ++p) {
+  for (int64_t p = 0; p < WriteCase::kProblems; ++p) {
     EXPECT_EQ(graph.edges().form[p], form);
     const Array<uint8_t> dense = graph.dense(p);
     for (int64_t i = 0; i < c.n; ++i) {
@@ -76,25 +76,26 @@ void expect_graph(const HostGraph& graph, const Case& c, EdgeForm form, const Ha
   EXPECT_TRUE(overflow.empty() || overflow[0] == 0);
 }
 
-void expect_written(const Case& c, const HasPair& has, const Write& write) {
+void expect_written(const WriteCase& c, const HasPair& has, const Write& write) {
   for (Device device : test_devices()) {
     for (EdgeForm form : kForms) {
       SCOPED_TRACE(name_of(device));
       DeviceMemory memory(device, {.threads = 2}, size_t{4} << 20);
-      const EdgeSet edges = put_empty_graph(memory, Case::kProblems, c.n, c.m, capacity_for(form));
+      const EdgeSet edges =
+          put_empty_graph(memory, WriteCase::kProblems, c.n, c.m, capacity_for(form));
       write(memory, c, edges, form);
       expect_graph(get_graph(memory, edges), c, form, has);
     }
   }
 }
 
-void expect_pattern(const Case& c, const Pattern& pattern, const Array<int32_t>* query_group = {},
-                    const Array<int32_t>* key_group = {}) {
+void expect_pattern(const WriteCase& c, const Pattern& pattern,
+                    const Array<int32_t>* query_group = {}, const Array<int32_t>* key_group = {}) {
   Pattern on_host = pattern;
   if (query_group != nullptr) on_host.query_group = query_group->view();
   if (key_group != nullptr) on_host.key_group = key_group->view();
   std::vector<reference::Doubles> pairs;
-  for (int64_t p = 0; p < Case::kProblems; ++p) {
+  for (int64_t p = 0; p < WriteCase::kProblems; ++p) {
     pairs.push_back(reference::pairs_of(on_host, p, c.n, c.m));
   }
   expect_written(
@@ -102,7 +103,7 @@ void expect_pattern(const Case& c, const Pattern& pattern, const Array<int32_t>*
       [&](int64_t p, int64_t i, int64_t j) {
         return pairs[static_cast<size_t>(p)][static_cast<size_t>(i * c.m + j)] != 0.0;
       },
-      [&](DeviceMemory& memory, const Case& x, const EdgeSet& edges, EdgeForm form) {
+      [&](DeviceMemory& memory, const WriteCase& x, const EdgeSet& edges, EdgeForm form) {
         Pattern on_device = pattern;
         if (query_group != nullptr) on_device.query_group = memory.put(*query_group);
         if (key_group != nullptr) on_device.key_group = memory.put(*key_group);
@@ -118,7 +119,7 @@ void expect_pattern(const Case& c, const Pattern& pattern, const Array<int32_t>*
 TEST(WriteEdges, APatternOfPositionsBecomesTheSamePairsOnEveryDevice) {
   for (const auto& [n, m] : std::vector<std::pair<int64_t, int64_t>>{
            {1, 1}, {33, 33}, {130, 130}, {70, 150}, {150, 70}}) {
-    const Case c = Case(n, m).with_padding();
+    const WriteCase c = WriteCase(n, m).with_padding();
     expect_pattern(c, {});
     expect_pattern(c, {.is_causal = true});
     expect_pattern(c, {.kind = PatternKind::kWindow, .radius = 3});
@@ -128,7 +129,7 @@ TEST(WriteEdges, APatternOfPositionsBecomesTheSamePairsOnEveryDevice) {
 }
 
 TEST(WriteEdges, BlocksAndOtherGroupsMayDifferFromProblemToProblem) {
-  const Case c = Case(90, 100).with_padding();
+  const WriteCase c = WriteCase(90, 100).with_padding();
   Array<int32_t> queries({90}), keys({100}), own_queries({4, 90}), own_keys({4, 100});
   for (int64_t i = 0; i < 90; ++i) queries[i] = static_cast<int32_t>(i / 16);
   for (int64_t j = 0; j < 100; ++j) keys[j] = static_cast<int32_t>(j / 16);
@@ -189,7 +190,7 @@ struct HostCsr {
   }
 };
 
-void expect_csr(const Case& c, const std::vector<Array<uint8_t>>& graphs) {
+void expect_csr(const WriteCase& c, const std::vector<Array<uint8_t>>& graphs) {
   HostCsr csr;
   for (const Array<uint8_t>& graph : graphs) csr.append(graph);
   expect_written(
@@ -197,7 +198,7 @@ void expect_csr(const Case& c, const std::vector<Array<uint8_t>>& graphs) {
       [&](int64_t p, int64_t i, int64_t j) {
         return graphs[graphs.size() == 1 ? 0 : static_cast<size_t>(p)][i * c.m + j] != 0;
       },
-      [&](DeviceMemory& memory, const Case& x, const EdgeSet& edges, EdgeForm form) {
+      [&](DeviceMemory& memory, const WriteCase& x, const EdgeSet& edges, EdgeForm form) {
         write_csr(memory.stream(), {.edges = edges,
                                     .row_ptr = csr.row_ptr,
                                     .columns = csr.columns,
@@ -211,7 +212,7 @@ void expect_csr(const Case& c, const std::vector<Array<uint8_t>>& graphs) {
 TEST(WriteCsr, AListIsWrittenForEveryProblemOrForAllAlike) {
   for (const auto& [n, m] :
        std::vector<std::pair<int64_t, int64_t>>{{1, 1}, {37, 131}, {140, 33}}) {
-    const Case c = Case(n, m).with_padding();
+    const WriteCase c = WriteCase(n, m).with_padding();
     std::vector<Array<uint8_t>> graphs;
     for (uint64_t p = 0; p < 4; ++p) {
       graphs.push_back(random_graph(n, m, 0.1 * static_cast<double>(p), p));

@@ -14,7 +14,7 @@ using test::LeafArrays;
 using test::ModelCase;
 using test::ModelRun;
 
-constexpr int64_t kLength = 131;  // no multiple of any tile
+constexpr int64_t kCausalLength = 131;  // no multiple of any tile
 
 ModelCase causal_case(AttentionKind kind, Positions positions,
                       LabelKind label = LabelKind::kTokenClass) {
@@ -22,13 +22,13 @@ ModelCase causal_case(AttentionKind kind, Positions positions,
   c.config.causal = true;
   c.config.positions = positions;
   c.task.fields.label = label;
-  c.task.max_length = c.length = kLength;
+  c.task.max_length = c.length = kCausalLength;
   c.batch = 2;
   return c;
 }
 
 /// Every attention that can be causal, with every kind of positions; and as language models.
-std::vector<ModelCase> every_case() {
+std::vector<ModelCase> every_causal_case() {
   std::vector<ModelCase> cases;
   for (const AttentionKind kind : test::every_causal_attention()) {
     for (const Positions positions :
@@ -55,7 +55,7 @@ LeafArrays leaf_of(const ModelCase& c) {
 /// Its labels of tokens [begin, end) only.
 LeafArrays labelled(LeafArrays leaf, int64_t begin, int64_t end) {
   for (int64_t i = 0; i < leaf.labels.numel(); ++i) {
-    const int64_t token = i % kLength;
+    const int64_t token = i % kCausalLength;
     if (token < begin || token >= end) leaf.labels[i] = -1;
   }
   return leaf;
@@ -63,13 +63,13 @@ LeafArrays labelled(LeafArrays leaf, int64_t begin, int64_t end) {
 
 void change_token(LeafArrays& leaf, int64_t token) {
   for (int64_t row = 0; row < leaf.sizes.rows(); ++row) {
-    int32_t& id = leaf.ids[row * kLength + token];
+    int32_t& id = leaf.ids[row * kCausalLength + token];
     id = id % 8 + 1;
   }
 }
 
 TEST(Causal, ATokenChangesNothingBeforeIt) {
-  for (const ModelCase& c : every_case()) {
+  for (const ModelCase& c : every_causal_case()) {
     SCOPED_TRACE(name_of(c));
     ModelRun run(c);
     const LeafArrays leaf = leaf_of(c);
@@ -81,7 +81,7 @@ TEST(Causal, ATokenChangesNothingBeforeIt) {
         const std::vector<int32_t> predicted = run.prediction.values();
         EXPECT_EQ(run.forward(labelled(changed, 0, token), training), before) << token;
         for (int64_t i = 0; i < run.prediction.numel(); ++i) {
-          if (i % kLength >= token) continue;
+          if (i % kCausalLength >= token) continue;
           ASSERT_EQ(run.prediction[i], predicted[static_cast<size_t>(i)]) << token;
         }
         EXPECT_NE(run.forward(labelled(changed, token, token + 1), training),
@@ -93,11 +93,11 @@ TEST(Causal, ATokenChangesNothingBeforeIt) {
 }
 
 TEST(Causal, WhoComparesSeesAllEarlierTokens) {
-  for (const ModelCase& c : every_case()) {
+  for (const ModelCase& c : every_causal_case()) {
     if (!attention_row(c.attention.kind).traits(c.attention).compares) continue;
     SCOPED_TRACE(name_of(c));
     ModelRun run(c);
-    const LeafArrays leaf = labelled(leaf_of(c), kLength - 1, kLength);
+    const LeafArrays leaf = labelled(leaf_of(c), kCausalLength - 1, kCausalLength);
     const double before = run.forward(leaf, /*training=*/false);
     for (const int64_t token : {0, 1, 40, 129}) {
       LeafArrays changed = leaf;
@@ -122,7 +122,7 @@ TEST(Causal, ALossHasNoGradientByLaterTokens) {
         return std::ranges::all_of(gradient.at(row).span(), [](float x) { return x == 0.0f; });
       };
       EXPECT_FALSE(is_zero(token)) << token;
-      for (int64_t later = token + 1; later < kLength; ++later)
+      for (int64_t later = token + 1; later < kCausalLength; ++later)
         ASSERT_TRUE(is_zero(later)) << token;
     }
   }

@@ -60,7 +60,6 @@ std::vector<Config> every_config(const std::string& name) {
   std::vector<Config> configs;
   for (const auto device : {DeviceChoice::kCpu, DeviceChoice::kCuda}) {
     if (device == DeviceChoice::kCuda && cuda::device_count() == 0) continue;
-    const bool on_cuda = device == DeviceChoice::kCuda;
     for (const auto kind : test::every_attention()) {
       Config& config = configs.emplace_back(small_config(name));
       config.device = device;

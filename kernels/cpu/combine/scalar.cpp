@@ -6,21 +6,12 @@
 #include <limits>
 
 #include "kernels/cpu/combine/bodies.h"
+#include "kernels/cpu/scalar_rows.h"
 
 namespace stipple::kernels::cpu::scalar {
 namespace {
 
 constexpr float kEmpty = -std::numeric_limits<float>::infinity();
-
-float dot(const float* a, const float* b, int64_t n) {
-  float sum = 0.0f;
-  for (int64_t x = 0; x < n; ++x) sum += a[x] * b[x];
-  return sum;
-}
-
-void add_scaled(float* out, float factor, const float* a, int64_t n) {
-  for (int64_t x = 0; x < n; ++x) out[x] += factor * a[x];
-}
 
 bool counts(const uint8_t* mask, int64_t j) { return mask == nullptr || mask[j] != 0; }
 
