@@ -90,7 +90,7 @@ TEST(NcclCommunicator, SpansPerRankAreChecked) {
   REQUIRE_DEVICES();
   const Ranks ranks;
   std::vector<std::span<const float>> send(static_cast<size_t>(ranks.nccl->size()) + 1);
-  std::vector<std::span<float>> recv(static_cast<size_t>(ranks.nccl->size()) + 1);
+  std::vector<std::span<float>> recv(static_cast<size_t>(ranks.nccl->size()));
   EXPECT_THROW(ranks.nccl->exchange(send, recv), CommError);
 }
 
