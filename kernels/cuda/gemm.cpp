@@ -205,8 +205,8 @@ Plan make_plan(const Stream& stream, cublasLtHandle_t handle, const Gemm& gemm) 
       if (plan) return std::move(*plan);
     }
   }
-  throw CudaError(detail::concat("matmul: cuBLASLt knows no algorithm for ", gemm.batch,
-                                 " products of ", gemm.m, " x ", gemm.n, " x ", gemm.k));
+  throw CudaError(::stipple::detail::concat("matmul: cuBLASLt knows no algorithm for ", gemm.batch,
+                                            " products of ", gemm.m, " x ", gemm.n, " x ", gemm.k));
 }
 
 /// cuBLASLt on one device.
