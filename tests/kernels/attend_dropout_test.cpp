@@ -9,6 +9,19 @@
 namespace stipple::test {
 namespace {
 
+void expect_same(const Gradients<float>& a, const Gradients<float>& b) {
+  EXPECT_EQ(a.dq.values(), b.dq.values());
+  EXPECT_EQ(a.dk.values(), b.dk.values());
+  EXPECT_EQ(a.dv.values(), b.dv.values());
+  EXPECT_EQ(a.row_grad.values(), b.row_grad.values());
+  EXPECT_EQ(a.column_grad.values(), b.column_grad.values());
+}
+
+void expect_same(const Attended& a, const Attended& b) {
+  EXPECT_EQ(a.o.values(), b.o.values());
+  EXPECT_EQ(a.lse.values(), b.lse.values());
+}
+
 class AttendDropout : public AttendTest {
  protected:
   static AttendPlace keeping(int threads = 1) {
@@ -38,18 +51,6 @@ class AttendDropout : public AttendTest {
     all.push_back(setup({.n = 530, .m = 45, .d = 32, .clusters = 3, .density = 0.2, .batch = 2}));
     all.push_back(setup({.n = 5, .m = 2101, .d = 16, .clusters = 3, .density = 0.1}));
     return all;
-  }
-
-  static void expect_same(const Attended& a, const Attended& b) {
-    EXPECT_EQ(a.o.values(), b.o.values());
-    EXPECT_EQ(a.lse.values(), b.lse.values());
-  }
-  static void expect_same(const Gradients<float>& a, const Gradients<float>& b) {
-    EXPECT_EQ(a.dq.values(), b.dq.values());
-    EXPECT_EQ(a.dk.values(), b.dk.values());
-    EXPECT_EQ(a.dv.values(), b.dv.values());
-    EXPECT_EQ(a.row_grad.values(), b.row_grad.values());
-    EXPECT_EQ(a.column_grad.values(), b.column_grad.values());
   }
 
   /// The bit of the e-th edge of row i, to key j, by the layout that alloc_kept promises.
@@ -165,13 +166,6 @@ class AttendDropoutOnCuda : public ::testing::Test {
     all.push_back(make_setup({.n = 140, .m = 200, .d = 32, .clusters = 20, .density = 0.1}, 32));
     for (AttendSetup& s : all) s.dropout = 0.3f;
     return all;
-  }
-  static void expect_same(const Gradients<float>& a, const Gradients<float>& b) {
-    EXPECT_EQ(a.dq.values(), b.dq.values());
-    EXPECT_EQ(a.dk.values(), b.dk.values());
-    EXPECT_EQ(a.dv.values(), b.dv.values());
-    EXPECT_EQ(a.row_grad.values(), b.row_grad.values());
-    EXPECT_EQ(a.column_grad.values(), b.column_grad.values());
   }
 };
 

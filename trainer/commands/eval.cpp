@@ -13,8 +13,8 @@
 #include "trainer/commands/commands.h"
 #include "trainer/commands/dump_graphs.h"
 #include "trainer/commands/load_parameters.h"
+#include "trainer/commands/open_run.h"
 #include "trainer/config/config_text.h"
-#include "trainer/config/user_path.h"
 #include "trainer/exit_code.h"
 #include "trainer/loop/evaluate.h"
 #include "trainer/loop/graph_sample.h"
@@ -95,15 +95,10 @@ void keep(const RunDirectory& directory, const EvalRecord& record) {
 
 int eval(comm::Communicator& communicator, const std::string& run_dir,
          const std::vector<std::string>& overrides, std::optional<int64_t> graphs) {
-  refuse_spaced_assignments(overrides);
-  RunDirectory directory(run_dir);
-  comm::agree(communicator, [&] {
-    directory = RunDirectory(expand_path(run_dir, "run directory"));
-    if (communicator.rank() == 0) directory.require_run();
-  });
-  const Config config = load_config_on_all_ranks(
-      communicator, [&] { return directory.load_config().with({}, overrides); });
-  const auto task = data::make_task(config.data, static_cast<uint64_t>(config.run.seed));
+  const OpenedRun run = open_run(communicator, run_dir, overrides);
+  const RunDirectory& directory = run.directory;
+  const Config& config = run.config;
+  const data::Task* task = run.task.get();
   const auto dataset = open_split(communicator, *task, config.eval.split);
   const int threads = threads_per_rank(config, communicator.local_size());
   const Device device = choose_device(config, communicator);

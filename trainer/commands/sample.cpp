@@ -8,7 +8,7 @@
 #include "model/decoder.h"
 #include "trainer/commands/commands.h"
 #include "trainer/commands/load_parameters.h"
-#include "trainer/config/user_path.h"
+#include "trainer/commands/open_run.h"
 #include "trainer/exit_code.h"
 #include "trainer/loop/replica.h"
 #include "trainer/record/run_directory.h"
@@ -61,15 +61,10 @@ std::vector<int32_t> generate(model::Decoder& decoder, std::vector<int32_t> toke
 
 int sample(comm::Communicator& communicator, const std::string& run_dir,
            const std::vector<std::string>& overrides, const SampleOptions& options) {
-  refuse_spaced_assignments(overrides);
-  RunDirectory directory(run_dir);
-  comm::agree(communicator, [&] {
-    directory = RunDirectory(expand_path(run_dir, "run directory"));
-    if (communicator.rank() == 0) directory.require_run();
-  });
-  const Config config = load_config_on_all_ranks(
-      communicator, [&] { return directory.load_config().with({}, overrides); });
-  const auto task = data::make_task(config.data, static_cast<uint64_t>(config.run.seed));
+  const OpenedRun run = open_run(communicator, run_dir, overrides);
+  const RunDirectory& directory = run.directory;
+  const Config& config = run.config;
+  const data::Task* task = run.task.get();
   const data::TaskInfo& info = task->info();
   comm::agree(communicator, [&] {
     STIPPLE_CHECK_AS(ConfigError, info.writes_text || !data::predicts_next_token(config.data.task),
