@@ -34,7 +34,9 @@ if [ "${STIPPLE_SANITIZED:-1}" = 1 ]; then
   ctest --preset cuda-emulated -LE "^($(IFS='|'; echo "${skipped[*]:-none}"))\$" ${1:+--no-tests=ignore} "$@"
 fi
 
-# What nvcc refuses should not wait for a GPU to be noticed (launch/kernel_report.sh tells of registers and spills).
+# What nvcc refuses should not wait for a GPU to be noticed: one architecture, without the optimisation that is most of the time
+# (launch/bundle.sh compiles what runs, launch/kernel_report.sh tells of registers and spills).
 if [ "${STIPPLE_NVCC:-1}" = 1 ] && command -v nvcc >/dev/null && [ $# = 0 ]; then
-  launch/build.sh cuda stipple
+  quick=$(nvcc --help | grep -q -- --Ofast-compile && echo --Ofast-compile=max || true)
+  CUDAFLAGS="${CUDAFLAGS:-} $quick" STIPPLE_BUILD_DIR=build-nvcc STIPPLE_CUDA_ARCHITECTURES=90-virtual launch/build.sh cuda stipple
 fi

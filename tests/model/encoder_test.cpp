@@ -194,7 +194,8 @@ std::unique_ptr<Attention> make_bystander(ParameterStore&, FactTable&, const Att
 void expect_slopes(EncoderRun& run, View<float> at, View<const float> gradient,
                    const std::string& name) {
   double scale = 0, worst = 0;
-  for (int64_t i = 0; i < at.numel(); ++i) {
+  const auto apart = static_cast<int64_t>(test::slopes_apart(at.span().size()));
+  for (int64_t i = 0; i < at.numel(); i += apart) {
     const double expected = test::slope(at[i], [&] { return run.forward(); });
     scale = std::max(scale, std::abs(expected));
     worst = std::max(worst, std::abs(static_cast<double>(gradient[i]) - expected));
