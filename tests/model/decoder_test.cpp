@@ -5,7 +5,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <random>
 
+#include "core/copy.h"
 #include "core/error.h"
 #include "tests/model/model_run.h"
 #include "tests/support/attentions.h"
@@ -17,6 +19,8 @@ namespace {
 using test::ModelCase;
 
 constexpr int64_t kDecoderLength = 45;
+constexpr int64_t kFixedLength = 23;  // of blocks of 4
+constexpr int64_t kLongLength = 150;  // on the CPU only: elsewhere it takes minutes
 
 ModelCase case_of(AttentionKind kind, Positions positions) {
   ModelCase c = test::small_language_model(kind);
@@ -35,6 +39,49 @@ std::vector<ModelCase> every_decoder_case() {
       cases.push_back(case_of(kind, positions));
   }
   return cases;
+}
+
+/// Combiner by blocks in all its ways, each decoded until it is full: the cache's last row is used.
+std::vector<ModelCase> every_fixed_case() {
+  ModelCase c = case_of(AttentionKind::kCombiner, Positions::kRotary);
+  c.length = c.task.max_length = kFixedLength;
+  const CombinerConfig usual = c.attention.combiner;
+  std::vector<ModelCase> cases;
+  for (int pool = 0; pool <= static_cast<int>(CombinerPool::kDeepsetSum); ++pool) {
+    c.attention.combiner.pool = static_cast<CombinerPool>(pool);
+    cases.push_back(c);
+  }
+  for (const CombinerMassBias bias : {CombinerMassBias::kLogSize, CombinerMassBias::kLearned}) {
+    c.attention.combiner = usual;
+    c.attention.combiner.mass_bias = bias;
+    cases.push_back(c);
+    c.attention.combiner.shift_odd_layers = true;
+    c.attention.combiner.global_tokens = 3;
+    cases.push_back(c);
+  }
+  for (const auto& [block, globals] : std::vector<std::pair<int64_t, int64_t>>{
+           {1, 0}, {kFixedLength - 1, 1}, {kFixedLength, 0}, {5000, 2}, {8, kFixedLength}}) {
+    c.attention.combiner = usual;
+    c.attention.combiner.block = block;
+    c.attention.combiner.global_tokens = globals;
+    cases.push_back(c);
+  }
+  c.attention.combiner = usual;
+  c.attention.combiner.block = 32;
+  c.config.width = 64;
+  c.length = c.task.max_length = kLongLength;
+  cases.push_back(c);
+  return cases;
+}
+
+/// Far from the initial values, of which some are 0 or 1: what a cache leaves out would not show.
+void disturb(ParameterStore& store, const Stream& stream) {
+  std::vector<float> values(static_cast<size_t>(store.numel()));
+  download(stream, std::span(values), View<const float>(store.values()));
+  std::mt19937 generator(11);
+  std::normal_distribution<float> normal(0.0f, 0.3f);
+  for (float& value : values) value += normal(generator);
+  upload(stream, store.values(), values);
 }
 
 /// A model on a device, with the initial values of ModelRun.
@@ -65,40 +112,69 @@ double loss_of(std::span<const float> logits, int32_t label) {
   return std::log(sum) - static_cast<double>(logits[static_cast<size_t>(label)]);
 }
 
-TEST(Decoder, SaysAtEveryPositionWhatTheForwardOfTrainingSays) {
-  for (const ModelCase& c : every_decoder_case()) {
-    test::ModelRun run(c);
-    test::LeafArrays leaf(c.task, c.batch, c.length);
-    leaf.mask.fill(1);
-    std::vector<double> expected;
-    for (int64_t i = 0; i < kDecoderLength; ++i) {
-      test::LeafArrays only = leaf;
-      only.labels.fill(-1);
-      only.labels[i] = static_cast<int32_t>(i % c.task.vocab_size);
-      run.forward(only, /*training=*/false);
-      expected.push_back(run.loss_sum);
-    }
-    for (const Device device : test::test_devices()) {
-      SCOPED_TRACE(test::name_of(c.attention.kind) + " on " + test::name_of(device));
-      Living living(c, device);
-      Decoder decoder = living.decoder(c.task.max_length);
-      for (int round = 0; round < 2; ++round) {
-        for (int64_t i = 0; i < kDecoderLength; ++i) {
-          const auto logits = decoder.next(leaf.ids[i]);
-          const double wanted = expected[static_cast<size_t>(i)];
-          ASSERT_NEAR(loss_of(logits, static_cast<int32_t>(i % c.task.vocab_size)), wanted,
-                      1e-5 * std::max(1.0, wanted))
-              << "position " << i << ", round " << round;
-        }
-        decoder.restart();
+/// Of the whole sequence's forward, the loss of one label at each position.
+std::vector<double> losses_of_forward(test::ModelRun& run, const test::LeafArrays& leaf,
+                                      const ModelCase& c) {
+  std::vector<double> losses;
+  for (int64_t i = 0; i < c.length; ++i) {
+    test::LeafArrays only = leaf;
+    only.labels.fill(-1);
+    only.labels[i] = static_cast<int32_t>(i % c.task.vocab_size);
+    run.forward(only, /*training=*/false);
+    losses.push_back(run.loss_sum);
+  }
+  return losses;
+}
+
+/// Twice, so that nothing stays of the first sequence.
+void expect_same_as_forward(const ModelCase& c) {
+  test::ModelRun run(c);
+  disturb(run.store, Stream(kCpuDevice));
+  test::LeafArrays leaf(c.task, c.batch, c.length);
+  leaf.mask.fill(1);
+  const std::vector<double> expected = losses_of_forward(run, leaf, c);
+  for (const Device device : test::test_devices()) {
+    SCOPED_TRACE(test::name_of(c.attention.kind) + " on " + test::name_of(device));
+    if (device != kCpuDevice && c.length == kLongLength) continue;
+    Living living(c, device);
+    disturb(living.store, living.stream);
+    Decoder decoder = living.decoder(c.task.max_length);
+    for (int round = 0; round < 2; ++round) {
+      for (int64_t i = 0; i < c.length; ++i) {
+        const auto logits = decoder.next(leaf.ids[i]);
+        const double wanted = expected[static_cast<size_t>(i)];
+        ASSERT_NEAR(loss_of(logits, static_cast<int32_t>(i % c.task.vocab_size)), wanted,
+                    1e-5 * std::max(1.0, wanted))
+            << "position " << i << ", round " << round;
       }
+      decoder.restart();
     }
   }
 }
 
-TEST(Decoder, SoftmaxKeepsACache) {
-  Living softmax(case_of(AttentionKind::kSoftmax, Positions::kRotary), kCpuDevice);
-  EXPECT_TRUE(softmax.decoder(9).has_cache());
+TEST(Decoder, SaysAtEveryPositionWhatTheForwardOfTrainingSays) {
+  for (const ModelCase& c : every_decoder_case()) expect_same_as_forward(c);
+}
+
+TEST(Decoder, SaysSoWithEveryKindOfBlocks) {
+  for (const ModelCase& c : every_fixed_case()) {
+    const CombinerConfig& combiner = c.attention.combiner;
+    SCOPED_TRACE(testing::Message() << "pool " << static_cast<int>(combiner.pool) << ", mass bias "
+                                    << static_cast<int>(combiner.mass_bias) << ", block "
+                                    << combiner.block << ", globals " << combiner.global_tokens);
+    expect_same_as_forward(c);
+  }
+}
+
+TEST(Decoder, SoftmaxAndBlocksKeepACache) {
+  const auto has_cache = [](const ModelCase& c) {
+    return Living(c, kCpuDevice).decoder(9).has_cache();
+  };
+  ModelCase combiner = case_of(AttentionKind::kCombiner, Positions::kRotary);
+  EXPECT_TRUE(has_cache(case_of(AttentionKind::kSoftmax, Positions::kRotary)));
+  EXPECT_TRUE(has_cache(combiner));
+  combiner.attention.combiner.variant = CombinerVariant::kLogsparse;
+  EXPECT_FALSE(has_cache(combiner));
 }
 
 TEST(Decoder, TakesAsManyTokensAsItHasRoomFor) {

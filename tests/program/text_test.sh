@@ -42,7 +42,17 @@ expect 0 "$STIPPLE" sample run --length 40 --prompt "line 1 of page"
 equal "$output" "$first" "the same seed"
 expect 0 "$STIPPLE" sample run --length 40 --prompt "line 1 of page" --seed 1
 [ "$output" != "$first" ] || fail "another seed writes the same"
+# Combiner by blocks keeps another cache. With blocks of one token, and with one block, it is softmax, where positions are not in scores.
+run_train 1 run.dir=sines model.positions=sinusoidal 2>/dev/null
+expect 0 "$STIPPLE" sample sines --length 40 --prompt "line 1 of page"
+softmax=$output
+for block in 1 64; do
+  expect 0 "$STIPPLE" sample sines --length 40 --prompt "line 1 of page" attention.kind=combiner attention.combiner.block=$block
+  equal "$output" "$softmax" "combiner by blocks of $block"
+done
 expect 0 "$STIPPLE" sample run --length 150 --temperature 0   # beyond data.max_length
+expect 0 mpirun -q -np 1 "$STIPPLE" train small.yaml run.dir=blocks attention.kind=combiner attention.combiner.block=8
+expect 0 "$STIPPLE" sample blocks --length 150 --prompt "line 1 of page"
 expect 2 "$STIPPLE" sample run --length 0
 expect 2 "$STIPPLE" sample nowhere --length 5
 make_data

@@ -7,6 +7,7 @@
 #include "core/copy.h"
 #include "core/error.h"
 #include "kernels/activation.h"
+#include "model/attention/combiner/fixed_cache.h"
 
 namespace stipple::model {
 namespace {
@@ -128,6 +129,8 @@ CombinerAttention::CombinerAttention(const AttentionConfig& config, ParameterSto
                                      FactTable& facts, const AttentionShape& shape)
     : store_(store),
       config_(config.combiner.resolved()),
+      heads_(shape.num_heads),
+      head_dim_(shape.head_dim),
       is_causal_(shape.is_causal),
       columns_(columns_of(config_, shape.max_length)),
       scale_(static_cast<float>(1.0 / std::sqrt(static_cast<double>(shape.head_dim)))),
@@ -156,9 +159,8 @@ std::unique_ptr<Attention::Saved> CombinerAttention::make_saved() const {
   return std::make_unique<Saved>();
 }
 
-kernels::Partition CombinerAttention::partition(const Context& ctx, int64_t length,
-                                                size_t member) const {
-  const bool is_shifted = config_.shift_odd_layers && ctx.layer % 2 == 1;
+kernels::Partition CombinerAttention::partition(int layer, int64_t length, size_t member) const {
+  const bool is_shifted = config_.shift_odd_layers && layer % 2 == 1;
   PartitionKind kind = kind_of(config_.variant);
   if (averages(config_)) kind = member == 0 ? PartitionKind::kVertical : PartitionKind::kHorizontal;
   return {.kind = kind,
@@ -236,13 +238,34 @@ void CombinerAttention::do_forward(Context& ctx, const AttentionInputs& in, Real
   auto& members = static_cast<Saved&>(base).members;
   if (!averages(config_)) {
     members[0].o = out;
-    return forward_member(ctx, in, partition(ctx, in.q.shape[2], 0), members[0]);
+    return forward_member(ctx, in, partition(ctx.layer, in.q.shape[2], 0), members[0]);
   }
   for (size_t m = 0; m < members.size(); ++m) {
     members[m].o = ctx.saved.alloc(ctx.precision(), out.shape);
-    forward_member(ctx, in, partition(ctx, in.q.shape[2], m), members[m]);
+    forward_member(ctx, in, partition(ctx.layer, in.q.shape[2], m), members[m]);
   }
   average(ctx, members[0].o, members[1].o, out);
+}
+
+// --- token by token ------------------------------------------------------------------------------
+
+std::unique_ptr<AttentionCache> CombinerAttention::make_cache(Arena& arena, const Stream& stream,
+                                                              int64_t longest) const {
+  if (config_.variant != CombinerVariant::kFixed || !is_causal_) return nullptr;
+  // An odd layer's blocks are the most.
+  return std::make_unique<FixedCache>(arena, stream, partition(1, longest, 0), heads_, head_dim_);
+}
+
+void CombinerAttention::do_decode(Context& ctx, const AttentionInputs& in, RealView out,
+                                  AttentionCache& base) const {
+  FixedCache& cache = static_cast<FixedCache&>(base);
+  cache.decode(ctx, in, out,
+               {.partition = partition(ctx.layer, cache.longest(), 0),
+                .query_pool = query_pool_,
+                .key_pool = key_pool_,
+                .pool = pool_of(config_),
+                .mass = mass(),
+                .scale = scale_});
 }
 
 // --- backward ------------------------------------------------------------------------------------
@@ -335,7 +358,7 @@ void CombinerAttention::do_backward(Context& ctx, const AttentionInputs& in, Con
                                     ConstRealView dout, const Attention::Saved& base,
                                     const AttentionGrads& grads) const {
   const auto& members = static_cast<const Saved&>(base).members;
-  const auto cut = [&](size_t m) { return partition(ctx, in.q.shape[2], m); };
+  const auto cut = [&](size_t m) { return partition(ctx.layer, in.q.shape[2], m); };
   if (!averages(config_)) return backward_member(ctx, in, cut(0), dout, members[0], grads);
 
   const Arena::Scope scope(ctx.scratch);

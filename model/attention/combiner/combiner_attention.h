@@ -38,13 +38,16 @@ class CombinerAttention final : public Attention {
   /// Regions are summarised and scored by what tokens are: a region has no place.
   bool reads_content() const override { return true; }
   bool reads_input() const override { return row_key_.has_value(); }
+  /// `fixed`, where time goes forward; others see all tokens anew.
+  std::unique_ptr<AttentionCache> make_cache(Arena&, const Stream&, int64_t longest) const override;
 
  private:
   void do_forward(Context&, const AttentionInputs&, RealView out, Attention::Saved&) const override;
+  void do_decode(Context&, const AttentionInputs&, RealView out, AttentionCache&) const override;
   void do_backward(Context&, const AttentionInputs&, ConstRealView out, ConstRealView dout,
                    const Attention::Saved&, const AttentionGrads&) const override;
 
-  kernels::Partition partition(const Context&, int64_t length, size_t member) const;
+  kernels::Partition partition(int layer, int64_t length, size_t member) const;
   kernels::RegionMass mass() const;
   kernels::CombineFacts facts_of(Context&) const;
   void forward_member(Context&, const AttentionInputs&, const kernels::Partition&, Member&) const;
@@ -67,6 +70,7 @@ class CombinerAttention final : public Attention {
 
   const ParameterStore& store_;
   CombinerConfig config_;
+  int64_t heads_, head_dim_;
   bool is_causal_;
   int64_t columns_;  ///< of the grid
   float scale_;

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "core/copy.h"
+#include "model/attention/kept_tokens.h"
 
 namespace stipple::model {
 namespace {
@@ -12,16 +13,6 @@ struct SoftmaxCache final : AttentionCache {
   RealView k, v;       // [1, H, longest, D]
   View<uint8_t> mask;  // [1, longest]  tokens that were given
 };
-
-/// x [1, H, 1, D] becomes the token at `position` of [1, H, longest, D].
-void keep(const Stream& stream, RealView to, ConstRealView x, int64_t position) {
-  const size_t row = to.bytes() / static_cast<size_t>(to.shape[1] * to.shape[2]);
-  for (int64_t head = 0; head < to.shape[1]; ++head) {
-    const size_t at = static_cast<size_t>(head * to.shape[2] + position) * row;
-    copy_bytes(stream, static_cast<std::byte*>(to.data) + at,
-               static_cast<const std::byte*>(x.data) + static_cast<size_t>(head) * row, row);
-  }
-}
 
 }  // namespace
 
@@ -97,8 +88,8 @@ void SoftmaxAttention::do_decode(Context& ctx, const AttentionInputs& in, RealVi
   const int64_t position = ctx.decoding->position;
   if (position == 0) fill_zero(ctx.stream, cache.mask);
   if (!ctx.stream.is_plan()) {
-    keep(ctx.stream, cache.k, in.k, position);
-    keep(ctx.stream, cache.v, in.v, position);
+    keep_token(ctx.stream, cache.k, in.k, position);
+    keep_token(ctx.stream, cache.v, in.v, position);
     copy_bytes(ctx.stream, cache.mask.data + position, in.mask.data, sizeof(uint8_t));
   }
   const Arena::Scope scope(ctx.scratch);
