@@ -20,12 +20,18 @@ std::string_view split_name(Split split) {
 }
 
 std::vector<int32_t> Task::tokens_of(std::string_view) const {
-  throw Error(info().name + " has no tokens of text");
+  throw Error(info().name + " does not write");
 }
 
 std::string Task::text_of(std::span<const int32_t>) const {
   throw Error(info().name + " has no text of tokens");
 }
+
+Picture Task::picture_of(std::span<const int32_t>) const {
+  throw Error(info().name + " has no pictures of tokens");
+}
+
+Range Task::next_tokens(int64_t) const { return {0, info().vocab_size}; }
 
 std::vector<Split> splits_named(const std::vector<std::string>& names) {
   std::vector<Split> splits;

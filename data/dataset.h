@@ -10,8 +10,10 @@
 #include <vector>
 
 #include "core/leaf.h"
+#include "core/range.h"
 #include "data/intake.h"
 #include "data/metric.h"
+#include "data/picture.h"
 
 namespace stipple::data {
 
@@ -20,6 +22,9 @@ std::string_view split_name(Split);  ///< "train", "val", "test"
 /// Those of the names, in the order of Split, each once.
 std::vector<Split> splits_named(const std::vector<std::string>& names);
 
+/// What a model of the task can write, token by token.
+enum class Writes : uint8_t { kNothing, kText, kPicture };
+
 struct TaskInfo {
   std::string name;
   LeafFields fields = {};
@@ -27,7 +32,7 @@ struct TaskInfo {
   int64_t num_classes = 0;  ///< of labels that are classes
   int64_t max_length =
       0;  ///< longest sequence an example may have after truncation; the model's padded length
-  bool writes_text = false;          ///< Task::tokens_of() and text_of() work
+  Writes writes = Writes::kNothing;
   std::vector<Metric> metrics = {};  ///< what it is judged by; ladders are in the first
 };
 
@@ -75,10 +80,13 @@ class Task {
   virtual std::unique_ptr<Dataset> open(Split) const = 0;
   /// The files that open() reads; none where examples are made.
   virtual std::vector<std::string> files(Split) const { return {}; }
-  /// Of a task that writes_text: the tokens that a model is given for a text to go on
-  /// from, at least one; and what tokens say.
+  /// Of a task that writes: the tokens that a model is given for a text to go on from, at least one
+  /// (pictures begin without any text); and which may come next, after so many that it wrote.
   virtual std::vector<int32_t> tokens_of(std::string_view prompt) const;
-  virtual std::string text_of(std::span<const int32_t> tokens) const;
+  virtual Range next_tokens(int64_t written) const;
+  /// What tokens say, the given ones among them.
+  virtual std::string text_of(std::span<const int32_t> tokens) const;  // Writes::kText
+  virtual Picture picture_of(std::span<const int32_t> tokens) const;   // Writes::kPicture
   /// How a value of this task's first metric is to be read, ascending, trivial predictors among
   /// them: {"majority class", 0.169}. Computed on the given data, so that it is the ladder of
   /// exactly these examples.

@@ -23,10 +23,9 @@ Input Decoder::input_of(const Tokens& arrays, int64_t tokens) {
 }
 
 /// The longest pass needs the most: the last one.
-Decoder::Bytes Decoder::plan(const Model& model, const FactTable& facts, const Stream& stream,
-                             const DecoderOptions& options) {
-  PlanningRun run(stream.device().type,
-                  {.threads = stream.threads(), .precision = stream.precision()}, facts);
+DecoderBytes Decoder::plan(const Model& model, const FactTable& facts, DeviceType device,
+                           const Stream::Options& stream_options, const DecoderOptions& options) {
+  PlanningRun run(device, stream_options, facts);
   Arena kept("kept", run.stream().device());
   const Tokens tokens = alloc_tokens(kept, options);
   Decoding decoding{.position = options.longest - 1,
@@ -41,10 +40,12 @@ Decoder::Bytes Decoder::plan(const Model& model, const FactTable& facts, const S
 
 Decoder::Decoder(const Model& model, const FactTable& facts, const Stream& stream,
                  const DecoderOptions& options)
-    : Decoder(model, facts, stream, options, plan(model, facts, stream, options)) {}
+    : Decoder(model, facts, stream, options,
+              plan(model, facts, stream.device().type,
+                   {.threads = stream.threads(), .precision = stream.precision()}, options)) {}
 
 Decoder::Decoder(const Model& model, const FactTable& facts, const Stream& stream,
-                 const DecoderOptions& options, const Bytes& bytes)
+                 const DecoderOptions& options, const DecoderBytes& bytes)
     : model_(model),
       facts_(facts),
       stream_(stream),

@@ -20,8 +20,17 @@ struct DecoderOptions {
   int64_t vocabulary = 1;  ///< logits of a token
 };
 
+/// What a decoder takes.
+struct DecoderBytes {
+  size_t kept = 0;  ///< from token to token
+  size_t saved = 0, scratch = 0;
+};
+
 class Decoder {
  public:
+  /// On a device that need not be there.
+  static DecoderBytes plan(const Model&, const FactTable&, DeviceType, const Stream::Options&,
+                           const DecoderOptions&);
   /// Takes all memory. `model` is a language model that lives on the stream's device; it, its
   /// `facts` and the stream stay.
   Decoder(const Model& model, const FactTable& facts, const Stream&, const DecoderOptions&);
@@ -43,13 +52,10 @@ class Decoder {
     View<uint32_t> samples;  // [1]
     View<float> logits;      // [1, V]
   };
-  struct Bytes {
-    size_t kept, saved, scratch;
-  };
-  Decoder(const Model&, const FactTable&, const Stream&, const DecoderOptions&, const Bytes&);
+  Decoder(const Model&, const FactTable&, const Stream&, const DecoderOptions&,
+          const DecoderBytes&);
   static Tokens alloc_tokens(Arena&, const DecoderOptions&);
   static Input input_of(const Tokens&, int64_t tokens);
-  static Bytes plan(const Model&, const FactTable&, const Stream&, const DecoderOptions&);
 
   const Model& model_;
   const FactTable& facts_;

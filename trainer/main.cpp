@@ -116,12 +116,13 @@ struct CommandLine {
   }
   void add_sample() {
     CLI::App* command =
-        app.add_subcommand("sample", "Let the language model of a run write, to standard output");
+        app.add_subcommand("sample", "Let the language model of a run write a text or a picture");
     command->add_option("run_dir", path, "Run directory that `train` wrote")->required();
     command->add_option("overrides", config, "key=value overrides, e.g. device=cpu");
-    command->add_option("--length", sampling.length, "Tokens to write; of text, bytes")
-        ->required()
+    command->add_option("--length", sampling.length, "Bytes of text to write; 256 by default")
         ->check(CLI::PositiveNumber);
+    command->add_option("--out", sampling.out,
+                        "File to write, of pictures a PNG; texts go to standard output by default");
     command->add_option("--prompt", sampling.prompt, "Text to go on from");
     command
         ->add_option("--temperature", sampling.temperature,

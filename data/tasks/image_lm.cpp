@@ -92,12 +92,14 @@ class ImageTask final : public Task {
  public:
   explicit ImageTask(const DataConfig& config)
       : dir_(config.dir),
-        pixels_(config.image_lm.side * config.image_lm.side),
+        side_(config.image_lm.side),
+        pixels_(side_ * side_),
         info_{.name = "image_lm",
               .fields = {.label = LabelKind::kNextToken},
               .vocab_size = kVocabulary,
               .num_classes = kVocabulary,
               .max_length = kChannels * pixels_,
+              .writes = Writes::kPicture,
               .metrics = {kBitsPerDimension, kPerplexity, kAccuracy}} {}
 
   const TaskInfo& info() const override { return info_; }
@@ -121,11 +123,28 @@ class ImageTask final : public Task {
     return std::make_unique<ImageDataset>(std::move(planes), pixels_);
   }
 
+  std::vector<int32_t> tokens_of(std::string_view) const override { return {kBegin}; }
+
+  /// Values of the channel whose turn it is.
+  Range next_tokens(int64_t written) const override {
+    const int64_t channel = written % kChannels;
+    return {kValues * channel, kValues * (channel + 1)};
+  }
+
+  Picture picture_of(std::span<const int32_t> tokens) const override {
+    STIPPLE_CHECK(static_cast<int64_t>(tokens.size()) == 1 + kChannels * pixels_,
+                  "image_lm: ", tokens.size(), " tokens are no picture of ", pixels_, " pixels");
+    Picture picture{.width = side_, .height = side_, .rgb = {}};
+    for (const int32_t token : tokens.subspan(1))
+      picture.rgb.push_back(static_cast<uint8_t>(token % kValues));
+    return picture;
+  }
+
   std::vector<Rung> ladder(const Dataset&) const override { return {{"no knowledge", 8.0}}; }
 
  private:
   std::string dir_;
-  int64_t pixels_;
+  int64_t side_, pixels_;
   TaskInfo info_;
 };
 

@@ -129,7 +129,7 @@ class TextTask final : public Task {
               .vocab_size = text::kVocabulary,
               .num_classes = text::kVocabulary,
               .max_length = config.max_length,
-              .writes_text = true,
+              .writes = Writes::kText,
               .metrics = {kBitsPerByte, kPerplexity, kAccuracy}} {}
 
   const TaskInfo& info() const override { return info_; }

@@ -57,6 +57,28 @@ TEST(ImageLm, GoesPixelByPixelThroughRedGreenAndBlue) {
   EXPECT_EQ(dataset->num_labels({.example = 3}), 12);
 }
 
+TEST(ImageLm, WritesPicturesByWhatMayStandAtEachPlace) {
+  const test::ScratchFolder folder;
+  write_pictures(folder, 2);
+  const auto task = make_task(pictures_in(folder), 0);
+  EXPECT_EQ(task->info().writes, Writes::kPicture);
+  EXPECT_EQ(task->tokens_of(""), (std::vector<int32_t>{768}));
+  EXPECT_EQ(task->next_tokens(0), (Range{0, 256}));
+  EXPECT_EQ(task->next_tokens(4), (Range{256, 512}));
+  EXPECT_EQ(task->next_tokens(11), (Range{512, 768}));
+  std::vector<int32_t> ids(12), tokens(12);
+  task->open(Split::kTest)->get({.example = 1}, 0, {.ids = ids, .labels = tokens});
+  tokens.insert(tokens.begin(), 768);
+  const Picture picture = task->picture_of(tokens);
+  EXPECT_EQ(picture.width, kSide);
+  EXPECT_EQ(picture.height, kSide);
+  for (int64_t p = 0; p < kSide * kSide; ++p) {
+    for (int64_t c = 0; c < 3; ++c)
+      EXPECT_EQ(picture.rgb[static_cast<size_t>(3 * p + c)], value_at(11, c, p));
+  }
+  EXPECT_THROW(task->picture_of(std::span(tokens).first(12)), Error);
+}
+
 TEST(ImageLm, TheLastTenthOfTheTrainingFilesIsValidation) {
   const test::ScratchFolder folder;
   write_pictures(folder, 4);

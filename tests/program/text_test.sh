@@ -55,6 +55,13 @@ expect 0 mpirun -q -np 1 "$STIPPLE" train small.yaml run.dir=blocks attention.ki
 expect 0 "$STIPPLE" sample blocks --length 150 --prompt "line 1 of page"
 expect 2 "$STIPPLE" sample run --length 0
 expect 2 "$STIPPLE" sample nowhere --length 5
+expect 0 "$STIPPLE" sample run --length 40 --prompt "line 1 of page" --out written.txt
+equal "$(cat written.txt)" "$first" "what --out holds"
+if prlimit --as=300000000 "$STIPPLE" --version >/dev/null 2>&1; then  # more memory than there is: told before anything is taken
+  expect 2 prlimit --as=300000000 "$STIPPLE" sample run data.max_length=65536 attention.kind=combiner attention.combiner.variant=mixture
+  contains "$output" "MB of memory"
+  contains "$output" "end other programs"
+fi
 make_data
 expect 0 mpirun -q -np 1 "$STIPPLE" train small.yaml run.dir=classifier data.task=listops data.dir=data data.text_lm.pack=false train.steps=4
 expect 2 "$STIPPLE" sample classifier --length 5

@@ -22,13 +22,14 @@ int train(comm::Communicator&, const ConfigArguments&);
 int eval(comm::Communicator&, const std::string& run_dir, const std::vector<std::string>& overrides,
          std::optional<int64_t> graphs);
 struct SampleOptions {
-  int64_t length = 256;    ///< tokens to write
-  std::string prompt;      ///< what they go on from
+  std::optional<int64_t> length;  ///< tokens to write; none: 256 of a text, a whole picture
+  std::string prompt;             ///< what they go on from
   double temperature = 1;  ///< of the softmax they are drawn from; 0: the most likely one each time
   uint64_t seed = 0;
+  std::string out = {};  ///< the file to write; empty: texts go to standard output
 };
-/// Prints the prompt and what the model of the newest checkpoint of a run goes on with. ConfigError
-/// where it is no language model. Collective.
+/// Writes the prompt and what the model of the newest checkpoint of a run goes on with, or a picture
+/// as PNG. ConfigError where it is no language model. Collective.
 int sample(comm::Communicator&, const std::string& run_dir,
            const std::vector<std::string>& overrides, const SampleOptions&);
 /// Writes the files of ListOps. DataError where one exists, unless options.replace.

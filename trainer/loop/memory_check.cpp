@@ -100,16 +100,19 @@ void require_memory(const MemoryPlan& plan, const Config& config, const data::Ta
     by_rank.push_back(from_text(text));
   const std::optional<MemoryShortage> shortage = find_shortage(by_rank);
   if (!shortage) return;
-  const int64_t fits = largest_micro_batch(
-      config,
-      [&](const Config& smaller) {
-        return plan_memory(smaller, info, threads, shortage->rank, communicator.size(), purpose)
-            .total();
-      },
-      shortage->available / static_cast<size_t>(shortage->ranks));
+  std::string help = "; end other programs, or write on a machine with more";
+  if (purpose != PlanFor::kWriting) {
+    const int64_t fits = largest_micro_batch(
+        config,
+        [&](const Config& smaller) {
+          return plan_memory(smaller, info, threads, shortage->rank, communicator.size(), purpose)
+              .total();
+        },
+        shortage->available / static_cast<size_t>(shortage->ranks));
+    help = advice(fits, shortage->ranks);
+  }
   ConfigError error(
-      describe(*shortage, by_rank[static_cast<size_t>(shortage->rank)], plan, device) +
-      advice(fits, shortage->ranks));
+      describe(*shortage, by_rank[static_cast<size_t>(shortage->rank)], plan, device) + help);
   error.set_collective();
   throw error;
 }

@@ -60,6 +60,10 @@ comm::ReducerOptions reducer_options(const Config& config, int64_t numel) {
           .num_leaves = config.train.batch / config.train.micro_batch};
 }
 
+model::DecoderOptions decoder_options(const data::TaskInfo& info) {
+  return {.longest = info.max_length, .vocabulary = info.vocab_size};
+}
+
 int threads_per_rank(const Config& config, int local_ranks) {
   if (config.threads > 0) return static_cast<int>(config.threads);
   const int allowed = cpu::allowed_cores();
@@ -117,6 +121,18 @@ MemoryPlan plan_memory(const Config& config, const data::TaskInfo& info, int thr
   parameters.allocate(meta);
   parameters.bind_grads({nullptr, {parameters.numel()}});
 
+  const size_t flat = static_cast<size_t>(parameters.numel()) * sizeof(float);
+  if (purpose == PlanFor::kWriting) {
+    const model::DecoderBytes bytes = model::Decoder::plan(
+        model, facts, device_type(config), {.threads = threads, .precision = config.precision},
+        decoder_options(info));
+    return {.num_parameters = parameters.num_parameters(),
+            .numel = parameters.numel(),
+            .parameters = flat,
+            .saved = bytes.kept + bytes.saved,
+            .scratch = bytes.scratch,
+            .libraries = library_bytes(config, 1)};
+  }
   const auto saved = model.make_saved();
   const FeedOptions feed = feed_options(config, info, leaves_per_rank(config, num_ranks));
   const model::Input input = input_over(nullptr, feed, feed.largest);
@@ -128,7 +144,6 @@ MemoryPlan plan_memory(const Config& config, const data::TaskInfo& info, int thr
   }
   if (trains) Optimizer(config.optimizer, parameters, meta).plan(plan.stream(), plan.scratch());
 
-  const size_t flat = static_cast<size_t>(parameters.numel()) * sizeof(float);
   return {.num_parameters = parameters.num_parameters(),
           .numel = parameters.numel(),
           .parameters = flat,

@@ -13,6 +13,7 @@
 #include "core/stream.h"
 #include "data/batch.h"
 #include "data/dataset.h"
+#include "model/decoder.h"
 #include "model/model.h"
 #include "trainer/config/config.h"
 #include "trainer/loop/feed.h"
@@ -41,11 +42,14 @@ struct MemoryPlan {
 };
 
 /// Runs the model of `config` on meta, training and evaluation, at the largest leaf, for the device
-/// of the config; evaluation alone needs less. ConfigError or ShapeError when it cannot work.
+/// of the config; evaluation alone needs less. For writing: a sequence token by token, as
+/// model::Decoder does. ConfigError or ShapeError when it cannot work.
 inline constexpr int kLargestRank = -1;  ///< in place of a rank: what none needs more than
-enum class PlanFor : uint8_t { kTraining, kEvaluation };
+enum class PlanFor : uint8_t { kTraining, kEvaluation, kWriting };
 MemoryPlan plan_memory(const Config&, const data::TaskInfo&, int threads, int rank, int num_ranks,
                        PlanFor = PlanFor::kTraining);
+/// What a decoder of this task must have room for.
+model::DecoderOptions decoder_options(const data::TaskInfo&);
 /// Threads per rank: the config's, or the machine's cores shared among its ranks.
 int threads_per_rank(const Config&, int local_ranks);
 
