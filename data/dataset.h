@@ -34,6 +34,7 @@ struct TaskInfo {
       0;  ///< longest sequence an example may have after truncation; the model's padded length
   Writes writes = Writes::kNothing;
   std::vector<Metric> metrics = {};  ///< what it is judged by; ladders are in the first
+  std::vector<Profile> profiles = {};
 };
 
 /// One showing of an example. What is random about it (which tokens are masked, ...) is a function

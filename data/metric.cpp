@@ -23,6 +23,24 @@ const Metric kBitsPerDimension{.name = "bits_per_dim", .title = "Bits per dimens
 const Metric kPerplexity{.name = "perplexity", .title = "Perplexity", .of = &perplexity};
 const Metric kAccuracy{.name = "accuracy", .title = "Accuracy", .is_share = true, .of = &accuracy};
 
+namespace {
+
+Profile bits_by_place(std::string_view name, std::string_view title) {
+  return {.name = name,
+          .title = title,
+          .unit = "eighths of a block of attention.combiner.block",
+          .over = "place_loss",
+          .under = "place_labels",
+          .scale = 1 / std::numbers::ln2};
+}
+
+}  // namespace
+
+const Profile kBitsPerByteByPlace =
+    bits_by_place("bits_per_byte_by_place", "Bits per byte by place");
+const Profile kBitsPerDimensionByPlace =
+    bits_by_place("bits_per_dim_by_place", "Bits per dimension by place");
+
 std::string metric_text(double value, bool is_share, int decimals) {
   if (!std::isfinite(value)) return "none";
   return is_share ? fmt::format("{:.{}f} %", 100 * value, decimals)

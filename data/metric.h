@@ -30,6 +30,20 @@ extern const Metric kBitsPerByte;
 extern const Metric kBitsPerDimension;
 extern const Metric kPerplexity;
 
+/// A measure by where labels stand: over / under, of evaluations, value by value, both summed over
+/// all examples.
+struct Profile {
+  std::string_view name;  ///< the key in metrics.jsonl
+  std::string_view title, unit;
+  std::string_view over, under;  ///< what the head declares, of as many values
+  double scale = 1;              ///< of the ratio
+};
+
+/// By eighths of blocks of attention.combiner.block tokens: where attention is cut into such blocks,
+/// the first tokens of one see little directly.
+extern const Profile kBitsPerByteByPlace;
+extern const Profile kBitsPerDimensionByPlace;
+
 /// A result to compare with, in the task's first metric.
 struct Rung {
   std::string name;

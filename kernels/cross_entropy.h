@@ -21,6 +21,7 @@ struct CrossEntropy {
   View<int64_t> correct;  // [1]     += rows whose argmax is the label (lowest index wins a tie)
   View<int64_t> count;    // [1]     += rows with a label
   View<int32_t> prediction{};  // [R]     written: argmax; empty: not wanted
+  View<float> row_loss{};      // [R]     written: losses, 0 without a label; empty: not wanted
   View<const float> logits;    // [R, C]
   View<const int32_t> labels;  // [R]
   View<const float> scale;     // [1]
@@ -38,6 +39,27 @@ void cross_entropy(const Stream&, const CrossEntropy&);
 }
 namespace cuda {
 void cross_entropy(const Stream&, const CrossEntropy&);
+}
+
+/// Losses of rows that stand next to each other in sequences, by where they stand in blocks of
+/// `block` tokens, a sequence beginning with one: token t of a sequence belongs to place
+/// (t % block) P / block, rounded down. Sums are in double, in an order fixed per backend.
+struct LossByPlace {
+  View<double> loss_sum;       // [P]  +=  P is at most 32
+  View<int64_t> count;         // [P]  += rows with a label
+  View<const float> row_loss;  // [R]
+  View<const int32_t> labels;  // [R]
+  int64_t first_row = 0;       ///< the number of row 0 among the rows of all sequences
+  int64_t sequence = 1;        ///< rows of a sequence
+  int64_t block = 1;
+};
+inline constexpr int64_t kMostPlaces = 32;
+void loss_by_place(const Stream&, const LossByPlace&);
+namespace cpu {
+void loss_by_place(const Stream&, const LossByPlace&);
+}
+namespace cuda {
+void loss_by_place(const Stream&, const LossByPlace&);
 }
 
 }  // namespace stipple::kernels

@@ -17,6 +17,7 @@ namespace {
 /// encoder saves.
 constexpr int64_t kChunkLogits = int64_t{1} << 20;
 constexpr int64_t kFewestChunkRows = 64;
+constexpr int64_t kPlaces = 8;
 
 int64_t chunk_rows(int64_t vocabulary) {
   return std::max(kFewestChunkRows, kChunkLogits / vocabulary);
@@ -30,7 +31,9 @@ LanguageHead::LanguageHead(const ParameterStore& store, FactTable& facts,
       config_(config),
       loss_sum_(facts.declare<double>(kLossSum)),
       count_(facts.declare<int64_t>(kLabels)),
-      correct_(facts.declare<int64_t>("correct")) {}
+      correct_(facts.declare<int64_t>("correct")),
+      place_loss_(facts.declare<double>(kPlaceLoss, kPlaces)),
+      place_labels_(facts.declare<int64_t>(kPlaceLabels, kPlaces)) {}
 
 void LanguageHead::logits(Context& ctx, View<const float> x, View<float> logits) const {
   kernels::matmul(ctx.stream, {.c = logits,
@@ -39,6 +42,18 @@ void LanguageHead::logits(Context& ctx, View<const float> x, View<float> logits)
                                .transpose_b = true,
                                .alpha = config_.logit_scale,
                                .scratch = &ctx.scratch});
+}
+
+void LanguageHead::tell_places(Context& ctx, const Input& input, Range chunk,
+                               View<const float> losses) const {
+  kernels::loss_by_place(ctx.stream,
+                         {.loss_sum = ctx.facts.at<double>(place_loss_),
+                          .count = ctx.facts.at<int64_t>(place_labels_),
+                          .row_loss = rows_of(losses, {0, chunk.size()}),
+                          .labels = rows_of(input.labels.reshape({input.labels.numel()}), chunk),
+                          .first_row = chunk.begin,
+                          .sequence = input.labels.shape[1],
+                          .block = config_.block});
 }
 
 void LanguageHead::forward(Context& ctx, const Input& input, View<const float> x,
@@ -56,6 +71,8 @@ void LanguageHead::forward(Context& ctx, const Input& input, View<const float> x
   const int64_t run = chunk_rows(vocabulary);
   Arena::Scope scope(ctx.scratch);
   const View<float> memory = ctx.scratch.alloc<float>({std::min(rows, run), vocabulary});
+  View<float> losses;
+  if (!ctx.training) losses = ctx.scratch.alloc<float>({std::min(rows, run)});
   for (int64_t i = 0; i < kernels::num_runs(rows, run); ++i) {
     const Range chunk = kernels::nth_run(i, rows, run);
     const View<float> logits = rows_of(memory, {0, chunk.size()});
@@ -68,11 +85,15 @@ void LanguageHead::forward(Context& ctx, const Input& input, View<const float> x
          .correct = ctx.facts.at<int64_t>(correct_),
          .count = ctx.facts.at<int64_t>(count_),
          .prediction = prediction.empty() ? prediction : rows_of(prediction.reshape({rows}), chunk),
+         .row_loss = ctx.training ? losses : rows_of(losses, {0, chunk.size()}),
          .logits = logits,
          .labels = rows_of(labels, chunk),
          .scale = input.loss_scale,
          .scratch = &ctx.scratch});
-    if (!ctx.training) continue;
+    if (!ctx.training) {
+      tell_places(ctx, input, chunk, losses);
+      continue;
+    }
     kernels::matmul(ctx.stream, {.c = rows_of(dx_rows, chunk),
                                  .a = logits,
                                  .b = table,

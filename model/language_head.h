@@ -11,15 +11,22 @@
 // alone, so that sums have one order. Has no parameters of its own.
 #pragma once
 
+#include <string_view>
+
 #include "model/context.h"
 #include "model/input.h"
 #include "model/parameter_store.h"
 
 namespace stipple::model {
 
+/// Facts of evaluations: losses and labels by eighths of a block, from its first tokens on.
+inline constexpr std::string_view kPlaceLoss = "place_loss";      // double
+inline constexpr std::string_view kPlaceLabels = "place_labels";  // int64_t
+
 struct LanguageHeadConfig {
   ParamId table;             ///< [V, width], the embedding's; it reports the gradient as final
   float logit_scale = 1.0f;  ///< so that logits start small
+  int64_t block = 1;         ///< evaluation tells losses by where tokens stand in blocks of so many
 };
 
 class LanguageHead {
@@ -32,7 +39,7 @@ class LanguageHead {
   LanguageHead(const ParameterStore&, FactTable&, const LanguageHeadConfig&);
 
   /// x [R, N, width]; labels [R, N] are the tokens that come next. Tells the loss and how many
-  /// tokens it got right; in training also makes the gradients. prediction [R, N] written; empty:
+  /// tokens it got right, in evaluation also the loss by place; in training makes the gradients. prediction [R, N] written; empty:
   /// not wanted.
   void forward(Context&, const Input&, View<const float> x, View<int32_t> prediction, Saved&) const;
   /// logits [rows, V] of x [rows, width], written.
@@ -41,9 +48,12 @@ class LanguageHead {
   void backward(Context&, const Saved&, View<float> dx) const;
 
  private:
+  void tell_places(Context&, const Input&, Range chunk, View<const float> losses) const;
+
   const ParameterStore& store_;
   LanguageHeadConfig config_;
   FactId loss_sum_, count_, correct_;
+  FactId place_loss_, place_labels_;
 };
 
 }  // namespace stipple::model

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "model/model.h"
 
+#include <algorithm>
 #include <optional>
 
 #include "core/error.h"
@@ -88,17 +89,21 @@ struct Model::Parts {
                   return make_attention(attention, parameters, facts, shape);
                 }),
         classifier(make_classifier(parameters, facts, config)),
-        language_head(make_language_head(facts)) {}
+        language_head(make_language_head(facts, attention.combiner.block)) {}
 
   std::optional<Head> make_classifier(ParameterStore& parameters, FactTable& facts,
                                       const ModelConfig& config) const {
     if (is_language_model(task)) return std::nullopt;
     return Head(parameters, facts, "head", head_config(config, task));
   }
-  std::optional<LanguageHead> make_language_head(FactTable& facts) const {
+  /// Whatever the attention: softmax tells its losses by the places of another's blocks, to be
+  /// compared with.
+  std::optional<LanguageHead> make_language_head(FactTable& facts, int64_t block) const {
     if (!is_language_model(task)) return std::nullopt;
     return LanguageHead(store, facts,
-                        {.table = embedding.table(), .logit_scale = embedding.logit_scale()});
+                        {.table = embedding.table(),
+                         .logit_scale = embedding.logit_scale(),
+                         .block = std::min(block, task.max_length)});
   }
 
   void check(const Input& input) const;

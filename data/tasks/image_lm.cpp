@@ -100,7 +100,8 @@ class ImageTask final : public Task {
               .num_classes = kVocabulary,
               .max_length = kChannels * pixels_,
               .writes = Writes::kPicture,
-              .metrics = {kBitsPerDimension, kPerplexity, kAccuracy}} {}
+              .metrics = {kBitsPerDimension, kPerplexity, kAccuracy},
+              .profiles = {kBitsPerDimensionByPlace}} {}
 
   const TaskInfo& info() const override { return info_; }
   std::vector<std::string> files(Split split) const override { return image_files(dir_, split); }

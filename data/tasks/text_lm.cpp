@@ -130,7 +130,8 @@ class TextTask final : public Task {
               .num_classes = text::kVocabulary,
               .max_length = config.max_length,
               .writes = Writes::kText,
-              .metrics = {kBitsPerByte, kPerplexity, kAccuracy}} {}
+              .metrics = {kBitsPerByte, kPerplexity, kAccuracy},
+              .profiles = {kBitsPerByteByPlace}} {}
 
   const TaskInfo& info() const override { return info_; }
 

@@ -34,6 +34,7 @@ void add_row(const CrossEntropy& args, int64_t row, LossPartial& sum_of_run) {
                 " is not one of the ", classes, " classes");
   const int64_t best = std::max_element(logits, logits + classes) - logits;
   if (!args.prediction.empty()) args.prediction[row] = static_cast<int32_t>(best);
+  if (!args.row_loss.empty()) args.row_loss[row] = 0;
   if (label < 0) {
     if (dlogits != nullptr) std::fill_n(dlogits, classes, 0.0f);
     return;
@@ -47,6 +48,7 @@ void add_row(const CrossEntropy& args, int64_t row, LossPartial& sum_of_run) {
     vectorized<scaled_softmax>(dlogits, logits, largest, static_cast<float>(scale / sum), classes);
     dlogits[label] -= scale;
   }
+  if (!args.row_loss.empty()) args.row_loss[row] = static_cast<float>(loss);
   sum_of_run.loss += loss;
   sum_of_run.correct += best == label ? 1 : 0;
   ++sum_of_run.count;
@@ -69,6 +71,18 @@ void cross_entropy(const Stream& stream, const CrossEntropy& args) {
     args.loss_sum[0] += partial.loss;
     args.correct[0] += partial.correct;
     args.count[0] += partial.count;
+  }
+}
+
+void loss_by_place(const Stream& stream, const LossByPlace& args) {
+  if (stream.is_plan()) return;
+  const int64_t places = args.loss_sum.numel();
+  for (int64_t row = 0; row < args.labels.numel(); ++row) {
+    if (args.labels[row] < 0) continue;
+    const int64_t token = (args.first_row + row) % args.sequence;
+    const int64_t place = token % args.block * places / args.block;
+    args.loss_sum[place] += static_cast<double>(args.row_loss[row]);
+    ++args.count[place];
   }
 }
 

@@ -3,6 +3,7 @@
 // caches.
 //   A block of 512 threads per run of 16 rows, a warp per row, its lanes over the classes; thread 0
 //   adds the run's losses in row order; then one block of 1024 threads adds the runs.
+//   By place: one block, a warp per place, its lanes over all rows.
 // Shared memory: one LossPartial per warp.
 #include <cmath>
 #include <limits>
@@ -23,6 +24,7 @@ constexpr int kSumThreads = 1024;
 struct Loss {
   float* dlogits;       // null: not wanted
   int32_t* prediction;  // null: not wanted
+  float* row_loss;      // null: not wanted
   const float* logits;
   const int32_t* labels;
   const float* scale;
@@ -72,10 +74,12 @@ __device__ LossPartial row_loss(const Loss& f, int64_t row) {
     const float softmax = is_counted ? math::exponential(logits[c] - best.value) * factor : 0.0f;
     dlogits[c] = c == label ? softmax - scale : softmax;
   }
+  const double loss =
+      is_counted ? std::log(sum) + static_cast<double>(best.value) - static_cast<double>(of_label)
+                 : 0.0;
+  if (f.row_loss != nullptr && lane_index() == 0) f.row_loss[row] = static_cast<float>(loss);
   if (!is_counted) return {};
-  return {.loss = std::log(sum) + static_cast<double>(best.value) - static_cast<double>(of_label),
-          .correct = best.index == label ? 1 : 0,
-          .count = 1};
+  return {.loss = loss, .correct = best.index == label ? 1 : 0, .count = 1};
 }
 
 __global__ void losses_kernel(LossPartial* partials, Loss f) {
@@ -113,6 +117,31 @@ __global__ void __launch_bounds__(kSumThreads)
   *count += sum.count;
 }
 
+struct Places {
+  double* loss_sum;
+  int64_t* count;
+  const float* row_loss;
+  const int32_t* labels;
+  int64_t rows, places, first_row, sequence, block;
+};
+
+__global__ void loss_by_place_kernel(Places f) {
+  const int64_t own = warp_index();
+  double loss = 0;
+  int64_t count = 0;
+  for (int64_t row = lane_index(); row < f.rows; row += kWarpSize) {
+    const int64_t token = (f.first_row + row) % f.sequence;
+    if (f.labels[row] < 0 || token % f.block * f.places / f.block != own) continue;
+    loss += static_cast<double>(f.row_loss[row]);
+    ++count;
+  }
+  loss = lanes_sum(loss);
+  count = lanes_sum(count);
+  if (lane_index() != 0) return;
+  f.loss_sum[own] += loss;
+  f.count[own] += count;
+}
+
 }  // namespace
 
 void cross_entropy(const Stream& stream, const CrossEntropy& args) {
@@ -122,6 +151,7 @@ void cross_entropy(const Stream& stream, const CrossEntropy& args) {
   const View<LossPartial> partials = args.scratch->alloc<LossPartial>({runs});
   const Loss loss{.dlogits = args.dlogits.data,
                   .prediction = args.prediction.data,
+                  .row_loss = args.row_loss.data,
                   .logits = args.logits.data,
                   .labels = args.labels.data,
                   .scale = args.scale.data,
@@ -137,6 +167,20 @@ void cross_entropy(const Stream& stream, const CrossEntropy& args) {
       {.grid = 1, .block = kSumThreads, .shared_bytes = kSumThreads / kWarpSize * sizeof(double)},
       add_losses_kernel, args.loss_sum.data, args.correct.data, args.count.data, partials.data,
       runs);
+}
+
+void loss_by_place(const Stream& stream, const LossByPlace& args) {
+  const Places places{.loss_sum = args.loss_sum.data,
+                      .count = args.count.data,
+                      .row_loss = args.row_loss.data,
+                      .labels = args.labels.data,
+                      .rows = args.labels.numel(),
+                      .places = args.loss_sum.numel(),
+                      .first_row = args.first_row,
+                      .sequence = args.sequence,
+                      .block = args.block};
+  launch(stream, {.grid = 1, .block = static_cast<unsigned>(places.places) * kWarpSize},
+         loss_by_place_kernel, places);
 }
 
 }  // namespace stipple::kernels::cuda

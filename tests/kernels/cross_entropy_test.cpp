@@ -195,6 +195,70 @@ TEST(CrossEntropy, GradientMayOverwriteTheLogitsOrBeLeftOut) {
   }
 }
 
+TEST(CrossEntropy, TellsTheLossOfEachRowThatHasALabel) {
+  for (Device device : test_devices()) {
+    SCOPED_TRACE(name_of(device));
+    Operands t(67, 11);
+    DeviceMemory memory(device);
+    CrossEntropy op = t.args(memory.scratch());
+    op.dlogits = {};
+    op.prediction = {};
+    op.loss_sum = memory.put(t.loss);
+    op.correct = memory.put(t.correct);
+    op.count = memory.put(t.count);
+    op.logits = memory.put(t.logits);
+    op.labels = memory.put(t.labels);
+    op.scale = memory.put(t.scale);
+    op.row_loss = memory.fresh<float>(t.labels.shape());
+    cross_entropy(memory.stream(), op);
+    const Array<float> losses = memory.get(op.row_loss);
+    const std::vector<double> logits = test::to_double(t.logits);
+    for (int64_t r = 0; r < 67; ++r) {
+      const double expected =
+          t.labels[r] < 0 ? 0 : row_loss(&logits[static_cast<size_t>(r * 11)], 11, t.labels[r]);
+      EXPECT_NEAR(losses[r], expected, 2e-6) << "row " << r;
+    }
+  }
+}
+
+TEST(LossByPlace, AddsRowsOfEachPlaceOfABlock) {
+  constexpr int64_t kRows = 83, kFirst = 29, kSequence = 20;
+  const Array<float> losses = random_normal({kRows}, 4);
+  Array<int32_t> labels({kRows});
+  for (int64_t r = 0; r < kRows; ++r) labels[r] = r % 7 == 2 ? -1 : 1;
+  for (Device device : test_devices()) {
+    for (const auto [places, block] : {std::array<int64_t, 2>{1, 5}, {4, 6}, {8, 3}, {32, 64}}) {
+      SCOPED_TRACE(testing::Message() << name_of(device) << ", " << places << " of " << block);
+      DeviceMemory memory(device);
+      Array<double> expected({places}), sums({places});
+      Array<int64_t> expected_count({places}), counts({places});
+      expected.fill(0.5), sums.fill(0.5), expected_count.fill(3), counts.fill(3);
+      for (int64_t r = 0; r < kRows; ++r) {
+        if (labels[r] < 0) continue;
+        const int64_t in_block = (kFirst + r) % kSequence % block;
+        const auto place = static_cast<int64_t>(
+            std::floor(static_cast<double>(in_block * places) / static_cast<double>(block)));
+        expected[place] += static_cast<double>(losses[r]);
+        ++expected_count[place];
+      }
+      const LossByPlace op{.loss_sum = memory.put(sums),
+                           .count = memory.put(counts),
+                           .row_loss = memory.put(losses),
+                           .labels = memory.put(labels),
+                           .first_row = kFirst,
+                           .sequence = kSequence,
+                           .block = block};
+      loss_by_place(memory.stream(), op);
+      sums = memory.get(op.loss_sum);
+      counts = memory.get(op.count);
+      for (int64_t p = 0; p < places; ++p) {
+        EXPECT_NEAR(sums[p], expected[p], 1e-12);
+        EXPECT_EQ(counts[p], expected_count[p]);
+      }
+    }
+  }
+}
+
 TEST(CrossEntropy, HasTheSameBitsForAnyThreads) {
   test::expect_same_bits_for_any_threads([](const Stream& stream, Arena& scratch) {
     Operands t(2500, 11);

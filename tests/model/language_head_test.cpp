@@ -20,6 +20,8 @@ struct Case {
   int64_t vocabulary = 20000;  // chunks of 64 rows
   float logit_scale = 1.0f;
   int threads = 1;
+  int64_t block = 1;
+  bool is_training = true;
 };
 
 /// Runs on a device; everything comes back to the host.
@@ -39,7 +41,8 @@ class HeadRun {
     ParameterStore store;
     FactTable facts(1);
     const ParamId id = store.declare("table", table.shape(), Init::constant(0));
-    const LanguageHead head(store, facts, {.table = id, .logit_scale = case_.logit_scale});
+    const LanguageHead head(store, facts,
+                            {.table = id, .logit_scale = case_.logit_scale, .block = case_.block});
     store.allocate(device_);
     test::DeviceMemory memory(device_, {.threads = case_.threads}, size_t{64} << 20);
     const View<float> grads = memory.zeros<float>({store.numel()});
@@ -52,6 +55,7 @@ class HeadRun {
                 .saved = saved,
                 .scratch = memory.scratch(),
                 .rng = {},
+                .training = case_.is_training,
                 .observer = nobody,
                 .facts = {facts, block.data}};
     Input input;
@@ -62,7 +66,7 @@ class HeadRun {
     const View<float> dx_there = memory.zeros<float>(x.shape());
     LanguageHead::Saved of_forward;
     head.forward(ctx, input, x_there, chosen, of_forward);
-    head.backward(ctx, of_forward, dx_there);
+    if (case_.is_training) head.backward(ctx, of_forward, dx_there);
     dx = memory.get(dx_there);
     dtable = memory.get(store.grad(id));
     prediction = memory.get(chosen);
@@ -71,6 +75,10 @@ class HeadRun {
     loss_sum = there.at<double>(facts.find(kLossSum))[0];
     count = there.at<int64_t>(facts.find(kLabels))[0];
     correct = there.at<int64_t>(facts.find("correct"))[0];
+    const auto losses = there.at<double>(facts.find(kPlaceLoss)).span();
+    const auto labels_there = there.at<int64_t>(facts.find(kPlaceLabels)).span();
+    place_loss.assign(losses.begin(), losses.end());
+    place_labels.assign(labels_there.begin(), labels_there.end());
   }
 
   static constexpr float kScale = 0.25f;
@@ -78,6 +86,8 @@ class HeadRun {
   Array<int32_t> labels, prediction;
   double loss_sum = 0;
   int64_t count = 0, correct = 0;
+  std::vector<double> place_loss;
+  std::vector<int64_t> place_labels;
 
  private:
   static void upload(test::DeviceMemory& memory, View<float> to, const Array<float>& from) {
@@ -141,6 +151,29 @@ TEST(LanguageHead, GivesLossAndGradientsOfTheFormulaOverSeveralChunks) {
       test::expect_close(run.dtable, expected.dtable, 1e-4);
     }
   }
+}
+
+/// In evaluation, over several chunks: rows of chunks are told by their place in sequences.
+TEST(LanguageHead, TellsTheLossByPlacesOfABlock) {
+  constexpr int64_t kBlock = 16;
+  HeadRun run({.block = kBlock, .is_training = false}, kCpuDevice);
+  run.run();
+  double sum = 0;
+  for (int64_t place = 0; place < 8; ++place) {
+    HeadRun only({.block = kBlock, .is_training = false}, kCpuDevice);
+    for (int64_t i = 0; i < only.labels.numel(); ++i) {
+      const int64_t in_block = i % 50 % kBlock;
+      if (in_block / 2 != place) only.labels[i] = -1;
+    }
+    only.run();
+    EXPECT_NEAR(run.place_loss[static_cast<size_t>(place)], only.loss_sum, 1e-5 * only.loss_sum);
+    EXPECT_EQ(run.place_labels[static_cast<size_t>(place)], only.count);
+    sum += only.loss_sum;
+  }
+  EXPECT_NEAR(sum, run.loss_sum, 1e-9 * sum);
+  HeadRun training({.block = kBlock}, kCpuDevice);
+  training.run();
+  EXPECT_EQ(training.place_labels, std::vector<int64_t>(8));
 }
 
 TEST(LanguageHead, GivesTheSameBitsForAnyNumberOfThreads) {

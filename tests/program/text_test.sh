@@ -27,11 +27,15 @@ import json, math
 records = [json.loads(line) for line in open("run/metrics.jsonl")]
 for r in records: assert abs(r["bits_per_byte"] - r["loss"] / math.log(2)) < 1e-6 and abs(r["perplexity"] - math.exp(r["loss"])) < 1e-4 * r["perplexity"], r
 train = [r for r in records if r["kind"] == "train"]
+for r in records:
+    if r["kind"] == "eval": assert min(r["bits_per_byte_by_place"]) <= r["bits_per_byte"] <= max(r["bits_per_byte_by_place"]) and len(r["bits_per_byte_by_place"]) == 8, r
 assert train[-1]["bits_per_byte"] < 0.75 * train[0]["bits_per_byte"], train
 PYTHON
 contains "$(grep -A1 '^model:' run/config.yaml; grep causal run/config.yaml)" "causal: true"
 expect 0 "$STIPPLE" eval run eval.split=test
 contains "$output" "'single bytes'"
+contains "$output" bits_per_byte_by_place
+contains "$(cat run/report.html)" "Bits per byte by place"
 
 # It writes: the same for the same seed, and without temperature what it has seen often.
 expect 0 "$STIPPLE" sample run --length 40 --prompt "line 1 of page"

@@ -84,6 +84,7 @@ EvalRecord eval_at(int64_t step) {
           .examples_per_s = 900,
           .seed_values = {{"accuracy", {0.37, 0.374}}},
           .seed_spread = 0.004,
+          .profiles = {{"bits_by_place", {2.5, 1.5}}},
           .overrides = {"attention.sbm.delta=0.5"},
           .layers = {{{"density", {0.1, 0.3}}, {"modularity", {0.5, 0.25}}}}};
 }
@@ -103,7 +104,7 @@ TEST_F(MetricsFile, KeysAreTheDocumentedOnes) {
       "\n"
       R"({"kind":"eval","step":10,"split":"val","loss":1.5,"accuracy":0.372,"density":0.2,)"
       R"("examples":2000,"examples_per_s":900.0,"seed_accuracy":[0.37,0.374],)"
-      R"("seed_spread":0.004,"overrides":["attention.sbm.delta=0.5"],)"
+      R"("seed_spread":0.004,"bits_by_place":[2.5,1.5],"overrides":["attention.sbm.delta=0.5"],)"
       R"("layers":[{"density":[0.1,0.3],"modularity":[0.5,0.25]}]})"
       "\n");
 }
@@ -129,6 +130,7 @@ TEST_F(MetricsFile, WhatIsWrittenIsReadBack) {
   EXPECT_TRUE(std::isnan(m.train[1].grad_norm));
   EXPECT_EQ(m.eval[0].values, eval_at(2).values);
   EXPECT_EQ(m.eval[0].seed_values, eval_at(2).seed_values);
+  EXPECT_EQ(m.eval[0].profiles, eval_at(2).profiles);
   EXPECT_EQ(m.eval[0].split, "val");
   EXPECT_EQ(m.eval[0].overrides, std::vector<std::string>{"attention.sbm.delta=0.5"});
   EXPECT_FALSE(m.eval[0].is_plain());

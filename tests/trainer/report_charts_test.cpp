@@ -52,6 +52,20 @@ TEST(ReportCharts, AreOfLearningAttentionAndSpeed) {
                                 "Where a step's time goes", "Throughput"}));
 }
 
+TEST(ReportCharts, ProfilesAreOfTheNewestEvaluationOfEachSplit) {
+  ReportInput input = example();
+  input.figures.push_back({.name = "bits_by_place", .title = "Bits by place"});
+  for (EvalRecord& r : input.metrics.eval) {
+    const double bits = static_cast<double>(r.step);
+    r.profiles = {{"bits_by_place", {bits, bits - 1, bits - 2}}};
+  }
+  const Chart chart = chart_of(input, "Bits by place");
+  ASSERT_EQ(names(chart.series), (Titles{"val", "test"}));
+  EXPECT_EQ(values(chart.series[0]), (std::vector<double>{50, 49, 48}));
+  EXPECT_EQ(chart.series[0].points[2].x, 3);
+  EXPECT_EQ(chart.x_label, "place in the block");
+}
+
 TEST(ReportCharts, TrainingIsSmoothOverItsFaintRecordsUnderTheEvaluations) {
   const ReportInput input = example();
   const Chart loss = chart_of(input, "Loss");

@@ -64,6 +64,8 @@ void print(const EvalResult& result, const EvalRecord& record,
   for (const ShownFigure& figure : shown) {
     const double value = value_of(record.values, figure.name);
     const bool is_first = figure.name == ladder.metric;
+    if (const auto profile = values_of(record.profiles, figure.name); !profile.empty())
+      fmt::print("{:<12} {:.3f}, {}\n", figure.name, fmt::join(profile, " "), figure.unit);
     if (!figure.is_metric && !std::isfinite(value)) continue;
     fmt::print("{:<12} {}\n", figure.name,
                is_first ? data::place_on_ladder(value, figure.is_share, ladder.rungs)

@@ -46,6 +46,14 @@ bool evaluate_once(Replica& replica, comm::Communicator& communicator,
   return true;
 }
 
+/// Of sums over all that is evaluated; NaN where there is nothing to divide by.
+struct Ratio {
+  double over = 0, under = 0;
+  double value() const {
+    return under == 0 ? std::numeric_limits<double>::quiet_NaN() : over / under;
+  }
+};
+
 /// Figures over several passes: sums first, ratios last.
 class FigureTotals {
  public:
@@ -87,15 +95,43 @@ class FigureTotals {
   }
 
  private:
-  struct Ratio {
-    double over = 0, under = 0;
-    double value() const {
-      return under == 0 ? std::numeric_limits<double>::quiet_NaN() : over / under;
-    }
-  };
   const model::FactTable& table_;
   std::vector<Ratio> totals_;              // by figure
   std::vector<std::vector<Ratio>> heads_;  // by figure: [layers, size]
+};
+
+/// The task's profiles over several passes.
+class ProfileTotals {
+ public:
+  ProfileTotals(const model::FactTable& table, const std::vector<data::Profile>& profiles)
+      : table_(table), profiles_(profiles) {
+    for (const data::Profile& profile : profiles)
+      sums_.emplace_back(static_cast<size_t>(table.fact(table.find(profile.over)).size));
+  }
+  void add(const FactSums& pass) {
+    for (size_t p = 0; p < profiles_.size(); ++p) {
+      const model::FactId over = table_.find(profiles_[p].over);
+      const model::FactId under = table_.find(profiles_[p].under);
+      for (size_t i = 0; i < sums_[p].size(); ++i) {
+        sums_[p][i].over += pass.value(over, 0, static_cast<int64_t>(i));
+        sums_[p][i].under += pass.value(under, 0, static_cast<int64_t>(i));
+      }
+    }
+  }
+  Named<std::vector<double>> values() const {
+    Named<std::vector<double>> values;
+    for (size_t p = 0; p < profiles_.size(); ++p) {
+      values.emplace_back(profiles_[p].name, 0);
+      for (const Ratio& sum : sums_[p])
+        values.back().second.push_back(profiles_[p].scale * sum.value());
+    }
+    return values;
+  }
+
+ private:
+  const model::FactTable& table_;
+  const std::vector<data::Profile>& profiles_;
+  std::vector<std::vector<Ratio>> sums_;  // by profile: of each value
 };
 
 }  // namespace
@@ -146,6 +182,7 @@ std::optional<EvalResult> evaluate(Replica& replica, comm::Communicator& communi
   const data::EvalBatches batches(dataset, info, batch_options(config, /*is_captured=*/false));
   FactSums sums(replica.facts(), batches.num_leaves());
   FigureTotals figures(replica.facts());
+  ProfileTotals profiles(replica.facts(), info.profiles);
   EvalResult result;
   result.examples = dataset.size();
   for (const data::Metric& metric : info.metrics) result.seed_metrics.emplace_back(metric.name, 0);
@@ -159,9 +196,11 @@ std::optional<EvalResult> evaluate(Replica& replica, comm::Communicator& communi
       result.seed_metrics[m].second.push_back(info.metrics[m].of(sum));
     }
     figures.add(sums);
+    profiles.add(sums);
   }
   result.figures = figures.values();
   result.layers = figures.layers();
+  result.profiles = profiles.values();
   result.seconds = watch.lap();
   return result;
 }
@@ -173,6 +212,7 @@ EvalRecord eval_record(const EvalResult& result, int64_t step, std::string_view 
                     .examples = result.examples,
                     .seed_values = result.seed_metrics,
                     .seed_spread = result.spread(),
+                    .profiles = result.profiles,
                     .layers = result.layers};
   size_t passes = 1;
   for (const auto& [name, seeds] : result.seed_metrics) {
@@ -193,6 +233,10 @@ std::vector<ShownFigure> shown_figures(const Config& config, const data::TaskInf
                      .title = std::string(metric.title),
                      .is_share = metric.is_share,
                      .is_metric = true});
+  for (const data::Profile& profile : task.profiles)
+    shown.push_back({.name = std::string(profile.name),
+                     .title = std::string(profile.title),
+                     .unit = std::string(profile.unit)});
   for (const model::Figure& figure : facts.figures())
     shown.push_back({.name = figure.name,
                      .title = figure.title,

@@ -21,6 +21,7 @@ struct EvalResult {
   double loss = 0;                               ///< mean over labels
   Named<std::vector<double>> seed_metrics = {};  ///< the task's metrics, one per sampling seed
   Named<double> figures = {};                    ///< that have a total, over all seeds
+  Named<std::vector<double>> profiles = {};      ///< the task's, over all seeds
   std::vector<LayerRecord> layers = {};          ///< figures, over all seeds
   int64_t examples = 0;
   double seconds = 0;

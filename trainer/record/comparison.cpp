@@ -131,6 +131,16 @@ void add_validation(std::vector<Chart>& charts, Chart chart, const Runs& runs,
   });
 }
 
+/// The result of each run by where labels stand.
+void add_profile(std::vector<Chart>& charts, const Runs& runs, const ShownFigure& profile) {
+  add_overlay(charts,
+              {.title = profile.title, .unit = profile.unit, .x_label = "place in the block"}, runs,
+              [&](const ReportInput& run, int color) {
+                const EvalRecord result = final_evaluation(run.metrics).value_or(EvalRecord{});
+                return profile_series(run.run_name, result, profile.name, color);
+              });
+}
+
 std::vector<Chart> learning_charts(const Runs& runs) {
   std::vector<Chart> charts;
   const auto loss = [](const auto& r) { return r.loss; };
@@ -143,6 +153,7 @@ std::vector<Chart> learning_charts(const Runs& runs) {
                  value);
     add_validation(charts, {.title = "Validation: " + f.title, .unit = unit, .percent = f.is_share},
                    runs, value);
+    add_profile(charts, runs, f);
   }
   add_overlay(charts, {.title = "Learning rate", .from_zero = true}, runs,
               [](const ReportInput& run, int color) {

@@ -26,6 +26,14 @@ Series evaluation_series(const std::string& name, const std::vector<EvalRecord>&
   return s;
 }
 
+Series profile_series(const std::string& name, const EvalRecord& record, const std::string& profile,
+                      int color) {
+  Series s{.name = name, .color = color, .markers = true};
+  for (const double value : values_of(record.profiles, profile))
+    s.points.push_back({static_cast<double>(s.points.size() + 1), value});
+  return s;
+}
+
 Series smoothed(const Series& raw) {
   const double window = std::max(1.0, static_cast<double>(raw.points.size()) / 50);
   const double keep = 1 - 1 / window;

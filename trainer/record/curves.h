@@ -27,6 +27,10 @@ Series train_series(const std::string& name, const std::vector<TrainRecord>&, in
 Series evaluation_series(const std::string& name, const std::vector<EvalRecord>&,
                          const std::string& split, int color, const EvalValue&);
 
+/// Of one evaluation, by where labels stand: x = 1, 2, ...
+Series profile_series(const std::string& name, const EvalRecord&, const std::string& profile,
+                      int color);
+
 /// Exponential moving average that starts without bias; a gap in the data leaves a gap.
 Series smoothed(const Series& raw);
 

@@ -106,6 +106,7 @@ Json to_json(const EvalRecord& r) {
   for (const auto& [name, values] : r.seed_values)
     j[std::string(kSeedPrefix) + name] = numbers(values);
   j[kSeedSpread] = number(r.seed_spread);
+  for (const auto& [name, values] : r.profiles) j[name] = numbers(values);
   Json& overrides = j[kOverrides] = Json::array();
   for (const std::string& override : r.overrides) overrides.push_back(override);
   j[kLayers] = layers_to_json(r.layers);
@@ -133,12 +134,17 @@ EvalRecord eval_from_json(const Json& j) {
   r.step = j.at("step");
   r.split = j.at("split");
   r.loss = number_from(j.at("loss"));
-  r.values = values_from(j, to_json(r));
+  const Json fixed = to_json(r);
+  r.values = values_from(j, fixed);
   r.examples = j.at("examples");
   r.examples_per_s = number_from(j.at("examples_per_s"));
   for (const auto& [key, value] : j.members()) {
-    if (value.is_array() && key.starts_with(kSeedPrefix))
+    if (!value.is_array() || fixed.contains(key)) continue;
+    if (key.starts_with(kSeedPrefix)) {
       r.seed_values.emplace_back(key.substr(kSeedPrefix.size()), numbers_from(value));
+    } else {
+      r.profiles.emplace_back(key, numbers_from(value));
+    }
   }
   r.seed_spread = number_from(j.at(kSeedSpread));
   if (const Json* overrides = j.find(kOverrides))
@@ -200,6 +206,13 @@ double value_of(const Named<double>& values, std::string_view name) {
     if (key == name) return value;
   }
   return std::numeric_limits<double>::quiet_NaN();
+}
+
+std::vector<double> values_of(const Named<std::vector<double>>& lists, std::string_view name) {
+  for (const auto& [key, values] : lists) {
+    if (key == name) return values;
+  }
+  return {};
 }
 
 MetricsWriter::MetricsWriter(const std::string& path, int64_t restored_step)

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // metrics.jsonl: what a run measured, one JSON object a line, for people's scripts and for the
 // report. A number that is not finite is null. A record whose kind the reader does not know is an
-// error, so keys are only ever added. METRIC and FIGURE stand for what the task and the model
-// declare (figures.json lists them): accuracy, density, ...
+// error, so keys are only ever added. METRIC, PROFILE and FIGURE stand for what the task and the
+// model declare (figures.json lists them): accuracy, bits_per_byte_by_place, density, ...
 //
 //   kind "train"  step split loss METRIC... FIGURE... examples_per_s tokens_per_s learning_rate
 //                 grad_norm skipped auxiliary_loss
@@ -10,6 +10,7 @@
 //                 layers: [{FIGURE: [per head], ...}, per layer]
 //   kind "eval"   step split loss METRIC... FIGURE... examples examples_per_s
 //                 seed_METRIC: [one per sampling seed]... seed_spread
+//                 PROFILE: [by where labels stand]...
 //                 overrides: ["key=value" of each key that was not as in the run]
 //                 layers, with model/attention/graph_figures.h where a graph has groups
 #pragma once
@@ -45,6 +46,9 @@ using Named = std::vector<std::pair<std::string, T>>;
 /// NaN: there is none of that name.
 double value_of(const Named<double>&, std::string_view name);
 
+/// Empty: there are none of that name.
+std::vector<double> values_of(const Named<std::vector<double>>&, std::string_view name);
+
 /// One value per head.
 using LayerRecord = Named<std::vector<double>>;
 
@@ -71,6 +75,7 @@ struct EvalRecord {
   double examples_per_s = 0;
   Named<std::vector<double>> seed_values = {};  ///< by metric, one per sampling seed
   double seed_spread = 0;                       ///< of the first metric: largest minus smallest
+  Named<std::vector<double>> profiles = {};     ///< by where labels stand
   std::vector<std::string> overrides = {};      ///< "key=value" that were not as in the run
   std::vector<LayerRecord> layers = {};
 

@@ -51,6 +51,20 @@ Chart metric_chart(const ReportInput& input, const ShownFigure& metric) {
   return chart;
 }
 
+/// The newest evaluation of each split.
+Chart profile_chart(const Metrics& m, const ShownFigure& profile) {
+  Chart chart{.title = profile.title, .unit = profile.unit, .x_label = "place in the block"};
+  int color = 1;
+  for (const std::string& split : evaluated_splits(m.eval)) {
+    Series series;
+    for (const EvalRecord& r : m.eval)
+      if (r.is_plain() && r.split == split) series = profile_series(split, r, profile.name, color);
+    ++color;
+    if (!series.points.empty()) chart.series.push_back(std::move(series));
+  }
+  return chart;
+}
+
 Chart single_curve(const Metrics& m, Chart chart, const std::string& name, const TrainValue& value,
                    bool smooth) {
   const Series raw = train_series(name, m.train, 0, value);
@@ -93,6 +107,10 @@ std::vector<Chart> learning_charts(const ReportInput& input) {
   std::vector<Chart> charts{loss_chart(m)};
   for (const ShownFigure& f : figures_of(m, input.figures))
     if (f.is_metric) charts.push_back(metric_chart(input, f));
+  for (const ShownFigure& f : figures_of(m, input.figures)) {
+    Chart chart = profile_chart(m, f);
+    if (!chart.series.empty()) charts.push_back(std::move(chart));
+  }
   charts.push_back(single_curve(
       m, {.title = "Learning rate", .from_zero = true}, "learning rate",
       [](const auto& r) { return r.learning_rate; }, false));
