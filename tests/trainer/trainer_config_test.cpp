@@ -115,6 +115,8 @@ TEST(TrainerConfig, RecipesThatAreToBeComparedDifferInWhatTheyCompare) {
                   "model.mean_over", "attention.dropout", "attention.sbm.compat",
                   "attention.sbm.sparsity_weight", "optimizer.learning_rate", "optimizer.eps",
                   "optimizer.clip_norm", "optimizer.schedule.warmup_steps"}));
+  EXPECT_EQ(differences("cifar10_density_combiner", "cifar10_density_softmax"),
+            (Keys{"run.dir", "attention.kind"}));
   EXPECT_EQ(differences("quickstart", "lra_listops_modern"),
             (Keys{"run.dir", "train.steps", "train.batch", "train.micro_batch", "eval.every",
                   "checkpoint.every", "log.every", "data.dir", "data.max_length", "model.heads",
