@@ -404,6 +404,19 @@ TEST(CombinerAttention, ProjectedKeysOfRowsHaveTheirGradients) {
 
 // --- identities ----------------------------------------------------------------------------------
 
+/// Every variant with every pool; axial pools nothing.
+std::vector<CombinerConfig> every_cut() {
+  std::vector<CombinerConfig> cuts;
+  for (const CombinerVariant variant : kVariants) {
+    for (int pool = 0; pool <= static_cast<int>(CombinerPool::kDeepsetSum); ++pool) {
+      if (variant == CombinerVariant::kAxial && pool > 0) break;
+      cuts.push_back(small_cut(variant));
+      cuts.back().pool = static_cast<CombinerPool>(pool);
+    }
+  }
+  return cuts;
+}
+
 std::vector<float> output_of(const AttentionConfig& config, const AttentionCase& c,
                              const std::function<void(AttentionRun&)>& change = {}) {
   AttentionRun run(config, c);
@@ -441,6 +454,11 @@ TEST(CombinerAttention, IsSoftmaxWhereNothingIsSummarised) {
     check_same({.variant = CombinerVariant::kAxial, .columns = 13}, 13, 0.3);
     check_same({.variant = CombinerVariant::kAxial, .columns = 1, .row_key = CombinerRowKey::kNone},
                13, 0.0);
+    check_same(
+        {.variant = CombinerVariant::kAxial, .columns = 1, .row_key = CombinerRowKey::kWeighted},
+        13, 0.0);
+    check_same({.variant = CombinerVariant::kLogsparse}, 2, 0.3);
+    check_same({.variant = CombinerVariant::kLogsparse}, 1, 0.3);
     check_same({.variant = CombinerVariant::kVertical, .columns = 1}, 13, 0.3);
     check_same({.variant = CombinerVariant::kVertical, .columns = 7}, 13, 0.0);
     check_same({.variant = CombinerVariant::kHorizontal, .columns = 13}, 13, 0.3);
@@ -468,10 +486,27 @@ TEST(CombinerAttention, KeysThatAreEqualWithinRegionsGiveSoftmaxUnderMassBias) {
   expect_near(output_of(config_of(own), c, make_equal), exact, 5e-6f);
 }
 
+/// Where all keys are equal, they are so within any region: every token that is seen weighs the same.
+TEST(CombinerAttention, EqualKeysGiveTheMeanOfWhatIsSeenUnderMassBias) {
+  for (CombinerConfig own : every_cut()) {
+    if (own.variant == CombinerVariant::kMixture) continue;  // sees a token twice
+    if (own.pool != CombinerPool::kMax && own.pool != CombinerPool::kMean) continue;
+    own.mass_bias = CombinerMassBias::kLogSize;
+    for (const bool causal : {false, true}) {
+      const AttentionCase c{.length = 18, .head_dim = 4, .seed = 47, .is_causal = causal};
+      const auto make_equal = [](AttentionRun& run) {
+        add_padding(run);
+        for (int64_t x = 0; x < run.k.numel(); ++x) run.k[x] = run.content_k[x] = run.k[x % 4];
+      };
+      expect_near(output_of(config_of(own), c, make_equal),
+                  output_of({.kind = AttentionKind::kSoftmax, .dropout = 0}, c, make_equal), 1e-5f);
+    }
+  }
+}
+
 TEST(CombinerAttention, TheFutureChangesNoBit) {
-  for (const CombinerVariant variant : kVariants) {
+  for (CombinerConfig own : every_cut()) {
     const AttentionCase c{.length = 37, .head_dim = 5, .seed = 43, .is_causal = true};
-    CombinerConfig own = small_cut(variant);
     own.columns = 6;
     const std::vector<float> before = output_of(config_of(own), c);
     for (int64_t t : {0, 3, 4, 17, 31, 36}) {
@@ -501,22 +536,29 @@ std::vector<double> column_sums(const std::vector<float>& rows, int64_t length, 
 }
 
 TEST(CombinerAttention, MovingAllKeysOrValuesMovesNothingButTheValues) {
-  for (const CombinerVariant variant : kVariants) {
+  for (const CombinerConfig& own : every_cut()) {
     for (const bool causal : {false, true}) {
       const AttentionCase c{.length = 19, .head_dim = 4, .seed = 44, .is_causal = causal};
-      const AttentionConfig config = config_of(small_cut(variant));
+      const AttentionConfig config = config_of(own);
       AttentionRun run(config, c);
+      add_padding(run);
       run.forward();
       run.backward();
       const auto move = [](test::Array<float>& x) {
         for (float& value : x.values()) value += 0.75f;
       };
-      expect_near(output_of(config, c, [&](AttentionRun& r) { move(r.k), move(r.content_k); }),
-                  run.out.values(), 1e-5f);
+      // A maximum and a mean move with the keys, a sum and what is rectified do not.
+      if (own.pool == CombinerPool::kMax || own.pool == CombinerPool::kMean) {
+        expect_near(
+            output_of(config, c,
+                      [&](AttentionRun& r) { add_padding(r), move(r.k), move(r.content_k); }),
+            run.out.values(), 1e-5f);
+        for (double sum : column_sums(run.dk.values(), 19, 4)) EXPECT_NEAR(sum, 0, 1e-5);
+      }
       std::vector<float> moved = run.out.values();
       for (float& value : moved) value += 0.75f;
-      expect_near(output_of(config, c, [&](AttentionRun& r) { move(r.v); }), moved, 1e-5f);
-      for (double sum : column_sums(run.dk.values(), 19, 4)) EXPECT_NEAR(sum, 0, 1e-5);
+      expect_near(output_of(config, c, [&](AttentionRun& r) { add_padding(r), move(r.v); }), moved,
+                  1e-5f);
       const std::vector<double> dv = column_sums(run.dv.values(), 19, 4),
                                 dout = column_sums(run.dout.values(), 19, 4);
       for (size_t x = 0; x < dv.size(); ++x) EXPECT_NEAR(dv[x], dout[x], 1e-4);
@@ -525,9 +567,9 @@ TEST(CombinerAttention, MovingAllKeysOrValuesMovesNothingButTheValues) {
 }
 
 TEST(CombinerAttention, AnOutputLiesBetweenTheValuesThatAreSeen) {
-  for (const CombinerVariant variant : kVariants) {
+  for (const CombinerConfig& own : every_cut()) {
     const AttentionCase c{.batch = 1, .heads = 1, .length = 19, .head_dim = 4, .is_causal = true};
-    AttentionRun run(config_of(small_cut(variant)), c);
+    AttentionRun run(config_of(own), c);
     run.forward();
     for (int64_t i = 0; i < 19; ++i) {
       for (int64_t d = 0; d < 4; ++d) {
@@ -605,9 +647,8 @@ TEST(CombinerAttention, ABlockSeesAnotherWithProportionalWeights) {
 }
 
 TEST(CombinerAttention, PaddingBehindChangesNothing) {
-  for (const CombinerVariant variant : kVariants) {
+  for (const CombinerConfig& own : every_cut()) {
     for (const bool causal : {false, true}) {
-      CombinerConfig own = small_cut(variant);
       AttentionRun padded(
           config_of(own),
           {.batch = 1, .heads = 1, .length = 21, .head_dim = 4, .is_causal = causal});
@@ -627,9 +668,9 @@ TEST(CombinerAttention, PaddingBehindChangesNothing) {
 }
 
 TEST(CombinerAttention, ASampleAndAHeadDependOnThemselvesOnly) {
-  for (const CombinerVariant variant : kVariants) {
+  for (const CombinerConfig& own : every_cut()) {
     const AttentionCase c{.length = 14, .head_dim = 4, .seed = 46};
-    const AttentionConfig config = config_of(small_cut(variant));
+    const AttentionConfig config = config_of(own);
     const std::vector<float> both = output_of(config, c);
     const std::vector<float> changed = output_of(config, c, [](AttentionRun& run) {
       for (auto* x : {&run.q, &run.k, &run.v, &run.content_q, &run.content_k})

@@ -73,6 +73,8 @@ contains "$output" "error: classifier is a run of data.task=listops, which does 
 
 run_train 3 run.dir=ranks 2>/dev/null
 equal "$(state ranks)" "$(state run)" "three ranks and one"
+run_train 3 run.dir=block_ranks attention.kind=combiner attention.combiner.block=8 2>/dev/null
+equal "$(state block_ranks)" "$(state blocks)" "three ranks and one, Combiner"
 
 refuses() {  # MESSAGE key=value...: the run says so in one line, before anything is written.
   local message=$1
