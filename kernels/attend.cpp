@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "core/dispatch.h"
+#include "kernels/checks.h"
 
 namespace stipple::kernels {
 namespace {
@@ -39,11 +40,6 @@ void check_dropout(const char* op, const AttentionDropout& dropout, int64_t batc
   STIPPLE_CHECK_AS(ShapeError, dropout.samples.shape == Shape({batch}), op,
                    ": dropout.samples has shape ", dropout.samples.shape.str(), ", expected ",
                    Shape({batch}).str());
-}
-
-void expect_shape(const char* op, const char* name, const Shape& shape, const Shape& expected) {
-  STIPPLE_CHECK_AS(ShapeError, shape == expected, op, ": ", name, " has shape ", shape.str(),
-                   ", expected ", expected.str());
 }
 
 /// The arrays that every attention operation has.

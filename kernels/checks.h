@@ -7,6 +7,12 @@
 
 namespace stipple::kernels {
 
+inline void expect_shape(const char* op, const char* name, const Shape& shape,
+                         const Shape& expected) {
+  STIPPLE_CHECK_AS(ShapeError, shape == expected, op, ": ", name, " has shape ", shape.str(),
+                   ", expected ", expected.str());
+}
+
 /// A mask of n tokens of each of b sequences, or none.
 inline void check_mask(const char* op, const char* name, View<const uint8_t> mask, int64_t b,
                        int64_t n) {

@@ -8,7 +8,8 @@
 
 #include "core/cpu/isa.h"
 #include "kernels/cpu/attend/bodies.h"
-#include "kernels/cpu/attend/dropout_stream.h"
+#include "kernels/cpu/attend/problem.h"
+#include "kernels/cpu/attend/tasks.h"
 #include "kernels/cpu/cutter.h"
 #include "kernels/runs.h"
 
@@ -93,26 +94,6 @@ BackwardBuffers cut_backward(Cutter& cutter, const ScratchShape& shape) {
   return b;
 }
 
-/// What all four operations have in common.
-template <class Args>
-AttendProblem problem(const Args& a, int64_t p) {
-  const int64_t heads = a.q.shape[1];
-  const int64_t sample = p / heads;
-  AttendProblem x;
-  x.number = p;
-  x.num_queries = a.q.shape[2];
-  x.num_keys = a.k.shape[2];
-  x.dim = a.q.shape[3];
-  x.q = a.q.floats().data + p * x.num_queries * x.dim;
-  x.k = a.k.floats().data + p * x.num_keys * x.dim;
-  x.v = a.v.floats().data + p * x.num_keys * x.dim;
-  if (!a.key_mask.empty()) x.key_mask = a.key_mask.at(sample).data;
-  x.scale = a.scale;
-  x.dropout = dropout_stream(a.dropout, sample, p % heads);
-  if (x.dropout.on && !a.dropout.kept.empty()) x.kept = a.dropout.kept.at(p).data;
-  return x;
-}
-
 void add_outputs(AttendProblem& x, RealView o, View<float> lse, int64_t p) {
   x.o = o.floats().data + p * x.num_queries * x.dim;
   x.lse = lse.data + p * x.num_queries;
@@ -132,17 +113,6 @@ void add_gradients(AttendProblem& x, const Args& a, int64_t p) {
   x.dq = a.dq.floats().data + queries;
   x.dk = a.dk.floats().data + keys;
   x.dv = a.dv.floats().data + keys;
-}
-
-void add_edges(AttendProblem& x, const EdgeSet& edges, int64_t p) {
-  x.row_ptr = edges.row_ptr.at(p).data;
-  if (edges.form[p] == EdgeForm::kBits) {
-    x.bits = edges.bits(p, 0);
-    x.words_per_row = edges.words_per_row();
-    return;
-  }
-  x.columns = edges.columns(p);
-  if (edges.capacity.multiplicity) x.multiplicity = edges.multiplicity.at(p).data;
 }
 
 void add_straight_through(AttendProblem& x, const StraightThrough& ste, int64_t p) {
@@ -170,53 +140,12 @@ void run_forward(const Stream& stream, const Args& a, const Finish& finish) {
   const int64_t tasks = (num_queries + kTaskRows - 1) / kTaskRows;
   const AttendBodies& body = bodies();
   stream.parallel_for(a.q.shape[0] * a.q.shape[1] * tasks, [&](int64_t t, int worker) {
-    AttendProblem x = problem(a, t / tasks);
+    AttendProblem x = attend_problem(a, t / tasks);
     finish(x, t / tasks);
     Cutter cutter(scratch + worker * bytes);
     const int64_t first = t % tasks * kTaskRows;
     body.forward(x, cut_forward(cutter, shape), first, std::min(num_queries, first + kTaskRows));
   });
-}
-
-/// The tasks of backward. A problem is one while there are enough of them for the threads. The last
-/// ones, when there are not, are cut by query and by key: scores and gradients of pairs are made
-/// twice, and no number changes.
-struct BackwardTasks {
-  int64_t whole;  ///< problems that are one task
-  int64_t cut;    ///< problems in 2 cuts tasks each
-  int64_t cuts;
-  int64_t count() const { return whole + 2 * cuts * cut; }
-};
-
-BackwardTasks backward_tasks(int64_t problems, int64_t threads) {
-  const int64_t last = problems % threads;
-  // A cut problem costs up to half as much again: with more of them than that, the others' idling is
-  // cheaper.
-  if (last == 0 || 3 * last > 2 * threads) return {problems, 0, 1};
-  return {problems - last, last, (threads + last - 1) / last};
-}
-
-/// The n-th of `cuts` runs of `count` rows, in whole tiles.
-Range cut(int64_t count, int64_t n, int64_t cuts) {
-  static_assert(kTileKeys % kBitTile == 0 && kTileKeys % kTileRows == 0);
-  const int64_t tiles = (count + kTileKeys - 1) / kTileKeys;
-  const auto border = [&](int64_t x) { return std::min(count, tiles * x / cuts * kTileKeys); };
-  return {border(n), border(n + 1)};
-}
-
-/// Task t's problem goes into `number`.
-BackwardPart backward_part(const BackwardTasks& tasks, int64_t t, int64_t num_queries,
-                           int64_t num_keys, int64_t& number) {
-  BackwardPart part = {{0, num_queries}, {0, num_keys}, true, true};
-  number = t;
-  if (t < tasks.whole) return part;
-  const int64_t in_cut = (t - tasks.whole) % (2 * tasks.cuts);
-  number = tasks.whole + (t - tasks.whole) / (2 * tasks.cuts);
-  part.by_key = in_cut < tasks.cuts;
-  part.by_query = !part.by_key;
-  Range& own = part.by_key ? part.keys : part.queries;
-  own = cut(own.end, in_cut % tasks.cuts, tasks.cuts);
-  return part;
 }
 
 template <class Args, class Finish>
@@ -230,7 +159,7 @@ void run_backward(const Stream& stream, const Args& a, const Finish& finish) {
   stream.parallel_for(tasks.count(), [&](int64_t t, int worker) {
     int64_t number = 0;
     const BackwardPart part = backward_part(tasks, t, a.q.shape[2], a.k.shape[2], number);
-    AttendProblem x = problem(a, number);
+    AttendProblem x = attend_problem(a, number);
     add_gradients(x, a, number);
     finish(x, number);
     Cutter cutter(scratch + worker * bytes);
@@ -266,13 +195,13 @@ void attend_delta(const Stream& stream, const AttendDelta& a) {
 void attend_edges(const Stream& stream, const AttendEdges& a) {
   run_forward(stream, a, [&](AttendProblem& x, int64_t p) {
     add_outputs(x, a.o, a.lse, p);
-    add_edges(x, a.edges, p);
+    add_graph(x, a.edges, p);
   });
 }
 
 void attend_edges_backward(const Stream& stream, const AttendEdgesBackward& a) {
   run_backward(stream, a, [&](AttendProblem& x, int64_t p) {
-    add_edges(x, a.edges, p);
+    add_graph(x, a.edges, p);
     add_straight_through(x, a.ste, p);
   });
 }

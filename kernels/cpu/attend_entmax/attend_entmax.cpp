@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+// Cuts the work into tasks and scratch into buffers, and calls the bodies of the instruction set in
+// force.
+#include "kernels/attend_entmax.h"
+
+#include <algorithm>
+#include <cstddef>
+
+#include "core/cpu/isa.h"
+#include "kernels/cpu/attend/problem.h"
+#include "kernels/cpu/attend/tasks.h"
+#include "kernels/cpu/attend_entmax/bodies.h"
+#include "kernels/cpu/cutter.h"
+#include "kernels/cpu/entmax/check_alpha.h"
+
+namespace stipple::kernels::cpu {
+namespace {
+
+const AttendEntmaxBodies& attend_entmax_bodies() { return scalar::kAttendEntmax; }
+
+EntmaxForwardBuffers cut_entmax_forward(Cutter& cutter, int64_t keys, int64_t dim) {
+  return {.packed_keys = cutter.take<float>(keys * dim)};
+}
+
+EntmaxBackwardBuffers cut_entmax_backward(Cutter& cutter, int64_t keys, int64_t dim) {
+  return {.packed_keys = cutter.take<float>(keys * dim)};
+}
+
+/// What forward and backward have in common.
+template <class Args>
+EntmaxProblem entmax_problem(const Args& a, int64_t p) {
+  EntmaxProblem x;
+  static_cast<AttendProblem&>(x) = attend_problem(a, p);
+  x.kept = nullptr;
+  if (a.edges.form.empty()) {
+    x.pattern = math::pattern_rule(a.pattern);
+  } else {
+    add_graph(x, a.edges, p);
+  }
+  const int64_t head = p % a.q.shape[1];
+  x.alpha = a.heads.alpha[head];
+  if (!a.heads.temperature.empty()) x.temperature = a.heads.temperature[head];
+  x.gradient_scale = x.temperature * a.scale;
+  x.scale = (x.alpha - 1.0f) * x.gradient_scale;
+  return x;
+}
+
+template <class T>
+T* rows_of_problem(View<T> array, int64_t p, int64_t elements) {
+  return array.empty() ? nullptr : array.data + p * elements;
+}
+
+/// Without a stream that only plans: the numbers are on the host.
+template <class Args>
+void check_heads_alpha(const char* op, const Stream& stream, const Args& a) {
+  if (!stream.is_plan()) check_alpha(op, a.heads.alpha);
+}
+
+}  // namespace
+
+void attend_entmax(const Stream& stream, const AttendEntmax& a) {
+  check_heads_alpha("attend_entmax", stream, a);
+  const Arena::Scope scope(*a.scratch);
+  const int64_t queries = a.q.shape[2];
+  const int64_t bytes = bytes_of(cut_entmax_forward, a.k.shape[2], a.q.shape[3]);
+  std::byte* scratch = a.scratch->alloc<std::byte>({stream.threads(), bytes}).data;
+  const int64_t tasks = (queries + kTaskRows - 1) / kTaskRows;
+  const AttendEntmaxBodies& body = attend_entmax_bodies();
+  stream.parallel_for(a.q.shape[0] * a.q.shape[1] * tasks, [&](int64_t t, int worker) {
+    const int64_t p = t / tasks;
+    EntmaxProblem x = entmax_problem(a, p);
+    x.o = a.o.floats().data + p * queries * x.dim;
+    x.o2 = rows_of_problem(a.o2.floats(), p, queries * x.dim);
+    x.tau = a.tau.data + p * queries;
+    x.size = rows_of_problem(a.support.size, p, queries);
+    x.room = a.support.empty() ? 0 : a.support.columns.shape[3];
+    x.support = rows_of_problem(a.support.columns, p, queries * x.room);
+    Cutter cutter(scratch + worker * bytes);
+    const int64_t first = t % tasks * kTaskRows;
+    body.forward(x, cut_entmax_forward(cutter, x.num_keys, x.dim), first,
+                 std::min(queries, first + kTaskRows));
+  });
+}
+
+void attend_entmax_backward(const Stream& stream, const AttendEntmaxBackward& a) {
+  check_heads_alpha("attend_entmax_backward", stream, a);
+  const Arena::Scope scope(*a.scratch);
+  const int64_t queries = a.q.shape[2];
+  const int64_t keys = a.k.shape[2];
+  const int64_t bytes = bytes_of(cut_entmax_backward, keys, a.q.shape[3]);
+  std::byte* scratch = a.scratch->alloc<std::byte>({stream.threads(), bytes}).data;
+  const AttendEntmaxBodies& body = attend_entmax_bodies();
+  const BackwardTasks tasks = backward_tasks(a.q.shape[0] * a.q.shape[1], stream.threads());
+  stream.parallel_for(tasks.count(), [&](int64_t t, int worker) {
+    int64_t p = 0;
+    const BackwardPart part = backward_part(tasks, t, queries, keys, p);
+    EntmaxProblem x = entmax_problem(a, p);
+    x.room = a.support.columns.shape[3];
+    x.final_o2 = a.o2.floats().data + p * queries * x.dim;
+    x.final_tau = a.tau.data + p * queries;
+    x.final_size = a.support.size.data + p * queries;
+    x.final_support = a.support.columns.data + p * queries * x.room;
+    x.dout = a.dout.floats().data + p * queries * x.dim;
+    x.dq = a.dq.floats().data + p * queries * x.dim;
+    x.dk = a.dk.floats().data + p * keys * x.dim;
+    x.dv = a.dv.floats().data + p * keys * x.dim;
+    x.dalpha = rows_of_problem(a.dalpha, p, queries);
+    x.dtemperature = rows_of_problem(a.dtemperature, p, queries);
+    Cutter cutter(scratch + worker * bytes);
+    body.backward(x, cut_entmax_backward(cutter, keys, x.dim), part);
+  });
+}
+
+}  // namespace stipple::kernels::cpu

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the instruction-set specific bodies of entmax get to see: one row as plain pointers, and
+// scratch already cut to size. No types with inline functions that might not be inlined, so that
+// nothing compiled for one instruction set is linked into another.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/entmax.h"
+
+namespace stipple::kernels::cpu {
+
+/// Scratch of one worker: candidates of a row, with room for a vector behind the last.
+struct EntmaxBuffers {
+  float* scores;
+  uint32_t* columns;
+};
+
+struct EntmaxRow {
+  float alpha = 1.5f;
+  int64_t length = 0;
+  const float* z = nullptr;
+  float* p = nullptr;  ///< null: not asked
+  float* tau = nullptr;
+  int32_t* size = nullptr;  ///< null: not asked
+  uint32_t* columns = nullptr;
+  int64_t room = 0;
+};
+
+struct EntmaxBackwardRow {
+  float alpha = 1.5f;
+  int64_t length = 0;
+  float* dz = nullptr;
+  float* dalpha = nullptr;  ///< null: not asked
+  const float* p = nullptr;
+  const float* dp = nullptr;
+};
+
+/// The bodies for one instruction set.
+struct EntmaxBodies {
+  void (*forward)(const EntmaxRow&, const EntmaxBuffers&);
+  void (*backward)(const EntmaxBackwardRow&);
+};
+namespace scalar {
+extern const EntmaxBodies kEntmax;
+}
+namespace avx2 {
+extern const EntmaxBodies kEntmax;
+}
+namespace avx512 {
+extern const EntmaxBodies kEntmax;
+}
+
+}  // namespace stipple::kernels::cpu
