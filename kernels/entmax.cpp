@@ -41,6 +41,7 @@ void entmax_backward(const Stream& stream, const EntmaxBackward& args) {
   expect_shape(op, "dp", args.dp.shape, p);
   expect_shape(op, "dz", args.dz.shape, p);
   if (!args.dalpha.empty()) expect_shape(op, "dalpha", args.dalpha.shape, {p[0]});
+  STIPPLE_CHECK(args.scratch != nullptr, op, ": needs a scratch arena");
   STIPPLE_DISPATCH(stream, entmax_backward, args);
 }
 

@@ -60,6 +60,7 @@ struct EntmaxBackward {
   View<float> dalpha{};     // [R]     written: each row's share; empty: not asked
   View<const float> p, dp;  // [R, L]
   View<const float> alpha;  // [1] or [R]
+  Arena* scratch = nullptr;
 };
 void entmax_backward(const Stream&, const EntmaxBackward&);
 namespace cpu {

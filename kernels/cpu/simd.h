@@ -62,6 +62,8 @@ inline Floats select(Mask m, Floats yes, Floats no) {
   return {_mm512_mask_blend_ps(m.m, no.v, yes.v)};
 }
 inline Mask less(Floats a, Floats b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ)}; }
+/// a > b, or one of them is NaN.
+inline Mask exceeds(Floats a, Floats b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_NLE_UQ)}; }
 inline Floats gather(const float* base, Words index) {
   return {_mm512_i32gather_ps(index.v, base, 4)};
 }
@@ -231,6 +233,9 @@ inline Floats select(Mask m, Floats yes, Floats no) {
 inline Mask less(Floats a, Floats b) {
   return {_mm256_castps_si256(_mm256_cmp_ps(a.v, b.v, _CMP_LT_OQ))};
 }
+inline Mask exceeds(Floats a, Floats b) {
+  return {_mm256_castps_si256(_mm256_cmp_ps(a.v, b.v, _CMP_NLE_UQ))};
+}
 inline Floats gather(const float* base, Words index) {
   return {_mm256_i32gather_ps(base, index.v, 4)};
 }
@@ -382,6 +387,29 @@ inline Floats exp(Floats x) {
   p = fma(p, r, splat(5.0000001201e-1f));
   p = fma(p, r * r, r) + splat(1.0f);
   return select(vanishes, splat(0.0f), scale_by_power_of_two(p, n));
+}
+
+/// The natural one of positive x that are not subnormal, relative error below 2e-7 (Cephes logf).
+inline Floats logarithm(Floats x) {
+  // x = m 2^n with m in [sqrt(1/2), sqrt(2)).
+  const Words bits = bit_cast_words(x);
+  const Words n = ((bits + splat_words(0x004AFB0Du)) >> 23) - splat_words(127);
+  const Floats m = bit_cast_floats(bits - (n << 23)) - splat(1.0f);
+  Floats p = splat(7.0376836292e-2f);
+  p = fma(p, m, splat(-1.1514610310e-1f));
+  p = fma(p, m, splat(1.1676998740e-1f));
+  p = fma(p, m, splat(-1.2420140846e-1f));
+  p = fma(p, m, splat(1.4249322787e-1f));
+  p = fma(p, m, splat(-1.6668057665e-1f));
+  p = fma(p, m, splat(2.0000714765e-1f));
+  p = fma(p, m, splat(-2.4999993993e-1f));
+  p = fma(p, m, splat(3.3333331174e-1f));
+  const Floats square = m * m;
+  const Floats exponent = to_floats(n);
+  p = p * square * m;
+  p = fma(exponent, splat(-2.12194440e-4f), p);
+  p = fma(square, splat(-0.5f), p);
+  return fma(exponent, splat(0.693359375f), p + m);
 }
 
 /// Philox4x32-10 on kWidth counters at once: the four words of each, as in core/rng.h.

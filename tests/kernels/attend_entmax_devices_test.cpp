@@ -142,13 +142,14 @@ class AttendEntmaxDevices : public AttendTest {
     return c;
   }
 
-  static void check(const EntmaxCase& c) {
+  /// largest: of the numbers in q, to which rounding of its row's gradients is relative.
+  static void check(const EntmaxCase& c, double largest = 1.0) {
     const EntmaxArrays actual = run(c, place());
     const EntmaxExpected expected = expected_of(c);
     // Above alpha 2 weights rise steeply at the edge of the support, gradients endlessly.
     const bool is_steep = c.alpha[c.setup.heads - 1] > 2.1f;
     const double forward = is_steep ? 2e-3 : 2e-5;
-    const double backward = is_steep ? 3e-2 : 2e-4;
+    const double backward = (is_steep ? 3e-2 : 2e-4) + 1e-7 * largest;
     const auto compare = [&](const char* what, const auto& a, const auto& e, double tolerance) {
       SCOPED_TRACE(what);
       expect_close_as_stored(a, e, place().storage, tolerance, 1e-3);
@@ -266,7 +267,7 @@ TEST_P(AttendEntmaxDevices, RowsWithoutKeysWithOneKeyAndWithLargeScores) {
     c.setup.drawn[33 + j] = j == 7 ? 1 : 0;
   }
   for (int64_t x = 0; x < 8; ++x) c.setup.q[2 * 8 + x] *= is_bf16() ? 16384.0f : 1e4f;
-  check(c);
+  check(c, /*largest=*/3e4);
   const EntmaxArrays arrays = run(c, place());
   EXPECT_EQ(arrays.size[0], 0);
   EXPECT_EQ(arrays.size[1], 1);
@@ -325,9 +326,12 @@ TEST(EntmaxDevices, RowsAgreeWithTheDefinition) {
                                           .z = memory.put(z),
                                           .alpha = alphas,
                                           .scratch = &memory.scratch()});
-        kernels::entmax_backward(
-            memory.stream(),
-            {.dz = dz, .dalpha = dalpha, .p = p, .dp = memory.put(dp), .alpha = alphas});
+        kernels::entmax_backward(memory.stream(), {.dz = dz,
+                                                   .dalpha = dalpha,
+                                                   .p = p,
+                                                   .dp = memory.put(dp),
+                                                   .alpha = alphas,
+                                                   .scratch = &memory.scratch()});
         const Array<float> actual = memory.get(p), gradient = memory.get(dz);
         const bool is_steep = alpha > 2.0f;
         for (int64_t i = 0; i < kRows; ++i) {

@@ -62,15 +62,6 @@ ForwardBuffers cut_forward(Cutter& cutter, const ScratchShape& shape) {
   return b;
 }
 
-// A chunk's edges, in row order and in column order, should stay in the second-level cache, unless
-// that leaves a key so few of them that loading and storing its gradients costs more.
-int64_t chunk_edges(int64_t keys) {
-  constexpr int64_t kFew = 32768;
-  constexpr int64_t kMany = 131072;
-  constexpr int64_t kPerKey = 16;
-  return std::clamp(kPerKey * keys, kFew, kMany);
-}
-
 BackwardBuffers cut_backward(Cutter& cutter, const ScratchShape& shape) {
   BackwardBuffers b{};
   const int64_t keys = padded_keys(shape.num_keys);

@@ -9,6 +9,16 @@
 
 namespace stipple::kernels::cpu {
 
+/// How many edges are regrouped by key at once. In row order and in column order they should stay in
+/// the second-level cache, unless that leaves a key so few of them that loading and storing its
+/// gradients costs more.
+inline int64_t chunk_edges(int64_t keys) {
+  constexpr int64_t kFew = 32768;
+  constexpr int64_t kMany = 131072;
+  constexpr int64_t kPerKey = 16;
+  return std::clamp(kPerKey * keys, kFew, kMany);
+}
+
 /// The tasks of backward. A problem is one while there are enough of them for the threads. The last
 /// ones, when there are not, are cut by query and by key: scores and gradients of pairs are made
 /// twice, and no number changes.

@@ -16,14 +16,60 @@
 namespace stipple::kernels::cpu {
 namespace {
 
-const AttendEntmaxBodies& attend_entmax_bodies() { return scalar::kAttendEntmax; }
-
-EntmaxForwardBuffers cut_entmax_forward(Cutter& cutter, int64_t keys, int64_t dim) {
-  return {.packed_keys = cutter.take<float>(keys * dim)};
+const AttendEntmaxBodies& attend_entmax_bodies() {
+  switch (stipple::cpu::isa()) {
+    case stipple::cpu::Isa::kAvx512:
+      return avx512::kAttendEntmax;
+    case stipple::cpu::Isa::kAvx2:
+      return avx2::kAttendEntmax;
+    case stipple::cpu::Isa::kScalar:
+      break;
+  }
+  return scalar::kAttendEntmax;
 }
 
-EntmaxBackwardBuffers cut_entmax_backward(Cutter& cutter, int64_t keys, int64_t dim) {
-  return {.packed_keys = cutter.take<float>(keys * dim)};
+/// What decides how much scratch a worker needs.
+struct EntmaxScratchShape {
+  int64_t num_keys;
+  int64_t dim;
+  bool scores_all_pairs;  ///< some problem may be other than CSR
+};
+
+template <class Args>
+EntmaxScratchShape entmax_scratch_shape(const Args& a) {
+  return {a.k.shape[2], a.k.shape[3], a.edges.form.empty() || has_room_for_bits(a.edges)};
+}
+
+EntmaxScoreBuffers cut_scores(Cutter& cutter, const EntmaxScratchShape& shape) {
+  EntmaxScoreBuffers b{};
+  const int64_t keys = (shape.num_keys + kTileKeys - 1) / kTileKeys * kTileKeys;
+  const int64_t rows = shape.scores_all_pairs ? kMaxMicroRows : 1;
+  if (shape.scores_all_pairs) {
+    b.packed_keys = cutter.take<float>(keys * shape.dim);
+    b.tile = cutter.take<float>(kMaxMicroRows * kBlockKeys);
+  }
+  b.queries = cutter.take<float>(rows * shape.dim);
+  b.key_words = cutter.take<uint32_t>(keys / 32);
+  b.stride = keys + kEntmaxSlack;
+  b.scores = cutter.take<float>(rows * b.stride);
+  b.columns = cutter.take<uint32_t>(rows * b.stride);
+  b.spare_scores = cutter.take<float>(b.stride);
+  b.spare_columns = cutter.take<uint32_t>(b.stride);
+  return b;
+}
+
+EntmaxBackwardBuffers cut_entmax_backward(Cutter& cutter, const EntmaxScratchShape& shape) {
+  EntmaxBackwardBuffers b{};
+  b.rows = cut_scores(cutter, shape);
+  b.weights = cutter.take<float>(b.rows.stride);
+  b.dweights = cutter.take<float>(b.rows.stride);
+  b.max_edges = std::max(chunk_edges(shape.num_keys), shape.num_keys);
+  b.by_row = cutter.take<EdgeGradient>(b.max_edges);
+  b.by_column = cutter.take<EdgeGradient>(b.max_edges);
+  b.column_start = cutter.take<uint32_t>(shape.num_keys + 1);
+  b.row_start = cutter.take<int32_t>(kChunkRows);
+  b.row_count = cutter.take<int32_t>(kChunkRows);
+  return b;
 }
 
 /// What forward and backward have in common.
@@ -61,8 +107,9 @@ void check_heads_alpha(const char* op, const Stream& stream, const Args& a) {
 void attend_entmax(const Stream& stream, const AttendEntmax& a) {
   check_heads_alpha("attend_entmax", stream, a);
   const Arena::Scope scope(*a.scratch);
+  const EntmaxScratchShape shape = entmax_scratch_shape(a);
   const int64_t queries = a.q.shape[2];
-  const int64_t bytes = bytes_of(cut_entmax_forward, a.k.shape[2], a.q.shape[3]);
+  const int64_t bytes = bytes_of(cut_scores, shape);
   std::byte* scratch = a.scratch->alloc<std::byte>({stream.threads(), bytes}).data;
   const int64_t tasks = (queries + kTaskRows - 1) / kTaskRows;
   const AttendEntmaxBodies& body = attend_entmax_bodies();
@@ -77,17 +124,17 @@ void attend_entmax(const Stream& stream, const AttendEntmax& a) {
     x.support = rows_of_problem(a.support.columns, p, queries * x.room);
     Cutter cutter(scratch + worker * bytes);
     const int64_t first = t % tasks * kTaskRows;
-    body.forward(x, cut_entmax_forward(cutter, x.num_keys, x.dim), first,
-                 std::min(queries, first + kTaskRows));
+    body.forward(x, cut_scores(cutter, shape), first, std::min(queries, first + kTaskRows));
   });
 }
 
 void attend_entmax_backward(const Stream& stream, const AttendEntmaxBackward& a) {
   check_heads_alpha("attend_entmax_backward", stream, a);
   const Arena::Scope scope(*a.scratch);
+  const EntmaxScratchShape shape = entmax_scratch_shape(a);
   const int64_t queries = a.q.shape[2];
   const int64_t keys = a.k.shape[2];
-  const int64_t bytes = bytes_of(cut_entmax_backward, keys, a.q.shape[3]);
+  const int64_t bytes = bytes_of(cut_entmax_backward, shape);
   std::byte* scratch = a.scratch->alloc<std::byte>({stream.threads(), bytes}).data;
   const AttendEntmaxBodies& body = attend_entmax_bodies();
   const BackwardTasks tasks = backward_tasks(a.q.shape[0] * a.q.shape[1], stream.threads());
@@ -107,7 +154,7 @@ void attend_entmax_backward(const Stream& stream, const AttendEntmaxBackward& a)
     x.dalpha = rows_of_problem(a.dalpha, p, queries);
     x.dtemperature = rows_of_problem(a.dtemperature, p, queries);
     Cutter cutter(scratch + worker * bytes);
-    body.backward(x, cut_entmax_backward(cutter, keys, x.dim), part);
+    body.backward(x, cut_entmax_backward(cutter, shape), part);
   });
 }
 

@@ -30,19 +30,38 @@ struct EntmaxProblem : AttendProblem {
   float* dtemperature = nullptr;
 };
 
-/// Scratch of one worker in forward.
-struct EntmaxForwardBuffers {
-  float* packed_keys;
+inline constexpr int64_t kEntmaxSlack = 64;  ///< behind arrays written by whole vectors
+
+/// Scratch of one worker for the scores of some rows. The first three where graphs may be other than
+/// CSR.
+struct EntmaxScoreBuffers {
+  float* packed_keys;  ///< [D, M] transposed, in panels
+  float* tile;         ///< [kMaxMicroRows, kBlockKeys]
+  float* queries;      ///< [kMaxMicroRows, D]  scaled
+  uint32_t* key_words;
+  float* scores;      ///< [kMaxMicroRows, stride]  candidates of each row
+  uint32_t* columns;  ///< the same, the key of each
+  int64_t stride;
+  float* spare_scores;  ///< [stride]
+  uint32_t* spare_columns;
 };
 
 /// Scratch of one worker in backward.
 struct EntmaxBackwardBuffers {
-  float* packed_keys;
+  EntmaxScoreBuffers rows;
+  float* weights;   ///< [stride]  of a row: p
+  float* dweights;  ///< dp
+  int64_t max_edges;
+  EdgeGradient* by_row;  ///< [max_edges]  of a chunk of rows
+  EdgeGradient* by_column;
+  uint32_t* column_start;  ///< [M + 1]
+  int32_t* row_start;      ///< [kChunkRows + 1]  in by_row; a row may have fewer edges than room
+  int32_t* row_count;      ///< [kChunkRows]
 };
 
 /// The bodies for one instruction set.
 struct AttendEntmaxBodies {
-  void (*forward)(const EntmaxProblem&, const EntmaxForwardBuffers&, int64_t first_row,
+  void (*forward)(const EntmaxProblem&, const EntmaxScoreBuffers&, int64_t first_row,
                   int64_t last_row);
   void (*backward)(const EntmaxProblem&, const EntmaxBackwardBuffers&, const BackwardPart&);
 };

@@ -83,7 +83,7 @@ void forward_entmax_row(const EntmaxProblem& p, int64_t i) {
   }
 }
 
-void forward_entmax(const EntmaxProblem& p, const EntmaxForwardBuffers&, int64_t first_row,
+void forward_entmax(const EntmaxProblem& p, const EntmaxScoreBuffers&, int64_t first_row,
                     int64_t last_row) {
   for (int64_t i = first_row; i < last_row; ++i) forward_entmax_row(p, i);
 }

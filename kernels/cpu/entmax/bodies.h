@@ -10,10 +10,12 @@
 
 namespace stipple::kernels::cpu {
 
-/// Scratch of one worker: candidates of a row, with room for a vector behind the last.
+/// Scratch of one worker: candidates of a row, twice, with room for a vector behind the last.
 struct EntmaxBuffers {
   float* scores;
   uint32_t* columns;
+  float* spare_scores;
+  uint32_t* spare_columns;
 };
 
 struct EntmaxRow {
@@ -39,7 +41,7 @@ struct EntmaxBackwardRow {
 /// The bodies for one instruction set.
 struct EntmaxBodies {
   void (*forward)(const EntmaxRow&, const EntmaxBuffers&);
-  void (*backward)(const EntmaxBackwardRow&);
+  void (*backward)(const EntmaxBackwardRow&, const EntmaxBuffers&);
 };
 namespace scalar {
 extern const EntmaxBodies kEntmax;

@@ -17,11 +17,24 @@ namespace {
 constexpr int64_t kEntmaxRowRun = 8;
 constexpr int64_t kEntmaxSlack = 64;  ///< behind arrays written by whole vectors
 
-const EntmaxBodies& entmax_bodies() { return scalar::kEntmax; }
+const EntmaxBodies& entmax_bodies() {
+  switch (stipple::cpu::isa()) {
+    case stipple::cpu::Isa::kAvx512:
+      return avx512::kEntmax;
+    case stipple::cpu::Isa::kAvx2:
+      return avx2::kEntmax;
+    case stipple::cpu::Isa::kScalar:
+      break;
+  }
+  return scalar::kEntmax;
+}
 
 EntmaxBuffers cut_entmax(Cutter& cutter, int64_t length) {
-  return {.scores = cutter.take<float>(length + kEntmaxSlack),
-          .columns = cutter.take<uint32_t>(length + kEntmaxSlack)};
+  const int64_t room = length + kEntmaxSlack;
+  return {.scores = cutter.take<float>(room),
+          .columns = cutter.take<uint32_t>(room),
+          .spare_scores = cutter.take<float>(room),
+          .spare_columns = cutter.take<uint32_t>(room)};
 }
 
 }  // namespace
@@ -55,19 +68,25 @@ void entmax(const Stream& stream, const Entmax& a) {
 }
 
 void entmax_backward(const Stream& stream, const EntmaxBackward& a) {
+  const Arena::Scope scope(*a.scratch);
   const int64_t rows = a.p.shape[0];
   const int64_t length = a.p.shape[1];
-  check_alpha("entmax_backward", a.alpha);
+  const int64_t bytes = bytes_of(cut_entmax, length);
+  std::byte* scratch = a.scratch->alloc<std::byte>({stream.threads(), bytes}).data;
+  if (!stream.is_plan()) check_alpha("entmax_backward", a.alpha);
   const EntmaxBodies& body = entmax_bodies();
-  stream.parallel_for(num_runs(rows, kEntmaxRowRun), [&](int64_t run, int) {
+  stream.parallel_for(num_runs(rows, kEntmaxRowRun), [&](int64_t run, int worker) {
+    Cutter cutter(scratch + worker * bytes);
+    const EntmaxBuffers buffers = cut_entmax(cutter, length);
     const Range own = nth_run(run, rows, kEntmaxRowRun);
     for (int64_t i = own.begin; i < own.end; ++i) {
-      body.backward({.alpha = a.alpha[a.alpha.numel() == 1 ? 0 : i],
-                     .length = length,
-                     .dz = a.dz.data + i * length,
-                     .dalpha = a.dalpha.empty() ? nullptr : a.dalpha.data + i,
-                     .p = a.p.data + i * length,
-                     .dp = a.dp.data + i * length});
+      const EntmaxBackwardRow row{.alpha = a.alpha[a.alpha.numel() == 1 ? 0 : i],
+                                  .length = length,
+                                  .dz = a.dz.data + i * length,
+                                  .dalpha = a.dalpha.empty() ? nullptr : a.dalpha.data + i,
+                                  .p = a.p.data + i * length,
+                                  .dp = a.dp.data + i * length};
+      body.backward(row, buffers);
     }
   });
 }

@@ -26,7 +26,7 @@ void entmax_row(const EntmaxRow& r, const EntmaxBuffers&) {
   for (const size_t e : solution.support) r.p[e] = static_cast<float>(weight(e) / sum);
 }
 
-void entmax_backward_row(const EntmaxBackwardRow& r) {
+void entmax_backward_row(const EntmaxBackwardRow& r, const EntmaxBuffers&) {
   const double alpha = r.alpha;
   const auto u = [&](int64_t j) {
     return r.p[j] > 0.0f ? std::pow(double{r.p[j]}, 2 - alpha) : 0.0;

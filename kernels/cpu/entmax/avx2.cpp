@@ -1,0 +1,8 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kernels/cpu/entmax/rows_simd.h"
+
+namespace stipple::kernels::cpu::avx2 {
+
+const EntmaxBodies kEntmax = {entmax_row, entmax_backward_row};
+
+}  // namespace stipple::kernels::cpu::avx2
