@@ -1,18 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
-// Between the fronts of write_edges and write_csr and their one body for each backend: where the
-// edges come from, as candidates in ascending order of which some are taken.
+// Between the fronts of write_edges, write_csr and write_near_edges and their one body for each
+// backend: where the edges come from, as candidates in ascending order of which some are taken.
 #pragma once
 
 #include "core/arena.h"
 #include "core/host_device.h"
 #include "kernels/edges.h"
+#include "kernels/math/near.h"
 #include "kernels/math/pattern.h"
 
 namespace stipple::kernels {
 
-/// A list where columns is there, else a pattern, whose candidates are the keys themselves.
+/// A list where columns is there, else pairs of a pattern that are near, whose candidates are the
+/// keys themselves.
 struct EdgeSource {
   math::PatternRule pattern{};
+  math::NearRule near{};
   const int32_t* row_ptr = nullptr;  // [N + 1], or [P, N + 1]; memory of the stream's device
   const uint32_t* columns = nullptr;
   int64_t row_stride = 0;  ///< from problem to problem in row_ptr
@@ -27,7 +30,7 @@ struct EdgeSource {
     return is_list() ? int64_t{columns[candidate]} : candidate;
   }
   STIPPLE_HD bool has(int64_t p, int64_t i, int64_t j) const {
-    return is_list() || pattern.has(p, i, j);
+    return is_list() || (pattern.has(p, i, j) && near.has(p, i, j));
   }
 };
 

@@ -42,6 +42,7 @@ struct WriteCsr {
 void write_csr(const Stream&, const WriteCsr&);
 
 struct GraphToWrite;
+void write_graph(const Stream&, const GraphToWrite&);
 namespace cpu {
 void write_graph(const Stream&, const GraphToWrite&);
 }
