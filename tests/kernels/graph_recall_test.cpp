@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kernels/graph_recall.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "core/error.h"
+#include "kernels/attend_entmax_reference.h"
+#include "tests/support/arrays.h"
+#include "tests/support/devices.h"
+#include "tests/support/graphs.h"
+#include "tests/support/op_checks.h"
+
+namespace stipple::kernels {
+namespace {
+
+using test::Array;
+using test::DeviceMemory;
+using test::GraphProblem;
+using test::HostGraph;
+using test::random_normal;
+using test::test_devices;
+
+constexpr int64_t kBatch = 2, kHeads = 2, kRecallTokens = 41, kDim = 8;
+constexpr float kScale = 0.9f;
+constexpr EdgeCapacity kCsrOnly{.tile_density = 2.0};
+
+/// Exact attention of a problem in double, and a graph that has some of its pairs.
+struct RecallCase {
+  Array<float> q = random_normal({kBatch, kHeads, kRecallTokens, kDim}, 1);
+  Array<float> k = random_normal({kBatch, kHeads, kRecallTokens, kDim}, 2);
+  Array<float> alpha{{kHeads}, {1.5f, 1.8f}}, temperature{{kHeads}, {1.3f, 0.7f}};
+  Array<uint8_t> mask{{kBatch, kRecallTokens}};
+  Array<float> tau{{kBatch, kHeads, kRecallTokens}};
+  Array<int32_t> support_size{{kBatch, kHeads, kRecallTokens}};
+  std::vector<std::vector<double>> weights;  // by problem [N, N]
+  std::vector<GraphProblem> graphs;
+
+  explicit RecallCase(double density) {
+    mask.fill(1);
+    for (int64_t i = kRecallTokens - 6; i < kRecallTokens; ++i) mask[kRecallTokens + i] = 0;
+    for (int64_t p = 0; p < kBatch * kHeads; ++p) {
+      graphs.push_back({EdgeForm::kCsr, test::random_graph(kRecallTokens, kRecallTokens, density,
+                                                           static_cast<uint64_t>(p))});
+      std::vector<double>& all = weights.emplace_back();
+      for (int64_t i = 0; i < kRecallTokens; ++i) add_row(p, i, all);
+    }
+  }
+  bool is_real(int64_t p, int64_t i) const { return mask[p / kHeads * kRecallTokens + i] != 0; }
+
+ private:
+  void add_row(int64_t p, int64_t i, std::vector<double>& all) {
+    const double a = static_cast<double>(alpha[p % kHeads]);
+    std::vector<double> z;
+    for (int64_t j = 0; j < kRecallTokens; ++j) {
+      double dot = 0;
+      for (int64_t c = 0; c < kDim; ++c)
+        dot += static_cast<double>(q[(p * kRecallTokens + i) * kDim + c]) *
+               static_cast<double>(k[(p * kRecallTokens + j) * kDim + c]);
+      z.push_back(is_real(p, j) ? dot * static_cast<double>(kScale * temperature[p % kHeads])
+                                : -std::numeric_limits<double>::infinity());
+      // No edge leads to padding.
+      if (!is_real(p, j) || !is_real(p, i)) graphs.back().dense[i * kRecallTokens + j] = 0;
+    }
+    const reference::EntmaxRow row = reference::entmax(z, a);
+    tau[p * kRecallTokens + i] = static_cast<float>(row.tau);
+    support_size[p * kRecallTokens + i] = static_cast<int32_t>(
+        std::count_if(row.p.begin(), row.p.end(), [](double x) { return x > 0; }));
+    all.insert(all.end(), row.p.begin(), row.p.end());
+  }
+};
+
+struct Told {
+  Array<int64_t> support{{kHeads}}, found{{kHeads}}, edges{{kHeads}}, exact{{kHeads}},
+      rows{{kHeads}};
+  Array<double> dropped{{kHeads}};
+  bool operator==(const Told& other) const {
+    return found.values() == other.found.values() && dropped.values() == other.dropped.values();
+  }
+};
+
+Told ask(DeviceMemory& memory, const RecallCase& c) {
+  const HostGraph host(c.graphs, kCsrOnly, memory.stream().device().backend());
+  const auto counts = [&] { return memory.fresh<int64_t>({kHeads}); };
+  const GraphRecall args{
+      .support = counts(),
+      .found = counts(),
+      .edges = counts(),
+      .exact_rows = counts(),
+      .rows = counts(),
+      .dropped = memory.fresh<double>({kHeads}),
+      .graph = put_graph(memory, host),
+      .q = memory.put(c.q),
+      .k = memory.put(c.k),
+      .tau = memory.put(c.tau),
+      .support_size = memory.put(c.support_size),
+      .heads = {.alpha = memory.put(c.alpha), .temperature = memory.put(c.temperature)},
+      .query_mask = memory.put(c.mask),
+      .scale = kScale,
+      .scratch = &memory.scratch()};
+  graph_recall(memory.stream(), args);
+  Told told;
+  told.support = memory.get(args.support);
+  told.found = memory.get(args.found);
+  told.edges = memory.get(args.edges);
+  told.exact = memory.get(args.exact_rows);
+  told.rows = memory.get(args.rows);
+  told.dropped = memory.get(args.dropped);
+  return told;
+}
+
+Told expected_of(const RecallCase& c) {
+  Told told;
+  for (int64_t p = 0; p < kBatch * kHeads; ++p) {
+    const int64_t h = p % kHeads;
+    for (int64_t i = 0; i < kRecallTokens; ++i) {
+      if (!c.is_real(p, i)) continue;
+      int64_t found = 0, support = 0;
+      for (int64_t j = 0; j < kRecallTokens; ++j) {
+        const auto at = static_cast<size_t>(i * kRecallTokens + j);
+        const double weight = c.weights[static_cast<size_t>(p)][at];
+        const bool is_edge = c.graphs[static_cast<size_t>(p)].dense.values()[at] != 0;
+        support += weight > 0 ? 1 : 0;
+        found += is_edge && weight > 0 ? 1 : 0;
+        told.edges[h] += is_edge ? 1 : 0;
+        told.dropped[h] += is_edge ? 0 : weight;
+      }
+      ++told.rows[h];
+      told.support[h] += support;
+      told.found[h] += found;
+      told.exact[h] += found == support ? 1 : 0;
+    }
+  }
+  return told;
+}
+
+TEST(GraphRecall, CountsWhatAGraphHoldsOfTheSupport) {
+  for (const double density : {0.0, 0.3, 0.9, 1.0}) {
+    const RecallCase c(density);
+    const Told expected = expected_of(c);
+    for (const Device device : test_devices()) {
+      DeviceMemory memory(device, {.threads = 2});
+      const Told told = ask(memory, c);
+      EXPECT_EQ(told.support.values(), expected.support.values());
+      EXPECT_EQ(told.found.values(), expected.found.values());
+      EXPECT_EQ(told.edges.values(), expected.edges.values());
+      EXPECT_EQ(told.exact.values(), expected.exact.values());
+      EXPECT_EQ(told.rows.values(), expected.rows.values());
+      for (int64_t h = 0; h < kHeads; ++h)
+        EXPECT_NEAR(told.dropped[h], expected.dropped[h], 2e-4) << density;
+    }
+    if (density == 1.0) {
+      EXPECT_EQ(expected.exact.values(), expected.rows.values());
+    }
+  }
+}
+
+/// ||p - p'||_1 = 2 dropped, with p' the attention over the graph alone.
+TEST(GraphRecall, TheDroppedMassIsHalfOfWhatAttentionOverTheGraphChanges) {
+  const RecallCase c(0.4);
+  for (int64_t p = 0; p < kBatch * kHeads; ++p) {
+    const double alpha = static_cast<double>(c.alpha[p % kHeads]);
+    for (int64_t i = 0; i < kRecallTokens; ++i) {
+      std::vector<double> z, full;
+      double dropped = 0;
+      for (int64_t j = 0; j < kRecallTokens; ++j) {
+        const auto at = static_cast<size_t>(i * kRecallTokens + j);
+        double dot = 0;
+        for (int64_t e = 0; e < kDim; ++e)
+          dot += static_cast<double>(c.q[(p * kRecallTokens + i) * kDim + e]) *
+                 static_cast<double>(c.k[(p * kRecallTokens + j) * kDim + e]);
+        const bool is_edge = c.graphs[static_cast<size_t>(p)].dense.values()[at] != 0;
+        z.push_back(is_edge ? dot * static_cast<double>(kScale * c.temperature[p % kHeads])
+                            : -std::numeric_limits<double>::infinity());
+        full.push_back(c.weights[static_cast<size_t>(p)][at]);
+        dropped += is_edge ? 0 : full.back();
+      }
+      if (*std::max_element(z.begin(), z.end()) == -std::numeric_limits<double>::infinity())
+        continue;
+      const reference::EntmaxRow row = reference::entmax(z, alpha);
+      double change = 0;
+      for (size_t j = 0; j < full.size(); ++j) change += std::abs(row.p[j] - full[j]);
+      ASSERT_NEAR(change, 2 * dropped, 1e-9) << p << " " << i;
+    }
+  }
+}
+
+TEST(GraphRecall, IsTheSameForAnyThreadsAndPlansItsScratch) {
+  const RecallCase c(0.3);
+  DeviceMemory one(kCpuDevice, {.threads = 1}), three(kCpuDevice, {.threads = 3});
+  EXPECT_TRUE(ask(one, c) == ask(three, c));
+}
+
+}  // namespace
+}  // namespace stipple::kernels
