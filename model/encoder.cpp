@@ -212,6 +212,10 @@ Encoder::Saved Encoder::make_saved() const {
   return saved;
 }
 
+void Encoder::begin_step(const Stream& stream, const RngKey& rng) const {
+  for (const EncoderBlock& block : blocks_) block.begin_step(stream, rng);
+}
+
 void Encoder::forward(Context& ctx, const Input& input, View<const float> x, View<float> y,
                       Saved& saved) const {
   const RotaryTable rotary =

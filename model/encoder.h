@@ -47,6 +47,9 @@ class EncoderBlock {
   EncoderBlock(ParameterStore& store, const EncoderConfig&, const AttentionFactory&, int layer);
 
   Saved make_saved() const;
+  void begin_step(const Stream& stream, const RngKey& rng) const {
+    attention_->begin_step(stream, rng);
+  }
   /// x, y [B, N, width]; x must stay untouched until backward.
   void forward(Context&, const Input&, View<const float> x, View<float> y, Saved&) const;
   std::unique_ptr<AttentionCache> make_cache(Arena& arena, const Stream& stream,
@@ -90,6 +93,8 @@ class Encoder {
   Encoder(ParameterStore& store, const EncoderConfig&, const AttentionFactory&);
 
   Saved make_saved() const;
+  /// Attention::begin_step of every layer.
+  void begin_step(const Stream&, const RngKey&) const;
   /// x, y [B, N, width]; x must stay untouched until backward.
   void forward(Context&, const Input&, View<const float> x, View<float> y, Saved&) const;
   /// By layer, for Decoding; empty: the attention has none.

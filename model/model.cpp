@@ -154,6 +154,10 @@ std::unique_ptr<Model::Saved, void (*)(Model::Saved*)> Model::make_saved() const
   return {saved.release(), [](Saved* s) { delete s; }};
 }
 
+void Model::begin_step(const Stream& stream, const RngKey& rng) const {
+  parts_->encoder.begin_step(stream, rng);
+}
+
 void Model::forward(Context& ctx, const Input& input, Saved& saved,
                     View<int32_t> prediction) const {
   parts_->check(input);

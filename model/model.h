@@ -51,6 +51,9 @@ class Model {
   /// Made once, refilled every leaf. Two leaves in flight need two.
   std::unique_ptr<Saved, void (*)(Saved*)> make_saved() const;
 
+  /// Before the first forward of a training step, on every rank: sets what follows the step that
+  /// `rng` names (Attention::begin_step).
+  void begin_step(const Stream&, const RngKey& rng) const;
   /// Tells the leaf's loss and more in ctx.facts. With ctx.training, keeps in `saved` and ctx.saved
   /// what backward reads. prediction [B] or [R, N]: classes, written; empty: not wanted.
   void forward(Context&, const Input&, Saved&, View<int32_t> prediction = {}) const;

@@ -55,6 +55,8 @@ struct AttentionTraits {
   bool compares = true;        ///< queries with keys; otherwise they learn nothing
   bool has_graph = false;      ///< it tells one to ctx.graphs
   int64_t graph_groups = 0;    ///< AttentionGraph::groups, before anything is drawn
+  bool over_edges = false;     ///< computed over a graph that is there before: by who
+                               ///< AttentionConfig::implementation says
   bool can_be_causal = false;  ///< it obeys AttentionShape::is_causal
 };
 
@@ -71,6 +73,9 @@ class Attention {
   virtual bool reads_content() const { return false; }
   /// Whether AttentionInputs::x is wanted.
   virtual bool reads_input() const { return false; }
+  /// Before the first forward of a training step, on every rank: for what follows the step that
+  /// `rng` names. What it sets stands among the parameters, so that checkpoints keep it.
+  virtual void begin_step(const Stream&, const RngKey& /*rng*/) const {}
   /// For a sequence that is given token by token: memory for `longest` tokens of it, one sequence.
   /// null: it has no way of its own, and sees all tokens anew each time.
   virtual std::unique_ptr<AttentionCache> make_cache(Arena&, const Stream&,

@@ -18,6 +18,7 @@ void AttentionConfig::describe(ConfigVisitor& v) {
                    "compare with."});
   v.section("sbm", sbm, "The stochastic block model (attention.kind = sbm).");
   v.section("combiner", combiner, "Regions and their summaries (attention.kind = combiner).");
+  v.section("entmax", entmax, "alpha-entmax in place of softmax (attention.kind = entmax).");
 }
 
 }  // namespace stipple::model

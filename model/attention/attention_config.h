@@ -5,11 +5,12 @@
 #include "core/config.h"
 #include "kernels/attend.h"
 #include "model/attention/combiner/combiner_config.h"
+#include "model/attention/entmax/entmax_config.h"
 #include "model/attention/sbm/sbm_config.h"
 
 namespace stipple::model {
 
-enum class AttentionKind : uint8_t { kSoftmax, kSbm, kNone, kCombiner };
+enum class AttentionKind : uint8_t { kSoftmax, kSbm, kNone, kCombiner, kEntmax };
 
 struct AttentionConfig {
   AttentionKind kind = AttentionKind::kSbm;
@@ -17,6 +18,7 @@ struct AttentionConfig {
   kernels::EdgesImplementation implementation = kernels::EdgesImplementation::kOurs;
   SbmConfig sbm = {};
   CombinerConfig combiner = {};
+  EntmaxConfig entmax = {};
   void describe(ConfigVisitor&);
 };
 

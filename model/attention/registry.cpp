@@ -5,6 +5,7 @@
 
 #include "core/error.h"
 #include "model/attention/combiner/combiner_attention.h"
+#include "model/attention/entmax/entmax_attention.h"
 #include "model/attention/none/none_attention.h"
 #include "model/attention/sbm/sbm_attention.h"
 #include "model/attention/softmax/softmax_attention.h"
@@ -37,6 +38,9 @@ constexpr std::array kTable{
                  "some tokens are seen directly, all others through summaries of regions",
                  &make<CombinerAttention>, &CombinerAttention::traits,
                  &CombinerAttention::validate},
+    AttentionRow{AttentionKind::kEntmax, "entmax",
+                 "weights are exactly zero for all keys but a query's best few",
+                 &make_entmax_attention, &EntmaxAttention::traits, &EntmaxAttention::validate},
 };
 
 }  // namespace

@@ -164,6 +164,13 @@ TEST(ModelGradient, OfLanguageModels) {
   }
 }
 
+TEST(ModelGradient, OfEntmaxThatLearnsAlphaAndTemperature) {
+  ModelCase c = differentiable_case(AttentionKind::kEntmax);
+  c.attention.entmax.learn_alpha = true;
+  c.attention.entmax.temperature = EntmaxTemperature::kLearned;
+  check_every_parameter(c);
+}
+
 TEST(ModelGradient, SbmPerToken) {
   ModelCase c = differentiable_case(AttentionKind::kSbm);
   c.task.fields.label = LabelKind::kTokenClass;

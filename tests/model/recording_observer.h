@@ -46,6 +46,8 @@ class RecordingObserver final : public model::Observer {
     words_.assign(table.bytes() / sizeof(int64_t), 0);
     return {table, words_.data()};
   }
+  /// Those of the last forward.
+  model::Facts told(const model::FactTable& table) { return {table, words_.data()}; }
   /// What forward told.
   void read(const model::FactTable& table, const model::Facts& facts) {
     for (int64_t layer = 0; layer < table.layers(); ++layer) {

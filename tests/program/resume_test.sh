@@ -21,16 +21,20 @@ run_train 4 run.dir=stopped "${long[@]}" 2>/dev/null
 equal "$(state stopped)" "$(state long)" "resumed after a signal"
 equal "$(history stopped)" "$(history long)" "history of the run that a signal stopped"
 
-# Interrupted by kill after some steps, resumed on another number of ranks.
-mpirun -q -np 2 "$STIPPLE" train small.yaml run.dir=killed 2>/dev/null &
-pid=$!
-until ls killed/checkpoints/step-* >/dev/null 2>&1; do sleep 0.02; done
-pkill -9 -P $pid
-wait $pid 2>/dev/null || true
-[ ! -e killed/report.html ] || fail "the run ended before it could be killed"
-run_train 4 run.dir=killed 2>/dev/null
-equal "$(state killed)" "$reference" "resumed on 4 ranks"
-equal "$(history killed)" "$(history reference)" "history of the resumed run"
+# Interrupted by kill after some steps, resumed on another number of ranks; an alpha that follows the step, too, goes on.
+for attention in "attention.kind=sbm" "attention.kind=entmax attention.entmax.anneal_from=1.1 attention.entmax.anneal_steps=20"; do
+  rm -rf killed uninterrupted
+  run_train 1 run.dir=uninterrupted $attention 2>/dev/null
+  mpirun -q -np 2 "$STIPPLE" train small.yaml run.dir=killed $attention 2>/dev/null &
+  pid=$!
+  until ls killed/checkpoints/step-* >/dev/null 2>&1; do sleep 0.02; done
+  pkill -9 -P $pid
+  wait $pid 2>/dev/null || true
+  [ ! -e killed/report.html ] || fail "the run ended before it could be killed"
+  run_train 4 run.dir=killed $attention 2>/dev/null
+  equal "$(state killed)" "$(state uninterrupted)" "resumed on 4 ranks with $attention"
+  equal "$(history killed)" "$(history uninterrupted)" "history of the resumed run with $attention"
+done
 
 # A finished run has nothing to do and says so.
 expect 0 run_train 1 run.dir=reference

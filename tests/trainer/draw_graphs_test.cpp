@@ -158,6 +158,7 @@ TEST(GraphFile, HoldsWhatWasDrawnAndTakesTheBytesThatWereTold) {
         const std::vector<double> expected = test::probabilities(*graph);
         ASSERT_EQ(stored.size(), expected.size());
         for (size_t i = 0; i < stored.size(); ++i) EXPECT_NEAR(stored[i], expected[i], 1e-6);
+        if (graph->groups == 0) continue;
         EXPECT_EQ(numbers<float>(file, layer + "/blocks").size(), graph->blocks.size());
       }
     });

@@ -314,9 +314,11 @@ TEST(TrainerConfig, WhatThisBuildCannotDoIsRefused) {
   EXPECT_EQ(
       mistake({"attention.implementation=cusparse"}),
       "attention.implementation: cusparse is for GPUs; use device=cuda or implementation=own");
-  EXPECT_EQ(mistake({"attention.kind=softmax", "attention.implementation=cusparse"}),
-            "attention.implementation: cusparse computes attention over a graph, and "
-            "attention.kind=softmax has none; use implementation=own");
+  for (const std::string kind : {"attention.kind=softmax", "attention.kind=entmax"}) {
+    EXPECT_EQ(mistake({kind, "attention.implementation=cusparse"}),
+              "attention.implementation: cusparse computes attention over a graph, and " + kind +
+                  " has none; use implementation=own");
+  }
   if (cuda::is_built()) {
     EXPECT_EQ(mistake({"device=cuda", "step.graph=true", "guard.spike_factor=2"}),
               "step.graph: a captured step cannot ask the host whether it is a spike; use "

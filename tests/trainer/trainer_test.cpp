@@ -203,8 +203,8 @@ TEST(Trainer, ACapturedStepGivesTheBitsOfAnEagerOneAndIsTimedAsWell) {
   }
 }
 
-/// Every attention of the registry; SBM by each of its mask laws, Combiner by two of its variants; a
-/// language model.
+/// Every attention of the registry; SBM by each of its mask laws, Combiner by two of its variants,
+/// entmax with what it learns and on a path; a language model.
 std::vector<Config> every_attention(const std::string& name) {
   std::vector<Config> configs;
   const auto add = [&](const auto& change) {
@@ -232,6 +232,16 @@ std::vector<Config> every_attention(const std::string& name) {
     });
     configs.back().model.causal = true;
   }
+  add([](auto& attention) {
+    attention.kind = model::AttentionKind::kEntmax;
+    attention.entmax.learn_alpha = true;
+    attention.entmax.temperature = model::EntmaxTemperature::kLearned;
+  });
+  add([](auto& attention) {
+    attention.kind = model::AttentionKind::kEntmax;
+    attention.entmax.anneal_from = 1.1;
+    attention.entmax.anneal_steps = 2;
+  });
   return configs;
 }
 

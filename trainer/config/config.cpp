@@ -55,7 +55,7 @@ void validate_model(const Config& config) {
           "model.positions: rotary turns pairs of channels, and model.width ", model.width,
           " over model.heads ", model.heads, " leaves an odd ", head_dim, " to a head");
   const model::AttentionRow& attention = model::attention_row(config.attention.kind);
-  require(attention.traits(config.attention).has_graph ||
+  require(attention.traits(config.attention).over_edges ||
               config.attention.implementation == kernels::EdgesImplementation::kOurs,
           "attention.implementation: cusparse computes attention over a graph, and attention.kind=",
           attention.name, " has none; use implementation=own");

@@ -67,6 +67,9 @@ class Replica {
   Replica(const Config&, const data::TaskInfo&, Device, int threads, int64_t slots,
           const MemoryPlan& plan);
 
+  /// Before the first leaf of a training step, also where this rank has none: the ranks' parameters
+  /// stay alike.
+  void begin_step(const RngKey& rng) { model_.begin_step(stream_, rng); }
   /// Forward of the leaf that was put into this slot of feed(); with training, `backward` may
   /// follow. What it finds out stands in the slot's facts once the stream has come there. Neither
   /// allocates nor waits, unless somebody wants the graphs.

@@ -85,6 +85,7 @@ void StepPipeline::compute_leaves(Flight& flight) {
   const Stream& stream = replica_.stream();
   RngKey rng{static_cast<uint64_t>(config_.run.seed), static_cast<uint64_t>(flight.step)};
   if (graph_ != nullptr) rng.device_step = reinterpret_cast<const uint64_t*>(device_step_.data());
+  replica_.begin_step(rng);
   for (int64_t i = 0; i < my_leaves_.size(); ++i) {
     reducer_->begin_leaf(my_leaves_.begin + i);
     replica_.parameters().bind_grads(reducer_->grads());

@@ -106,7 +106,8 @@ SbmAttention::SbmAttention(const AttentionConfig& config, ParameterStore& store,
 AttentionTraits SbmAttention::traits(const AttentionConfig& config) {
   return {.fixed_length = config.sbm.resolved().padding == SbmPadding::kOfficial,
           .has_graph = true,
-          .graph_groups = config.sbm.clusters};
+          .graph_groups = config.sbm.clusters,
+          .over_edges = true};
 }
 
 void SbmAttention::validate(const AttentionConfig& config) {

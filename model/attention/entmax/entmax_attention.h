@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+// Exact attention with alpha-entmax in place of softmax: a query's weights are zero for all keys but
+// its support. Formulas, deviations and costs: README.md beside this file.
+//
+// Saves, per token and head, head_dim activations, two numbers and up to kernels::kEntmaxRoom key
+// numbers of 4 bytes.
+#pragma once
+
+#include "kernels/attend_entmax.h"
+#include "kernels/edge_list.h"
+#include "model/attention/attention.h"
+#include "model/attention/entmax/entmax_head_layer.h"
+#include "model/attention/entmax/support_facts.h"
+
+namespace stipple::model {
+
+class EntmaxAttention final : public Attention {
+ public:
+  struct Saved final : Attention::Saved {
+    RealView o2;      // [B, H, N, D]
+    View<float> tau;  // [B, H, N]
+    kernels::EntmaxSupport support;
+    kernels::EntmaxHeads heads;
+  };
+
+  EntmaxAttention(const AttentionConfig&, ParameterStore&, FactTable&, const AttentionShape&);
+  static AttentionTraits traits(const AttentionConfig&);
+  static void validate(const AttentionConfig&);
+
+  std::unique_ptr<Attention::Saved> make_saved() const override;
+  void begin_step(const Stream&, const RngKey&) const override;
+  void tell_graphs(Context&, const AttentionInputs&, const Attention::Saved&) const override;
+
+ private:
+  void do_forward(Context&, const AttentionInputs&, RealView out, Attention::Saved&) const override;
+  void do_backward(Context&, const AttentionInputs&, ConstRealView out, ConstRealView dout,
+                   const Attention::Saved&, const AttentionGrads&) const override;
+  kernels::EdgeList support_of(Context&, const AttentionInputs&, const Saved&, int64_t row,
+                               int64_t head) const;
+
+  EntmaxHeadLayer heads_;
+  SupportFacts facts_;
+  float scale_;
+  kernels::Pattern pattern_;
+  float dropout_rate_;
+};
+
+/// Attention of `attention.entmax`: softmax's where alpha is 1 and stays so.
+std::unique_ptr<Attention> make_entmax_attention(const AttentionConfig&, ParameterStore&,
+                                                 FactTable&, const AttentionShape&);
+
+}  // namespace stipple::model
