@@ -185,6 +185,8 @@ TEST(Trainer, ACapturedStepGivesTheBitsOfAnEagerOneAndIsTimedAsWell) {
     make_short(config);
     config.device = DeviceChoice::kCuda;
     config.attention.kind = kind;
+    config.attention.entmax.anneal_from = 1.1;  // by a step that stands in the device's memory
+    config.attention.entmax.anneal_steps = 9;
     config.train.steps = 5;  // one as it is, one captured for each flight, one replayed for each
     config.optimizer.schedule.warmup_steps = 2;
     config.log.every = 1;
@@ -243,6 +245,25 @@ std::vector<Config> every_attention(const std::string& name) {
     attention.entmax.anneal_steps = 2;
   });
   return configs;
+}
+
+TEST(Trainer, AnAnnealedAlphaFollowsTheStepOnEveryRank) {
+  Config config = small_config("annealed");
+  config.attention.kind = model::AttentionKind::kEntmax;
+  config.attention.entmax.anneal_from = 1.1;
+  config.attention.entmax.anneal_steps = 4;
+  config.train.batch = config.train.micro_batch;  // the second rank has no leaf
+  comm::run_ranks(2, [&](comm::Communicator& communicator) {
+    Trainer trainer(config, communicator);
+    const model::ParameterStore& parameters = trainer.replica().parameters();
+    for (const float expected : {1.1f, 1.2f, 1.3f, 1.4f, 1.5f, 1.5f}) {
+      trainer.train_step();
+      for (const float alpha :
+           parameters.value(*parameters.find("encoder.0.attention.alpha")).span())
+        EXPECT_FLOAT_EQ(alpha, expected) << "rank " << communicator.rank();
+    }
+  });
+  std::filesystem::remove_all(config.run.dir);
 }
 
 TEST(Trainer, SeveralRanksMakeTheStepOfOneWithEveryAttention) {
