@@ -29,6 +29,7 @@ inline double tau_by_sorting(std::vector<double> x, double alpha) {
   double tau = 0.0, sum = 0.0, squares = 0.0;
   for (size_t k = 1; k <= x.size(); ++k) {
     const double value = x[k - 1];
+    if (std::isinf(value)) break;
     const auto count = static_cast<double>(k);
     sum += value;
     squares += value * value;

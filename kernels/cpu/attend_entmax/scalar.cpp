@@ -106,26 +106,6 @@ EntmaxPairs support_of_row(const EntmaxProblem& p, int64_t i) {
   return own;
 }
 
-/// dL/dalpha of a row, given dP (kernels/entmax.h).
-double alpha_gradient(const EntmaxWeights& w, const std::vector<double>& dp, double alpha) {
-  const double above = alpha - 1.0;
-  double sum_u = 0, sum_log = 0, sum_square = 0, total = 0;
-  std::vector<double> log(w.p.size());
-  for (size_t e = 0; e < w.p.size(); ++e) {
-    log[e] = w.p[e] > 0 ? std::log(w.p[e]) : 0.0;
-    sum_u += w.u[e];
-    sum_log += w.p[e] * log[e];
-    sum_square += w.p[e] * log[e] * log[e];
-  }
-  for (size_t e = 0; e < w.p.size(); ++e) {
-    const double p = w.p[e], share = w.u[e] / sum_u;
-    total += dp[e] * (above < double{kEntmaxNearOne}
-                          ? p * (sum_square - log[e] * log[e]) / 2
-                          : (p - share) / (above * above) - (p * log[e] - share * sum_log) / above);
-  }
-  return total;
-}
-
 void backward_entmax_row(const EntmaxProblem& p, const BackwardPart& part, int64_t i) {
   const float* dout = p.dout + i * p.dim;
   if (std::isnan(p.final_tau[i])) {
@@ -158,7 +138,7 @@ void backward_entmax_row(const EntmaxProblem& p, const BackwardPart& part, int64
         static_cast<float>(dtemperature / (double{p.alpha} - 1.0) / double{p.temperature});
   }
   if (p.dalpha != nullptr) {
-    p.dalpha[i] = static_cast<float>(alpha_gradient(w, dp, double{p.alpha}));
+    p.dalpha[i] = static_cast<float>(entmax_gradient(w.p, dp, double{p.alpha}).dalpha);
   }
 }
 

@@ -27,42 +27,17 @@ void entmax_row(const EntmaxRow& r, const EntmaxBuffers&) {
 }
 
 void entmax_backward_row(const EntmaxBackwardRow& r, const EntmaxBuffers&) {
-  const double alpha = r.alpha;
-  const auto u = [&](int64_t j) {
-    return r.p[j] > 0.0f ? std::pow(double{r.p[j]}, 2 - alpha) : 0.0;
-  };
-  double sum_u = 0, sum_u_dp = 0;
-  for (int64_t j = 0; j < r.length; ++j) {
-    if (r.p[j] == 0.0f) continue;
-    sum_u += u(j);
-    sum_u_dp += u(j) * r.dp[j];
+  // Rounding of p takes their sum off 1, which near alpha 1 matters to the gradient of alpha.
+  double sum = 0.0;
+  for (int64_t j = 0; j < r.length; ++j) sum += double{r.p[j]};
+  const bool is_nan = std::isnan(sum);
+  std::vector<double> p(static_cast<size_t>(r.length)), dp(r.dp, r.dp + r.length);
+  for (size_t j = 0; j < p.size(); ++j) p[j] = sum > 0.0 ? double{r.p[j]} / sum : 0.0;
+  const EntmaxGradient gradient = entmax_gradient(p, dp, double{r.alpha});
+  for (size_t j = 0; j < p.size(); ++j) {
+    r.dz[j] = is_nan ? static_cast<float>(sum) : static_cast<float>(gradient.dz[j]);
   }
-  const double delta = sum_u > 0 ? sum_u_dp / sum_u : sum_u;
-  const bool is_nan = r.length > 0 && std::isnan(r.p[0]);
-  for (int64_t j = 0; j < r.length; ++j) {
-    r.dz[j] = is_nan           ? r.p[0]
-              : r.p[j] == 0.0f ? 0.0f
-                               : static_cast<float>(u(j) * (r.dp[j] - delta));
-  }
-  if (r.dalpha == nullptr) return;
-  double sum_log = 0, sum_log_square = 0;
-  for (int64_t j = 0; j < r.length; ++j) {
-    if (r.p[j] == 0.0f) continue;
-    const double log = std::log(double{r.p[j]});
-    sum_log += r.p[j] * log;
-    sum_log_square += r.p[j] * log * log;
-  }
-  double total = is_nan ? r.p[0] : 0.0;
-  for (int64_t j = 0; j < r.length; ++j) {
-    if (!(r.p[j] > 0.0f)) continue;
-    const double p = r.p[j], log = std::log(p), share = u(j) / sum_u;
-    const double of_alpha =
-        alpha - 1 < double{kEntmaxNearOne}
-            ? (p * sum_log_square - p * log * log) / 2
-            : (p - share) / ((alpha - 1) * (alpha - 1)) - (p * log - share * sum_log) / (alpha - 1);
-    total += of_alpha * r.dp[j];
-  }
-  *r.dalpha = static_cast<float>(total);
+  if (r.dalpha != nullptr) *r.dalpha = static_cast<float>(is_nan ? sum : gradient.dalpha);
 }
 
 }  // namespace

@@ -9,6 +9,8 @@
 #include <limits>
 #include <vector>
 
+#include "kernels/entmax.h"
+
 namespace stipple::kernels::cpu::scalar {
 
 /// What entmax makes of a row's candidates, x = (alpha - 1) z of each.
@@ -100,6 +102,39 @@ inline EntmaxSolution entmax_of(const std::vector<float>& x, double alpha) {
   }
   result.tau = best + tau;
   result.best = static_cast<float>(best);
+  return result;
+}
+
+/// Gradients of a row from p and dp (kernels/entmax.h).
+struct EntmaxGradient {
+  std::vector<double> dz;
+  double dalpha = 0.0;
+};
+
+inline EntmaxGradient entmax_gradient(const std::vector<double>& p, const std::vector<double>& dp,
+                                      double alpha) {
+  const double above = alpha - 1.0;
+  std::vector<double> u(p.size()), log(p.size());
+  double sum_u = 0, sum_u_dp = 0, sum_log = 0, sum_square = 0;
+  for (size_t e = 0; e < p.size(); ++e) {
+    if (!(p[e] > 0.0)) continue;
+    u[e] = std::pow(p[e], 2.0 - alpha);
+    log[e] = std::log(p[e]);
+    sum_u += u[e];
+    sum_u_dp += u[e] * dp[e];
+    sum_log += p[e] * log[e];
+    sum_square += p[e] * log[e] * log[e];
+  }
+  EntmaxGradient result{std::vector<double>(p.size())};
+  for (size_t e = 0; e < p.size(); ++e) {
+    if (!(p[e] > 0.0)) continue;
+    const double share = u[e] / sum_u;
+    result.dz[e] = u[e] * (dp[e] - sum_u_dp / sum_u);
+    result.dalpha +=
+        dp[e] * (above < double{kEntmaxNearOne} ? p[e] * (sum_square - log[e] * log[e]) / 2
+                                                : (p[e] - share) / (above * above) -
+                                                      (p[e] * log[e] - share * sum_log) / above);
+  }
   return result;
 }
 
