@@ -11,9 +11,6 @@ namespace {
 
 using kernels::PatternKind;
 
-constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
-
 double tolerance(float alpha) { return alpha > 2 ? 3e-4 : 6e-6; }
 
 void expect_definition(const EntmaxSetup& s, std::optional<EdgeForm> form) {

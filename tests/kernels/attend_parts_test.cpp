@@ -14,7 +14,6 @@ using kernels::AttendPart;
 using kernels::Pattern;
 using kernels::PatternKind;
 
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 struct NamedPattern {
   const char* name;

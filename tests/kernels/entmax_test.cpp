@@ -23,8 +23,6 @@ double tolerance_of_weights(float alpha) {
   return alpha > 2.0f ? 2 * std::pow(1e-6, 1 / (double{alpha} - 1)) : 4e-6;
 }
 
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
-constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 constexpr float kAlphas[] = {1.05f, 1.33f, 1.5f, 1.7f, 2.0f, 2.5f, 4.0f};
 
 struct Solved {

@@ -156,4 +156,10 @@ class AttentionRun {
   std::unique_ptr<model::Attention::Saved> saved;
 };
 
+/// In its middle and at its end.
+inline void pad_second_example(AttentionRun& run) {
+  const int64_t length = run.mask.shape()[1];
+  for (int64_t j : {int64_t{2}, length - 2, length - 1}) run.mask[length + j] = 0;
+}
+
 }  // namespace stipple::test

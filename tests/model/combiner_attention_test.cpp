@@ -21,6 +21,7 @@ using test::AttentionRun;
 using test::differences;
 using test::Doubles;
 using test::expect_gradient;
+using test::pad_second_example;
 using test::to_doubles;
 
 constexpr CombinerVariant kVariants[] = {CombinerVariant::kFixed,    CombinerVariant::kLogsparse,
@@ -33,12 +34,6 @@ AttentionConfig config_of(const CombinerConfig& combiner) {
 
 CombinerConfig small_cut(CombinerVariant variant) {
   return {.variant = variant, .block = 4, .columns = 4, .row_key = CombinerRowKey::kNone};
-}
-
-/// Padding in the middle and at the end of the second example.
-void add_padding(AttentionRun& run) {
-  const int64_t length = run.mask.shape()[1];
-  for (int64_t j : {int64_t{2}, length - 2, length - 1}) run.mask[length + j] = 0;
 }
 
 Doubles rectified(Doubles x) {
@@ -117,7 +112,7 @@ void check(const CombinerConfig& combiner, Meaning meaning, AttentionCase c) {
   AttentionRun run(config_of(combiner), c);
   meaning.partition.length = c.length;
   meaning.partition.is_causal = c.is_causal;
-  add_padding(run);
+  pad_second_example(run);
   run.forward();
   run.backward();
   const Oracle oracle{run, c, meaning};
@@ -361,7 +356,7 @@ TEST(CombinerAttention, AxialProjectsTheKeysOfRows) {
       CombinerConfig config = small_cut(CombinerVariant::kAxial);
       config.row_key = of_keys ? CombinerRowKey::kWeightedProj : CombinerRowKey::kProj;
       AttentionRun run(config_of(config), small(causal));
-      add_padding(run);
+      pad_second_example(run);
       run.forward();
       expect_gradient(run.out.values(), ProjectedRows(run, small(causal), of_keys).output(), 1e-5,
                       "out");
@@ -375,7 +370,7 @@ TEST(CombinerAttention, ProjectedKeysOfRowsHaveTheirGradients) {
     config.row_key = row_key;
     config.global_tokens = 1;
     AttentionRun run(config_of(config), small());
-    add_padding(run);
+    pad_second_example(run);
     run.forward();
     run.backward();
     const auto loss = [&] {
@@ -439,7 +434,7 @@ TEST(CombinerAttention, IsSoftmaxWhereNothingIsSummarised) {
       own.dropout = dropout;
       AttentionRun a(own, c), b(softmax, c);
       for (AttentionRun* run : {&a, &b}) {
-        add_padding(*run);
+        pad_second_example(*run);
         run->forward();
         run->backward();
       }
@@ -495,7 +490,7 @@ TEST(CombinerAttention, EqualKeysGiveTheMeanOfWhatIsSeenUnderMassBias) {
     for (const bool causal : {false, true}) {
       const AttentionCase c{.length = 18, .head_dim = 4, .seed = 47, .is_causal = causal};
       const auto make_equal = [](AttentionRun& run) {
-        add_padding(run);
+        pad_second_example(run);
         for (int64_t x = 0; x < run.k.numel(); ++x) run.k[x] = run.content_k[x] = run.k[x % 4];
       };
       expect_near(output_of(config_of(own), c, make_equal),
@@ -541,7 +536,7 @@ TEST(CombinerAttention, MovingAllKeysOrValuesMovesNothingButTheValues) {
       const AttentionCase c{.length = 19, .head_dim = 4, .seed = 44, .is_causal = causal};
       const AttentionConfig config = config_of(own);
       AttentionRun run(config, c);
-      add_padding(run);
+      pad_second_example(run);
       run.forward();
       run.backward();
       const auto move = [](test::Array<float>& x) {
@@ -549,16 +544,17 @@ TEST(CombinerAttention, MovingAllKeysOrValuesMovesNothingButTheValues) {
       };
       // A maximum and a mean move with the keys, a sum and what is rectified do not.
       if (own.pool == CombinerPool::kMax || own.pool == CombinerPool::kMean) {
-        expect_near(
-            output_of(config, c,
-                      [&](AttentionRun& r) { add_padding(r), move(r.k), move(r.content_k); }),
-            run.out.values(), 1e-5f);
+        expect_near(output_of(config, c,
+                              [&](AttentionRun& r) {
+                                pad_second_example(r), move(r.k), move(r.content_k);
+                              }),
+                    run.out.values(), 1e-5f);
         for (double sum : column_sums(run.dk.values(), 19, 4)) EXPECT_NEAR(sum, 0, 1e-5);
       }
       std::vector<float> moved = run.out.values();
       for (float& value : moved) value += 0.75f;
-      expect_near(output_of(config, c, [&](AttentionRun& r) { add_padding(r), move(r.v); }), moved,
-                  1e-5f);
+      expect_near(output_of(config, c, [&](AttentionRun& r) { pad_second_example(r), move(r.v); }),
+                  moved, 1e-5f);
       const std::vector<double> dv = column_sums(run.dv.values(), 19, 4),
                                 dout = column_sums(run.dout.values(), 19, 4);
       for (size_t x = 0; x < dv.size(); ++x) EXPECT_NEAR(dv[x], dout[x], 1e-4);

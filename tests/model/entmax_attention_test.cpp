@@ -15,17 +15,18 @@ using test::AttentionRun;
 using test::differences;
 using test::Doubles;
 using test::expect_gradient;
+using test::pad_second_example;
 using test::Tensors;
 using test::to_doubles;
 
-AttentionConfig config(double alpha, double dropout = 0.0) {
+AttentionConfig entmax_config(double alpha, double dropout = 0.0) {
   AttentionConfig c{.kind = AttentionKind::kEntmax, .dropout = dropout};
   c.entmax.alpha = alpha;
   return c;
 }
 
 AttentionConfig learned() {
-  AttentionConfig c = config(1.5);
+  AttentionConfig c = entmax_config(1.5);
   c.entmax.learn_alpha = true;
   c.entmax.alpha_range = {.low = 1.1, .high = 2.2};
   c.entmax.temperature = EntmaxTemperature::kLearned;
@@ -33,15 +34,10 @@ AttentionConfig learned() {
 }
 
 AttentionConfig annealed(double from, double to, int64_t steps) {
-  AttentionConfig c = config(to);
+  AttentionConfig c = entmax_config(to);
   c.entmax.anneal_from = from;
   c.entmax.anneal_steps = steps;
   return c;
-}
-
-void mask_end_of_second_example(AttentionRun& run) {
-  const int64_t length = run.mask.shape()[1];
-  for (int64_t j : {int64_t{2}, length - 2, length - 1}) run.mask[length + j] = 0;
 }
 
 /// q, k, v and, by head, alpha and temperature.
@@ -67,7 +63,7 @@ Doubles output(const AttentionReference& reference, const Point& at) {
 void check_gradients(const AttentionConfig& attention, Doubles alpha, Doubles temperature,
                      const AttentionCase& c = {.seed = 21}) {
   AttentionRun run(attention, c);
-  mask_end_of_second_example(run);
+  pad_second_example(run);
   run.forward();
   run.backward();
   const AttentionReference reference(run, c, attention.dropout, AttentionRun::kLayer);
@@ -102,7 +98,7 @@ TEST(EntmaxAttention, AgreesWithFiniteDifferences) {
     for (const double dropout : {0.0, 0.3}) {
       for (const bool is_causal : {false, true}) {
         SCOPED_TRACE(testing::Message() << alpha << " " << dropout << " " << is_causal);
-        check_gradients(config(alpha, dropout), {alpha, alpha}, {1, 1},
+        check_gradients(entmax_config(alpha, dropout), {alpha, alpha}, {1, 1},
                         {.seed = 21, .is_causal = is_causal});
       }
     }
@@ -141,14 +137,14 @@ TEST(EntmaxAttention, AnAnnealedAlphaIsThatOfTheStep) {
     EXPECT_FLOAT_EQ(told(), expected);  // also in evaluation, whatever random numbers it has
   }
   run.attention->begin_step(stream, {.step = 40});
-  check_gradients(config(1.55), {1.55, 1.55}, {1, 1});
+  check_gradients(entmax_config(1.55), {1.55, 1.55}, {1, 1});
   run.forward();
   run.backward();
   for (const float gradient : run.grad("attention.alpha").span()) EXPECT_EQ(gradient, 0.0f);
 }
 
 TEST(EntmaxAttention, AlphaOneIsSoftmax) {
-  AttentionConfig softmax = config(1.0, 0.2);
+  AttentionConfig softmax = entmax_config(1.0, 0.2);
   AttentionRun entmax(softmax, {});
   softmax.kind = AttentionKind::kSoftmax;
   AttentionRun expected(softmax, {});
@@ -159,8 +155,8 @@ TEST(EntmaxAttention, AlphaOneIsSoftmax) {
   EXPECT_EQ(entmax.out.values(), expected.out.values());
   EXPECT_EQ(entmax.dq.values(), expected.dq.values());
   EXPECT_EQ(entmax.store.num_parameters(), 0);
-  EXPECT_FALSE(EntmaxAttention::traits(config(1.0)).has_graph);
-  EXPECT_TRUE(EntmaxAttention::traits(config(1.5)).has_graph);
+  EXPECT_FALSE(EntmaxAttention::traits(entmax_config(1.0)).has_graph);
+  EXPECT_TRUE(EntmaxAttention::traits(entmax_config(1.5)).has_graph);
 }
 
 TEST(EntmaxAttention, ASequenceOfPaddingGivesZerosAndNoGradient) {
@@ -180,8 +176,8 @@ TEST(EntmaxAttention, ASequenceOfPaddingGivesZerosAndNoGradient) {
 
 TEST(EntmaxAttention, TellsDensityAndSupportSizeOfRealQueries) {
   const AttentionCase c{.length = 9, .is_causal = true};
-  AttentionRun run(config(1.7), c);
-  mask_end_of_second_example(run);
+  AttentionRun run(entmax_config(1.7), c);
+  pad_second_example(run);
   run.forward();
   const AttentionReference reference(run, c, 0.0, AttentionRun::kLayer);
   const Tensors t{to_doubles(run.q.values()), to_doubles(run.k.values()),
@@ -226,15 +222,15 @@ TEST(EntmaxAttention, RefusesKeysThatContradictEachOther) {
   expect_refused(annealed(1.1, 1.5, 0), "anneal_from");
   expect_refused(annealed(0.5, 1.5, 10), "anneal_from");
   expect_refused(annealed(1.5, 1.0, 10), "alpha");
-  expect_refused(config(1.0000001), "alpha");
+  expect_refused(entmax_config(1.0000001), "alpha");
   c = learned();
   c.entmax.alpha = 2.5;
   expect_refused(c, "alpha");
-  c = config(1.0);
+  c = entmax_config(1.0);
   c.entmax.temperature = EntmaxTemperature::kLearned;
   expect_refused(c, "temperature");
-  for (const AttentionConfig& good :
-       {config(1.0), config(1.5), config(4.0), learned(), annealed(1.0, 1.5, 10)})
+  for (const AttentionConfig& good : {entmax_config(1.0), entmax_config(1.5), entmax_config(4.0),
+                                      learned(), annealed(1.0, 1.5, 10)})
     EntmaxAttention::validate(good);
 }
 

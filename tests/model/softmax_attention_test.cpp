@@ -12,10 +12,11 @@ using test::AttentionRun;
 using test::differences;
 using test::Doubles;
 using test::expect_gradient;
+using test::pad_second_example;
 using test::Tensors;
 using test::to_doubles;
 
-AttentionConfig config(double dropout) {
+AttentionConfig softmax_config(double dropout) {
   return {.kind = AttentionKind::kSoftmax, .dropout = dropout};
 }
 
@@ -23,15 +24,10 @@ Tensors tensors(const AttentionRun& run) {
   return {to_doubles(run.q.values()), to_doubles(run.k.values()), to_doubles(run.v.values())};
 }
 
-void mask_end_of_second_example(AttentionRun& run) {
-  const int64_t length = run.mask.shape()[1];
-  for (int64_t j : {int64_t{2}, length - 2, length - 1}) run.mask[length + j] = 0;
-}
-
 void check_gradients(double dropout, bool is_causal = false) {
   const AttentionCase c{.seed = 21, .is_causal = is_causal};
-  AttentionRun run(config(dropout), c);
-  mask_end_of_second_example(run);
+  AttentionRun run(softmax_config(dropout), c);
+  pad_second_example(run);
   run.forward();
   run.backward();
   const AttentionReference reference(run, c, dropout, AttentionRun::kLayer);
@@ -53,7 +49,7 @@ TEST(SoftmaxAttention, AgreesWithFiniteDifferencesWhereItIsCausal) {
 
 TEST(SoftmaxAttention, EvaluationDropsNothing) {
   const AttentionCase c{};
-  AttentionRun run(config(0.5), c);
+  AttentionRun run(softmax_config(0.5), c);
   run.forward(/*training=*/false);
   const AttentionReference reference(run, c, 0.0, AttentionRun::kLayer);
   expect_gradient(run.out.values(), reference.output(tensors(run)), 1e-5, "out");
@@ -61,7 +57,8 @@ TEST(SoftmaxAttention, EvaluationDropsNothing) {
 
 TEST(SoftmaxAttention, KeepsTheBitsOfDropoutUpToSomeLength) {
   const auto kept = [](double dropout, int64_t length, bool training) {
-    AttentionRun run(config(dropout), {.batch = 1, .heads = 1, .length = length, .head_dim = 1});
+    AttentionRun run(softmax_config(dropout),
+                     {.batch = 1, .heads = 1, .length = length, .head_dim = 1});
     run.forward(training);
     const auto& saved = static_cast<const SoftmaxAttention::Saved&>(*run.saved);
     return saved.kept.empty() ? 0 : saved.kept.bytes();
@@ -74,7 +71,7 @@ TEST(SoftmaxAttention, KeepsTheBitsOfDropoutUpToSomeLength) {
 }
 
 TEST(SoftmaxAttention, ASequenceOfPaddingGivesZerosAndNoGradient) {
-  AttentionRun run(config(0.1), {});
+  AttentionRun run(softmax_config(0.1), {});
   for (int64_t j = 0; j < run.mask.shape()[1]; ++j) run.mask[j] = 0;
   run.forward();
   run.backward();
@@ -87,12 +84,12 @@ TEST(SoftmaxAttention, ASequenceOfPaddingGivesZerosAndNoGradient) {
 }
 
 TEST(SoftmaxAttention, HasNoParameters) {
-  AttentionRun run(config(0.1), {});
+  AttentionRun run(softmax_config(0.1), {});
   EXPECT_EQ(run.store.num_parameters(), 0);
 }
 
 TEST(SoftmaxAttention, RefusesArraysThatDoNotFit) {
-  AttentionRun run(config(0.1), {});
+  AttentionRun run(softmax_config(0.1), {});
   run.k = test::random_normal({2, 2, 6, 4}, 1);
   EXPECT_THROW(run.forward(), ShapeError);
 }

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <limits>
 #include <random>
 #include <vector>
 
@@ -12,6 +13,9 @@
 #include "core/view.h"
 
 namespace stipple::test {
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
 /// An array that owns its memory and converts to views. Starts as zeros.
 template <class T>
