@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Loops with matrix products in the machine code of kernels, for launch/kernel_report.sh.
+"""Loops over pairs in the machine code of kernels, for launch/kernel_report.sh.
 
     cuobjdump -sass OBJECT... | c++filt | launch/kernel_loops.py
 
 For each innermost loop that holds matrix products: its instructions, those a vote of the warp may skip,
 the products (m16n8k16), and instructions for 32 pairs (a lane's worth of one pair for each of its
 lanes). Then the tile loops of the instances that documents speak of, everything around the innermost
-loop included, beside what they may take. Exits 1 when lanes may part within an innermost loop, which
+loop included, beside what they may take. Last the loops of kernels whose warps see one pair at a time, by dot
+products whose parts lanes exchange (Combiner's): the instructions that no pair goes without, times 32. Exits 1 when lanes may part within an innermost loop, which
 then also costs a reconvergence, or when a tile loop takes more than it may.
 """
 
@@ -39,6 +40,18 @@ MARKS = (
     Mark("attend_tiles_backward_kernel<Config<bf16, 1, 64, 128, false> >", (4,), 32, 75, "backward"),
     Mark("sample_fast_tiles_kernel<false>", (7, 1, 2), 128, 27, "tile sampler"),
 )
+
+
+# Exchanges between lanes (SHFL) of one pair: five a dot product of the warp.
+EXCHANGES = {
+    "combine_kernel": 5,
+    "combine_by_query_kernel": 10,
+    "combine_by_token_kernel": 10,
+    "combine_by_region_kernel": 10,
+    "summarize_kernel": 5,
+    "summarize_by_region_kernel": 15,
+    "summarize_by_token_kernel": 15,
+}
 
 
 @dataclass
@@ -142,6 +155,41 @@ def loops_with_products(code):
     return loops
 
 
+def shortest(code, begin, end):
+    """The fewest instructions from index begin, which counts, to end, which does not, going forward."""
+    at = {x.address: i for i, x in enumerate(code)}
+    cost = {begin: 0}
+    for i in range(begin, end):
+        if i not in cost:
+            continue
+        x = code[i]
+        ahead = [at[x.target]] if x.target in at and at[x.target] > i else []
+        falls = x.target is None or x.guard is not None or not ahead
+        for to in ahead + ([i + 1] if falls else []):
+            cost[to] = min(cost.get(to, len(code)), cost[i] + 1)
+    return cost.get(end)
+
+
+def pair_loops(code, exchanges):
+    """Of each innermost loop that exchanges: its instructions, pairs of a turn, and instructions of a turn by the shortest way
+    through all exchanges."""
+    ends = {i.address: i.target for i in code if i.target is not None and i.target < i.address}
+    loops = sorted((Loop([i for i in code if first <= i.address <= last]) for last, first in ends.items()), key=lambda x: len(x.code))
+    for loop in loops:
+        stops = [i for i, x in enumerate(loop.code) if x.name == "SHFL"]
+        if not stops or any(loop.holds(x) and any(i.name == "SHFL" for i in x.code) for x in loops):
+            continue
+        ways = [shortest(loop.code, a, b) for a, b in zip([0, *stops], [*stops, len(loop.code) - 1])]
+        if None not in ways:
+            yield len(loop.code), len(stops) / exchanges, sum(ways) + 1
+
+
+def print_pair_loops(found):
+    print(f"\n{'loop over pairs, one at a time':<72}{'instructions':>13}{'pairs':>8}{'for 32 pairs':>13}")
+    for name, (instructions, pairs, least) in found:
+        print(f"{name:<72}{instructions:>13}{pairs:>8g}{32 * least / pairs:>13.0f}")
+
+
 def shape(name):
     """Products for 32 pairs, of k = 128 where the kernel does not know it; None: not of pairs."""
     per_pair = None
@@ -166,10 +214,12 @@ def tile_cost(loops, innermost, mark):
 
 
 def main():
-    failures, totals = [], {}
+    failures, totals, one_by_one = [], {}, []
     print(f"{'innermost loop with products':<72}{'instructions':>13}{'by vote':>8}{'products':>9}{'for 32 pairs':>13}{'parting':>8}")
     for name, code in kernels(sys.stdin):
         name = short(name)
+        if exchanges := EXCHANGES.get(name.split("<")[0]):
+            one_by_one += [(name, loop) for loop in pair_loops(code, exchanges)]
         loops = loops_with_products(code)
         innermost = [x for x in loops if not x.inner]
         for loop in innermost:
@@ -188,6 +238,8 @@ def main():
               + (f" ({' + '.join(f'{cost:.1f}' for _, cost in found)})" if len(found) > 1 else ""))
         if sum_of > most:
             failures.append(f"{group}: {sum_of:.1f} instructions for 32 pairs, at most {most}")
+    if one_by_one:
+        print_pair_loops(one_by_one)
     for failure in failures:
         print("FAILED " + failure)
     return 1 if failures else 0

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # What the compiler says of every CUDA kernel: registers, spills, stack and static shared memory, for sm_80, sm_90 and sm_100; and, from
-# the machine code of sm_90, instructions for 32 pairs of the loops that hold matrix products. Compiles with the flags of the cuda preset;
+# the machine code of sm_90, instructions for 32 pairs of the loops that hold matrix products, and of those of Combiner. Compiles with the flags of the cuda preset;
 # needs nvcc, cuobjdump and nvdisasm (PyPI has nvidia-cuda-cuobjdump and nvidia-cuda-nvdisasm where a toolkit has not), no GPU. Exits 1 when
 # a kernel of attention or of a sampler spills more than two registers once (16 bytes stored and loaded), or when such a loop has a branch where lanes may part or more instructions than it may.
 #   launch/kernel_report.sh [FILE.cu...]     all of kernels/cuda by default; the table goes to standard output
@@ -65,11 +65,11 @@ echo
 echo "$(wc -l <"$work/table") kernels; spilling: $([ -n "$spills" ] && printf '%s\n' "$spills" | wc -l || echo 0)"
 [ -z "$spills" ] || printf '%s\n' "$spills"
 
-# Machine code of the files that hold products of fragments.
+# Machine code of the files that hold products of fragments, or loops over pairs by rows (kernel_loops.py).
 echo
 loops=0
 for file in "$@"; do
   name=${file##*kernels/cuda/}
-  ! grep -q 'attend/tiles.*cuh"\|multiply_add(' "$file" || cuobjdump -sass -arch sm_90 "$work/kernels/CMakeFiles/stipple_kernels.dir/cuda/$name.o"
+  ! grep -q 'attend/tiles.*cuh"\|multiply_add(\|combine/rows.cuh"' "$file" || cuobjdump -sass -arch sm_90 "$work/kernels/CMakeFiles/stipple_kernels.dir/cuda/$name.o"
 done | c++filt | python3 launch/kernel_loops.py || loops=1
 ! grep -q '^MAIN' <<<"$spills" && [ $loops = 0 ]
