@@ -286,6 +286,55 @@ TEST(Combine, EveryDeviceTakesTheSameTokensAsMaxima) {
   }
 }
 
+/// Blocks that CUDA gives to tiles of tensor cores, larger than those of the oracle's tests: more
+/// rows than a tile, blocks that fill one or not, other sizes of heads.
+std::vector<CombineSetup> whole_blocks() {
+  std::vector<CombineSetup> all;
+  for (const bool causal : {false, true}) {
+    for (const auto& [length, block, d] : std::vector<std::tuple<int64_t, int64_t, int64_t>>{
+             {192, 64, 16}, {96, 32, 40}, {40, 1, 4}}) {
+      CombineSetup s =
+          make_combine({.is_causal = causal, .length = length, .block = block}, 22, d, 1, 2);
+      all.push_back(s);
+      add_padding(s);
+      s.partition.overlaps_own = true;
+      s.region_q = random_normal(s.tokens(), 52);
+      all.push_back(s);
+    }
+  }
+  return all;
+}
+
+TEST(Combine, TilesOfWholeBlocksGiveWhatTheCpuGives) {
+  for (CombineSetup s : whole_blocks()) {
+    SCOPED_TRACE(describe(s.partition));
+    for (const Device device : test_devices()) {
+      if (device == kCpuDevice) continue;
+      for (const Precision storage : test_storages(device)) {
+        const bool is_fp32 = storage == Precision::kFp32;
+        for (Array<float>* x : {&s.q, &s.k, &s.v, &s.dout, &s.region_q})
+          if (is_given(*x)) *x = rounded(*x, storage);
+        const Combined expected = run_combine(s);
+        DeviceMemory memory(device, {}, size_t{8} << 20);
+        const Combined actual =
+            run_combine(s, memory, memory.stream(), memory.scratch(), {}, storage);
+        expect_close(actual.o, expected.o, is_fp32 ? 2e-5 : 0.03);
+        expect_close(actual.dq, expected.dq, is_fp32 ? 1e-4 : 0.06);
+        expect_close(actual.dk, expected.dk, is_fp32 ? 1e-4 : 0.06);
+        expect_close(actual.dv, expected.dv, is_fp32 ? 1e-4 : 0.06);
+        for (int64_t h : {0, 1}) {
+          EXPECT_EQ(actual.queries[h], expected.queries[h]);
+          EXPECT_EQ(actual.with_regions[h], expected.with_regions[h]);
+          EXPECT_NEAR(actual.direct_weight[h], expected.direct_weight[h],
+                      (is_fp32 ? 1e-5 : 0.02) * expected.direct_weight[h]);
+          EXPECT_NEAR(actual.region_entropy[h], expected.region_entropy[h],
+                      (is_fp32 ? 1e-4 : 0.02) * expected.region_entropy[h] + 1e-3);
+        }
+      }
+    }
+  }
+}
+
 TEST(Combine, StoredInHalfThePrecisionIsNear) {
   for (const Device device : test_devices()) {
     for (const Precision storage : test_storages(device)) {

@@ -4,21 +4,17 @@
 // token, or a region, and walks the queries that see it, so that every sum has one owner and one
 // order, without atomics.
 //
-// A pair costs two rows read, through the caches, and a dot product with its five shuffles: some 20
-// instructions, where a tile of tensor cores needs one. Linear in the pairs that a Partition has.
+// A pair costs two rows read, through the caches, and a dot product with its five shuffles: some 90
+// instructions, 2,900 for 32 of them (launch/kernel_report.sh), where tiles of tensor cores need 13. Linear
+// in the pairs that a Partition has. Blocks that are whole go to those tiles (blocks.cu).
 #include "kernels/combine.h"
+#include "kernels/cuda/combine/blocks.h"
 #include "kernels/cuda/combine/rows.cuh"
 #include "kernels/cuda/masks.cuh"
 #include "kernels/partition_places.h"
 
 namespace stipple::kernels::cuda {
 namespace {
-
-/// What forward tells of each query, -1 where there is nothing to tell.
-struct QueryFacts {
-  float* direct_weight = nullptr;   // [B, H, N]  null: not wanted
-  float* region_entropy = nullptr;  // [B, H, N]
-};
 
 template <class T>
 struct CombineArrays {
@@ -331,22 +327,33 @@ CombineArrays<T> arrays(const Args& x) {
   return a;
 }
 
-}  // namespace
-
-void combine(const Stream& stream, const Combine& args) {
-  const Arena::Scope scope(*args.scratch);
-  const QueryFacts facts = {args.scratch->alloc<float>(args.lse.shape).data,
-                            args.scratch->alloc<float>(args.lse.shape).data};
+/// Any partition, a warp a query.
+void combine_rows(const Stream& stream, const Combine& args, const QueryFacts& facts) {
   with_real_type(args.q.precision, [&](auto zero) {
     using T = decltype(zero);
     CombineArrays<T> a = arrays<T>(args);
     a.o = args.o.as<T>().data;
     a.lse = args.lse.data;
-    if (!args.facts.empty()) a.facts = facts;
+    a.facts = facts;
     with_channels_per_lane(a.dim, [&]<int kPerLane>() {
       launch(stream, a_warp_each(a.problems * a.partition.length), combine_kernel<T, kPerLane>, a);
     });
   });
+}
+
+}  // namespace
+
+void combine(const Stream& stream, const Combine& args) {
+  const Arena::Scope scope(*args.scratch);
+  QueryFacts facts;
+  if (!args.facts.empty())
+    facts = {args.scratch->alloc<float>(args.lse.shape).data,
+             args.scratch->alloc<float>(args.lse.shape).data};
+  if (are_blocks_for_tiles(args)) {
+    combine_blocks(stream, args, facts, !args.facts.empty());
+  } else {
+    combine_rows(stream, args, facts);
+  }
   if (args.facts.empty()) return;
   const Shape& shape = args.q.shape;
   launch(stream, a_block_a_head(shape[1]), facts_kernel, args.facts, facts, shape[0], shape[1],
@@ -354,6 +361,7 @@ void combine(const Stream& stream, const Combine& args) {
 }
 
 void combine_backward(const Stream& stream, const CombineBackward& args) {
+  if (are_blocks_for_tiles(args)) return combine_blocks_backward(stream, args);
   const Arena::Scope scope(*args.scratch);
   const View<float> delta = args.scratch->alloc<float>(args.lse.shape);
   const bool wants_mass = !args.dhead_factor.empty();
