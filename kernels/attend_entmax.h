@@ -33,7 +33,8 @@
 
 namespace stipple::kernels {
 
-/// Keys that are kept of a row for backward, which looks at all pairs of longer rows once more.
+/// Keys that are kept of a row for backward, which looks at all pairs of longer rows once more; what
+/// stands in their place of such a row is forward's business.
 inline constexpr int64_t kEntmaxRoom = 64;
 EntmaxSupport alloc_entmax_support(Arena&, int64_t batch, int64_t heads, int64_t num_queries);
 

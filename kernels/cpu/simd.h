@@ -67,6 +67,7 @@ inline Mask exceeds(Floats a, Floats b) { return {_mm512_cmp_ps_mask(a.v, b.v, _
 inline Floats gather(const float* base, Words index) {
   return {_mm512_i32gather_ps(index.v, base, 4)};
 }
+inline Floats square_root(Floats a) { return {_mm512_sqrt_ps(a.v)}; }
 inline float reduce_add(Floats a) { return _mm512_reduce_add_ps(a.v); }
 inline float reduce_max(Floats a) { return _mm512_reduce_max_ps(a.v); }
 
@@ -239,6 +240,7 @@ inline Mask exceeds(Floats a, Floats b) {
 inline Floats gather(const float* base, Words index) {
   return {_mm256_i32gather_ps(base, index.v, 4)};
 }
+inline Floats square_root(Floats a) { return {_mm256_sqrt_ps(a.v)}; }
 inline float reduce_add(Floats a) {
   __m128 x = _mm_add_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1));
   x = _mm_add_ps(x, _mm_movehl_ps(x, x));

@@ -28,45 +28,37 @@ const AttendEntmaxBodies& attend_entmax_bodies() {
   return scalar::kAttendEntmax;
 }
 
-/// What decides how much scratch a worker needs.
-struct EntmaxScratchShape {
-  int64_t num_keys;
-  int64_t dim;
-  bool scores_all_pairs;  ///< some problem may be other than CSR
-};
-
-template <class Args>
-EntmaxScratchShape entmax_scratch_shape(const Args& a) {
-  return {a.k.shape[2], a.k.shape[3], a.edges.form.empty() || has_room_for_bits(a.edges)};
-}
-
-EntmaxScoreBuffers cut_scores(Cutter& cutter, const EntmaxScratchShape& shape) {
+EntmaxScoreBuffers cut_scores(Cutter& cutter, int64_t num_keys, int64_t dim) {
   EntmaxScoreBuffers b{};
-  const int64_t keys = (shape.num_keys + kTileKeys - 1) / kTileKeys * kTileKeys;
-  const int64_t rows = shape.scores_all_pairs ? kMaxMicroRows : 1;
-  if (shape.scores_all_pairs) {
-    b.packed_keys = cutter.take<float>(keys * shape.dim);
-    b.tile = cutter.take<float>(kMaxMicroRows * kBlockKeys);
-  }
-  b.queries = cutter.take<float>(rows * shape.dim);
+  constexpr int64_t kMostLanes = 64;
+  const int64_t keys = (num_keys + kTileKeys - 1) / kTileKeys * kTileKeys;
+  b.packed_keys = cutter.take<float>(keys * dim);
+  b.tile = cutter.take<float>(kMaxMicroRows * kBlockKeys);
+  b.queries = cutter.take<float>(kMaxMicroRows * dim);
   b.key_words = cutter.take<uint32_t>(keys / 32);
+  b.row_words = cutter.take<uint32_t>(keys / 32);
+  b.lanes = cutter.take<float>(kMaxMicroRows * kMostLanes);
   b.stride = keys + kEntmaxSlack;
-  b.scores = cutter.take<float>(rows * b.stride);
-  b.columns = cutter.take<uint32_t>(rows * b.stride);
+  b.scores = cutter.take<float>(kMaxMicroRows * b.stride);
+  b.columns = cutter.take<uint32_t>(kMaxMicroRows * b.stride);
   b.spare_scores = cutter.take<float>(b.stride);
   b.spare_columns = cutter.take<uint32_t>(b.stride);
   return b;
 }
 
-EntmaxBackwardBuffers cut_entmax_backward(Cutter& cutter, const EntmaxScratchShape& shape) {
+EntmaxBackwardBuffers cut_entmax_backward(Cutter& cutter, int64_t num_keys, int64_t dim) {
   EntmaxBackwardBuffers b{};
-  b.rows = cut_scores(cutter, shape);
+  b.rows = cut_scores(cutter, num_keys, dim);
+  b.packed_values = cutter.take<float>((b.rows.stride - kEntmaxSlack) * dim);
+  b.dtile = cutter.take<float>(kMaxMicroRows * kBlockKeys);
+  b.dweights = cutter.take<float>(kMaxMicroRows * b.rows.stride);
   b.weights = cutter.take<float>(b.rows.stride);
-  b.dweights = cutter.take<float>(b.rows.stride);
-  b.max_edges = std::max(chunk_edges(shape.num_keys), shape.num_keys);
+  for (float*& rows : b.dense_rows) rows = cutter.take<float>(kTileRows * dim);
+  for (float*& tile : b.dense_tiles) tile = cutter.take<float>(kTileRows * kTileKeys);
+  b.max_edges = std::max(chunk_edges(num_keys), num_keys);
   b.by_row = cutter.take<EdgeGradient>(b.max_edges);
   b.by_column = cutter.take<EdgeGradient>(b.max_edges);
-  b.column_start = cutter.take<uint32_t>(shape.num_keys + 1);
+  b.column_start = cutter.take<uint32_t>(num_keys + 1);
   b.row_start = cutter.take<int32_t>(kChunkRows);
   b.row_count = cutter.take<int32_t>(kChunkRows);
   return b;
@@ -107,9 +99,8 @@ void check_heads_alpha(const char* op, const Stream& stream, const Args& a) {
 void attend_entmax(const Stream& stream, const AttendEntmax& a) {
   check_heads_alpha("attend_entmax", stream, a);
   const Arena::Scope scope(*a.scratch);
-  const EntmaxScratchShape shape = entmax_scratch_shape(a);
   const int64_t queries = a.q.shape[2];
-  const int64_t bytes = bytes_of(cut_scores, shape);
+  const int64_t bytes = bytes_of(cut_scores, a.k.shape[2], a.k.shape[3]);
   std::byte* scratch = a.scratch->alloc<std::byte>({stream.threads(), bytes}).data;
   const int64_t tasks = (queries + kTaskRows - 1) / kTaskRows;
   const AttendEntmaxBodies& body = attend_entmax_bodies();
@@ -120,21 +111,20 @@ void attend_entmax(const Stream& stream, const AttendEntmax& a) {
     x.o2 = rows_of_problem(a.o2.floats(), p, queries * x.dim);
     x.tau = a.tau.data + p * queries;
     x.size = rows_of_problem(a.support.size, p, queries);
-    x.room = a.support.empty() ? 0 : a.support.columns.shape[3];
-    x.support = rows_of_problem(a.support.columns, p, queries * x.room);
+    x.support = rows_of_problem(a.support.columns, p, queries * kEntmaxRoom);
     Cutter cutter(scratch + worker * bytes);
     const int64_t first = t % tasks * kTaskRows;
-    body.forward(x, cut_scores(cutter, shape), first, std::min(queries, first + kTaskRows));
+    body.forward(x, cut_scores(cutter, x.num_keys, x.dim), first,
+                 std::min(queries, first + kTaskRows));
   });
 }
 
 void attend_entmax_backward(const Stream& stream, const AttendEntmaxBackward& a) {
   check_heads_alpha("attend_entmax_backward", stream, a);
   const Arena::Scope scope(*a.scratch);
-  const EntmaxScratchShape shape = entmax_scratch_shape(a);
   const int64_t queries = a.q.shape[2];
   const int64_t keys = a.k.shape[2];
-  const int64_t bytes = bytes_of(cut_entmax_backward, shape);
+  const int64_t bytes = bytes_of(cut_entmax_backward, keys, a.k.shape[3]);
   std::byte* scratch = a.scratch->alloc<std::byte>({stream.threads(), bytes}).data;
   const AttendEntmaxBodies& body = attend_entmax_bodies();
   const BackwardTasks tasks = backward_tasks(a.q.shape[0] * a.q.shape[1], stream.threads());
@@ -142,11 +132,10 @@ void attend_entmax_backward(const Stream& stream, const AttendEntmaxBackward& a)
     int64_t p = 0;
     const BackwardPart part = backward_part(tasks, t, queries, keys, p);
     EntmaxProblem x = entmax_problem(a, p);
-    x.room = a.support.columns.shape[3];
     x.final_o2 = a.o2.floats().data + p * queries * x.dim;
     x.final_tau = a.tau.data + p * queries;
     x.final_size = a.support.size.data + p * queries;
-    x.final_support = a.support.columns.data + p * queries * x.room;
+    x.final_support = a.support.columns.data + p * queries * kEntmaxRoom;
     x.dout = a.dout.floats().data + p * queries * x.dim;
     x.dq = a.dq.floats().data + p * queries * x.dim;
     x.dk = a.dk.floats().data + p * keys * x.dim;
@@ -154,7 +143,7 @@ void attend_entmax_backward(const Stream& stream, const AttendEntmaxBackward& a)
     x.dalpha = rows_of_problem(a.dalpha, p, queries);
     x.dtemperature = rows_of_problem(a.dtemperature, p, queries);
     Cutter cutter(scratch + worker * bytes);
-    body.backward(x, cut_entmax_backward(cutter, shape), part);
+    body.backward(x, cut_entmax_backward(cutter, keys, x.dim), part);
   });
 }
 

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Vectorised backward of entmax attention over the support alone, chunk of queries by chunk: along
-// the rows scores, weights, gradients of pairs and sums over a query's keys; then pairs are regrouped
-// by key with a counting sort, and sums over a key's queries walk them. No sum scatters, and none
+// Vectorised backward of entmax attention over the support alone. Rows with few keys, chunk of
+// queries by chunk: along the rows scores, weights, gradients of pairs and sums over a query's keys;
+// then pairs are regrouped by key with a counting sort, and sums over a key's queries walk them. Dense
+// rows, some at a time: scores and dA by dense products, of which the support is kept, and sums by
+// products of tiles into which the gradients of pairs have been spread. No sum scatters, and none
 // depends on how queries and keys were cut. Rows whose support forward had no room for find it again.
 #pragma once
 
@@ -37,18 +39,10 @@ inline float temperature_gradient(const EntmaxProblem& p, const float* x, const 
   return static_cast<float>(sum / scale);
 }
 
-/// The gradients of row i's pairs, which go to `out`, and its own; returns how many pairs there are.
-/// The list has scores, ended.
-template <Power kPower>
-inline int64_t differentiate_row(const EntmaxCurve<kPower>& curve, const EntmaxProblem& p,
-                                 const EntmaxBackwardBuffers& b, const BackwardPart& part,
-                                 int64_t i, EntmaxList list, EdgeGradient* out) {
-  const float* dout = p.dout + i * p.dim;
-  float* u = list.spare_scores;
-  entmax_weights(curve, list.scores, b.weights, u, list.count, p.final_tau[i]);
-  if (!part.by_query) keep_keys(list, b.weights, u, part.keys);
-  gather_scores(b.dweights, dout, p.v, p.dim, list.columns, list.count, 1.0f);
-  const Floats delta = splat(dot(dout, p.final_o2 + i * p.dim, p.dim));
+/// Gradients of row i's pairs from their weights and dA in `dweights`, which becomes dp.
+inline void differentiate_pairs(const EntmaxProblem& p, int64_t i, const EntmaxList& list,
+                                const float* weights, float* dweights, EdgeGradient* out) {
+  const Floats delta = splat(dot(p.dout + i * p.dim, p.final_o2 + i * p.dim, p.dim));
   for (int64_t e = 0; e < list.count; e += kWidth) {
     const int64_t left = minimum(list.count - e, kWidth);
     const Words j = load(list.columns + e, first_lanes(left));
@@ -56,22 +50,39 @@ inline int64_t differentiate_row(const EntmaxCurve<kPower>& curve, const EntmaxP
     if (p.dropout.on) {
       factor = select(keeps(p.dropout, i, j), splat(p.dropout.rescale), splat(0.0f));
     }
-    const Floats dp = factor * load(b.dweights + e);
-    store(b.dweights + e, dp);
-    const Floats ds = load(u + e) * (dp - delta) * splat(p.gradient_scale);
-    const Floats weight = load(b.weights + e) * factor;
+    const Floats dp = factor * load(dweights + e);
+    store(dweights + e, dp);
+    const Floats ds = load(list.spare_scores + e) * (dp - delta) * splat(p.gradient_scale);
+    const Floats weight = load(weights + e) * factor;
     EdgeGradient pairs[kWidth];
     store_interleaved(&pairs->dscore, ds, weight, dp, bit_cast_floats(j));
     memcpy(out + e, pairs, static_cast<size_t>(left) * sizeof(EdgeGradient));
   }
+}
+
+/// What a row learns of its head's parameters.
+inline void differentiate_head(const EntmaxProblem& p, int64_t i, const EntmaxList& list,
+                               const float* weights, const float* dp, const EdgeGradient* pairs) {
+  if (p.dalpha != nullptr) p.dalpha[i] = alpha_gradient(weights, dp, list.count, p.alpha);
+  if (p.dtemperature != nullptr) {
+    p.dtemperature[i] = temperature_gradient(p, list.scores, pairs, list.count);
+  }
+}
+
+/// The gradients of row i's pairs, which go to `out`, and its own; returns how many pairs there are.
+/// The list has scores, ended.
+template <Power kPower>
+inline int64_t differentiate_row(const EntmaxCurve<kPower>& curve, const EntmaxProblem& p,
+                                 const EntmaxBackwardBuffers& b, const BackwardPart& part,
+                                 int64_t i, EntmaxList list, EdgeGradient* out) {
+  float* u = list.spare_scores;
+  entmax_weights(curve, list.scores, b.weights, u, list.count, p.final_tau[i]);
+  if (!part.by_query) keep_keys(list, b.weights, u, part.keys);
+  gather_scores(b.dweights, p.dout + i * p.dim, p.v, p.dim, list.columns, list.count, 1.0f);
+  differentiate_pairs(p, i, list, b.weights, b.dweights, out);
   if (!part.by_query) return list.count;
   sum_alone(EdgeRun{out, list.count}, {p.dq + i * p.dim, &out->dscore, p.k, p.dim});
-  if (p.dalpha != nullptr) {
-    p.dalpha[i] = alpha_gradient(b.weights, b.dweights, list.count, p.alpha);
-  }
-  if (p.dtemperature != nullptr) {
-    p.dtemperature[i] = temperature_gradient(p, list.scores, out, list.count);
-  }
+  differentiate_head(p, i, list, b.weights, b.dweights, out);
   return list.count;
 }
 
@@ -84,16 +95,10 @@ inline void clear_row(const EntmaxProblem& p, const BackwardPart& part, int64_t 
   if (p.dtemperature != nullptr) p.dtemperature[i] = nothing;
 }
 
-// --- the support of a row ------------------------------------------------------------------------
+// --- rows with few keys --------------------------------------------------------------------------
 
-/// As forward left it.
-inline EntmaxList kept_support(const EntmaxProblem& p, const EntmaxScoreBuffers& b, int64_t i) {
-  EntmaxList list = list_of(b, 0, p.final_size[i]);
-  memcpy(list.columns, p.final_support + i * p.room,
-         static_cast<size_t>(list.count) * sizeof(uint32_t));
-  scale_query(p, i, b.queries);
-  score_list(p, b.queries, list);
-  return list;
+inline bool is_dense_row(const EntmaxProblem& p, int64_t i) {
+  return p.final_size[i] > kEntmaxRoom && p.final_support[i * kEntmaxRoom] != 0;
 }
 
 inline void drop_below_tau(const EntmaxProblem& p, int64_t i, EntmaxList& list) {
@@ -101,23 +106,30 @@ inline void drop_below_tau(const EntmaxProblem& p, int64_t i, EntmaxList& list) 
       keep_above(list.scores, list.columns, list.scores, list.columns, list.count, p.final_tau[i]);
 }
 
-/// Finds the supports of rows that are no CSR again and calls visit(i, list) for each.
-template <Power kPower, class Visit>
-inline void find_supports(const EntmaxCurve<kPower>& curve, const EntmaxProblem& p,
-                          const EntmaxScoreBuffers& b, const EntmaxPairs& pairs,
-                          const int64_t* number, int64_t rows, const Visit& visit) {
+/// The support of row i as forward left it.
+inline EntmaxList kept_support(const EntmaxProblem& p, const EntmaxScoreBuffers& b, int64_t i) {
+  EntmaxList list = list_of(b, 0, p.final_size[i]);
+  memcpy(list.columns, p.final_support + i * kEntmaxRoom,
+         static_cast<size_t>(list.count) * sizeof(uint32_t));
+  scale_query(p, i, b.queries);
+  score_list(p, b.queries, list);
+  return list;
+}
+
+/// The supports of rows that are not CSR once more; calls visit(i, list) for each.
+template <class Visit>
+inline void find_supports(const EntmaxProblem& p, const EntmaxScoreBuffers& b,
+                          const EntmaxPairs& pairs, const int64_t* number, int64_t rows,
+                          const Visit& visit) {
   EntmaxStream streams[kMicroRows];
-  for (int64_t r = 0; r < rows; ++r) {
-    float* query = b.queries + r * p.dim;
-    scale_query(p, number[r], query);
-    EntmaxStream& row = streams[r];
-    row.scores = b.scores + r * b.stride;
-    row.columns = b.columns + r * b.stride;
-    row.slack = score_slack(query, p.dim, pairs.key_norm);
-    row.limit = std::numeric_limits<int64_t>::max();
-    row.raise_bound(p.final_tau[number[r]]);
-  }
-  stream_rows(curve, p, b, pairs, number, rows, streams);
+  begin_streams(p, b, pairs, number, rows, streams);
+  for (int64_t r = 0; r < rows; ++r) streams[r].raise_bound(p.final_tau[number[r]]);
+  for_each_block(p, b, pairs, number, rows, [&](const EntmaxBlock& block) {
+    for (int64_t r = 0; r < rows; ++r) {
+      stream_scores(streams[r], b.tile + r * kBlockKeys, block.first_key, block.count,
+                    [&](int64_t e) { return block.allowed(r, e); });
+    }
+  });
   for (int64_t r = 0; r < rows; ++r) {
     EntmaxList list = list_of(b, r, streams[r].count);
     score_list(p, b.queries + r * p.dim, list);
@@ -126,28 +138,21 @@ inline void find_supports(const EntmaxCurve<kPower>& curve, const EntmaxProblem&
   }
 }
 
-// --- along the rows ------------------------------------------------------------------------------
-
-inline bool has_long_rows(const EntmaxProblem& p, Range rows) {
-  for (int64_t i = rows.begin; i < rows.end; ++i) {
-    if (p.final_size[i] > p.room) return true;
-  }
-  return false;
-}
-
 /// The end of the rows from rows.begin on that fit together; says where the pairs of each go.
 inline int64_t cut_chunk(const EntmaxProblem& p, const EntmaxBackwardBuffers& b, Range rows) {
   const int64_t last = minimum(rows.end, rows.begin + kChunkRows);
   int64_t pairs = 0;
   int64_t i = rows.begin;
-  for (; i < last && (i == rows.begin || pairs + p.final_size[i] <= b.max_edges); ++i) {
+  for (; i < last; ++i) {
+    const int64_t size = is_dense_row(p, i) ? 0 : p.final_size[i];
+    if (i > rows.begin && pairs + size > b.max_edges) break;
     b.row_start[i - rows.begin] = static_cast<int32_t>(pairs);
-    pairs += p.final_size[i];
+    pairs += size;
   }
   return i;
 }
 
-/// by_row and, if asked, gradients of the rows.
+/// by_row and, if asked, gradients of the rows that are not dense.
 template <Power kPower>
 inline void differentiate_rows(const EntmaxCurve<kPower>& curve, const EntmaxProblem& p,
                                const EntmaxBackwardBuffers& b, const BackwardPart& part,
@@ -157,20 +162,22 @@ inline void differentiate_rows(const EntmaxCurve<kPower>& curve, const EntmaxPro
     b.row_count[r] = static_cast<int32_t>(
         differentiate_row(curve, p, b, part, i, list, b.by_row + b.row_start[r]));
   };
-  int64_t waiting[kMicroRows];
+  int64_t waiting[kMicroRows] = {};
   int64_t count = 0;
   const auto find = [&] {
-    if (count > 0) find_supports(curve, p, b.rows, pairs, waiting, count, differentiate);
+    if (count > 0) find_supports(p, b.rows, pairs, waiting, count, differentiate);
     count = 0;
   };
   for (int64_t i = rows.begin; i < rows.end; ++i) {
+    b.row_count[i - rows.begin] = 0;
     if (p.final_size[i] == 0) {
-      b.row_count[i - rows.begin] = 0;
       clear_row(p, part, i);
-    } else if (p.final_size[i] <= p.room) {
+    } else if (is_dense_row(p, i)) {
+      continue;
+    } else if (p.final_size[i] <= kEntmaxRoom) {
       differentiate(i, kept_support(p, b.rows, i));
     } else if (p.columns != nullptr) {
-      EntmaxList list = edges_of_row(p, b.rows, i);
+      EntmaxList list = edges_of_row(p, b.rows, 0, i);
       drop_below_tau(p, i, list);
       differentiate(i, list);
     } else {
@@ -180,8 +187,6 @@ inline void differentiate_rows(const EntmaxCurve<kPower>& curve, const EntmaxPro
   }
   find();
 }
-
-// --- along the columns ---------------------------------------------------------------------------
 
 /// Calls visit(pair, its query) for all pairs of the rows, in order.
 template <class Visit>
@@ -218,6 +223,164 @@ inline void sum_columns(const EntmaxProblem& p, const EntmaxBackwardBuffers& b, 
   }
 }
 
+// --- dense rows ----------------------------------------------------------------------------------
+
+/// Rows that are worked on together, up to kTileRows, with room for their pairs.
+struct DenseRows {
+  int64_t number[kTileRows];
+  int64_t start[kTileRows];  ///< of the row's pairs in by_row
+  int64_t count[kTileRows];
+  int64_t rows = 0;
+  int64_t pairs = 0;
+};
+
+/// What stream_scores does for a row whose tau is known, dA with it.
+inline void stream_pairs(EntmaxList& list, float* dweights, const float* scores, const float* dtile,
+                         float tau, const EntmaxBlock& block, int64_t r) {
+  for (int64_t e = 0; e < block.count; e += kWidth) {
+    const Floats x = load(scores + e);
+    const Mask lanes = exceeds(x, splat(tau)) & block.allowed(r, e);
+    if (mask_bits(lanes) == 0) continue;
+    compress_store(list.columns + list.count,
+                   iota() + splat_words(static_cast<uint32_t>(block.first_key + e)), lanes);
+    compress_store(dweights + list.count, load(dtile + e), lanes);
+    list.count += compress_store(list.scores + list.count, x, lanes);
+  }
+}
+
+/// Pairs of rows [first, first + rows) of those, up to kMicroRows; all of one in CSR.
+template <Power kPower>
+inline void differentiate_dense(const EntmaxCurve<kPower>& curve, const EntmaxProblem& p,
+                                const EntmaxBackwardBuffers& b, const BackwardPart& part,
+                                const EntmaxPairs& pairs, DenseRows& dense, int64_t first,
+                                int64_t rows) {
+  const int64_t* number = dense.number + first;
+  const float* douts = b.dense_rows[1] + first * p.dim;
+  EntmaxStream streams[kMicroRows];
+  EntmaxList lists[kMicroRows];
+  begin_streams(p, b.rows, pairs, number, rows, streams);
+  for (int64_t r = 0; r < rows; ++r) lists[r] = list_of(b.rows, r, 0);
+  for_each_block(p, b.rows, pairs, number, rows, [&](const EntmaxBlock& block) {
+    multiply<false>(b.dtile, kBlockKeys, {douts, p.dim, 1},
+                    packed_panels(b.packed_values, p.dim, block.first_key - pairs.packed.begin),
+                    rows, round_up(block.count, kPanel), p.dim);
+    for (int64_t r = 0; r < rows; ++r) {
+      stream_pairs(lists[r], b.dweights + r * b.rows.stride, b.rows.tile + r * kBlockKeys,
+                   b.dtile + r * kBlockKeys, p.final_tau[number[r]], block, r);
+    }
+  });
+  for (int64_t r = 0; r < rows; ++r) {
+    const int64_t i = number[r];
+    EdgeGradient* out = b.by_row + dense.start[first + r];
+    float* dweights = b.dweights + r * b.rows.stride;
+    end_list(lists[r].scores, lists[r].count);
+    entmax_weights(curve, lists[r].scores, b.weights, lists[r].spare_scores, lists[r].count,
+                   p.final_tau[i]);
+    differentiate_pairs(p, i, lists[r], b.weights, dweights, out);
+    dense.count[first + r] = lists[r].count;
+    if (part.by_query) differentiate_head(p, i, lists[r], b.weights, dweights, out);
+  }
+}
+
+/// Spreads the pairs of the rows with keys [key, key + kTileKeys) over tiles; `next` are the rows'
+/// first ones from there on.
+inline void spread_pairs(const EntmaxBackwardBuffers& b, const DenseRows& dense, int64_t key,
+                         int64_t* next) {
+  for (float* tile : b.dense_tiles) {
+    memset(tile, 0, static_cast<size_t>(dense.rows * kTileKeys) * sizeof(float));
+  }
+  for (int64_t r = 0; r < dense.rows; ++r) {
+    const EdgeGradient* pairs = b.by_row + dense.start[r];
+    int64_t e = next[r];
+    for (; e < dense.count[r] && pairs[e].other < key + kTileKeys; ++e) {
+      const int64_t at = r * kTileKeys + pairs[e].other - key;
+      b.dense_tiles[0][at] = pairs[e].dscore;
+      b.dense_tiles[1][at] = pairs[e].weight;
+    }
+    next[r] = e;
+  }
+}
+
+/// Sums of the rows' pairs, by products of tiles.
+inline void sum_dense(const EntmaxProblem& p, const EntmaxBackwardBuffers& b,
+                      const BackwardPart& part, const DenseRows& dense) {
+  float* const* rows = b.dense_rows;
+  const int64_t d = p.dim;
+  memset(rows[2], 0, static_cast<size_t>(dense.rows * d) * sizeof(float));
+  int64_t next[kTileRows] = {};
+  for (int64_t j = 0; j < p.num_keys; j += kTileKeys) {
+    const int64_t keys = minimum(p.num_keys - j, kTileKeys);
+    spread_pairs(b, dense, j, next);
+    if (part.by_query) {
+      multiply<true>(rows[2], d, {b.dense_tiles[0], kTileKeys, 1}, row_major(p.k + j * d, d),
+                     dense.rows, d, keys);
+    }
+    if (!part.by_key || j < part.keys.begin || j >= part.keys.end) continue;
+    multiply<true>(p.dk + j * d, d, {b.dense_tiles[0], 1, kTileKeys}, row_major(rows[0], d), keys,
+                   d, dense.rows);
+    multiply<true>(p.dv + j * d, d, {b.dense_tiles[1], 1, kTileKeys}, row_major(rows[1], d), keys,
+                   d, dense.rows);
+  }
+  if (!part.by_query) return;
+  for (int64_t r = 0; r < dense.rows; ++r) {
+    memcpy(p.dq + dense.number[r] * d, rows[2] + r * d, static_cast<size_t>(d) * sizeof(float));
+  }
+}
+
+template <Power kPower>
+inline void finish_dense_rows(const EntmaxCurve<kPower>& curve, const EntmaxProblem& p,
+                              const EntmaxBackwardBuffers& b, const BackwardPart& part,
+                              const EntmaxPairs& pairs, DenseRows& dense) {
+  const auto row_bytes = static_cast<size_t>(p.dim) * sizeof(float);
+  for (int64_t r = 0; r < dense.rows; ++r) {
+    memcpy(b.dense_rows[0] + r * p.dim, p.q + dense.number[r] * p.dim, row_bytes);
+    memcpy(b.dense_rows[1] + r * p.dim, p.dout + dense.number[r] * p.dim, row_bytes);
+  }
+  const int64_t together = p.columns != nullptr ? 1 : kMicroRows;
+  for (int64_t r = 0; r < dense.rows; r += together) {
+    if (p.columns != nullptr) pack_row_words(p, b.rows, dense.number[r]);
+    differentiate_dense(curve, p, b, part, pairs, dense, r, minimum(dense.rows - r, together));
+  }
+  sum_dense(p, b, part, dense);
+  dense.rows = dense.pairs = 0;
+}
+
+/// Adds the terms of dense rows.
+template <Power kPower>
+inline void backward_dense_rows(const EntmaxCurve<kPower>& curve, const EntmaxProblem& p,
+                                const EntmaxBackwardBuffers& b, const BackwardPart& part,
+                                const EntmaxPairs& pairs) {
+  pack_transposed(b.packed_values, p.v + pairs.packed.begin * p.dim, pairs.packed.size(), p.dim);
+  DenseRows dense;
+  for (int64_t i = part.queries.begin; i < part.queries.end; ++i) {
+    if (!is_dense_row(p, i)) continue;
+    if (dense.rows == kTileRows || dense.pairs + p.final_size[i] > b.max_edges) {
+      finish_dense_rows(curve, p, b, part, pairs, dense);
+    }
+    dense.number[dense.rows] = i;
+    dense.start[dense.rows++] = dense.pairs;
+    dense.pairs += p.final_size[i];
+  }
+  if (dense.rows > 0) finish_dense_rows(curve, p, b, part, pairs, dense);
+}
+
+// --- all -----------------------------------------------------------------------------------------
+
+/// What the rows of a part need beyond those that forward kept.
+struct LongRows {
+  bool any = false;
+  bool dense = false;
+};
+
+inline LongRows long_rows(const EntmaxProblem& p, Range rows) {
+  LongRows found;
+  for (int64_t i = rows.begin; i < rows.end; ++i) {
+    found.any |= p.final_size[i] > kEntmaxRoom;
+    found.dense |= is_dense_row(p, i);
+  }
+  return found;
+}
+
 /// Clears the gradients of a part and adds its terms.
 inline void entmax_backward(const EntmaxProblem& p, const EntmaxBackwardBuffers& b,
                             const BackwardPart& part) {
@@ -230,13 +393,12 @@ inline void entmax_backward(const EntmaxProblem& p, const EntmaxBackwardBuffers&
     clear(p.dk, part.keys);
     clear(p.dv, part.keys);
   }
+  const LongRows rows_to_find = long_rows(p, part.queries);
   EntmaxPairs pairs;
-  if (has_long_rows(p, part.queries)) {
-    if (p.columns == nullptr) {
-      pairs = pack_pairs(p, b.rows, part.queries.begin, part.queries.end);
-    } else if (p.key_mask != nullptr) {
-      pack_key_mask(b.rows.key_words, p);
-    }
+  if (rows_to_find.dense || (rows_to_find.any && p.columns == nullptr)) {
+    pairs = pack_pairs(p, b.rows, part.queries.begin, part.queries.end);
+  } else if (rows_to_find.any && p.key_mask != nullptr) {
+    pack_key_mask(b.rows.key_words, p);
   }
   with_curve(p.alpha, [&](const auto& curve) {
     for (Range rows = part.queries; rows.begin < part.queries.end; rows.begin = rows.end) {
@@ -244,6 +406,7 @@ inline void entmax_backward(const EntmaxProblem& p, const EntmaxBackwardBuffers&
       differentiate_rows(curve, p, b, part, pairs, rows);
       if (part.by_key) sum_columns(p, b, rows, part.keys);
     }
+    if (rows_to_find.dense) backward_dense_rows(curve, p, b, part, pairs);
   });
 }
 

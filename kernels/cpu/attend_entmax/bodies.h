@@ -20,7 +20,6 @@ struct EntmaxProblem : AttendProblem {
   float* tau = nullptr;
   int32_t* size = nullptr;  ///< null in forward: not asked
   uint32_t* support = nullptr;
-  int64_t room = 0;
 
   const float* final_o2 = nullptr;
   const float* final_tau = nullptr;
@@ -32,15 +31,23 @@ struct EntmaxProblem : AttendProblem {
 
 inline constexpr int64_t kEntmaxSlack = 64;  ///< behind arrays written by whole vectors
 
-/// Scratch of one worker for the scores of some rows. The first three where graphs may be other than
-/// CSR.
+/// A row with more keys than this in its support is dense: what follows goes over tiles of all keys.
+/// From about here on that is faster (bench_entmax, sigma 0.1), and only such rows cost more than
+/// their supports.
+constexpr int64_t entmax_dense_from(int64_t num_keys) {
+  return num_keys / 8 > kEntmaxRoom ? num_keys / 8 : kEntmaxRoom;
+}
+
+/// Scratch of one worker for the scores of some rows.
 struct EntmaxScoreBuffers {
   float* packed_keys;  ///< [D, M] transposed, in panels
   float* tile;         ///< [kMaxMicroRows, kBlockKeys]
   float* queries;      ///< [kMaxMicroRows, D]  scaled
   uint32_t* key_words;
-  float* scores;      ///< [kMaxMicroRows, stride]  candidates of each row
-  uint32_t* columns;  ///< the same, the key of each
+  uint32_t* row_words;  ///< a row of CSR as bits
+  float* lanes;         ///< [kMaxMicroRows, 64]  maxima
+  float* scores;        ///< [kMaxMicroRows, stride]  candidates of each row
+  uint32_t* columns;    ///< the same, the key of each
   int64_t stride;
   float* spare_scores;  ///< [stride]
   uint32_t* spare_columns;
@@ -49,13 +56,17 @@ struct EntmaxScoreBuffers {
 /// Scratch of one worker in backward.
 struct EntmaxBackwardBuffers {
   EntmaxScoreBuffers rows;
-  float* weights;   ///< [stride]  of a row: p
-  float* dweights;  ///< dp
+  float* packed_values;   ///< [D, M] transposed, in panels
+  float* dtile;           ///< [kMaxMicroRows, kBlockKeys]  dout . v
+  float* dweights;        ///< [kMaxMicroRows, stride]  of candidates
+  float* weights;         ///< [stride]  of a row: p
+  float* dense_rows[3];   ///< [kTileRows, D]  queries, douts and dqueries of dense rows
+  float* dense_tiles[2];  ///< [kTileRows, kTileKeys]
   int64_t max_edges;
   EdgeGradient* by_row;  ///< [max_edges]  of a chunk of rows
   EdgeGradient* by_column;
   uint32_t* column_start;  ///< [M + 1]
-  int32_t* row_start;      ///< [kChunkRows + 1]  in by_row; a row may have fewer edges than room
+  int32_t* row_start;      ///< [kChunkRows]  in by_row; a row may have fewer edges than room
   int32_t* row_count;      ///< [kChunkRows]
 };
 

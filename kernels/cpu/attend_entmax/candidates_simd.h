@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Which keys of a row can be in its support. All pairs: scores by dense products of a few rows and a
-// block of keys, of which a row keeps what is above its bound. Whoever is kept is scored once more
-// as the edges of a graph are, so that tau sees the same bits whatever the pairs came from.
+// block of keys, of which a row keeps what is above its bound. Who is kept is scored once more as the
+// edges of a graph are, so that tau sees the same bits whatever the pairs came from; of dense rows
+// all see the products, a graph's, too.
 #pragma once
 
 #include "kernels/cpu/attend/dropout_simd.h"
@@ -46,7 +47,7 @@ struct EntmaxPairs {
   bool all_count = false;  ///< no mask, pattern or bits
 };
 
-/// Makes ready for rows [first_row, last_row) of a problem that is not CSR.
+/// Makes ready for dense products of rows [first_row, last_row).
 inline EntmaxPairs pack_pairs(const EntmaxProblem& p, const EntmaxScoreBuffers& b,
                               int64_t first_row, int64_t last_row) {
   EntmaxPairs pairs;
@@ -56,46 +57,106 @@ inline EntmaxPairs pack_pairs(const EntmaxProblem& p, const EntmaxScoreBuffers& 
   if (pairs.packed.begin > pairs.packed.end) pairs.packed.begin = pairs.packed.end;
   pack_transposed(b.packed_keys, p.k + pairs.packed.begin * p.dim, pairs.packed.size(), p.dim);
   pairs.key_norm = largest_key_norm(p, b.key_words);
-  pairs.all_count = p.key_mask == nullptr && p.bits == nullptr && p.pattern.is_everything();
+  pairs.all_count = p.key_mask == nullptr && p.bits == nullptr && p.columns == nullptr &&
+                    p.pattern.is_everything();
   return pairs;
 }
 
-/// Products of row i with keys [first_key, first_key + count) go by.
-template <Power kPower>
-inline void stream_block(const EntmaxCurve<kPower>& curve, const EntmaxProblem& p,
-                         const EntmaxScoreBuffers& b, const EntmaxPairs& pairs, int64_t i,
-                         EntmaxStream& row, const float* tile, int64_t first_key, int64_t count) {
-  if (pairs.all_count && count % kWidth == 0) {
-    return stream_scores(curve, row, tile, first_key, count,
-                         [](int64_t) { return first_lanes(kWidth); });
+/// A block of keys, and which of them rows want.
+struct EntmaxBlock {
+  int64_t first_key;
+  int64_t count;
+  bool all;
+  uint32_t words[kMaxMicroRows][kBlockKeys / 32];
+
+  Mask allowed(int64_t r, int64_t e) const {
+    return all ? first_lanes(kWidth) : lanes_at(words[r], e);
   }
-  uint32_t words[kBlockKeys / 32];
-  uint32_t any = 0;
-  for (int64_t w = 0; w < (count + 31) / 32; ++w) {
-    words[w] = edge_word(p, i, first_key / 32 + w) & b.key_words[first_key / 32 + w];
-    any |= words[w];
+};
+
+/// The edges of a row in CSR as bits, for blocks of that row alone.
+inline void pack_row_words(const EntmaxProblem& p, const EntmaxScoreBuffers& b, int64_t i) {
+  memset(b.row_words, 0, static_cast<size_t>(round_up(p.num_keys, kTileKeys) / 8));
+  for (int64_t e = p.row_ptr[i]; e < p.row_ptr[i + 1]; ++e) {
+    b.row_words[p.columns[e] / 32] |= 1u << (p.columns[e] % 32);
   }
-  if (any == 0) return;
-  stream_scores(curve, row, tile, first_key, count, [&](int64_t e) { return lanes_at(words, e); });
 }
 
-/// Streams the products of `rows` rows, whose scaled queries are in the buffer and whose numbers are
-/// given, with all keys that they may want.
+inline void set_block_words(const EntmaxProblem& p, const EntmaxScoreBuffers& b,
+                            const EntmaxPairs& pairs, const int64_t* number, int64_t rows,
+                            EntmaxBlock& block) {
+  block.all = pairs.all_count && block.count % kWidth == 0;
+  if (block.all) return;
+  const int64_t first = block.first_key / 32;
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t w = 0; w < (block.count + 31) / 32; ++w) {
+      const uint32_t edges =
+          p.columns != nullptr ? b.row_words[first + w] : edge_word(p, number[r], first + w);
+      block.words[r][w] = edges & b.key_words[first + w];
+    }
+    for (int64_t w = (block.count + 31) / 32; w < kBlockKeys / 32; ++w) block.words[r][w] = 0;
+  }
+}
+
+/// Calls visit(block) for all keys that the rows may want, their products with the scaled queries of
+/// the buffer in its tile.
+template <class Visit>
+inline void for_each_block(const EntmaxProblem& p, const EntmaxScoreBuffers& b,
+                           const EntmaxPairs& pairs, const int64_t* number, int64_t rows,
+                           const Visit& visit) {
+  const int64_t begin = p.pattern.keys_of(number[0], pairs.real_keys).begin / kTileKeys * kTileKeys;
+  const int64_t end = p.pattern.keys_of(number[rows - 1], pairs.real_keys).end;
+  EntmaxBlock block;
+  for (int64_t j = begin; j < end; j += kBlockKeys) {
+    block.first_key = j;
+    block.count = minimum(end - j, kBlockKeys);
+    set_block_words(p, b, pairs, number, rows, block);
+    multiply<false>(b.tile, kBlockKeys, {b.queries, p.dim, 1},
+                    packed_panels(b.packed_keys, p.dim, j - pairs.packed.begin), rows,
+                    round_up(block.count, kPanel), p.dim);
+    visit(block);
+  }
+}
+
+/// Streams of rows without anything yet; their scaled queries.
+inline void begin_streams(const EntmaxProblem& p, const EntmaxScoreBuffers& b,
+                          const EntmaxPairs& pairs, const int64_t* number, int64_t rows,
+                          EntmaxStream* streams) {
+  for (int64_t r = 0; r < rows; ++r) {
+    float* query = b.queries + r * p.dim;
+    scale_query(p, number[r], query);
+    streams[r] = {.scores = b.scores + r * b.stride,
+                  .columns = b.columns + r * b.stride,
+                  .slack = score_slack(query, p.dim, pairs.key_norm)};
+  }
+}
+
+inline constexpr int64_t kFewCandidates = 32;  ///< cheaper to score once more than to rule out
+
+/// Candidates of rows, up to kMicroRows of them.
 template <Power kPower>
 inline void stream_rows(const EntmaxCurve<kPower>& curve, const EntmaxProblem& p,
                         const EntmaxScoreBuffers& b, const EntmaxPairs& pairs,
                         const int64_t* number, int64_t rows, EntmaxStream* streams) {
-  const int64_t begin = p.pattern.keys_of(number[0], pairs.real_keys).begin / kTileKeys * kTileKeys;
-  const int64_t end = p.pattern.keys_of(number[rows - 1], pairs.real_keys).end;
-  for (int64_t j = begin; j < end; j += kBlockKeys) {
-    const int64_t block = minimum(end - j, kBlockKeys);
-    multiply<false>(b.tile, kBlockKeys, {b.queries, p.dim, 1},
-                    packed_panels(b.packed_keys, p.dim, j - pairs.packed.begin), rows,
-                    round_up(block, kPanel), p.dim);
-    for (int64_t r = 0; r < rows; ++r) {
-      stream_block(curve, p, b, pairs, number[r], streams[r], b.tile + r * kBlockKeys, j, block);
+  begin_streams(p, b, pairs, number, rows, streams);
+  bool started = false;
+  for_each_block(p, b, pairs, number, rows, [&](const EntmaxBlock& block) {
+    if (!started) {
+      started = true;
+      for (int64_t r = 0; r < rows; ++r) {
+        lane_maxima(b.lanes + r * kMostLanes, b.tile + r * kBlockKeys, block.count,
+                    [&](int64_t e) { return block.allowed(r, e); });
+      }
+      start_streams(curve, streams, rows, b.lanes);
+      for (int64_t r = 0; r < rows; ++r) started &= streams[r].bound != -kEntmaxInfinity;
     }
-  }
+    for (int64_t r = 0; r < rows; ++r) {
+      stream_scores(streams[r], b.tile + r * kBlockKeys, block.first_key, block.count,
+                    [&](int64_t e) { return block.allowed(r, e); });
+    }
+    tighten_streams(curve, streams, rows, [](const EntmaxStream& row) { return row.limit; });
+  });
+  tighten_streams(curve, streams, rows, [](const EntmaxStream&) { return kFewCandidates; });
 }
 
 /// Row r of the buffers as a list.
@@ -110,9 +171,10 @@ inline void score_list(const EntmaxProblem& p, const float* query, EntmaxList& l
   end_list(list.scores, list.count);
 }
 
-/// Row i's edges in CSR to keys that count, scored.
-inline EntmaxList edges_of_row(const EntmaxProblem& p, const EntmaxScoreBuffers& b, int64_t i) {
-  EntmaxList list = list_of(b, 0, 0);
+/// Row i's edges in CSR to keys that count, scored, as list r.
+inline EntmaxList edges_of_row(const EntmaxProblem& p, const EntmaxScoreBuffers& b, int64_t r,
+                               int64_t i) {
+  EntmaxList list = list_of(b, r, 0);
   const uint32_t* columns = p.columns + p.row_ptr[i];
   const int64_t edges = p.row_ptr[i + 1] - p.row_ptr[i];
   if (p.key_mask == nullptr) {

@@ -77,19 +77,24 @@ inline void sum_values(const ValueSums& s, const float* values, int64_t width) {
   }
 }
 
-inline void keep_support(const EntmaxProblem& p, int64_t i, const EntmaxList& list) {
+/// Says how backward gets at the row's support: it is kept, or found again by products, or as edges.
+inline void keep_support(const EntmaxProblem& p, int64_t i, const EntmaxList& list, bool is_dense) {
   if (p.size == nullptr) return;
   p.size[i] = static_cast<int32_t>(list.count);
-  if (list.count > p.room) return;
-  memcpy(p.support + i * p.room, list.columns, static_cast<size_t>(list.count) * sizeof(uint32_t));
+  uint32_t* support = p.support + i * kEntmaxRoom;
+  if (list.count <= kEntmaxRoom) {
+    memcpy(support, list.columns, static_cast<size_t>(list.count) * sizeof(uint32_t));
+  } else {
+    support[0] = is_dense ? 1 : 0;
+  }
 }
 
 /// Outputs of row i from the scores of its support.
 template <Power kPower>
 inline void finish_row(const EntmaxCurve<kPower>& curve, const EntmaxProblem& p, int64_t i,
-                       const EntmaxList& list, float tau) {
+                       const EntmaxList& list, float tau, bool is_dense) {
   p.tau[i] = tau;
-  keep_support(p, i, list);
+  keep_support(p, i, list, is_dense);
   float* o = p.o + i * p.dim;
   float* o2 = p.o2 == nullptr ? nullptr : p.o2 + i * p.dim;
   if (list.count == 0) {
@@ -118,51 +123,115 @@ inline void finish_row(const EntmaxCurve<kPower>& curve, const EntmaxProblem& p,
   }
 }
 
-/// Rows of CSR.
+/// A row whose candidates by products are in list r: true where it is dense, and then done. A row
+/// that is not has lost some of them.
 template <Power kPower>
-inline void forward_edges(const EntmaxCurve<kPower>& curve, const EntmaxProblem& p,
-                          const EntmaxScoreBuffers& b, int64_t first_row, int64_t last_row) {
-  if (p.key_mask != nullptr) pack_key_mask(b.key_words, p);
-  for (int64_t i = first_row; i < last_row; ++i) {
-    EntmaxList list = edges_of_row(p, b, i);
-    EntmaxStream start{.scores = list.scores, .columns = list.columns};
-    if (list.count > kMostLanes) {
-      start_stream(curve, start, list.scores, list.count,
-                   [&](int64_t e) { return first_lanes(list.count - e); });
-      list.count =
-          keep_above(list.scores, list.columns, list.scores, list.columns, list.count, start.cut);
-    }
-    const float tau = settle(curve, list, start.cut);
-    finish_row(curve, p, i, list, tau);
+inline bool finish_dense(const EntmaxCurve<kPower>& curve, const EntmaxProblem& p,
+                         const EntmaxScoreBuffers& b, int64_t i, int64_t r,
+                         const EntmaxStream& stream) {
+  EntmaxList list = list_of(b, r, stream.count);
+  float tau = stream.cut;
+  settle(curve, &list, &tau, 1);
+  if (list.count <= entmax_dense_from(p.num_keys)) return false;
+  finish_row(curve, p, i, list, tau, true);
+  return true;
+}
+
+/// Rows whose candidates have been found, and are few.
+template <Power kPower>
+inline void finish_sparse(const EntmaxCurve<kPower>& curve, const EntmaxProblem& p,
+                          const EntmaxScoreBuffers& b, const int64_t* number,
+                          const int64_t* of_buffer, int64_t rows, const EntmaxStream* streams) {
+  EntmaxList lists[kMicroRows];
+  float tau[kMicroRows] = {};
+  for (int64_t n = 0; n < rows; ++n) {
+    const int64_t r = of_buffer[n];
+    lists[n] = list_of(b, r, streams[r].count);
+    score_list(p, b.queries + r * p.dim, lists[n]);
+    tau[n] = streams[r].cut;
+  }
+  settle(curve, lists, tau, rows);
+  for (int64_t n = 0; n < rows; ++n) {
+    finish_row(curve, p, number[of_buffer[n]], lists[n], tau[n], false);
   }
 }
 
-/// Rows of any other set of pairs.
+/// Rows of any set of pairs but CSR, or one of CSR whose bits are in the buffer.
+template <Power kPower>
+inline void forward_rows(const EntmaxCurve<kPower>& curve, const EntmaxProblem& p,
+                         const EntmaxScoreBuffers& b, const EntmaxPairs& pairs, int64_t first,
+                         int64_t rows) {
+  EntmaxStream streams[kMicroRows];
+  int64_t number[kMicroRows] = {}, sparse[kMicroRows] = {}, again[kMicroRows] = {};
+  int64_t num_sparse = 0, num_again = 0;
+  for (int64_t r = 0; r < rows; ++r) number[r] = first + r;
+  stream_rows(curve, p, b, pairs, number, rows, streams);
+  for (int64_t r = 0; r < rows; ++r) {
+    if (streams[r].count <= entmax_dense_from(p.num_keys)) {
+      sparse[num_sparse++] = r;
+    } else if (!finish_dense(curve, p, b, number[r], r, streams[r])) {
+      again[num_again++] = r;
+    }
+  }
+  finish_sparse(curve, p, b, number, sparse, num_sparse, streams);
+  for (int64_t n = 0; n < num_again; ++n) {
+    constexpr int64_t kFirst = 0;
+    const int64_t row = number[again[n]];
+    stream_rows(curve, p, b, pairs, &row, 1, streams);
+    finish_sparse(curve, p, b, &row, &kFirst, 1, streams);
+  }
+}
+
 template <Power kPower>
 inline void forward_pairs(const EntmaxCurve<kPower>& curve, const EntmaxProblem& p,
                           const EntmaxScoreBuffers& b, int64_t first_row, int64_t last_row) {
   const EntmaxPairs pairs = pack_pairs(p, b, first_row, last_row);
   for (int64_t i = first_row; i < last_row; i += kMicroRows) {
-    const int64_t rows = minimum(last_row - i, kMicroRows);
-    EntmaxStream streams[kMicroRows];
-    int64_t number[kMicroRows];
-    for (int64_t r = 0; r < rows; ++r) {
-      number[r] = i + r;
-      float* query = b.queries + r * p.dim;
-      scale_query(p, i + r, query);
-      streams[r].scores = b.scores + r * b.stride;
-      streams[r].columns = b.columns + r * b.stride;
-      streams[r].slack = score_slack(query, p.dim, pairs.key_norm);
-    }
-    stream_rows(curve, p, b, pairs, number, rows, streams);
-    for (int64_t r = 0; r < rows; ++r) {
-      tighten_stream(curve, streams[r]);
-      EntmaxList list = list_of(b, r, streams[r].count);
-      score_list(p, b.queries + r * p.dim, list);
-      const float tau = settle(curve, list, streams[r].cut);
-      finish_row(curve, p, i + r, list, tau);
-    }
+    forward_rows(curve, p, b, pairs, i, minimum(last_row - i, kMicroRows));
   }
+}
+
+template <Power kPower>
+inline void forward_edges(const EntmaxCurve<kPower>& curve, const EntmaxProblem& p,
+                          const EntmaxScoreBuffers& b, int64_t first_row, int64_t last_row) {
+  if (p.key_mask != nullptr) pack_key_mask(b.key_words, p);
+  bool is_packed = false;
+  EntmaxPairs pairs;
+  EntmaxList lists[kMicroRows];
+  float tau[kMicroRows] = {};
+  int64_t number[kMicroRows] = {};
+  int64_t count = 0;
+  const auto finish = [&] {
+    settle(curve, lists, tau, count);
+    for (int64_t n = 0; n < count; ++n) {
+      finish_row(curve, p, number[n], lists[n], tau[n], false);
+    }
+    count = 0;
+  };
+  for (int64_t i = first_row; i < last_row; ++i) {
+    if (p.row_ptr[i + 1] - p.row_ptr[i] > entmax_dense_from(p.num_keys)) {
+      finish();
+      if (!is_packed) pairs = pack_pairs(p, b, first_row, last_row);
+      is_packed = true;
+      pack_row_words(p, b, i);
+      forward_rows(curve, p, b, pairs, i, 1);
+      continue;
+    }
+    EntmaxList list = edges_of_row(p, b, count, i);
+    EntmaxStream start{.scores = list.scores, .columns = list.columns};
+    if (list.count > kMostLanes) {
+      lane_maxima(b.lanes, list.scores, list.count,
+                  [&](int64_t e) { return first_lanes(list.count - e); });
+      start_streams(curve, &start, 1, b.lanes);
+      list.count =
+          keep_above(list.scores, list.columns, list.scores, list.columns, list.count, start.cut);
+    }
+    lists[count] = list;
+    tau[count] = start.cut;
+    number[count++] = i;
+    if (count == kMicroRows) finish();
+  }
+  finish();
 }
 
 inline void entmax_forward(const EntmaxProblem& p, const EntmaxScoreBuffers& b, int64_t first_row,

@@ -44,10 +44,17 @@ inline void entmax_row_of(const EntmaxCurve<kPower>& curve, const EntmaxRow& r,
   for (int64_t first = 0; first < r.length; first += kRowBlock) {
     const int64_t count = r.length - first < kRowBlock ? r.length - first : kRowBlock;
     load_block(r, first, count, x);
-    stream_scores(curve, stream, x, first, count, all);
+    if (stream.bound == -kEntmaxInfinity) {
+      float lanes[kMostLanes];
+      lane_maxima(lanes, x, count, all);
+      start_streams(curve, &stream, 1, lanes);
+    }
+    stream_scores(stream, x, first, count, all);
+    tighten_streams(curve, &stream, 1, [](const EntmaxStream& row) { return row.limit; });
   }
   EntmaxList list = {b.scores, b.columns, stream.count, b.spare_scores, b.spare_columns};
-  const float tau = settle(curve, list, stream.cut);
+  float tau = stream.cut;
+  settle(curve, &list, &tau, 1);
   *r.tau = tau;
   if (r.size != nullptr) {
     *r.size = static_cast<int32_t>(list.count);

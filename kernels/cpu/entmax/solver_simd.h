@@ -66,39 +66,59 @@ inline EntmaxSums entmax_sums(const EntmaxCurve<kPower>& curve, const float* x, 
   return {reduce_add(weight), reduce_add(slope)};
 }
 
-/// Newton's step on the norm.
+/// Newton's step on the norm, of a row a lane.
 template <Power kPower>
-inline float entmax_step(const EntmaxCurve<kPower>& curve, EntmaxSums s) {
-  if constexpr (kPower == Power::kLinear) return (s.weight - 1.0f) / s.slope;
-  if constexpr (kPower == Power::kSquare) {
-    return (s.weight - _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(s.weight)))) / s.slope;
-  }
-  return (s.weight - raise(s.weight, 2.0f - curve.alpha)) / s.slope;
+inline Floats entmax_step(const EntmaxCurve<kPower>& curve, Floats weight, Floats slope) {
+  if constexpr (kPower == Power::kLinear) return (weight - splat(1.0f)) / slope;
+  if constexpr (kPower == Power::kSquare) return (weight - square_root(weight)) / slope;
+  return (weight - exp(logarithm(weight) * splat(2.0f - curve.alpha))) / slope;
 }
 
 inline constexpr int kMostSteps = 60;
 
-/// A higher lower bound of the root over a list with largest element `best`: by at most so many
-/// steps, fewer where none gains anything.
+/// The search for the root over a list.
+struct EntmaxSearch {
+  const float* x = nullptr;
+  int64_t count = 0;
+  float low = 0.0f;   ///< a lower bound of the root
+  float best = 0.0f;  ///< the largest of the list
+};
+
+/// Raises lower bounds by at most so many steps, fewer where none gains anything. Up to kWidth rows
+/// side by side, as each step of one waits for the last; how many they are changes no bit.
 template <Power kPower>
-inline float tighten(const EntmaxCurve<kPower>& curve, const float* x, int64_t count, float low,
-                     float best, int steps) {
-  if (curve.is_convex()) {
-    for (int step = 0; step < steps; ++step) {
-      const float up = entmax_step(curve, entmax_sums(curve, x, count, low));
-      if (!(low + up > low)) break;
-      low += up;
-      if (up < 1e-7f) break;
+inline void tighten(const EntmaxCurve<kPower>& curve, EntmaxSearch* rows, int64_t num_rows,
+                    int steps) {
+  if (!curve.is_convex()) {
+    for (int64_t r = 0; r < num_rows; ++r) {
+      EntmaxSearch& row = rows[r];
+      float high = row.best;
+      for (int step = 0; step < steps; ++step) {
+        const float middle = row.low + (high - row.low) * 0.5f;
+        if (!(middle > row.low && middle < high)) break;
+        const EntmaxSums sums = entmax_sums(curve, row.x, row.count, middle);
+        (sums.weight >= 1.0f ? row.low : high) = middle;
+      }
     }
-    return low;
+    return;
   }
-  float high = best;
-  for (int step = 0; step < steps; ++step) {
-    const float middle = low + (high - low) * 0.5f;
-    if (!(middle > low && middle < high)) break;
-    (entmax_sums(curve, x, count, middle).weight >= 1.0f ? low : high) = middle;
+  float low[kWidth] = {}, weight[kWidth] = {}, slope[kWidth] = {};
+  for (int64_t r = 0; r < num_rows; ++r) low[r] = rows[r].low;
+  uint32_t active = (1u << num_rows) - 1;
+  for (int step = 0; step < steps && active != 0; ++step) {
+    for (uint32_t rest = active; rest != 0; rest &= rest - 1) {
+      const int r = __builtin_ctz(rest);
+      const EntmaxSums sums = entmax_sums(curve, rows[r].x, rows[r].count, low[r]);
+      weight[r] = sums.weight;
+      slope[r] = sums.slope;
+    }
+    const Floats before = load(low);
+    const Floats up = entmax_step(curve, load(weight), load(slope));
+    const Mask gains = less(before, before + up) & mask_from_bits(active);
+    store(low, select(gains, before + up, before));
+    active = mask_bits(gains & !less(up, splat(1e-7f)));
   }
-  return low;
+  for (int64_t r = 0; r < num_rows; ++r) rows[r].low = low[r];
 }
 
 inline float highest_of(const float* x, int64_t count) {
@@ -129,7 +149,6 @@ inline constexpr int64_t kStreamLimit = 64;  ///< candidates before a bound is t
 inline constexpr int64_t kLaneVectors = 4;   ///< of running maxima
 inline constexpr int64_t kMostLanes = 16 * kLaneVectors;
 inline constexpr int kStreamSteps = 2;
-inline constexpr int kStreamHalvings = 6;
 
 /// What a row has seen of its scores. What is below the cut can no longer be in the support.
 struct EntmaxStream {
@@ -148,11 +167,12 @@ struct EntmaxStream {
   }
 };
 
-/// The first bound, from the largest of each of kMostLanes parts of a block. allowed(e): which of
-/// the scores from e on take part.
-template <Power kPower, class Allowed>
-inline void start_stream(const EntmaxCurve<kPower>& curve, EntmaxStream& row, const float* scores,
-                         int64_t count, const Allowed& allowed) {
+inline int stream_steps(bool is_convex, int steps) { return is_convex ? steps : 3 * steps; }
+
+/// The largest score of each of kMostLanes parts of a block, which is a part of the row. allowed(e):
+/// which of the scores from e on take part.
+template <class Allowed>
+inline void lane_maxima(float* lanes, const float* scores, int64_t count, const Allowed& allowed) {
   Floats highest[kLaneVectors];
   for (Floats& x : highest) x = splat(-kEntmaxInfinity);
   for (int64_t e = 0; e < count; e += kLaneVectors * kWidth) {
@@ -163,33 +183,59 @@ inline void start_stream(const EntmaxCurve<kPower>& curve, EntmaxStream& row, co
       highest[v] = max(x, highest[v]);
     }
   }
-  float lanes[kMostLanes];
   for (int64_t v = 0; v < kLaneVectors; ++v) store(lanes + v * kWidth, highest[v]);
-  const float best = highest_of(lanes, kLaneVectors * kWidth);
-  if (!(best > -kEntmaxInfinity && best < kEntmaxInfinity)) return;
-  row.raise_bound(tighten(curve, lanes, kLaneVectors * kWidth, best - 1.0f, best,
-                          curve.is_convex() ? kStreamSteps + 1 : kStreamHalvings));
 }
 
-/// Raises the bound by what the candidates say, and drops those that it leaves behind.
+/// First bounds of rows, from their lanes' maxima [num_rows, kMostLanes].
 template <Power kPower>
-inline void tighten_stream(const EntmaxCurve<kPower>& curve, EntmaxStream& row) {
-  end_list(row.scores, row.count);
-  const float best = highest_of(row.scores, row.count);
-  const float low = best - 1.0f > row.bound ? best - 1.0f : row.bound;
-  if (low > -kEntmaxInfinity && best < kEntmaxInfinity) {
-    row.raise_bound(tighten(curve, row.scores, row.count, low, best,
-                            curve.is_convex() ? kStreamSteps : kStreamHalvings));
+inline void start_streams(const EntmaxCurve<kPower>& curve, EntmaxStream* rows, int64_t num_rows,
+                          const float* lanes) {
+  EntmaxSearch searches[kWidth];
+  for (int64_t r = 0; r < num_rows; ++r) {
+    const float* x = lanes + r * kMostLanes;
+    const float best = highest_of(x, kLaneVectors * kWidth);
+    searches[r] = {x, kLaneVectors * kWidth, best - 1.0f, best};
   }
-  row.count = keep_above(row.scores, row.columns, row.scores, row.columns, row.count, row.cut);
-  row.limit = 2 * row.count > kStreamLimit ? 2 * row.count : kStreamLimit;
+  tighten(curve, searches, num_rows, stream_steps(curve.is_convex(), kStreamSteps + 1));
+  for (int64_t r = 0; r < num_rows; ++r) {
+    const EntmaxSearch& search = searches[r];
+    if (search.best < kEntmaxInfinity && search.low > rows[r].bound)
+      rows[r].raise_bound(search.low);
+  }
+}
+
+/// Raises bounds by what the candidates say, and drops those that they leave behind: of the rows
+/// with more than `limit(row)`.
+template <Power kPower, class Limit>
+inline void tighten_streams(const EntmaxCurve<kPower>& curve, EntmaxStream* rows, int64_t num_rows,
+                            const Limit& limit) {
+  EntmaxSearch searches[kWidth];
+  EntmaxStream* long_rows[kWidth];
+  int64_t count = 0;
+  for (int64_t r = 0; r < num_rows; ++r) {
+    EntmaxStream& row = rows[r];
+    if (row.count <= limit(row)) continue;
+    end_list(row.scores, row.count);
+    const float best = highest_of(row.scores, row.count);
+    const float low = best - 1.0f > row.bound ? best - 1.0f : row.bound;
+    searches[count] = {row.scores, row.count, low, best};
+    long_rows[count++] = &row;
+  }
+  if (count == 0) return;
+  tighten(curve, searches, count, stream_steps(curve.is_convex(), kStreamSteps));
+  for (int64_t r = 0; r < count; ++r) {
+    EntmaxStream& row = *long_rows[r];
+    const EntmaxSearch& search = searches[r];
+    if (search.low > -kEntmaxInfinity && search.best < kEntmaxInfinity) row.raise_bound(search.low);
+    row.count = keep_above(row.scores, row.columns, row.scores, row.columns, row.count, row.cut);
+    row.limit = 2 * row.count > kStreamLimit ? 2 * row.count : kStreamLimit;
+  }
 }
 
 /// `count` more scores, of the keys from first_key on; NaN always goes through.
-template <Power kPower, class Allowed>
-inline void stream_scores(const EntmaxCurve<kPower>& curve, EntmaxStream& row, const float* scores,
-                          int64_t first_key, int64_t count, const Allowed& allowed) {
-  if (row.bound == -kEntmaxInfinity) start_stream(curve, row, scores, count, allowed);
+template <class Allowed>
+inline void stream_scores(EntmaxStream& row, const float* scores, int64_t first_key, int64_t count,
+                          const Allowed& allowed) {
   const Floats cut = splat(row.cut);
   float* to_scores = row.scores + row.count;
   uint32_t* to_columns = row.columns + row.count;
@@ -203,35 +249,42 @@ inline void stream_scores(const EntmaxCurve<kPower>& curve, EntmaxStream& row, c
     to_columns += kept;
   }
   row.count = to_scores - row.scores;
-  if (row.count > row.limit) tighten_stream(curve, row);
 }
 
 // --- settled -------------------------------------------------------------------------------------
 
-/// The root over a support, every element of which is above it.
+/// The search for the root over a support, every element of which is above it: done where alpha
+/// knows a formula, else from a start that the support alone decides.
 template <Power kPower>
-inline float solve_support(const EntmaxCurve<kPower>& curve, const float* x, int64_t count,
-                           float best) {
+inline EntmaxSearch support_search(const EntmaxCurve<kPower>& curve, const float* x, int64_t count,
+                                   float best) {
   Floats sum = splat(0.0f), squares = splat(0.0f);
   for (int64_t e = 0; e < count; e += kWidth) {
     const Floats y = select(first_lanes(count - e), load(x + e) - splat(best), splat(0.0f));
     sum = sum + y;
     squares = fma(y, y, squares);
   }
+  EntmaxSearch search = {x, count, best - 1.0f, best};
   const auto n = static_cast<float>(count);
   const float mean = reduce_add(sum) / n;
-  if constexpr (kPower == Power::kLinear) return best + (mean - 1.0f / n);
+  if constexpr (kPower == Power::kLinear) search.low = best + (mean - 1.0f / n);
   if constexpr (kPower == Power::kSquare) {
     const float rest = (1.0f - (reduce_add(squares) - n * mean * mean)) / n;
-    return best + (mean - sqrtf(rest > 0.0f ? rest : 0.0f));
+    search.low = best + (mean - sqrtf(rest > 0.0f ? rest : 0.0f));
   }
-  float low = best - 1.0f;
-  if (curve.is_convex()) {
+  if constexpr (kPower == Power::kGeneral) {
+    if (!curve.is_convex()) return search;
     // The mean of u is at most that of u^b, to the power 1 / b.
     const float from_mean = best + (mean - raise(n, 1.0f - curve.alpha));
-    low = from_mean > low ? from_mean : low;
+    search.low = from_mean > search.low ? from_mean : search.low;
   }
-  return tighten(curve, x, count, low, best, kMostSteps);
+  return search;
+}
+
+template <Power kPower>
+inline void finish_searches(const EntmaxCurve<kPower>& curve, EntmaxSearch* rows,
+                            int64_t num_rows) {
+  if constexpr (kPower == Power::kGeneral) tighten(curve, rows, num_rows, kMostSteps);
 }
 
 /// A list that tau is to be settled over, and room for another.
@@ -262,26 +315,26 @@ inline float settle_edge(const EntmaxCurve<kPower>& curve, EntmaxList& list, flo
   for (;;) {
     const int64_t count = keep_above(list.spare_scores, list.spare_columns, list.scores,
                                      list.columns, list.count, above);
-    const float next = above;
-    const float t =
-        count == 0 ? -kEntmaxInfinity : solve_support(curve, list.spare_scores, count, best);
-    if (count > 0 && next_below(list, nextafterf(next, kEntmaxInfinity)) <= t) {
+    const float next = next_below(list, nextafterf(above, kEntmaxInfinity));
+    float t = -kEntmaxInfinity;
+    if (count > 0) {
+      EntmaxSearch search = support_search(curve, list.spare_scores, count, best);
+      finish_searches(curve, &search, 1);
+      t = search.low;
+    }
+    if (count > 0 && next <= t) {
       memcpy(list.scores, list.spare_scores, static_cast<size_t>(count) * sizeof(float));
       memcpy(list.columns, list.spare_columns, static_cast<size_t>(count) * sizeof(uint32_t));
       list.count = count;
       end_list(list.scores, count);
       return t;
     }
-    above = nextafterf(next_below(list, nextafterf(next, kEntmaxInfinity)), -kEntmaxInfinity);
+    above = nextafterf(next, -kEntmaxInfinity);
   }
 }
 
-/// tau of a list that holds the support, which is what it then is; +infinity: none, NaN: a score is
-/// NaN or +infinity. The support is the shortest list of best scores, equal ones together, of which
-/// tau leaves no other above it: who else was in the list, or where the search began, does not show.
-template <Power kPower>
-inline float settle(const EntmaxCurve<kPower>& curve, EntmaxList& list, float start) {
-  end_list(list.scores, list.count);
+/// The largest of a list; +infinity where one is that or NaN.
+inline float best_of(const EntmaxList& list) {
   Mask odd = mask_from_bits(0);
   Floats highest = splat(-kEntmaxInfinity);
   for (int64_t e = 0; e < list.count; e += kWidth) {
@@ -289,32 +342,63 @@ inline float settle(const EntmaxCurve<kPower>& curve, EntmaxList& list, float st
     odd = odd | (!less(x, splat(kEntmaxInfinity)));
     highest = max(x, highest);
   }
-  if (mask_bits(odd) != 0) {
-    list.count = 0;
-    return std::numeric_limits<float>::quiet_NaN();
-  }
-  const float best = reduce_max(highest);
-  if (best == -kEntmaxInfinity) {
-    list.count = 0;
-    return kEntmaxInfinity;
-  }
-  const float low = start > best - 1.0f ? start : best - 1.0f;
-  const float near = tighten(curve, list.scores, list.count, low, best, kMostSteps);
-  const float error = tau_error(near);
+  return mask_bits(odd) != 0 ? kEntmaxInfinity : reduce_max(highest);
+}
+
+/// Whether rounding leaves open on which side of the root an element is.
+inline bool has_open_edge(const EntmaxList& list, float near, float error) {
   Mask open = mask_from_bits(0);
   for (int64_t e = 0; e < list.count; e += kWidth) {
     const Floats x = load(list.scores + e);
     open = open | (less(splat(near - error), x) & !less(splat(near + error), x));
   }
-  float tau;
-  if (mask_bits(open) == 0) {
-    list.count =
-        keep_above(list.scores, list.columns, list.scores, list.columns, list.count, near + error);
-    tau = solve_support(curve, list.scores, list.count, best);
-  } else {
-    tau = settle_edge(curve, list, best, near + error);
+  return mask_bits(open) != 0;
+}
+
+/// tau of lists that hold the supports, which is what they then are; +infinity: none, NaN: a score is
+/// NaN or +infinity. The support is the shortest list of best scores, equal ones together, of which
+/// tau leaves no other above it: who else was in the list, or the lower bound where the search began
+/// (in tau), does not show.
+template <Power kPower>
+inline void settle(const EntmaxCurve<kPower>& curve, EntmaxList* lists, float* tau,
+                   int64_t num_rows) {
+  EntmaxSearch searches[kWidth];
+  for (int64_t r = 0; r < num_rows; ++r) {
+    EntmaxList& list = lists[r];
+    end_list(list.scores, list.count);
+    const float best = best_of(list);
+    if (!(best > -kEntmaxInfinity && best < kEntmaxInfinity)) list.count = 0;
+    const float low = tau[r] > best - 1.0f ? tau[r] : best - 1.0f;
+    searches[r] = {list.scores, list.count, low, best};
   }
-  return tau < best ? tau : nextafterf(best, -kEntmaxInfinity);
+  tighten(curve, searches, num_rows, kMostSteps);
+  EntmaxSearch open[kWidth];
+  int64_t number[kWidth];
+  int64_t count = 0;
+  for (int64_t r = 0; r < num_rows; ++r) {
+    EntmaxList& list = lists[r];
+    const float best = searches[r].best;
+    if (list.count == 0) {
+      tau[r] = best == kEntmaxInfinity ? std::numeric_limits<float>::quiet_NaN() : kEntmaxInfinity;
+      continue;
+    }
+    const float near = searches[r].low;
+    const float error = tau_error(near);
+    if (has_open_edge(list, near, error)) {
+      tau[r] = settle_edge(curve, list, best, near + error);
+    } else {
+      list.count = keep_above(list.scores, list.columns, list.scores, list.columns, list.count,
+                              near + error);
+      number[count] = r;
+      open[count++] = support_search(curve, list.scores, list.count, best);
+    }
+  }
+  finish_searches(curve, open, count);
+  for (int64_t n = 0; n < count; ++n) tau[number[n]] = open[n].low;
+  for (int64_t r = 0; r < num_rows; ++r) {
+    const float best = searches[r].best;
+    if (lists[r].count > 0 && !(tau[r] < best)) tau[r] = nextafterf(best, -kEntmaxInfinity);
+  }
 }
 
 /// What is left of x above tau: at most 1, whatever was rounded of large numbers.
