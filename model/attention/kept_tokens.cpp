@@ -16,4 +16,22 @@ void keep_token(const Stream& stream, RealView rows, ConstRealView token, int64_
   }
 }
 
+KeptTokens::KeptTokens(Arena& arena, const Stream& stream, int64_t heads, int64_t longest,
+                       int64_t head_dim)
+    : k(arena.alloc(stream.precision(), {1, heads, longest, head_dim})),
+      v(arena.alloc(stream.precision(), {1, heads, longest, head_dim})),
+      mask(arena.alloc<uint8_t>({1, longest})) {
+  // A value that nobody has written is multiplied by the weight 0.
+  for (const RealView& all : {k, v}) fill_zero_bytes(stream, all.data, all.bytes());
+}
+
+void KeptTokens::add(Context& ctx, const AttentionInputs& in) {
+  const int64_t position = ctx.decoding->position;
+  if (position == 0) fill_zero(ctx.stream, mask);
+  keep_token(ctx.stream, k, in.k, position);
+  keep_token(ctx.stream, v, in.v, position);
+  if (!ctx.stream.is_plan())
+    copy_bytes(ctx.stream, mask.data + position, in.mask.data, sizeof(uint8_t));
+}
+
 }  // namespace stipple::model

@@ -38,6 +38,10 @@ std::vector<ModelCase> every_decoder_case() {
          {Positions::kLearned, Positions::kSinusoidal, Positions::kRotary})
       cases.push_back(case_of(kind, positions));
   }
+  ModelCase entmax = case_of(AttentionKind::kEntmax, Positions::kRotary);
+  entmax.attention.entmax.learn_alpha = true;
+  entmax.attention.entmax.temperature = EntmaxTemperature::kLearned;
+  cases.push_back(entmax);
   return cases;
 }
 
@@ -166,12 +170,13 @@ TEST(Decoder, SaysSoWithEveryKindOfBlocks) {
   }
 }
 
-TEST(Decoder, SoftmaxAndBlocksKeepACache) {
+TEST(Decoder, SoftmaxEntmaxAndBlocksKeepACache) {
   const auto has_cache = [](const ModelCase& c) {
     return Living(c, kCpuDevice).decoder(9).has_cache();
   };
   ModelCase combiner = case_of(AttentionKind::kCombiner, Positions::kRotary);
   EXPECT_TRUE(has_cache(case_of(AttentionKind::kSoftmax, Positions::kRotary)));
+  EXPECT_TRUE(has_cache(case_of(AttentionKind::kEntmax, Positions::kRotary)));
   EXPECT_TRUE(has_cache(combiner));
   combiner.attention.combiner.variant = CombinerVariant::kLogsparse;
   EXPECT_FALSE(has_cache(combiner));

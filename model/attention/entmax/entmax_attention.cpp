@@ -5,6 +5,7 @@
 
 #include "core/copy.h"
 #include "model/attention/entmax/support_graph.h"
+#include "model/attention/kept_tokens.h"
 #include "model/attention/softmax/softmax_attention.h"
 
 namespace stipple::model {
@@ -44,7 +45,9 @@ kernels::EdgeList download_support(const Stream& stream, const kernels::EntmaxSu
 
 EntmaxAttention::EntmaxAttention(const AttentionConfig& config, ParameterStore& store,
                                  FactTable& facts, const AttentionShape& shape)
-    : heads_(config.entmax, store, facts, shape.name, shape.num_heads),
+    : num_heads_(shape.num_heads),
+      head_dim_(shape.head_dim),
+      heads_(config.entmax, store, facts, shape.name, shape.num_heads),
       facts_(facts, shape.num_heads),
       scale_(static_cast<float>(1.0 / std::sqrt(static_cast<double>(shape.head_dim)))),
       pattern_{.is_causal = shape.is_causal},
@@ -117,6 +120,27 @@ void EntmaxAttention::do_backward(Context& ctx, const AttentionInputs& in, Const
                                                .dropout = dropout_of(ctx, in, dropout_rate_, {}),
                                                .scratch = &ctx.scratch});
   heads_.backward(ctx, dalpha, dtemperature);
+}
+
+std::unique_ptr<AttentionCache> EntmaxAttention::make_cache(Arena& arena, const Stream& stream,
+                                                            int64_t longest) const {
+  return std::make_unique<KeptTokens>(arena, stream, num_heads_, longest, head_dim_);
+}
+
+void EntmaxAttention::do_decode(Context& ctx, const AttentionInputs& in, RealView out,
+                                AttentionCache& base) const {
+  KeptTokens& cache = static_cast<KeptTokens&>(base);
+  cache.add(ctx, in);
+  const Arena::Scope scope(ctx.scratch);
+  kernels::attend_entmax(ctx.stream, {.o = out,
+                                      .tau = ctx.scratch.alloc<float>({1, num_heads_, 1}),
+                                      .q = in.q,
+                                      .k = cache.k,
+                                      .v = cache.v,
+                                      .heads = heads_.forward(ctx),
+                                      .key_mask = cache.mask,
+                                      .scale = scale_,
+                                      .scratch = &ctx.scratch});
 }
 
 // --- graphs --------------------------------------------------------------------------------------

@@ -30,14 +30,18 @@ class EntmaxAttention final : public Attention {
   std::unique_ptr<Attention::Saved> make_saved() const override;
   void begin_step(const Stream&, const RngKey&) const override;
   void tell_graphs(Context&, const AttentionInputs&, const Attention::Saved&) const override;
+  /// Keys and values of all tokens. A token costs O(longest D) for each head.
+  std::unique_ptr<AttentionCache> make_cache(Arena&, const Stream&, int64_t longest) const override;
 
  private:
   void do_forward(Context&, const AttentionInputs&, RealView out, Attention::Saved&) const override;
+  void do_decode(Context&, const AttentionInputs&, RealView out, AttentionCache&) const override;
   void do_backward(Context&, const AttentionInputs&, ConstRealView out, ConstRealView dout,
                    const Attention::Saved&, const AttentionGrads&) const override;
   kernels::EdgeList support_of(Context&, const AttentionInputs&, const Saved&, int64_t row,
                                int64_t head) const;
 
+  int64_t num_heads_, head_dim_;
   EntmaxHeadLayer heads_;
   SupportFacts facts_;
   float scale_;

@@ -3,19 +3,9 @@
 
 #include <cmath>
 
-#include "core/copy.h"
 #include "model/attention/kept_tokens.h"
 
 namespace stipple::model {
-namespace {
-
-struct SoftmaxCache final : AttentionCache {
-  RealView k, v;       // [1, H, longest, D]
-  View<uint8_t> mask;  // [1, longest]  tokens that were given
-};
-
-}  // namespace
-
 SoftmaxAttention::SoftmaxAttention(const AttentionConfig& config, ParameterStore&, FactTable&,
                                    const AttentionShape& shape)
     : heads_(shape.num_heads),
@@ -72,26 +62,13 @@ void SoftmaxAttention::do_backward(Context& ctx, const AttentionInputs& in, Cons
 
 std::unique_ptr<AttentionCache> SoftmaxAttention::make_cache(Arena& arena, const Stream& stream,
                                                              int64_t longest) const {
-  auto cache = std::make_unique<SoftmaxCache>();
-  const Shape shape{1, heads_, longest, head_dim_};
-  cache->k = arena.alloc(stream.precision(), shape);
-  cache->v = arena.alloc(stream.precision(), shape);
-  cache->mask = arena.alloc<uint8_t>({1, longest});
-  // A value that nobody has written is multiplied by the weight 0.
-  for (const RealView& all : {cache->k, cache->v}) fill_zero_bytes(stream, all.data, all.bytes());
-  return cache;
+  return std::make_unique<KeptTokens>(arena, stream, heads_, longest, head_dim_);
 }
 
 void SoftmaxAttention::do_decode(Context& ctx, const AttentionInputs& in, RealView out,
                                  AttentionCache& base) const {
-  SoftmaxCache& cache = static_cast<SoftmaxCache&>(base);
-  const int64_t position = ctx.decoding->position;
-  if (position == 0) fill_zero(ctx.stream, cache.mask);
-  if (!ctx.stream.is_plan()) {
-    keep_token(ctx.stream, cache.k, in.k, position);
-    keep_token(ctx.stream, cache.v, in.v, position);
-    copy_bytes(ctx.stream, cache.mask.data + position, in.mask.data, sizeof(uint8_t));
-  }
+  KeptTokens& cache = static_cast<KeptTokens&>(base);
+  cache.add(ctx, in);
   const Arena::Scope scope(ctx.scratch);
   kernels::attend_dense(ctx.stream, {.o = out,
                                      .lse = ctx.scratch.alloc<float>({1, heads_, 1}),
