@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// Attention with alpha-entmax. Forward, and backward's gradients by queries: a warp owns a query. It
-// scores keys 32 at a time, a lane a key, into a list of those that may have a weight, solves the
-// list (entmax/solve.cuh) and walks over the support with channels over lanes. Backward solves once
-// more, over the support alone where it was kept: the same bits as forward. Gradients by keys: a warp
+// Attention with alpha-entmax. Forward first lists the keys that may have a weight by tiles
+// (candidates.cu), unless the pairs are a graph's. Then, and in backward's gradients by queries, a
+// warp owns a query. It scores its candidates, or all of its keys where there are too many, 32 at a
+// time, a lane a key, into a list, solves that (entmax/solve.cuh) and walks over the support with
+// channels over lanes. Backward solves once more, over the support alone where it was kept: the same
+// bits as forward. Gradients by keys: a warp
 // owns a key, scores all queries that meet it, and walks over those whose support has it. So every
 // sum has one owner and one order, without atomics, and nobody asks the host.
 //
@@ -10,10 +12,11 @@
 //
 // Shared memory: rows of the warp in fp32, 4 D bytes each: q; q and dout; k and v.
 //
-// A pair costs D multiply-adds of one lane and its key's row read through the caches: forward one
-// such pass over all pairs, backward one by keys and, where supports are longer than what is kept of
-// them, one by queries.
+// A pair that a lane scores costs D multiply-adds and its key's row read through the caches: forward
+// does so over a graph and over rows with too many candidates, backward by keys over all pairs and by
+// queries where supports are longer than what is kept of them.
 #include "kernels/attend_entmax.h"
+#include "kernels/cuda/attend_entmax/candidates.h"
 #include "kernels/cuda/attend_entmax/pairs.cuh"
 #include "kernels/cuda/combine/rows.cuh"
 #include "kernels/cuda/elements.cuh"
@@ -43,6 +46,7 @@ struct AttendEntmaxArrays {
   int32_t* size = nullptr;
   uint32_t* columns = nullptr;
   int64_t room = 0;
+  bool has_candidates = false;  ///< forward: they stand where the support is to stand
   EntmaxLists lists{};
   T *o = nullptr, *o2 = nullptr;
   // Backward only.
@@ -50,6 +54,10 @@ struct AttendEntmaxArrays {
   QueryRoot* roots = nullptr;  // [B, H, N]
   float *dalpha = nullptr, *dtemperature = nullptr;
   T *dq = nullptr, *dk = nullptr, *dv = nullptr;
+
+  __device__ Partners listed(int64_t row) const {
+    return {.list = columns + row * room, .count = size[row]};
+  }
 };
 
 /// One problem's head.
@@ -99,16 +107,17 @@ __device__ float lane_dot(const float* staged, const T* row, int dim) {
   return sum;
 }
 
-/// The list of query i, solved. `q` is staged; only keys of `partners` are asked.
+/// The list of query i, solved. `q` is staged; only keys of `partners` are asked, which
+/// all count where they are listed.
 template <int kWidth, class T>
 __device__ EntmaxRoot solve_query(const AttendEntmaxArrays<T>& a, const EntmaxProblem<T>& problem,
                                   int64_t i, const float* q, const Partners& partners,
-                                  bool is_support, EntmaxScan& scan) {
+                                  bool is_listed, EntmaxScan& scan) {
   for (int64_t first = 0; first < partners.count; first += kWarpSize) {
     const int64_t j = partners.at(first + lane_index());
     const bool counts =
-        is_support ? j >= 0
-                   : a.pairs.has(problem.number, i, j) && a.pairs.is_key_real(problem.number, j);
+        is_listed ? j >= 0
+                  : a.pairs.has(problem.number, i, j) && a.pairs.is_key_real(problem.number, j);
     const float x =
         counts ? problem.factor * lane_dot<kWidth>(q, a.k + (problem.keys + j) * a.dim, a.dim)
                : -kInfinity;
@@ -154,8 +163,10 @@ __global__ void __launch_bounds__(kRowWarps* kWarpSize)
     const int64_t i = row % a.pairs.num_queries;
     const float* q = stage_row(0, a.q + row * a.dim, a.dim);
     EntmaxScan scan{.list = a.lists.of(worker)};
+    const bool is_listed = a.has_candidates && a.size[row] <= a.room;
     const EntmaxRoot root = solve_query<kWidth>(
-        a, problem, i, q, a.pairs.keys_of(problem.number, i), /*is_support=*/false, scan);
+        a, problem, i, q, is_listed ? a.listed(row) : a.pairs.keys_of(problem.number, i), is_listed,
+        scan);
     const EntmaxList& list = scan.list;
     LaneRow<kPerLane> o, o2;
     float slopes = 0.0f;
@@ -200,10 +211,10 @@ __global__ void __launch_bounds__(kRowWarps* kWarpSize)
     const float* q = stage_row(0, a.q + row * a.dim, a.dim);
     const float* dout = stage_row(1, a.dout + row * a.dim, a.dim);
     const bool is_kept = a.size[row] <= a.room;
-    const Partners kept{.list = a.columns + row * a.room, .count = a.size[row]};
     EntmaxScan scan{.list = a.lists.of(worker)};
     const EntmaxRoot root = solve_query<kWidth>(
-        a, problem, i, q, is_kept ? kept : a.pairs.keys_of(problem.number, i), is_kept, scan);
+        a, problem, i, q, is_kept ? a.listed(row) : a.pairs.keys_of(problem.number, i), is_kept,
+        scan);
     const EntmaxList& list = scan.list;
     // As dp is summed, so that a key alone has no gradient at all.
     const float delta = lane_dot<kWidth>(dout, a.o2 + row * a.dim, a.dim);
@@ -322,13 +333,37 @@ LaunchShape workers_with_rows(int64_t workers, int staged, int dim) {
   return shape;
 }
 
+/// To where the support is to stand.
+void list_candidates(const Stream& stream, const AttendEntmax& x) {
+  AttendArrays a;
+  a.batch = x.q.shape[0];
+  a.heads = x.q.shape[1];
+  a.num_queries = x.q.shape[2];
+  a.num_keys = x.k.shape[2];
+  a.dim = x.q.shape[3];
+  a.storage = x.q.precision;
+  a.q = x.q.data;
+  a.k = x.k.data;
+  a.key_mask = x.key_mask.data;
+  a.scale = x.scale;
+  a.pattern = math::pattern_rule(x.pattern);
+  entmax_candidates(stream, a, x.heads.alpha.data, x.heads.temperature.data,
+                    {.count = x.support.size.data,
+                     .columns = x.support.columns.data,
+                     .room = x.support.columns.shape[3]},
+                    *x.scratch);
+}
+
 }  // namespace
 
 void attend_entmax(const Stream& stream, const AttendEntmax& args) {
   const Arena::Scope scope(*args.scratch);
+  const bool has_candidates = !args.support.empty() && args.edges.form.empty();
+  if (has_candidates) list_candidates(stream, args);
   with_real_type(args.q.precision, [&](auto zero) {
     using T = decltype(zero);
     AttendEntmaxArrays<T> a = arrays_of<T>(args);
+    a.has_candidates = has_candidates;
     a.tau = args.tau.data;
     if (!args.support.empty()) {
       a.size = args.support.size.data;

@@ -51,6 +51,7 @@ __global__ void __launch_bounds__(kEntmaxWarps* kWarpSize) entmax_kernel(EntmaxR
   const int64_t worker = entmax_worker();
   if (worker >= a.lists.workers) return;
   for (int64_t row = worker; row < a.rows; row += a.lists.workers) {
+    sync_warp();  // all lanes have left the list of the row before
     const EntmaxMap map(a.alpha[row * a.alpha_stride]);
     EntmaxScan scan{.list = a.lists.of(worker)};
     for (int64_t first = 0; first < a.length; first += kWarpSize) {
