@@ -4,19 +4,19 @@
 // warp owns a query. It scores its candidates, or all of its keys where there are too many, 32 at a
 // time, a lane a key, into a list, solves that (entmax/solve.cuh) and walks over the support with
 // channels over lanes. Backward solves once more, over the support alone where it was kept: the same
-// bits as forward. Gradients by keys: a warp
-// owns a key, scores all queries that meet it, and walks over those whose support has it. So every
-// sum has one owner and one order, without atomics, and nobody asks the host.
+// bits as forward. Gradients by keys: a warp owns a key, scores the queries that may have it in their
+// support, by tiles again, or all that meet it, and walks over those that have. So every sum has one
+// owner and one order, without atomics that could show, and nobody asks the host.
 //
 // Warps are as many as there is room for lists, 8 bytes a key each, and go from row to row.
 //
 // Shared memory: rows of the warp in fp32, 4 D bytes each: q; q and dout; k and v.
 //
 // A pair that a lane scores costs D multiply-adds and its key's row read through the caches: forward
-// does so over a graph and over rows with too many candidates, backward by keys over all pairs and by
+// does so over a graph and over rows with too many candidates, backward by keys over the same and by
 // queries where supports are longer than what is kept of them.
 #include "kernels/attend_entmax.h"
-#include "kernels/cuda/attend_entmax/candidates.h"
+#include "kernels/cuda/attend_entmax/candidates.cuh"
 #include "kernels/cuda/attend_entmax/pairs.cuh"
 #include "kernels/cuda/combine/rows.cuh"
 #include "kernels/cuda/elements.cuh"
@@ -51,7 +51,10 @@ struct AttendEntmaxArrays {
   T *o = nullptr, *o2 = nullptr;
   // Backward only.
   const T* dout = nullptr;
-  QueryRoot* roots = nullptr;  // [B, H, N]
+  QueryRoot* roots = nullptr;            // [B, H, N]
+  const int32_t* longest_key = nullptr;  ///< [B, H]; null: no tiles
+  float* bounds = nullptr;               // [B, H, N]  of list_queries; null: no tiles
+  EntmaxCandidates queries{};            ///< of keys
   float *dalpha = nullptr, *dtemperature = nullptr;
   T *dq = nullptr, *dk = nullptr, *dv = nullptr;
 
@@ -200,6 +203,18 @@ __global__ void __launch_bounds__(kRowWarps* kWarpSize)
   }
 }
 
+/// What a key's x must exceed to be in the support, as tiles see it. Warp-wide; q is staged.
+template <class T>
+__device__ float query_bound(const AttendEntmaxArrays<T>& a, const EntmaxProblem<T>& problem,
+                             const EntmaxRoot& root, const float* q) {
+  float sum = 0.0f;
+  for (int c = lane_index(); c < a.dim; c += kWarpSize) sum += q[c] * q[c];
+  const float slack =
+      entmax_slack(problem.factor, sqrtf(lanes_sum(sum)), a.longest_key[problem.number], a.dim);
+  if (root.tau == kInfinity) return kInfinity;
+  return slack < kInfinity ? root.highest + root.tau - slack : -kInfinity;
+}
+
 template <class T, int kPerLane, int kWidth>
 __global__ void __launch_bounds__(kRowWarps* kWarpSize)
     attend_entmax_by_query_kernel(AttendEntmaxArrays<T> a) {
@@ -243,7 +258,9 @@ __global__ void __launch_bounds__(kRowWarps* kWarpSize)
     store_row(a.dq + row * a.dim, a.dim, dq);
     dtemperature = lanes_sum(dtemperature);
     const float of_alpha = a.dalpha == nullptr ? 0.0f : dalpha.total(problem.map.alpha);
+    const float bound = a.bounds == nullptr ? 0.0f : query_bound(a, problem, root, q);
     if (lane_index() != 0) continue;
+    if (a.bounds != nullptr) a.bounds[row] = bound;
     a.roots[row] = {root.highest, root.tau, root.mass, delta};
     if (a.dalpha != nullptr) a.dalpha[row] = of_alpha + none;
     if (a.dtemperature != nullptr)
@@ -263,13 +280,16 @@ __global__ void __launch_bounds__(kRowWarps* kWarpSize)
   if (a.pairs.is_key_real(problem.number, j)) {
     const float* k = stage_row(0, a.k + row * a.dim, a.dim);
     const float* v = stage_row(1, a.v + row * a.dim, a.dim);
-    const Partners partners = a.pairs.queries_of(problem.number, j);
+    const bool is_listed = a.queries.count != nullptr && a.queries.count[row] <= a.queries.room;
+    const Partners partners = is_listed ? Partners{.list = a.queries.columns + row * a.queries.room,
+                                                   .count = a.queries.count[row]}
+                                        : a.pairs.queries_of(problem.number, j);
     for (int64_t first = 0; first < partners.count; first += kWarpSize) {
       const int64_t i = partners.at(first + lane_index());
       const int64_t query = problem.queries + i;
       float ds = 0.0f, weight = 0.0f;
       bool is_active = false;
-      if (a.pairs.has(problem.number, i, j)) {
+      if (is_listed ? i >= 0 : a.pairs.has(problem.number, i, j)) {
         const QueryRoot root = a.roots[query];
         const float x = problem.factor * lane_dot<kWidth>(k, a.q + query * a.dim, a.dim);
         const float u = x - root.highest - root.tau;
@@ -333,8 +353,9 @@ LaunchShape workers_with_rows(int64_t workers, int staged, int dim) {
   return shape;
 }
 
-/// To where the support is to stand.
-void list_candidates(const Stream& stream, const AttendEntmax& x) {
+/// For pairs of a pattern.
+template <class Args>
+EntmaxTiles tiles_of(const Stream& stream, const Args& x) {
   AttendArrays a;
   a.batch = x.q.shape[0];
   a.heads = x.q.shape[1];
@@ -347,11 +368,9 @@ void list_candidates(const Stream& stream, const AttendEntmax& x) {
   a.key_mask = x.key_mask.data;
   a.scale = x.scale;
   a.pattern = math::pattern_rule(x.pattern);
-  entmax_candidates(stream, a, x.heads.alpha.data, x.heads.temperature.data,
-                    {.count = x.support.size.data,
-                     .columns = x.support.columns.data,
-                     .room = x.support.columns.shape[3]},
-                    *x.scratch);
+  int32_t* longest = x.scratch->template alloc<int32_t>({a.problems()}).data;
+  find_longest_keys(stream, a, longest);
+  return {a, x.heads.alpha.data, x.heads.temperature.data, longest};
 }
 
 }  // namespace
@@ -359,7 +378,13 @@ void list_candidates(const Stream& stream, const AttendEntmax& x) {
 void attend_entmax(const Stream& stream, const AttendEntmax& args) {
   const Arena::Scope scope(*args.scratch);
   const bool has_candidates = !args.support.empty() && args.edges.form.empty();
-  if (has_candidates) list_candidates(stream, args);
+  if (has_candidates) {  // where the support is to stand
+    list_keys(stream, tiles_of(stream, args),
+              {.count = args.support.size.data,
+               .columns = args.support.columns.data,
+               .room = args.support.columns.shape[3]},
+              *args.scratch);
+  }
   with_real_type(args.q.precision, [&](auto zero) {
     using T = decltype(zero);
     AttendEntmaxArrays<T> a = arrays_of<T>(args);
@@ -381,19 +406,35 @@ void attend_entmax(const Stream& stream, const AttendEntmax& args) {
 
 void attend_entmax_backward(const Stream& stream, const AttendEntmaxBackward& args) {
   const Arena::Scope scope(*args.scratch);
+  Arena& scratch = *args.scratch;
+  const Shape& k = args.k.shape;
   const View<float> roots =
-      args.scratch->alloc<float>({args.tau.numel(), sizeof(QueryRoot) / sizeof(float)});
+      scratch.alloc<float>({args.tau.numel(), sizeof(QueryRoot) / sizeof(float)});
+  const bool has_tiles = args.edges.form.empty();
+  EntmaxTiles tiles{};
+  View<float> bounds;
+  EntmaxCandidates queries;
+  if (has_tiles) {
+    tiles = tiles_of(stream, args);
+    bounds = scratch.alloc<float>(args.tau.shape);
+    queries = {.count = scratch.alloc<int32_t>({k[0], k[1], k[2]}).data,
+               .columns = scratch.alloc<uint32_t>({k[0], k[1], k[2], kEntmaxRoom}).data,
+               .room = kEntmaxRoom};
+  }
   with_real_type(args.q.precision, [&](auto zero) {
     using T = decltype(zero);
     AttendEntmaxArrays<T> a = arrays_of<T>(args);
     // Only forward writes these.
     a.tau = const_cast<float*>(args.tau.data);
+    a.o2 = const_cast<T*>(args.o2.as<T>().data);
     a.size = args.support.size.data;
     a.columns = args.support.columns.data;
     a.room = args.support.columns.shape[3];
     a.dout = args.dout.as<T>().data;
-    a.o2 = const_cast<T*>(args.o2.as<T>().data);
     a.roots = reinterpret_cast<QueryRoot*>(roots.data);
+    a.longest_key = tiles.longest_key;
+    a.bounds = bounds.data;
+    a.queries = queries;
     a.dalpha = args.dalpha.data;
     a.dtemperature = args.dtemperature.data;
     a.dq = args.dq.as<T>().data;
@@ -403,6 +444,7 @@ void attend_entmax_backward(const Stream& stream, const AttendEntmaxBackward& ar
                        [&]<int kPerLane, int kWidth>() {
                          launch(stream, workers_with_rows(a.lists.workers, 2, a.dim),
                                 attend_entmax_by_query_kernel<T, kPerLane, kWidth>, a);
+                         if (has_tiles) list_queries(stream, tiles, bounds.data, queries, scratch);
                          launch(stream, workers_with_rows(a.problems * a.pairs.num_keys, 2, a.dim),
                                 attend_entmax_by_key_kernel<T, kPerLane, kWidth>, a);
                        });

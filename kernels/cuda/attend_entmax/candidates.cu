@@ -1,18 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
-// Candidates of entmax attention. A block of 4 warps owns 64 queries, a warp 16 of them, and walks
-// twice over the tiles of 64 keys in its list (attend/tiles.cuh): for the best score of each row,
-// then for those within 1 of it, counted in x. Keys come by cp.async into two stages.
+// Candidates of entmax attention. A block of 4 warps owns 64 rows, a warp 16 of them, and walks over
+// the tiles of 64 columns in its list (attend/tiles.cuh), which come by cp.async into two stages. Rows
+// are queries, which walk twice: for the best score, then for those within 1 of it, counted in x. Or
+// they are keys, which walk once and compare with the bound that each query has by then.
 //
 // Scores here are sums in another order than those that tau is settled with. What that can make of
 // them is bounded by the norms of the query and of the longest key, and candidates are taken from
 // that much lower: who is left out is not in the support, whatever was rounded.
 //
-// A warp writes its rows' keys by ballots, ascending. Shared memory: 64 queries and two stages of 64
-// keys, 192 D elements.
+// A warp writes its rows' columns by ballots, ascending. Shared memory: 64 rows and two stages of 64
+// columns, 192 D elements.
 #include "core/copy.h"
 #include "kernels/cuda/attend/edge.cuh"
 #include "kernels/cuda/attend/tiles.cuh"
-#include "kernels/cuda/attend_entmax/candidates.h"
+#include "kernels/cuda/attend_entmax/candidates.cuh"
 #include "kernels/cuda/sums.h"
 
 namespace stipple::kernels::cuda {
@@ -22,22 +23,22 @@ constexpr int kCandidateRows = 16 * kTileWarps;
 
 template <class T>
 struct CandidateArrays {
-  const T* q;  // [P, N, kDim]
-  const T* k;  // [P, M, kDim]
-  int64_t num_queries, num_keys;
-  const float* alpha;        // [H]
-  const float* temperature;  // [H]; null: 1
+  const T* rows;     // [P, num_rows, kDim]
+  const T* columns;  // [P, num_columns, kDim]
+  const float* alpha;
+  const float* temperature;
   float scale;
-  const int32_t* longest_key;  ///< [P]  norms, as the bits of floats
+  int dim;  ///< without padding
+  const int32_t* longest_key;
+  const float* bounds;  ///< of columns, where rows are keys
   PairBits pairs;
   TileLists lists;
   EntmaxCandidates out;
 };
 
-/// The largest norm of a problem's keys; a norm that is not a number is larger than all.
 template <class T>
 __global__ void __launch_bounds__(kTileThreads)
-    longest_key_kernel(int32_t* longest, const T* k, int64_t keys, int64_t rows, int dim) {
+    longest_keys_kernel(int32_t* longest, const T* k, int64_t keys, int64_t rows, int dim) {
   const int64_t row = int64_t{blockIdx.x} * kTileWarps + warp_index();
   if (row >= rows) return;
   float sum = 0.0f;
@@ -45,9 +46,8 @@ __global__ void __launch_bounds__(kTileThreads)
     const float x = to_float(k[row * dim + c]);
     sum += x * x;
   }
-  const float norm = sqrtf(lanes_sum(sum));
-  if (lane_index() == 0)
-    atomic_max(longest + row / keys, std::bit_cast<int32_t>(norm == norm ? norm : fabsf(norm)));
+  const float norm = fabsf(sqrtf(lanes_sum(sum)));  // without the sign that a NaN may have
+  if (lane_index() == 0) atomic_max(longest + row / keys, std::bit_cast<int32_t>(norm));
 }
 
 __device__ float quad_max(float x) {
@@ -58,18 +58,18 @@ __device__ float quad_max(float x) {
 /// One warp's 16 rows, of which a lane has parts of rows lane / 4 and + 8.
 template <class T, int kDim>
 struct CandidateRows {
-  static constexpr bool kHoldsQueries = sizeof(T) == sizeof(bf16);
-  using Queries = SharedTile<T, kCandidateRows, kDim>;
-  using Keys = SharedTile<T, kTileColumns, kDim>;
-  using QueryRows = std::conditional_t<kHoldsQueries, HeldRows<T, 1, kDim>,
-                                       RowsInShared<T, kCandidateRows, kDim>>;
-  static constexpr int kSharedBytes = Queries::kBytes + 2 * Keys::kBytes;
+  static constexpr bool kHoldsRows = sizeof(T) == sizeof(bf16);
+  using Rows = SharedTile<T, kCandidateRows, kDim>;
+  using Columns = SharedTile<T, kTileColumns, kDim>;
+  using RowVectors =
+      std::conditional_t<kHoldsRows, HeldRows<T, 1, kDim>, RowsInShared<T, kCandidateRows, kDim>>;
+  static constexpr int kSharedBytes = Rows::kBytes + 2 * Columns::kBytes;
 
   const CandidateArrays<T>& x;
   TileItem item;
   int first_row;
   float factor;  ///< of a product, in x
-  QueryRows q;
+  RowVectors vectors;
   float best[2] = {-kInfinity, -kInfinity};
   float bad[2] = {0.0f, 0.0f};  ///< 1: a score is not a number, or +inf
   int count[2] = {0, 0};
@@ -81,25 +81,25 @@ struct CandidateRows {
     const int head = item.problem % static_cast<int>(x.lists.heads);
     const float temperature = x.temperature == nullptr ? 1.0f : x.temperature[head];
     factor = (x.alpha[head] - 1.0f) * (temperature * x.scale);
-    const Queries queries(shared_memory());
-    copy_tile_async(queries, x.q + item.problem * x.num_queries * kDim, item.block * kCandidateRows,
-                    x.num_queries);
+    const Rows rows(shared_memory());
+    copy_tile_async(rows, x.rows + item.problem * x.pairs.num_rows * kDim,
+                    item.block * kCandidateRows, x.pairs.num_rows);
     commit_copies();
     wait_for_copies<0>();
     sync_threads();
-    if constexpr (kHoldsQueries) {
-      q.load(queries, warp_index() * 16);
+    if constexpr (kHoldsRows) {
+      vectors.load(rows, warp_index() * 16);
     } else {
-      q = {queries, warp_index() * 16};
+      vectors = {rows, warp_index() * 16};
     }
   }
 
-  __device__ Keys keys(int stage) const {
-    return Keys(shared_memory() + Queries::kBytes + stage * Keys::kBytes);
+  __device__ Columns stage(int number) const {
+    return Columns(shared_memory() + Rows::kBytes + number * Columns::kBytes);
   }
-  __device__ void start_copy(int stage, int tile) const {
-    copy_tile_async(keys(stage), x.k + item.problem * x.num_keys * kDim,
-                    int64_t{tile} * kTileColumns, x.num_keys);
+  __device__ void start_copy(int number, int tile) const {
+    copy_tile_async(stage(number), x.columns + item.problem * x.pairs.num_columns * kDim,
+                    int64_t{tile} * kTileColumns, x.pairs.num_columns);
   }
 
   /// Calls body(tile, products, mask) for every tile of the list; all warps of the block do.
@@ -115,7 +115,7 @@ struct CandidateRows {
       const int tile = item.tiles[i];
       Sums<1, kTileColumns> products;
       products.clear();
-      multiply_add_transposed(products, q, keys(i % 2));
+      multiply_add_transposed(products, vectors, stage(i % 2));
       const uint32_t mask = x.pairs.template mask<true>(item.problem, first_row, tile) &
                             column_mask(x.pairs.valid(item.sample), tile);
       body(tile, products.c[0], mask);
@@ -143,30 +143,34 @@ struct CandidateRows {
     }
   }
 
-  /// Twice what a score here may differ from another sum of the same products.
-  __device__ float slack(int r) const {
-    constexpr float kRounding = 0x1p-21f * static_cast<float>(kDim);
-    const int64_t row = first_row + lane_index() / 4 + 8 * r;
-    const int64_t last = x.num_queries - 1;
-    const T* query = x.q + (item.problem * x.num_queries + (row < last ? row : last)) * kDim;
-    float sum = 0.0f;
-    for (int c = lane_index() % 4; c < kDim; c += 4) sum += to_float(query[c]) * to_float(query[c]);
-    sum += shuffle_xor(sum, 1);
-    sum += shuffle_xor(sum, 2);
-    const float longest = std::bit_cast<float>(x.longest_key[item.problem]);
-    return fabsf(factor) * sqrtf(sum) * longest * kRounding;
+  __device__ int64_t row_of(int r) const { return first_row + lane_index() / 4 + 8 * r; }
+
+  /// What queries' scores must exceed: the best less 1.
+  __device__ void find_bounds(float (&bound)[2]) {
+    for (int r = 0; r < 2; ++r) {
+      const int64_t last = x.pairs.num_rows - 1, row = row_of(r) < last ? row_of(r) : last;
+      const T* query = x.rows + (item.problem * x.pairs.num_rows + row) * kDim;
+      float sum = 0.0f;
+      for (int c = lane_index() % 4; c < kDim; c += 4)
+        sum += to_float(query[c]) * to_float(query[c]);
+      sum += shuffle_xor(sum, 1);
+      sum += shuffle_xor(sum, 2);
+      const float slack = entmax_slack(factor, sqrtf(sum), x.longest_key[item.problem], x.dim);
+      if (!(slack < kInfinity)) bad[r] = 1.0f;
+      bound[r] = best[r] - 1.0f - slack;
+    }
   }
 
-  /// Writes the keys of row r among eight columns: this lane's two are there or not.
-  __device__ void write_keys(int r, bool low, bool high, int64_t first_column) {
+  /// Writes the columns of row r among eight: this lane's two are there or not.
+  __device__ void write_columns(int r, bool low, bool high, int64_t first_column) {
     const int quad = lane_index() & ~3;
     const uint32_t lows = ballot(low) >> quad & 0xFu, highs = ballot(high) >> quad & 0xFu;
     const uint32_t before = (1u << (lane_index() % 4)) - 1u;
     const int at = count[r] + popcount(lows & before) + popcount(highs & before);
-    const int64_t row = first_row + lane_index() / 4 + 8 * r;
-    uint32_t* columns = x.out.columns + (item.problem * x.num_queries + row) * x.out.room;
+    const int64_t row = row_of(r);
+    uint32_t* columns = x.out.columns + (item.problem * x.pairs.num_rows + row) * x.out.room;
     const auto column = static_cast<uint32_t>(first_column + lane_index() % 4 * 2);
-    if (row < x.num_queries) {
+    if (row < x.pairs.num_rows) {
       if (low && at < x.out.room) columns[at] = column;
       const int next = at + (low ? 1 : 0);
       if (high && next < x.out.room) columns[next] = column + 1;
@@ -174,79 +178,113 @@ struct CandidateRows {
     count[r] += popcount(lows) + popcount(highs);
   }
 
-  __device__ void list_candidates() {
-    float bound[2];
-    for (int r = 0; r < 2; ++r) {
-      const float lower = slack(r);
-      if (!(lower < kInfinity)) bad[r] = 1.0f;
-      bound[r] = best[r] - 1.0f - lower;
-    }
+  /// bound_of(e, column): what element e of a row's products, of that column, must exceed.
+  template <class BoundOf>
+  __device__ void list_columns(const BoundOf& bound_of) {
     for_each_tile([&](int tile, const float(&products)[kTileColumns / 8][4], uint32_t mask) {
 #pragma unroll
       for (int v = 0; v < kTileColumns / 8; ++v) {
+        const int64_t first = int64_t{tile} * kTileColumns + 8 * v;
         bool stays[4];
 #pragma unroll
-        for (int e = 0; e < 4; ++e)
-          stays[e] = has_bit(mask, v, e) && factor * products[v][e] > bound[e / 2];
+        for (int e = 0; e < 4; ++e) {
+          stays[e] = has_bit(mask, v, e) &&
+                     factor * products[v][e] > bound_of(e, first + lane_index() % 4 * 2 + e % 2);
+        }
         if (ballot(stays[0] || stays[1] || stays[2] || stays[3]) == 0) continue;
-        const int64_t first = int64_t{tile} * kTileColumns + 8 * v;
-        write_keys(0, stays[0], stays[1], first);
-        write_keys(1, stays[2], stays[3], first);
+        write_columns(0, stays[0], stays[1], first);
+        write_columns(1, stays[2], stays[3], first);
       }
     });
     for (int r = 0; r < 2; ++r) {
-      const int64_t row = first_row + lane_index() / 4 + 8 * r;
-      if (lane_index() % 4 != 0 || row >= x.num_queries) continue;
-      x.out.count[item.problem * x.num_queries + row] =
+      if (lane_index() % 4 != 0 || row_of(r) >= x.pairs.num_rows) continue;
+      x.out.count[item.problem * x.pairs.num_rows + row_of(r)] =
           bad[r] > 0.0f ? static_cast<int32_t>(x.out.room) + 1 : count[r];
     }
   }
 };
 
 template <class T, int kDim>
-__global__ void __launch_bounds__(kTileThreads) entmax_candidates_kernel(CandidateArrays<T> x) {
+__global__ void __launch_bounds__(kTileThreads) list_keys_kernel(CandidateArrays<T> x) {
   CandidateRows<T, kDim> rows(x);
   rows.find_best();
-  rows.list_candidates();
+  float bound[2];
+  rows.find_bounds(bound);
+  rows.list_columns([&](int e, int64_t) { return bound[e / 2]; });
 }
 
 template <class T, int kDim>
-void list_candidates(const Stream& stream, const AttendArrays& a, const float* alpha,
-                     const float* temperature, const EntmaxCandidates& out, Arena& scratch) {
-  const int64_t queries = a.problems() * a.num_queries, keys = a.problems() * a.num_keys;
-  const PairBits pairs = bits_by_query(stream, a, scratch);
-  const View<int32_t> longest = scratch.alloc<int32_t>({a.problems()});
-  const T* k = make_rows<T>(stream, scratch, a.k, keys, a.dim, kDim);
-  fill_zero(stream, longest);
-  launch(stream, {.grid = blocks_for(keys, kTileWarps), .block = kTileThreads},
-         longest_key_kernel<T>, longest.data, k, a.num_keys, keys, kDim);
-  const CandidateArrays<T> x = {
-      .q = make_rows<T>(stream, scratch, a.q, queries, a.dim, kDim),
-      .k = k,
-      .num_queries = a.num_queries,
-      .num_keys = a.num_keys,
-      .alpha = alpha,
-      .temperature = temperature,
+__global__ void __launch_bounds__(kTileThreads) list_queries_kernel(CandidateArrays<T> x) {
+  CandidateRows<T, kDim> rows(x);
+  const float* bounds = x.bounds + rows.item.problem * x.pairs.num_columns;
+  rows.list_columns([&](int, int64_t query) { return bounds[query]; });
+}
+
+template <class T, int kDim>
+CandidateArrays<T> candidate_arrays(const Stream& stream, const EntmaxTiles& tiles,
+                                    const PairBits& pairs, const EntmaxCandidates& out,
+                                    Arena& scratch) {
+  const AttendArrays& a = tiles.a;
+  const auto vectors = [&](const void* x, int64_t count) {
+    return make_rows<T>(stream, scratch, x, a.problems() * count, a.dim, kDim);
+  };
+  return {
+      .rows = vectors(pairs.rows_are_keys ? a.k : a.q, pairs.num_rows),
+      .columns = vectors(pairs.rows_are_keys ? a.q : a.k, pairs.num_columns),
+      .alpha = tiles.alpha,
+      .temperature = tiles.temperature,
       .scale = a.scale,
-      .longest_key = longest.data,
+      .dim = static_cast<int>(a.dim),
+      .longest_key = tiles.longest_key,
+      .bounds = nullptr,
       .pairs = pairs,
       .lists = make_tile_lists(stream, scratch, pairs, nullptr, a.batch, a.heads, kCandidateRows),
       .out = out};
-  launch(stream,
-         {.grid = blocks_for(x.lists.items, 1),
+}
+
+template <class T, int kDim>
+LaunchShape a_block_an_item(const CandidateArrays<T>& x) {
+  return {.grid = blocks_for(x.lists.items, 1),
           .block = kTileThreads,
-          .shared_bytes = CandidateRows<T, kDim>::kSharedBytes},
-         entmax_candidates_kernel<T, kDim>, x);
+          .shared_bytes = CandidateRows<T, kDim>::kSharedBytes};
 }
 
 }  // namespace
 
-void entmax_candidates(const Stream& stream, const AttendArrays& a, const float* alpha,
-                       const float* temperature, const EntmaxCandidates& out, Arena& scratch) {
+void find_longest_keys(const Stream& stream, const AttendArrays& a, int32_t* longest) {
+  const int64_t keys = a.problems() * a.num_keys;
+  fill_zero(stream, View<int32_t>{longest, {a.problems()}});
+  with_real_type(a.storage, [&](auto zero) {
+    using T = decltype(zero);
+    launch(stream, {.grid = blocks_for(keys, kTileWarps), .block = kTileThreads},
+           longest_keys_kernel<T>, longest, static_cast<const T*>(a.k), a.num_keys, keys,
+           static_cast<int>(a.dim));
+  });
+}
+
+void list_keys(const Stream& stream, const EntmaxTiles& tiles, const EntmaxCandidates& out,
+               Arena& scratch) {
   const Arena::Scope scope(scratch);
-  with_padded_dim(a.dim, [&](auto dim) {
-    with_real_type(a.storage, [&](auto zero) {
-      list_candidates<decltype(zero), dim()>(stream, a, alpha, temperature, out, scratch);
+  const PairBits pairs = bits_by_query(stream, tiles.a, scratch);
+  with_padded_dim(tiles.a.dim, [&](auto dim) {
+    with_real_type(tiles.a.storage, [&](auto zero) {
+      using T = decltype(zero);
+      const auto x = candidate_arrays<T, dim()>(stream, tiles, pairs, out, scratch);
+      launch(stream, a_block_an_item<T, dim()>(x), list_keys_kernel<T, dim()>, x);
+    });
+  });
+}
+
+void list_queries(const Stream& stream, const EntmaxTiles& tiles, const float* bounds,
+                  const EntmaxCandidates& out, Arena& scratch) {
+  const Arena::Scope scope(scratch);
+  const PairBits pairs = bits_by_key(stream, tiles.a, scratch);
+  with_padded_dim(tiles.a.dim, [&](auto dim) {
+    with_real_type(tiles.a.storage, [&](auto zero) {
+      using T = decltype(zero);
+      auto x = candidate_arrays<T, dim()>(stream, tiles, pairs, out, scratch);
+      x.bounds = bounds;
+      launch(stream, a_block_an_item<T, dim()>(x), list_queries_kernel<T, dim()>, x);
     });
   });
 }
