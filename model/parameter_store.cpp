@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "model/parameter_store.h"
 
+#include <algorithm>
 #include <cmath>
 #include <numbers>
 
@@ -34,13 +35,36 @@ double draw(const Init& init, PhiloxKey key, uint64_t i) {
   return init.scale * std::sqrt(-2.0 * std::log1p(-u)) * std::cos(angle);
 }
 
+/// Of one tensor, x: what is drawn is the same whatever else there is.
+void fill(const ParameterStore::Entry& entry, uint64_t seed, std::span<float> x) {
+  const PhiloxKey key = RngKey{seed, hash_name(entry.name)}.philox();
+  std::vector<double> drawn(x.size());
+  for (size_t i = 0; i < x.size(); ++i) drawn[i] = draw(entry.init, key, i);
+  if (entry.init.kind == Init::Kind::kDirections) {
+    const auto width = static_cast<size_t>(entry.shape[entry.shape.rank() - 1]);
+    for (size_t first = 0; first < x.size(); first += width) {
+      double squares = 0;
+      for (size_t e = first; e < first + width; ++e) squares += drawn[e] * drawn[e];
+      for (size_t e = first; e < first + width; ++e)
+        drawn[e] *= entry.init.scale / std::sqrt(squares);
+    }
+  }
+  for (size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(drawn[i]);
+}
+
 }  // namespace
 
 ParamId ParameterStore::declare(std::string name, Shape shape, Init init, Decay decay) {
   STIPPLE_CHECK(!allocated_, "parameter '", name, "' was declared after allocate()");
   STIPPLE_CHECK(!find(name).has_value(), "parameter '", name, "' was declared twice");
-  entries_.push_back({std::move(name), shape, init, decay, Range{}});
+  entries_.push_back({std::move(name), shape, init, decay, /*is_learned=*/true, Range{}});
   return {static_cast<int32_t>(entries_.size()) - 1};
+}
+
+ParamId ParameterStore::declare_fixed(std::string name, Shape shape, Init init) {
+  const ParamId id = declare(std::move(name), shape, init, Decay::kNo);
+  entries_.back().is_learned = false;
+  return id;
 }
 
 void ParameterStore::allocate(Device device) {
@@ -65,11 +89,9 @@ void ParameterStore::initialize(const Stream& stream, uint64_t seed) {
   if (values().data == nullptr) return;
   std::vector<float> all(static_cast<size_t>(numel_));
   for (const Entry& entry : entries_) {
-    const PhiloxKey key = RngKey{seed, hash_name(entry.name)}.philox();
-    float* x = all.data() + entry.range.begin;
-    for (int64_t i = 0; i < entry.range.size(); ++i) {
-      x[i] = static_cast<float>(draw(entry.init, key, static_cast<uint64_t>(i)));
-    }
+    fill(entry, seed,
+         std::span(all).subspan(static_cast<size_t>(entry.range.begin),
+                                static_cast<size_t>(entry.range.size())));
   }
   upload(stream, values(), std::span<const float>(all));
 }
@@ -92,18 +114,33 @@ View<float> ParameterStore::values() const {
   return {reinterpret_cast<float*>(values_.data()), {numel_}};
 }
 
-void ParameterStore::describe_state(StateVisitor& v, std::string_view kind,
-                                    View<float> flat) const {
+void ParameterStore::describe(StateVisitor& v, std::string_view kind, View<float> flat,
+                              bool is_learned) const {
   STIPPLE_CHECK_SHAPE("state", flat, {numel_});
   for (const Entry& e : entries_) {
+    if (e.is_learned != is_learned) continue;
     float* data = flat.data == nullptr ? nullptr : flat.data + e.range.begin;
     v.tensor(std::string(kind) + "/" + e.name, {data, e.shape});
   }
 }
 
+void ParameterStore::describe_state(StateVisitor& v, std::string_view kind,
+                                    View<float> flat) const {
+  describe(v, kind, flat, /*is_learned=*/true);
+}
+
+void ParameterStore::describe_fixed(StateVisitor& v) const {
+  describe(v, "fixed", values(), /*is_learned=*/false);
+}
+
+bool ParameterStore::has_fixed() const {
+  return std::any_of(entries_.begin(), entries_.end(),
+                     [](const Entry& e) { return !e.is_learned; });
+}
+
 int64_t ParameterStore::num_parameters() const {
   int64_t count = 0;
-  for (const Entry& entry : entries_) count += entry.shape.numel();
+  for (const Entry& entry : entries_) count += entry.is_learned ? entry.shape.numel() : 0;
   return count;
 }
 

@@ -23,12 +23,14 @@ namespace stipple::model {
 
 /// How a tensor is filled before training. A pure function of (seed, name, element).
 struct Init {
-  enum class Kind : uint8_t { kConstant, kNormal, kUniform } kind = Kind::kConstant;
-  double scale = 0.0;  ///< the constant; the standard deviation; the half-width
+  enum class Kind : uint8_t { kConstant, kNormal, kUniform, kDirections } kind = Kind::kConstant;
+  double scale = 0.0;  ///< the constant; the standard deviation; the half-width; the length
 
   static Init constant(double value) { return {Kind::kConstant, value}; }
   static Init normal(double stddev) { return {Kind::kNormal, stddev}; }
   static Init uniform(double half_width) { return {Kind::kUniform, half_width}; }
+  /// Vectors along the last dimension, of length 1 and uniformly distributed directions.
+  static Init directions() { return {Kind::kDirections, 1.0}; }
 };
 
 /// Whether weight decay applies: matrices yes; biases, norms and embeddings no.
@@ -45,11 +47,15 @@ class ParameterStore {
     Shape shape;
     Init init;
     Decay decay = Decay::kYes;
+    bool is_learned = true;
     Range range;  ///< in the flat arena, padding excluded; known after allocate()
   };
 
   /// Called by module constructors, before allocate(). Names are unique.
   ParamId declare(std::string name, Shape shape, Init init, Decay decay = Decay::kYes);
+
+  /// Of the model, but not learned: no module adds to its gradient, so that no optimizer moves it.
+  ParamId declare_fixed(std::string name, Shape shape, Init init);
 
   /// Fixes the layout and makes the value arena (zeroed). On meta only the layout.
   void allocate(Device);
@@ -62,11 +68,14 @@ class ParameterStore {
   View<float> grad(ParamId) const;
   View<float> values() const;               ///< flat
   int64_t numel() const { return numel_; }  ///< of the arena, padding included
-  int64_t num_parameters() const;           ///< without padding
+  int64_t num_parameters() const;           ///< that are learned, without padding
 
-  /// Each parameter's part of `flat`, an array of this layout, as "<kind>/<name>": values are of the
-  /// kind "parameter". Every rank owns all of it.
+  /// Each learned parameter's part of `flat`, an array of this layout, as "<kind>/<name>": values are
+  /// of the kind "parameter". Every rank owns all of it.
   void describe_state(StateVisitor&, std::string_view kind, View<float> flat) const;
+  /// What is not learned, as "fixed/<name>", likewise.
+  void describe_fixed(StateVisitor&) const;
+  bool has_fixed() const;
 
   std::span<const Entry> entries() const { return entries_; }  ///< in declaration order
   const Entry& entry(ParamId) const;
@@ -76,6 +85,8 @@ class ParameterStore {
   Range range(ParamId first, ParamId last) const;
 
  private:
+  void describe(StateVisitor&, std::string_view kind, View<float> flat, bool is_learned) const;
+
   std::vector<Entry> entries_;
   int64_t numel_ = 0;
   bool allocated_ = false;

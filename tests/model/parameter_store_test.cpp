@@ -82,6 +82,27 @@ TEST(ParameterStore, InitsHaveTheirMoments) {
   for (const float x : store.value(constant).span()) EXPECT_EQ(x, 0.5f);
 }
 
+TEST(ParameterStore, DirectionsHaveLengthOneAndPointEverywhere) {
+  constexpr int64_t kCount = 4000;
+  ParameterStore store;
+  const ParamId id = store.declare("directions", {2, kCount / 2, 3}, Init::directions());
+  store.allocate(kCpuDevice);
+  store.initialize(Stream(kCpuDevice), 3);
+  double sums[3] = {}, squares[3] = {};
+  for (int64_t row = 0; row < kCount; ++row) {
+    double length = 0;
+    for (int64_t e = 0; e < 3; ++e) {
+      const auto x = static_cast<double>(store.value(id)[row * 3 + e]);
+      length += x * x, sums[e] += x / kCount, squares[e] += x * x / kCount;
+    }
+    EXPECT_NEAR(length, 1.0, 1e-6);
+  }
+  // five standard errors: a coordinate's variance is 1/3, that of its square 4/45
+  for (const double sum : sums) EXPECT_NEAR(sum, 0.0, 5 * std::sqrt(1.0 / 3 / kCount));
+  for (const double square : squares)
+    EXPECT_NEAR(square, 1.0 / 3, 5 * std::sqrt(4.0 / 45 / kCount));
+}
+
 TEST(ParameterStore, PaddingStaysZero) {
   ParameterStore store;
   store.declare("a", {3}, Init::constant(1));
@@ -95,6 +116,30 @@ TEST(ParameterStore, PaddingStaysZero) {
   for (int64_t i = 0; i < store.numel(); ++i) {
     EXPECT_EQ(store.values()[i] != 0.0f, used[static_cast<size_t>(i)]) << i;
   }
+}
+
+TEST(ParameterStore, WhatIsFixedHasAStateOfItsOwnAndIsNoParameter) {
+  ParameterStore store;
+  store.declare("learned", {3}, Init::constant(1));
+  const ParamId fixed = store.declare_fixed("fixed", {2, 2}, Init::normal(1));
+  EXPECT_TRUE(store.has_fixed());
+  EXPECT_EQ(store.num_parameters(), 3);
+  store.allocate(kCpuDevice);
+  store.initialize(Stream(kCpuDevice), 3);
+  EXPECT_NE(store.value(fixed)[0], 0.0f);
+  struct Names final : StateVisitor {
+    std::vector<std::string> all;
+    void tensor(std::string_view name, const Shape&, View<float>, Range) override {
+      all.emplace_back(name);
+    }
+    void count(std::string_view, int64_t&) override {}
+    void number(std::string_view, double&) override {}
+    void numbers(std::string_view, std::vector<double>&) override {}
+  } learned, others;
+  store.describe_state(learned, "parameter", store.values());
+  store.describe_fixed(others);
+  EXPECT_EQ(learned.all, std::vector<std::string>{"parameter/learned"});
+  EXPECT_EQ(others.all, std::vector<std::string>{"fixed/fixed"});
 }
 
 TEST(ParameterStore, GradientsLiveWhereTheyWereBound) {

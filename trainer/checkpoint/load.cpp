@@ -60,7 +60,13 @@ void check_fits(const std::string& checkpoint, const Manifest& manifest,
     wanted[t.name] = &t;
     kinds.insert(kind_of(t.name));
   }
-  for (const ManifestTensor& t : manifest.tensors) {
+  const auto& stored = manifest.tensors;
+  const bool has_optional = std::any_of(stored.begin(), stored.end(), [](const ManifestTensor& t) {
+    return kind_of(t.name) == kOptionalKind;
+  });
+  if (!has_optional)
+    std::erase_if(wanted, [](const auto& t) { return kind_of(t.first) == kOptionalKind; });
+  for (const ManifestTensor& t : stored) {
     // Only the first piece of a tensor: the manifest's own shapes agree.
     if (!kinds.contains(kind_of(t.name)) || t.elements.begin > 0) continue;
     const auto found = wanted.find(t.name);

@@ -20,6 +20,7 @@ RunState::RunState(const Parts& parts)
 void RunState::describe(StateVisitor& v) {
   const model::ParameterStore& parameters = parts_.replica.parameters();
   parameters.describe_state(v, "parameter", parameters.values());
+  parameters.describe_fixed(v);
   parts_.optimizer.describe_state(parts_.replica.stream(), v);
   parts_.guard.describe_state(v);
   window_.describe_state(v);
