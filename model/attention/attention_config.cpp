@@ -19,6 +19,8 @@ void AttentionConfig::describe(ConfigVisitor& v) {
   v.section("sbm", sbm, "The stochastic block model (attention.kind = sbm).");
   v.section("combiner", combiner, "Regions and their summaries (attention.kind = combiner).");
   v.section("entmax", entmax, "alpha-entmax in place of softmax (attention.kind = entmax).");
+  v.section("sparsefinder", sparsefinder,
+            "Entmax, by attention.entmax, over a predicted graph (attention.kind = sparsefinder).");
 }
 
 }  // namespace stipple::model

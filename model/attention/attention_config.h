@@ -7,10 +7,11 @@
 #include "model/attention/combiner/combiner_config.h"
 #include "model/attention/entmax/entmax_config.h"
 #include "model/attention/sbm/sbm_config.h"
+#include "model/attention/sparsefinder/sparsefinder_config.h"
 
 namespace stipple::model {
 
-enum class AttentionKind : uint8_t { kSoftmax, kSbm, kNone, kCombiner, kEntmax };
+enum class AttentionKind : uint8_t { kSoftmax, kSbm, kNone, kCombiner, kEntmax, kSparsefinder };
 
 struct AttentionConfig {
   AttentionKind kind = AttentionKind::kSbm;
@@ -19,6 +20,7 @@ struct AttentionConfig {
   SbmConfig sbm = {};
   CombinerConfig combiner = {};
   EntmaxConfig entmax = {};
+  SparsefinderConfig sparsefinder = {};
   void describe(ConfigVisitor&);
 };
 

@@ -9,6 +9,7 @@
 #include "model/attention/none/none_attention.h"
 #include "model/attention/sbm/sbm_attention.h"
 #include "model/attention/softmax/softmax_attention.h"
+#include "model/attention/sparsefinder/sparsefinder_attention.h"
 
 namespace stipple::model {
 namespace {
@@ -41,6 +42,10 @@ constexpr std::array kTable{
     AttentionRow{AttentionKind::kEntmax, "entmax",
                  "weights are exactly zero for all keys but a query's best few",
                  &make_entmax_attention, &EntmaxAttention::traits, &EntmaxAttention::validate},
+    AttentionRow{AttentionKind::kSparsefinder, "sparsefinder",
+                 "entmax over a graph that is predicted from projected queries and keys",
+                 &make<SparsefinderAttention>, &SparsefinderAttention::traits,
+                 &SparsefinderAttention::validate},
 };
 
 }  // namespace

@@ -143,6 +143,9 @@ class AttentionRun {
     attention->forward(ctx, in, nowhere, *saved);
     attention->backward(ctx, in, nowhere, nowhere, *saved,
                         {nowhere, nowhere, nowhere, nowhere, nowhere, x_nowhere});
+    model::Context evaluation = run.begin(false);
+    evaluation.layer = kLayer;
+    attention->forward(evaluation, in, nowhere, *saved);
     saved_arena_ = std::make_unique<Arena>("saved", kCpuDevice, run.saved_bytes());
     scratch_arena_ = std::make_unique<Arena>("scratch", kCpuDevice, run.scratch_bytes());
   }

@@ -29,6 +29,8 @@ inline ModelCase small_case(model::AttentionKind kind) {
   c.attention.kind = kind;
   c.attention.sbm.clusters = 5;
   c.attention.combiner.block = 4;
+  c.attention.sparsefinder.cluster.clusters = 3;
+  c.attention.sparsefinder.measure = false;
   c.task = {.vocab_size = 9, .num_classes = 4, .max_length = 16};
   return c;
 }

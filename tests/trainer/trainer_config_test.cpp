@@ -293,6 +293,42 @@ TEST(TrainerConfig, CombinerSaysWhatDoesNotFit) {
             std::string::npos);
 }
 
+TEST(TrainerConfig, SparsefinderSaysWhatDoesNotFit) {
+  const std::string kind = "attention.kind=sparsefinder", prefix = "attention.sparsefinder.";
+  EXPECT_EQ(mistake({kind}), "none");
+  EXPECT_EQ(mistake({kind, "model.causal=true"}), "none");
+  EXPECT_EQ(
+      mistake({kind, "attention.entmax.alpha=1"}),
+      "attention.entmax.alpha: 1 is softmax, of which no graph can be predicted: every key has "
+      "some weight; use more than 1");
+  EXPECT_EQ(
+      mistake({kind, prefix + "window=4"}),
+      "attention.sparsefinder.window: 4 keys cannot lie alike on both sides of a query; use an "
+      "odd number, or 0 for none");
+  EXPECT_EQ(mistake({kind, prefix + "cluster.top=3", prefix + "cluster.clusters=2"}),
+            "attention.sparsefinder.cluster.top: the nearest 3 of 2 clusters; lower top or raise "
+            "clusters");
+  EXPECT_EQ(
+      mistake({kind, prefix + "cluster.top=4", prefix + "cluster.rounds=8"}),
+      "attention.sparsefinder.cluster.rounds: with top=4 a token is in 32 groups; at most 30");
+  EXPECT_EQ(
+      mistake({kind, prefix + "predictor=quantize", prefix + "projection.dim=32"}),
+      "attention.sparsefinder.projection.dim: with predictor=quantize and dim=32 a token is in "
+      "32 groups; at most 30");
+  EXPECT_EQ(
+      mistake({kind, prefix + "distance.metric=cosine", prefix + "distance.threshold=2.5"}),
+      "attention.sparsefinder.distance.threshold: 2.5 is no cosine distance, which lies between "
+      "0 and 2; lower it, or use metric=l2");
+  EXPECT_EQ(mistake({kind, prefix + "max_density=0"}),
+            "attention.sparsefinder.max_density: 0 leaves no room for any edge; use up to 1");
+  EXPECT_TRUE(
+      mistake({kind, "model.causal=true", prefix + "predictor=quantize"})
+          .starts_with("model.causal: attention.kind=sparsefinder lets tokens see later ones"));
+  EXPECT_EQ(mistake({kind, "model.causal=true", prefix + "predictor=quantize",
+                     prefix + "quantize.kind=interval"}),
+            "none");
+}
+
 TEST(TrainerConfig, KeysThatAVariantDoesNotLookAtAreToldOf) {
   const auto told = [](const std::vector<std::string>& overrides) {
     return unused_keys_text(Config::load({}, overrides));

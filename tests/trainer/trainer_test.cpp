@@ -199,14 +199,16 @@ TEST(Trainer, ACapturedStepGivesTheBitsOfAnEagerOneAndIsTimedAsWell) {
       SCOPED_TRACE(i);
       EXPECT_EQ(captured[i].loss, eager[i].loss);
       EXPECT_EQ(captured[i].grad_norm, eager[i].grad_norm);
-      expect_timed(eager[i], kind == model::AttentionKind::kSbm);
-      expect_timed(captured[i], kind == model::AttentionKind::kSbm);
+      const bool makes_a_graph =
+          kind == model::AttentionKind::kSbm || kind == model::AttentionKind::kSparsefinder;
+      expect_timed(eager[i], makes_a_graph);
+      expect_timed(captured[i], makes_a_graph);
     }
   }
 }
 
 /// Every attention of the registry; SBM by each of its mask laws, Combiner by two of its variants,
-/// entmax with what it learns and on a path; a language model.
+/// entmax with what it learns and on a path, Sparsefinder by two predictors; a language model.
 std::vector<Config> every_attention(const std::string& name) {
   std::vector<Config> configs;
   const auto add = [&](const auto& change) {
@@ -244,6 +246,13 @@ std::vector<Config> every_attention(const std::string& name) {
     attention.entmax.anneal_from = 1.1;
     attention.entmax.anneal_steps = 2;
   });
+  for (const auto predictor :
+       {model::SparsefinderPredictor::kCluster, model::SparsefinderPredictor::kQuantize}) {
+    add([&](auto& attention) {
+      attention.kind = model::AttentionKind::kSparsefinder;
+      attention.sparsefinder.predictor = predictor;
+    });
+  }
   return configs;
 }
 

@@ -108,8 +108,8 @@ int eval(comm::Communicator& communicator, const std::string& run_dir,
                                       communicator.size(), PlanFor::kEvaluation);
   require_memory(plan, config, task->info(), threads, device, communicator, PlanFor::kEvaluation);
   Replica replica(config, task->info(), device, threads, 1, plan);
-  const CheckpointMeta meta =
-      load_parameters(directory.path(), communicator, replica.stream(), replica.parameters());
+  const CheckpointMeta meta = load_parameters(directory.path(), communicator, config,
+                                              replica.stream(), replica.parameters());
   std::vector<std::string> overridden;
   comm::agree(communicator, [&] {
     if (communicator.rank() != 0) return;

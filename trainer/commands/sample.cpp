@@ -125,7 +125,7 @@ int sample(comm::Communicator& communicator, const std::string& run_dir,
   model::FactTable facts(config.model.layers);
   const model::Model model(parameters, facts, config.model, config.attention, model_task(info));
   parameters.allocate(stream.device());
-  load_parameters(directory.path(), communicator, stream, parameters);
+  load_parameters(directory.path(), communicator, config, stream, parameters);
   if (communicator.rank() != 0) return kDone;
   model::Decoder decoder(model, facts, stream, decoder_options(info));
   write(*task, generate(decoder, *task, length, options), options.out);

@@ -231,6 +231,9 @@ Config Config::with(const std::vector<std::string>& files,
     config.model.causal = true;
   }
   if (set.is_set("run.dir")) config.run.dir = expand_path(config.run.dir, "run.dir");
+  std::string& fitted = config.attention.sparsefinder.fitted;
+  if (set.is_set("attention.sparsefinder.fitted") && !fitted.empty())
+    fitted = expand_path(fitted, "attention.sparsefinder.fitted");
   if (set.is_set("data.dir")) config.data.dir = expand_path(config.data.dir, "data.dir");
   config.origins.add(set);
   return config;

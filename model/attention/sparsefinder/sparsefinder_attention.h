@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+// Entmax attention over a graph that is predicted before it is computed, or exact attention beside
+// which the prediction is measured. Formulas, deviations and costs: README.md beside this file.
+//
+// Saves, per token and head, head_dim activations, two numbers, up to kernels::kEntmaxRoom key
+// numbers of 4 bytes, and the room of the graph.
+#pragma once
+
+#include "kernels/attend_entmax.h"
+#include "model/attention/attention.h"
+#include "model/attention/entmax/entmax_head_layer.h"
+#include "model/attention/sparsefinder/graph_predictor.h"
+#include "model/attention/sparsefinder/prediction_facts.h"
+
+namespace stipple::model {
+
+class SparsefinderAttention final : public Attention {
+ public:
+  struct Saved final : Attention::Saved {
+    kernels::EdgeSet graph;  ///< predicted
+    RealView o2;             // [B, H, N, D]
+    View<float> tau;         // [B, H, N]
+    kernels::EntmaxSupport support;
+    kernels::EntmaxHeads heads;
+  };
+
+  SparsefinderAttention(const AttentionConfig&, ParameterStore&, FactTable&, const AttentionShape&);
+  static AttentionTraits traits(const AttentionConfig&);
+  static void validate(const AttentionConfig&);
+
+  std::unique_ptr<Attention::Saved> make_saved() const override;
+  /// Groups are of tokens, not of places.
+  bool reads_content() const override { return true; }
+  void begin_step(const Stream&, const RngKey&) const override;
+  void tell_graphs(Context&, const AttentionInputs&, const Attention::Saved&) const override;
+
+ private:
+  void do_forward(Context&, const AttentionInputs&, RealView out, Attention::Saved&) const override;
+  void do_backward(Context&, const AttentionInputs&, ConstRealView out, ConstRealView dout,
+                   const Attention::Saved&, const AttentionGrads&) const override;
+  bool is_full() const { return config_.mode == SparsefinderMode::kFull; }
+  kernels::EdgeSet attended(const Saved&) const;
+  void measure(Context&, const AttentionInputs&, const Saved&) const;
+
+  SparsefinderConfig config_;
+  GraphPredictor predictor_;
+  EntmaxHeadLayer heads_;
+  PredictionFacts facts_;
+  float scale_;
+  kernels::Pattern pattern_;
+  float dropout_rate_;
+};
+
+}  // namespace stipple::model

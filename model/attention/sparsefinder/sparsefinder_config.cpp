@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "model/attention/sparsefinder/sparsefinder_config.h"
+
+#include "core/error.h"
+#include "kernels/group_edges.h"
+
+namespace stipple::model {
+namespace {
+
+constexpr double kMostClusters = 65536;
+constexpr double kMostWindow = 1e9;
+constexpr double kMostThreshold = 1e9;
+constexpr double kMostCosine = 2.0;  ///< 1 - the cosine of opposite directions
+
+}  // namespace
+
+void SparsefinderProjection::describe(ConfigVisitor& v) {
+  v.field("dim", dim,
+          {.doc = "Dimensions that queries and keys are compared in.",
+           .min = 1,
+           .max = static_cast<double>(kernels::kMostProjected)});
+  v.field("shared", shared,
+          {.doc = "One projection for the queries and the keys of a head. Two are unrelated until "
+                  "they are fitted."});
+}
+
+void SparsefinderCluster::describe(ConfigVisitor& v) {
+  v.field("clusters", clusters,
+          {.doc = "Clusters of a head; near the square root of the length, edges grow with its "
+                  "power 1.5.",
+           .min = 1,
+           .max = kMostClusters});
+  v.field("top", top,
+          {.doc = "In how many clusters a token is: its nearest ones.",
+           .min = 1,
+           .max = static_cast<double>(kernels::kMostGroupsOfToken)});
+  v.field("rounds", rounds,
+          {.doc = "Sets of clusters; a pair is seen if it shares a cluster in one of them.",
+           .min = 1,
+           .max = static_cast<double>(kernels::kMostGroupsOfToken)});
+}
+
+void SparsefinderQuantize::describe(ConfigVisitor& v) {
+  v.field("buckets", buckets,
+          {.doc = "Of each dimension; a pair is seen if it shares one in any dimension.",
+           .min = 1,
+           .max = kMostClusters});
+  v.choice(
+      "kind", kind, {"equal", "interval"},
+      {.doc = "equal: as many tokens in each bucket, by rank among the sequence's, so that no "
+              "model can be causal; interval: equal parts of (-1, 1), of tanh(temperature x)."});
+  v.field("temperature", temperature,
+          {.doc = "Of the intervals.", .min = 1e-6, .max = kMostThreshold});
+}
+
+void SparsefinderDistance::describe(ConfigVisitor& v) {
+  v.field("threshold", threshold,
+          {.doc = "A pair is seen if it is nearer than this. l2: a squared distance; cosine: 0 to "
+                  "2.",
+           .min = 0,
+           .max = kMostThreshold});
+  v.choice("metric", metric, {"l2", "cosine"},
+           {.doc = "l2: the square of the distance; cosine: 1 less the cosine of the angle."});
+}
+
+void SparsefinderConfig::describe(ConfigVisitor& v) {
+  v.choice("mode", mode, {"full", "predicted"},
+           {.doc = "predicted: attention over the predicted graph; full: exact attention over all "
+                   "pairs, beside which the prediction is only measured."});
+  v.choice(
+      "predictor", predictor, {"cluster", "quantize", "distance"},
+      {.doc = "How the graph is predicted from projected queries and keys. cluster: who shares "
+              "a cluster; quantize: who shares a bucket; distance: who is near, for which "
+              "every pair is looked at."});
+  v.section("projection", projection, "Of queries and keys, per head, before they are compared.");
+  v.section("cluster", cluster, "predictor=cluster.");
+  v.section("quantize", quantize, "predictor=quantize.");
+  v.section("distance", distance, "predictor=distance.");
+  v.field("window", window,
+          {.doc = "Keys around its own place that a query always sees, itself included: an odd "
+                  "number, or 0. Without any, a token alone in its cluster gives 0.",
+           .unit = "tokens",
+           .min = 0,
+           .max = kMostWindow});
+  v.field("global_tokens", global_tokens,
+          {.doc = "The first tokens that all see and that see all.",
+           .unit = "tokens",
+           .min = 0,
+           .max = kMostWindow});
+  v.choice("compat", compat, {"none", "official"},
+           {.doc = "official: with cluster.top above 1, a query's nearest cluster must be a key's "
+                   "nearest one, its second the second, and so on, as the release's tensors "
+                   "compare them; none: any of them."});
+  v.field("fitted", fitted,
+          {.doc = "File of projections and centroids that `stipple sparsefinder fit` wrote. Empty: "
+                  "those of the run's checkpoint, or initial ones."});
+  v.field("measure", measure,
+          {.doc = "Evaluation compares the predicted graph with exact attention: recall, "
+                  "precision, exact rows, dropped mass. With mode=predicted that is one exact "
+                  "attention more."});
+  v.field(
+      "max_density", max_density,
+      {.doc = "Room for the predicted graph of a head, as a share of all pairs, 4 bytes each. A "
+              "graph with more edges ends the run.",
+       .min = 0,
+       .max = 1});
+}
+
+void SparsefinderConfig::validate() const {
+  STIPPLE_CHECK_AS(
+      ConfigError, max_density > 0,
+      "attention.sparsefinder.max_density: 0 leaves no room for any edge; use up to 1");
+  STIPPLE_CHECK_AS(ConfigError, window == 0 || window % 2 == 1,
+                   "attention.sparsefinder.window: ", window,
+                   " keys cannot lie alike on both sides of a query; use an odd number, or "
+                   "0 for none");
+  STIPPLE_CHECK_AS(ConfigError, cluster.top <= cluster.clusters,
+                   "attention.sparsefinder.cluster.top: the nearest ", cluster.top, " of ",
+                   cluster.clusters, " clusters; lower top or raise clusters");
+  STIPPLE_CHECK_AS(ConfigError, groups_of_token() <= kernels::kMostGroupsOfToken,
+                   predictor == SparsefinderPredictor::kCluster
+                       ? "attention.sparsefinder.cluster.rounds: with top="
+                       : "attention.sparsefinder.projection.dim: with predictor=quantize and dim=",
+                   predictor == SparsefinderPredictor::kCluster ? cluster.top : projection.dim,
+                   " a token is in ", groups_of_token(), " groups; at most ",
+                   kernels::kMostGroupsOfToken);
+  STIPPLE_CHECK_AS(
+      ConfigError,
+      distance.metric != kernels::math::Nearness::kCosine || distance.threshold <= kMostCosine,
+      "attention.sparsefinder.distance.threshold: ", distance.threshold,
+      " is no cosine distance, which lies between 0 and 2; lower it, or use metric=l2");
+}
+
+int64_t SparsefinderConfig::groups_of_token() const {
+  if (predictor == SparsefinderPredictor::kCluster) return cluster.top * cluster.rounds;
+  return predictor == SparsefinderPredictor::kQuantize ? projection.dim : 1;
+}
+
+int64_t SparsefinderConfig::num_groups() const {
+  if (predictor == SparsefinderPredictor::kQuantize) return projection.dim * quantize.buckets;
+  const bool is_ranked = compat == SparsefinderCompat::kOfficial;
+  return cluster.rounds * cluster.clusters * (is_ranked ? cluster.top : 1);
+}
+
+bool SparsefinderConfig::can_be_causal() const {
+  return predictor != SparsefinderPredictor::kQuantize ||
+         quantize.kind == kernels::Quantisation::kInterval;
+}
+
+}  // namespace stipple::model

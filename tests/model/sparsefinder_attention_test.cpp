@@ -1,0 +1,362 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "model/attention/sparsefinder/sparsefinder_attention.h"
+
+#include <algorithm>
+#include <array>
+#include <string>
+
+#include "core/error.h"
+#include "kernels/attend_entmax_reference.h"
+#include "tests/model/attention_reference.h"
+
+namespace stipple::model {
+namespace {
+
+using kernels::Quantisation;
+using kernels::math::Nearness;
+using test::AttentionCase;
+using test::AttentionReference;
+using test::AttentionRun;
+using test::differences;
+using test::Doubles;
+using test::expect_gradient;
+using test::Tensors;
+using test::to_doubles;
+
+AttentionConfig config_of(const SparsefinderConfig& sparsefinder, double dropout = 0.0) {
+  return {.kind = AttentionKind::kSparsefinder, .dropout = dropout, .sparsefinder = sparsefinder};
+}
+
+SparsefinderConfig clustered(int64_t clusters, int64_t top = 1, int64_t rounds = 1) {
+  return {.cluster = {.clusters = clusters, .top = top, .rounds = rounds}};
+}
+
+SparsefinderConfig near(double threshold, Nearness metric = Nearness::kSquaredDistance) {
+  return {.predictor = SparsefinderPredictor::kDistance,
+          .distance = {.threshold = threshold, .metric = metric}};
+}
+
+SparsefinderConfig quantized(int64_t buckets, Quantisation kind) {
+  return {.predictor = SparsefinderPredictor::kQuantize,
+          .projection = {.dim = 2},
+          .quantize = {.buckets = buckets, .kind = kind}};
+}
+
+AttentionCase small(bool is_causal = false) {
+  return {.length = 11, .head_dim = 4, .seed = 51, .is_causal = is_causal};
+}
+
+void add_padding(AttentionRun& run) {
+  const int64_t length = run.mask.shape()[1];
+  for (const int64_t j : {int64_t{2}, length - 2, length - 1}) run.mask[length + j] = 0;
+}
+
+const SparsefinderAttention::Saved& saved_of(const AttentionRun& run) {
+  return static_cast<const SparsefinderAttention::Saved&>(*run.saved);
+}
+
+std::vector<uint8_t> graph_of(const AttentionRun& run, const AttentionCase& c) {
+  std::vector<uint8_t> all;
+  for (int64_t p = 0; p < c.batch * c.heads; ++p) {
+    test::Array<uint8_t> dense({c.length, c.length});
+    kernels::get_edges(saved_of(run).graph, p, dense);
+    all.insert(all.end(), dense.values().begin(), dense.values().end());
+  }
+  return all;
+}
+
+int64_t count(const std::vector<uint8_t>& graph) {
+  return std::count(graph.begin(), graph.end(), uint8_t{1});
+}
+
+std::vector<SparsefinderConfig> every_predictor() {
+  return {clustered(3),
+          clustered(5, 2),
+          clustered(5, 1, 2),
+          quantized(3, Quantisation::kEqual),
+          quantized(3, Quantisation::kInterval),
+          near(3.0),
+          near(0.5, Nearness::kCosine)};
+}
+
+// --- attention over the graph --------------------------------------------------------------------
+
+TEST(SparsefinderAttention, IsEntmaxOverTheGraphWithItsGradients) {
+  for (const SparsefinderConfig& sparsefinder : every_predictor()) {
+    for (const bool is_causal : {false, true}) {
+      if (is_causal && !sparsefinder.can_be_causal()) continue;
+      const AttentionCase c = small(is_causal);
+      AttentionRun run(config_of(sparsefinder, 0.2), c);
+      add_padding(run);
+      run.forward();
+      run.backward();
+      AttentionReference reference(run, c, 0.2, AttentionRun::kLayer);
+      const std::vector<uint8_t> graph = graph_of(run, c);
+      double pairs = 0, edges = 0;
+      for (size_t e = 0; e < graph.size(); ++e) {
+        ASSERT_LE(graph[e], reference.weight[e]) << "an edge to padding or to the future";
+        pairs += reference.weight[e];
+        edges += graph[e];
+        reference.weight[e] = graph[e];
+      }
+      EXPECT_GT(edges, 0);
+      EXPECT_LT(edges, pairs);
+      Tensors at{to_doubles(run.q.values()), to_doubles(run.k.values()),
+                 to_doubles(run.v.values())};
+      const auto output = [&] {
+        Doubles o;
+        for (int64_t p = 0; p < c.batch * c.heads; ++p) {
+          const kernels::reference::Attention a = reference.problem(at, p);
+          const Doubles own = kernels::reference::attend_entmax({.attention = a, .alpha = 1.5}).o;
+          o.insert(o.end(), own.begin(), own.end());
+        }
+        return o;
+      };
+      const auto loss = [&] {
+        const Doubles o = output();
+        double sum = 0;
+        for (size_t i = 0; i < o.size(); ++i) sum += o[i] * reference.dout[i];
+        return sum;
+      };
+      expect_gradient(run.out.values(), output(), 1e-5, "out");
+      expect_gradient(run.dq.values(), differences(at.q, loss), 2e-4, "dq");
+      expect_gradient(run.dk.values(), differences(at.k, loss), 2e-4, "dk");
+      expect_gradient(run.dv.values(), differences(at.v, loss), 1e-4, "dv");
+    }
+  }
+}
+
+/// What padding asks is nobody's business: nothing, over a graph, and the answer of any query, over
+/// all pairs.
+void silence_padding(const AttentionRun& run, test::Array<float>& x) {
+  const int64_t row = x.shape()[2] * x.shape()[3], heads = x.shape()[1];
+  for (int64_t e = 0; e < x.numel(); ++e) {
+    const int64_t sample = e / (heads * row), token = e % row / x.shape()[3];
+    if (run.mask[sample * x.shape()[2] + token] == 0) x[e] = 0;
+  }
+}
+
+/// Everything that attention computes: the same bits.
+void expect_same(AttentionRun& a, AttentionRun& b) {
+  for (AttentionRun* run : {&a, &b}) silence_padding(*run, run->out);
+  EXPECT_EQ(a.out.values(), b.out.values());
+  EXPECT_EQ(a.dq.values(), b.dq.values());
+  EXPECT_EQ(a.dk.values(), b.dk.values());
+  EXPECT_EQ(a.dv.values(), b.dv.values());
+}
+
+void run_both_ways(AttentionRun& run) {
+  add_padding(run);
+  for (float& x : run.q.values()) x *= 4.0f;  // sharp: supports of few keys
+  run.content_q = run.q;
+  silence_padding(run, run.dout);
+  run.forward();
+  run.backward();
+}
+
+TEST(SparsefinderAttention, WhereTheWholeSupportIsPredictedItIsExactToTheBit) {
+  for (const bool is_causal : {false, true}) {
+    const AttentionCase c = small(is_causal);
+    SparsefinderConfig exact = near(1);
+    exact.mode = SparsefinderMode::kFull;
+    AttentionRun full(config_of(exact, 0.3), c);
+    run_both_ways(full);
+    bool is_sparse = false;
+    for (const double threshold : {1e9, 300.0, 200.0, 150.0, 100.0, 70.0}) {
+      AttentionRun predicted(config_of(near(threshold), 0.3), c);
+      run_both_ways(predicted);
+      const auto recall = [&] {
+        AttentionRun evaluated(config_of(near(threshold)), c);
+        run_both_ways(evaluated);
+        evaluated.forward(/*training=*/false);
+        const Facts told = evaluated.observer.told(evaluated.facts);
+        const auto sum = [&](const char* name) {
+          int64_t all = 0;
+          for (const int64_t x :
+               told.at<int64_t>(evaluated.facts.find(name), AttentionRun::kLayer).span())
+            all += x;
+          return all;
+        };
+        return sum("support") == sum("support_found");
+      };
+      if (!recall()) continue;
+      expect_same(predicted, full);
+      AttentionRun everything(config_of(near(1e9)), c);
+      run_both_ways(everything);
+      is_sparse = is_sparse || count(graph_of(predicted, c)) < count(graph_of(everything, c));
+    }
+    EXPECT_TRUE(is_sparse) << "no threshold left a pair out";
+  }
+}
+
+// --- the graph -----------------------------------------------------------------------------------
+
+TEST(SparsefinderAttention, ClustersAreTheNearestCentroidsOfProjectedContent) {
+  const AttentionCase c = small();
+  SparsefinderConfig sparsefinder = clustered(4, 2);
+  sparsefinder.window = 3;
+  sparsefinder.global_tokens = 1;
+  AttentionRun run(config_of(sparsefinder), c);
+  run.rotary = true;
+  run.content_q = test::random_normal(run.q.shape(), 91);
+  run.content_k = test::random_normal(run.k.shape(), 92);
+  run.forward();
+  const View<float> w = run.value("attention.project"),
+                    centroids = run.value("attention.centroids");
+  const int64_t r = w.shape[2];
+  const auto groups = [&](const test::Array<float>& x, int64_t p, int64_t i) {
+    const int64_t h = p % c.heads;
+    std::vector<std::pair<double, int64_t>> by_distance;
+    for (int64_t g = 0; g < 4; ++g) {
+      double squared = 0;
+      for (int64_t e = 0; e < r; ++e) {
+        double y = 0;
+        for (int64_t d = 0; d < c.head_dim; ++d)
+          y += static_cast<double>(x[(p * c.length + i) * c.head_dim + d]) *
+               static_cast<double>(w[(h * c.head_dim + d) * r + e]);
+        y -= static_cast<double>(centroids[(h * 4 + g) * r + e]);
+        squared += y * y;
+      }
+      by_distance.emplace_back(squared, g);
+    }
+    std::sort(by_distance.begin(), by_distance.end());
+    return std::array{by_distance[0].second, by_distance[1].second};
+  };
+  const std::vector<uint8_t> graph = graph_of(run, c);
+  for (int64_t p = 0; p < c.batch * c.heads; ++p) {
+    for (int64_t i = 0; i < c.length; ++i) {
+      const auto q = groups(run.content_q, p, i);
+      for (int64_t j = 0; j < c.length; ++j) {
+        const auto k = groups(run.content_k, p, j);
+        const bool shares = q[0] == k[0] || q[0] == k[1] || q[1] == k[0] || q[1] == k[1];
+        const bool expected = shares || std::abs(i - j) <= 1 || i == 0 || j == 0;
+        ASSERT_EQ(graph[static_cast<size_t>((p * c.length + i) * c.length + j)] != 0, expected)
+            << p << " " << i << " " << j;
+      }
+    }
+  }
+}
+
+TEST(SparsefinderAttention, OneClusterSeesEverythingAndAWindowOfOneTheTokenItself) {
+  const AttentionCase c = small();
+  AttentionRun everything(config_of(clustered(1)), c);
+  everything.forward();
+  EXPECT_EQ(count(graph_of(everything, c)), c.batch * c.heads * c.length * c.length);
+  AttentionRun alone(config_of(near(0)), c);
+  alone.forward();
+  EXPECT_EQ(count(graph_of(alone, c)), c.batch * c.heads * c.length);
+  SparsefinderConfig nothing = near(0);
+  nothing.window = 0;
+  AttentionRun none(config_of(nothing), c);
+  none.forward();
+  EXPECT_EQ(count(graph_of(none, c)), 0);
+  for (const float x : none.out.values()) EXPECT_EQ(x, 0.0f);
+}
+
+TEST(SparsefinderAttention, OfficialClustersMustBeOfEqualRank) {
+  const AttentionCase c = small();
+  SparsefinderConfig sparsefinder = clustered(5, 2);
+  AttentionRun any(config_of(sparsefinder), c);
+  sparsefinder.compat = SparsefinderCompat::kOfficial;
+  AttentionRun ranked(config_of(sparsefinder), c);
+  any.forward();
+  ranked.forward();
+  const std::vector<uint8_t> more = graph_of(any, c), fewer = graph_of(ranked, c);
+  EXPECT_LT(count(fewer), count(more));
+  for (size_t e = 0; e < more.size(); ++e) EXPECT_LE(fewer[e], more[e]);
+}
+
+// --- what is not learned -------------------------------------------------------------------------
+
+TEST(SparsefinderAttention, NoGradientReachesTheProjectionNorPassesThroughIt) {
+  for (SparsefinderConfig sparsefinder : every_predictor()) {
+    for (const bool is_shared : {true, false}) {
+      sparsefinder.projection.shared = is_shared;
+      AttentionRun run(config_of(sparsefinder), small());
+      run.rotary = true;
+      run.forward();
+      run.backward();
+      const auto* gradients = reinterpret_cast<const float*>(run.grads.data());
+      for (int64_t e = 0; e < run.store.numel(); ++e) ASSERT_EQ(gradients[e], 0.0f);
+      for (const float x : run.dcontent_q.values()) ASSERT_EQ(x, 0.0f);
+      for (const float x : run.dcontent_k.values()) ASSERT_EQ(x, 0.0f);
+    }
+  }
+}
+
+// --- what it tells -------------------------------------------------------------------------------
+
+struct Told {
+  double recall, precision, exact, dropped;
+};
+
+Told told_of(const SparsefinderConfig& sparsefinder) {
+  AttentionRun run(config_of(sparsefinder), small());
+  run_both_ways(run);
+  run.forward(/*training=*/false);
+  const Facts facts = run.observer.told(run.facts);
+  const auto sum = [&](const char* name) {
+    double all = 0;
+    for (const int64_t x : facts.at<int64_t>(run.facts.find(name), AttentionRun::kLayer).span())
+      all += static_cast<double>(x);
+    return all;
+  };
+  double dropped = 0;
+  for (const double x : facts.at<double>(run.facts.find("dropped"), AttentionRun::kLayer).span())
+    dropped += x;
+  return {.recall = sum("support_found") / sum("support"),
+          .precision = sum("support_found") / sum("measured_edges"),
+          .exact = sum("exact_rows") / sum("measured_rows"),
+          .dropped = dropped / sum("measured_rows")};
+}
+
+TEST(SparsefinderAttention, EvaluationTellsWhatTheGraphIsWorth) {
+  const Told all = told_of(clustered(1));
+  EXPECT_EQ(all.recall, 1.0);
+  EXPECT_EQ(all.exact, 1.0);
+  EXPECT_NEAR(all.dropped, 0.0, 1e-5);
+  EXPECT_LT(all.precision, 0.6);
+  SparsefinderConfig sparse = clustered(6);
+  const Told some = told_of(sparse);
+  EXPECT_GT(some.recall, 0.05);
+  EXPECT_LT(some.recall, 0.95);
+  EXPECT_GT(some.dropped, 0.05);
+  sparse.window = 5;
+  const Told wider = told_of(sparse);
+  EXPECT_GT(wider.recall, some.recall);
+  EXPECT_LT(wider.dropped, some.dropped);
+  sparse.mode = SparsefinderMode::kFull;
+  const Told beside = told_of(sparse);
+  EXPECT_EQ(beside.recall, wider.recall);
+  EXPECT_EQ(beside.exact, wider.exact);
+  EXPECT_NEAR(beside.dropped, wider.dropped, 1e-6);
+}
+
+TEST(SparsefinderAttention, AGraphWithoutRoomNamesTheKeyThatReservesIt) {
+  SparsefinderConfig sparsefinder = clustered(1);
+  sparsefinder.max_density = 0.01;
+  const AttentionCase c{.length = 64, .head_dim = 4};
+  AttentionRun run(config_of(sparsefinder), c);
+  try {
+    run.forward();
+    FAIL() << "4096 edges fitted into the room of 41";
+  } catch (const Error& error) {
+    EXPECT_TRUE(std::string(error.what()).starts_with("attention.sparsefinder.max_density: "))
+        << error.what();
+  }
+}
+
+TEST(SparsefinderAttention, IsTheSameForAnyThreads) {
+  for (const SparsefinderConfig& sparsefinder : every_predictor()) {
+    AttentionCase c = small();
+    AttentionRun one(config_of(sparsefinder), c);
+    c.threads = 3;
+    AttentionRun three(config_of(sparsefinder), c);
+    run_both_ways(one);
+    run_both_ways(three);
+    expect_same(one, three);
+  }
+}
+
+}  // namespace
+}  // namespace stipple::model
