@@ -5,6 +5,7 @@
 #include "core/profiler_range.h"
 #include "kernels/activation.h"
 #include "kernels/heads.h"
+#include "model/attention/graph.h"
 
 namespace stipple::model {
 namespace {
@@ -96,8 +97,10 @@ void EncoderBlock::attend(Context& ctx, const Input& input, View<const float> x,
   saved.v = project_to_heads(ctx, value_, normed, saved.value);
   saved.o = ctx.saved.alloc(ctx.precision(), saved.q.shape);
   attention_->forward(ctx, attention_inputs(input, saved), saved.o, *saved.attention);
-  if (ctx.graphs != nullptr)
+  if (ctx.graphs != nullptr) {
+    ctx.graphs->hear(ctx, attention_inputs(input, saved));
     attention_->tell_graphs(ctx, attention_inputs(input, saved), *saved.attention);
+  }
 
   const RealView merged = ctx.saved.alloc(ctx.precision(), x.shape);
   kernels::merge_heads(ctx.stream, {.y = merged, .x = saved.o});

@@ -61,6 +61,7 @@ struct CommandLine {
   std::vector<std::string> splits;
   data::listops::GeneratorOptions listops;
   SampleOptions sampling;
+  FitOptions fitting;
   std::function<int()> action;
 
   CommandLine() {
@@ -77,6 +78,7 @@ struct CommandLine {
     add_train();
     add_eval();
     add_sample();
+    add_sparsefinder();
     add_data();
     add_dry_run();
     add_keys();
@@ -136,6 +138,35 @@ struct CommandLine {
       action = [this] {
         sampling.seed = static_cast<uint64_t>(seed);
         return run_collective([this](auto& c) { return sample(c, path, config, sampling); });
+      };
+    });
+  }
+  void add_sparsefinder() {
+    CLI::App* command = app.add_subcommand(
+        "sparsefinder", "Predict the attention graph of a trained model with entmax attention");
+    command->require_subcommand(1);
+    CLI::App* fit = command->add_subcommand(
+        "fit", "Fit projections and centroids, written to sparsefinder.safetensors in the run");
+    fit->set_version_flag("--version", "stipple " STIPPLE_VERSION);
+    fit->add_option("run_dir", path, "Run directory that `train` wrote")->required();
+    fit->add_option("overrides", config,
+                    "key=value overrides, e.g. attention.sparsefinder.cluster.clusters=32");
+    fit->add_option("--examples", fitting.examples, "Of the training split, spread evenly over it")
+        ->capture_default_str()
+        ->check(CLI::PositiveNumber);
+    fit->add_option("--epochs", fitting.epochs, "Over these examples; 0: centroids alone")
+        ->capture_default_str()
+        ->check(CLI::NonNegativeNumber);
+    fit->add_option("--batch", fitting.batch, "Sequences of a step")
+        ->capture_default_str()
+        ->check(CLI::PositiveNumber);
+    fit->add_option("--learning-rate", fitting.learning_rate, "Of Adam")
+        ->capture_default_str()
+        ->check(CLI::PositiveNumber);
+    fit->callback([this] {
+      action = [this] {
+        return run_collective(
+            [this](auto& c) { return sparsefinder_fit(c, path, config, fitting); });
       };
     });
   }

@@ -35,9 +35,14 @@ class AttentionGraph {
   virtual void probabilities(int64_t head, int64_t query, std::span<double> by_key) const = 0;
 };
 
+struct AttentionInputs;
+struct Context;
+
 class GraphSink {
  public:
   virtual ~GraphSink() = default;
+  /// What a layer attends by; before its graphs.
+  virtual void hear(const Context&, const AttentionInputs&) {}
   /// Whether the graphs of this row of the leaf are wanted.
   virtual bool wants(int64_t row) const = 0;
   virtual void take(std::unique_ptr<AttentionGraph>) = 0;

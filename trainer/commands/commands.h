@@ -32,6 +32,16 @@ struct SampleOptions {
 /// as PNG. ConfigError where it is no language model. Collective.
 int sample(comm::Communicator&, const std::string& run_dir,
            const std::vector<std::string>& overrides, const SampleOptions&);
+struct FitOptions {
+  int64_t examples = 64;  ///< of the training split
+  int64_t epochs = 5;     ///< over them, of each head's projection
+  int64_t batch = 4;      ///< sequences of a step
+  double learning_rate = 0.01;
+};
+/// Fits projections and centroids of Sparsefinder to the exact attention of a run, whose parameters
+/// stay as they are, and writes them into it. ConfigError where its attention is not entmax.
+int sparsefinder_fit(comm::Communicator&, const std::string& run_dir,
+                     const std::vector<std::string>& overrides, const FitOptions&);
 /// Writes the files of ListOps. DataError where one exists, unless options.replace.
 int data_listops(const std::string& out, const data::listops::GeneratorOptions&);
 /// Prints what a run would use, without running it.

@@ -1,0 +1,63 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# Sparsefinder from end to end: it trains from scratch, resumes and evaluates the same on any number of ranks; `stipple sparsefinder fit`
+# finds projections for a model that learned exact attention, which may then be evaluated and trained over the predicted graph.
+. "$(dirname "$0")/support.sh"
+make_data
+sparsefinder="attention.kind=sparsefinder attention.sparsefinder.cluster.clusters=4"
+figure() { sed -nE "s/^$1 +([0-9.]+).*/\1/p" <<<"$output"; }
+
+# --- from scratch, on any number of ranks, killed or not ---
+for attention in "" "attention.sparsefinder.predictor=quantize" "attention.sparsefinder.predictor=distance"; do
+  run_train 1 run.dir=one $sparsefinder $attention train.steps=8 2>/dev/null
+  run_train 3 run.dir=three $sparsefinder $attention train.steps=4 optimizer.schedule.warmup_steps=2 2>/dev/null
+  rm -rf three
+  run_train 3 run.dir=three $sparsefinder $attention train.steps=8 2>/dev/null
+  equal "$(state three)" "$(state one)" "three ranks with $attention"
+  expect 0 "$STIPPLE" eval one
+  contains "$output" "recall"
+  contains "$output" "dropped_mass"
+  rm -rf one three
+done
+
+# --- fitted to exact attention ---
+run_train 1 run.dir=exact attention.kind=entmax 2>/dev/null
+before=$(state exact)
+fit="$STIPPLE sparsefinder fit exact attention.sparsefinder.cluster.clusters=4 --examples 32"
+expect 0 $fit
+contains "$output" "exact/sparsefinder.safetensors"
+equal "$(state exact)" "$before" "the run's state after fit"
+sum=$(sha256sum <exact/sparsefinder.safetensors)
+expect 0 $fit threads=2
+equal "$(sha256sum <exact/sparsefinder.safetensors)" "$sum" "fitted once more"
+expect 0 "$STIPPLE" eval exact $sparsefinder
+initial=$(figure recall)
+expect 0 "$STIPPLE" eval exact $sparsefinder attention.sparsefinder.fitted=exact/sparsefinder.safetensors
+fitted=$(figure recall)
+awk "BEGIN { exit !($fitted > 0 && $initial > 0) }" || fail "recall $initial, fitted $fitted"
+# Exact attention beside which a prediction is measured is the run's own.
+expect 0 "$STIPPLE" eval exact
+loss=$(figure loss)
+expect 0 "$STIPPLE" eval exact $sparsefinder attention.sparsefinder.mode=full
+equal "$(figure loss)" "$loss" "loss with mode=full"
+# All in one cluster: everything is predicted.
+expect 0 "$STIPPLE" eval exact attention.kind=sparsefinder attention.sparsefinder.cluster.clusters=1
+equal "$(figure loss)" "$loss" "loss with one cluster"
+# Training over the graph begins with what was fitted.
+run_train 1 run.dir=predicted $sparsefinder train.steps=2 optimizer.schedule.warmup_steps=1 \
+  attention.sparsefinder.fitted=exact/sparsefinder.safetensors 2>/dev/null
+expect 0 "$STIPPLE" eval predicted
+
+# --- what cannot be is refused in one line ---
+run_train 1 run.dir=softmax attention.kind=softmax train.steps=2 optimizer.schedule.warmup_steps=1 2>/dev/null
+expect 2 "$STIPPLE" sparsefinder fit softmax
+contains "$output" "attention.kind=softmax, of which no support can be predicted"
+expect 2 "$STIPPLE" eval exact attention.kind=sparsefinder attention.sparsefinder.cluster.clusters=8 \
+  attention.sparsefinder.fitted=exact/sparsefinder.safetensors
+contains "$output" "attention.sparsefinder.fitted: exact/sparsefinder.safetensors: tensor 'encoder.0.attention.centroids' has shape"
+expect 2 "$STIPPLE" eval exact $sparsefinder attention.sparsefinder.fitted=missing
+contains "$output" "attention.sparsefinder.fitted: "
+expect 2 mpirun -q -np 2 "$STIPPLE" sparsefinder fit exact
+contains "$output" "runs in one process"
+expect 2 "$STIPPLE" train small.yaml attention.kind=sparsefinder attention.sparsefinder.cluster.clusters=1000
+contains "$output" "attention.sparsefinder.cluster.clusters: 1000 clusters of sequences with at most 64 tokens"

@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: Apache-2.0
+// Queries, keys and the supports of exact entmax attention of chosen examples, by layer and head: what
+// a predictor of graphs is fitted to.
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "data/dataset.h"
+#include "model/attention/sparsefinder/projection_fit.h"
+#include "trainer/loop/replica.h"
+
+namespace stipple::trainer {
+
+/// Of every head of every layer (layer * heads + head), its sequences.
+using ExactSupports = std::vector<std::vector<model::ProjectionExample>>;
+
+/// Runs the examples as the evaluation does, by a replica whose attention is entmax. In host memory:
+/// per sequence and head 2 tokens head_dim floats and the support.
+ExactSupports exact_supports(Replica&, const data::Dataset&, const data::TaskInfo&, const Config&,
+                             std::span<const int64_t> examples);
+
+}  // namespace stipple::trainer

@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "trainer/loop/predictor_fit.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "core/rng.h"
+#include "model/attention/sparsefinder/kmeans.h"
+#include "trainer/loop/replica.h"
+
+namespace stipple::trainer {
+namespace {
+
+std::vector<double> doubles_of(View<float> x) { return {x.data, x.data + x.numel()}; }
+
+void put_doubles(const std::vector<double>& from, View<float> to) {
+  std::transform(from.begin(), from.end(), to.data, [](double x) { return static_cast<float>(x); });
+}
+
+}  // namespace
+
+PredictorFit::PredictorFit(const Config& config, const data::TaskInfo& info) : config_(config) {
+  model::FactTable facts(config.model.layers);
+  const model::Model model(parameters_, facts, config.model, config.attention, model_task(info));
+  parameters_.allocate(kCpuDevice);
+  parameters_.initialize(Stream(kCpuDevice), static_cast<uint64_t>(config.run.seed));
+}
+
+template <class Visit>
+void PredictorFit::for_each_head(const Visit& visit) const {
+  for (int64_t layer = 0; layer < config_.model.layers; ++layer)
+    for (int64_t head = 0; head < config_.model.heads; ++head) visit(layer, head);
+}
+
+View<float> PredictorFit::tensor(int64_t layer, const char* what) const {
+  return parameters_.value(
+      parameters_.find(fmt::format("encoder.{}.attention.{}", layer, what)).value());
+}
+
+View<float> PredictorFit::projection(int64_t layer, bool of_keys, int64_t head) const {
+  const char* name = config_.attention.sparsefinder.projection.shared ? "project"
+                     : of_keys                                        ? "project_key"
+                                                                      : "project_query";
+  return tensor(layer, name).at(head);
+}
+
+uint64_t PredictorFit::seed_of(int64_t layer, int64_t head) const {
+  const auto number = static_cast<uint64_t>(layer * config_.model.heads + head);
+  return splitmix64(static_cast<uint64_t>(config_.run.seed) ^ splitmix64(number));
+}
+
+std::vector<std::vector<double>> PredictorFit::fit_projections(const ExactSupports& supports,
+                                                               const PredictorFitOptions& options) {
+  const bool is_shared = config_.attention.sparsefinder.projection.shared;
+  std::vector<std::vector<double>> losses(static_cast<size_t>(config_.model.layers));
+  for_each_head([&](int64_t layer, int64_t head) {
+    const View<float> query = projection(layer, false, head), key = projection(layer, true, head);
+    model::Projection w{.d = query.shape[0],
+                        .r = query.shape[1],
+                        .is_shared = is_shared,
+                        .query = doubles_of(query)};
+    if (!is_shared) w.key = doubles_of(key);
+    losses[static_cast<size_t>(layer)].push_back(
+        model::fit_projection(supports.at(static_cast<size_t>(layer * config_.model.heads + head)),
+                              {.epochs = options.epochs,
+                               .batch = options.batch,
+                               .lr = options.learning_rate,
+                               .is_causal = config_.model.causal,
+                               .seed = seed_of(layer, head)},
+                              w));
+    put_doubles(w.query, query);
+    if (!is_shared) put_doubles(w.key, key);
+  });
+  return losses;
+}
+
+void PredictorFit::take_projections(const PredictorFit& other) {
+  for_each_head([&](int64_t layer, int64_t head) {
+    for (const bool of_keys : {false, true}) {
+      const View<float> from = other.projection(layer, of_keys, head);
+      std::copy_n(from.data, from.numel(), projection(layer, of_keys, head).data);
+    }
+  });
+}
+
+std::vector<float> PredictorFit::projected(
+    int64_t layer, int64_t head, std::span<const model::ProjectionExample> examples) const {
+  const View<float> query = projection(layer, false, head), key = projection(layer, true, head);
+  const std::vector<double> query_weight = doubles_of(query), key_weight = doubles_of(key);
+  std::vector<float> points;
+  for (const model::ProjectionExample& example : examples) {
+    model::append_projected(example.q, query_weight, query.shape[0], query.shape[1], points);
+    model::append_projected(example.k, key_weight, query.shape[0], query.shape[1], points);
+  }
+  return points;
+}
+
+void PredictorFit::fit_centroids(const ExactSupports& supports) {
+  const model::SparsefinderConfig& sparsefinder = config_.attention.sparsefinder;
+  if (sparsefinder.predictor != model::SparsefinderPredictor::kCluster) return;
+  for_each_head([&](int64_t layer, int64_t head) {
+    const std::vector<float> points = projected(
+        layer, head, supports.at(static_cast<size_t>(layer * config_.model.heads + head)));
+    for (int64_t round = 0; round < sparsefinder.cluster.rounds; ++round) {
+      const std::vector<float> centroids =
+          model::kmeans({.values = points, .dim = sparsefinder.projection.dim},
+                        {.clusters = sparsefinder.cluster.clusters,
+                         .seed = seed_of(layer, head) + static_cast<uint64_t>(round)},
+                        model::Ranks());
+      std::copy(centroids.begin(), centroids.end(),
+                tensor(layer, "centroids").at(round).at(head).data);
+    }
+  });
+}
+
+}  // namespace stipple::trainer

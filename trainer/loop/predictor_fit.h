@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+// Projections and centroids of Sparsefinder, fitted to exact supports on the host. A function of the
+// configuration, its run.seed and the supports.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "data/dataset.h"
+#include "model/parameter_store.h"
+#include "trainer/config/config.h"
+#include "trainer/loop/exact_supports.h"
+
+namespace stipple::trainer {
+
+struct PredictorFitOptions {
+  int64_t epochs = 5;  ///< over the supports, of each head's projection
+  int64_t batch = 4;   ///< sequences of a step
+  double learning_rate = 0.01;
+};
+
+/// What a model whose attention is sparsefinder has that is not learned, in host memory; at first as
+/// training from scratch begins with it.
+class PredictorFit {
+ public:
+  PredictorFit(const Config&, const data::TaskInfo&);
+
+  /// By layer and head, the loss of the last epoch.
+  std::vector<std::vector<double>> fit_projections(const ExactSupports&,
+                                                   const PredictorFitOptions&);
+  /// Those of another fit of the same model.
+  void take_projections(const PredictorFit&);
+  /// By k-means over projected queries and keys; nothing where the predictor has none.
+  void fit_centroids(const ExactSupports&);
+
+  const model::ParameterStore& parameters() const { return parameters_; }
+
+ private:
+  template <class Visit>
+  void for_each_head(const Visit& visit) const;
+  /// Of a head: [D, dim], or of centroids [rounds, H, clusters, dim] all.
+  View<float> projection(int64_t layer, bool of_keys, int64_t head) const;
+  View<float> tensor(int64_t layer, const char* what) const;
+  std::vector<float> projected(int64_t layer, int64_t head,
+                               std::span<const model::ProjectionExample>) const;
+  uint64_t seed_of(int64_t layer, int64_t head) const;
+
+  Config config_;
+  model::ParameterStore parameters_;
+};
+
+}  // namespace stipple::trainer
