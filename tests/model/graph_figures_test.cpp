@@ -6,18 +6,12 @@
 #include <cmath>
 #include <numeric>
 
+#include "tests/support/edge_lists.h"
+
 namespace stipple::model {
 namespace {
 
-/// Rows of the columns given.
-kernels::EdgeList edges_of(const std::vector<std::vector<int32_t>>& rows) {
-  kernels::EdgeList list{.row_ptr = {0}, .columns = {}, .multiplicity = {}};
-  for (const auto& row : rows) {
-    list.columns.insert(list.columns.end(), row.begin(), row.end());
-    list.row_ptr.push_back(list.num_edges());
-  }
-  return list;
-}
+using test::edges_of;
 
 TEST(GraphFigures, BlockContrastComparesTheDiagonalWithTheRest) {
   EXPECT_DOUBLE_EQ(block_contrast(std::vector<float>(9, 0.125f), 3), 1.0);

@@ -9,21 +9,13 @@
 
 #include "model/attention/sparsefinder/kmeans.h"
 #include "tests/support/arrays.h"
+#include "tests/support/edge_lists.h"
 
 namespace stipple::model {
 namespace {
 
 using kernels::EdgeList;
-
-EdgeList edges_of(const std::vector<std::vector<int32_t>>& rows) {
-  EdgeList edges;
-  edges.row_ptr = {0};
-  for (const auto& row : rows) {
-    edges.columns.insert(edges.columns.end(), row.begin(), row.end());
-    edges.row_ptr.push_back(static_cast<int64_t>(edges.columns.size()));
-  }
-  return edges;
-}
+using test::edges_of;
 
 std::vector<int32_t> row_of(const EdgeList& edges, size_t i) {
   return {edges.columns.begin() + edges.row_ptr[i], edges.columns.begin() + edges.row_ptr[i + 1]};
