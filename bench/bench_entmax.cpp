@@ -8,13 +8,14 @@
 //
 //   bench_entmax --benchmark_filter='step/.*N:4096'
 #include <benchmark/benchmark.h>
+#include <time.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <functional>
 #include <random>
 #include <string>
+#include <vector>
 
 #include "core/cpu/isa.h"
 #include "core/stream.h"
@@ -163,10 +164,16 @@ class Problem {
   size_t bytes_ = 0;
 };
 
+double thread_seconds() {
+  timespec now{};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+  return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
+}
+
 double seconds_of(const std::function<void()>& work) {
-  const auto begin = std::chrono::steady_clock::now();
+  const double begin = thread_seconds();
   work();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  return thread_seconds() - begin;
 }
 
 double median(std::vector<double> times) {

@@ -70,6 +70,7 @@ inline Floats gather(const float* base, Words index) {
 inline Floats square_root(Floats a) { return {_mm512_sqrt_ps(a.v)}; }
 inline float reduce_add(Floats a) { return _mm512_reduce_add_ps(a.v); }
 inline float reduce_max(Floats a) { return _mm512_reduce_max_ps(a.v); }
+inline float first_lane(Floats a) { return _mm512_cvtss_f32(a.v); }
 
 inline Words splat_words(uint32_t x) { return {_mm512_set1_epi32(static_cast<int>(x))}; }
 inline Words iota() {
@@ -246,6 +247,7 @@ inline float reduce_add(Floats a) {
   x = _mm_add_ps(x, _mm_movehl_ps(x, x));
   return _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)));
 }
+inline float first_lane(Floats a) { return _mm256_cvtss_f32(a.v); }
 inline float reduce_max(Floats a) {
   __m128 x = _mm_max_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1));
   x = _mm_max_ps(x, _mm_movehl_ps(x, x));

@@ -29,9 +29,14 @@ inline Power power_of(float alpha) {
 template <Power kPower>
 struct EntmaxCurve {
   float alpha;
-  float less_one;  ///< b - 1
+  float less_one;   ///< b - 1
+  float last_step;  ///< after such a step, another would move less than a tenth of kTauError
 
-  explicit EntmaxCurve(float a) : alpha(a), less_one(1.0f / (a - 1.0f) - 1.0f) {}
+  // Newton's error is its square by a curvature that is bounded up to alpha 1.5 only.
+  explicit EntmaxCurve(float a)
+      : alpha(a),
+        less_one(1.0f / (a - 1.0f) - 1.0f),
+        last_step(a <= 1.5f ? 4e-5f * (a - 1.0f) : 1e-7f) {}
   bool is_convex() const { return kPower != Power::kGeneral || alpha <= 2.0f; }
 
   /// u^(b - 1), 0 at 0.
@@ -45,7 +50,7 @@ struct EntmaxCurve {
 
 /// x^exponent of a positive number.
 inline float raise(float x, float exponent) {
-  return reduce_max(exp(logarithm(splat(x)) * splat(exponent)));
+  return first_lane(exp(logarithm(splat(x)) * splat(exponent)));
 }
 
 struct EntmaxSums {
@@ -84,22 +89,37 @@ struct EntmaxSearch {
   float best = 0.0f;  ///< the largest of the list
 };
 
-/// Raises lower bounds by at most so many steps, fewer where none gains anything. Up to kWidth rows
-/// side by side, as each step of one waits for the last; how many they are changes no bit.
+/// tighten() of a row whose curve is not convex: halves what lies between bounds.
+template <Power kPower>
+inline void halve(const EntmaxCurve<kPower>& curve, EntmaxSearch& row, int steps) {
+  float high = row.best;
+  for (int step = 0; step < steps; ++step) {
+    const float middle = row.low + (high - row.low) * 0.5f;
+    if (!(middle > row.low && middle < high)) break;
+    const EntmaxSums sums = entmax_sums(curve, row.x, row.count, middle);
+    (sums.weight >= 1.0f ? row.low : high) = middle;
+  }
+}
+
+/// Raises the lower bound by at most so many steps, fewer where none gains anything.
+template <Power kPower>
+inline void tighten(const EntmaxCurve<kPower>& curve, EntmaxSearch& row, int steps) {
+  if (!curve.is_convex()) return halve(curve, row, steps);
+  for (int step = 0; step < steps; ++step) {
+    const EntmaxSums sums = entmax_sums(curve, row.x, row.count, row.low);
+    const float up = first_lane(entmax_step(curve, splat(sums.weight), splat(sums.slope)));
+    if (!(row.low < row.low + up)) break;
+    row.low += up;
+    if (up < curve.last_step) break;
+  }
+}
+
+/// The same of up to kWidth rows side by side, as each step of one waits for the last: same bits.
 template <Power kPower>
 inline void tighten(const EntmaxCurve<kPower>& curve, EntmaxSearch* rows, int64_t num_rows,
                     int steps) {
-  if (!curve.is_convex()) {
-    for (int64_t r = 0; r < num_rows; ++r) {
-      EntmaxSearch& row = rows[r];
-      float high = row.best;
-      for (int step = 0; step < steps; ++step) {
-        const float middle = row.low + (high - row.low) * 0.5f;
-        if (!(middle > row.low && middle < high)) break;
-        const EntmaxSums sums = entmax_sums(curve, row.x, row.count, middle);
-        (sums.weight >= 1.0f ? row.low : high) = middle;
-      }
-    }
+  if (num_rows == 1 || !curve.is_convex()) {
+    for (int64_t r = 0; r < num_rows; ++r) tighten(curve, rows[r], steps);
     return;
   }
   float low[kWidth] = {}, weight[kWidth] = {}, slope[kWidth] = {};
@@ -116,7 +136,7 @@ inline void tighten(const EntmaxCurve<kPower>& curve, EntmaxSearch* rows, int64_
     const Floats up = entmax_step(curve, load(weight), load(slope));
     const Mask gains = less(before, before + up) & mask_from_bits(active);
     store(low, select(gains, before + up, before));
-    active = mask_bits(gains & !less(up, splat(1e-7f)));
+    active = mask_bits(gains & !less(up, splat(curve.last_step)));
   }
   for (int64_t r = 0; r < num_rows; ++r) rows[r].low = low[r];
 }
@@ -196,7 +216,7 @@ inline void start_streams(const EntmaxCurve<kPower>& curve, EntmaxStream* rows, 
     const float best = highest_of(x, kLaneVectors * kWidth);
     searches[r] = {x, kLaneVectors * kWidth, best - 1.0f, best};
   }
-  tighten(curve, searches, num_rows, stream_steps(curve.is_convex(), kStreamSteps + 1));
+  tighten(curve, searches, num_rows, stream_steps(curve.is_convex(), kStreamSteps));
   for (int64_t r = 0; r < num_rows; ++r) {
     const EntmaxSearch& search = searches[r];
     if (search.best < kEntmaxInfinity && search.low > rows[r].bound)
@@ -274,8 +294,14 @@ inline EntmaxSearch support_search(const EntmaxCurve<kPower>& curve, const float
   }
   if constexpr (kPower == Power::kGeneral) {
     if (!curve.is_convex()) return search;
-    // The mean of u is at most that of u^b, to the power 1 / b.
-    const float from_mean = best + (mean - raise(n, 1.0f - curve.alpha));
+    // Means of u and, from b = 2 on, of u^2 are at most that of u^b to their powers.
+    const float most = raise(n, 1.0f - curve.alpha);
+    float distance = most;
+    if (curve.alpha <= 1.5f) {
+      const float rest = most * most - (reduce_add(squares) / n - mean * mean);
+      distance = sqrtf(rest > 0.0f ? rest : 0.0f);
+    }
+    const float from_mean = best + (mean - distance);
     search.low = from_mean > search.low ? from_mean : search.low;
   }
   return search;
