@@ -3,8 +3,10 @@
 
 #include "kernels/attend_entmax_reference.h"
 #include "kernels/entmax_heads.h"
+#include "model/attention/graph.h"
 #include "model/attention/softmax/softmax_attention.h"
 #include "tests/model/attention_reference.h"
+#include "tests/model/model_run.h"
 
 namespace stipple::model {
 namespace {
@@ -200,6 +202,44 @@ TEST(EntmaxAttention, TellsDensityAndSupportSizeOfRealQueries) {
     EXPECT_EQ(count("support_edges", h), edges);
     EXPECT_EQ(count("support_pairs", h), 9 * 10 / 2 + 6 * 7 / 2);
     EXPECT_EQ(count("support_rows", h), 9 + 6);
+  }
+}
+
+/// Keeps the graphs of the only row.
+struct GraphsOfOneRow final : GraphSink {
+  std::vector<std::unique_ptr<AttentionGraph>> graphs;
+  bool wants(int64_t) const override { return true; }
+  void take(std::unique_ptr<AttentionGraph> graph) override { graphs.push_back(std::move(graph)); }
+};
+
+TEST(EntmaxAttention, TellsWholeSupportsAlsoOfRowsThatAreNotKept) {
+  for (const bool is_causal : {false, true}) {
+    test::ModelCase c = test::small_case(AttentionKind::kEntmax);
+    c.config.causal = is_causal;
+    c.batch = 1;
+    c.length = c.task.max_length = 150;
+    test::ModelRun run(c);
+    GraphsOfOneRow told;
+    run.graphs = &told;
+    run.forward(test::LeafArrays(c.task, c.batch, c.length), /*training=*/false);
+    const Facts facts = run.observer.told(run.facts);
+    int64_t longest = 0;
+    for (const auto& graph : told.graphs) {
+      for (int64_t h = 0; h < graph->heads(); ++h) {
+        const kernels::EdgeList& edges = graph->edges[static_cast<size_t>(h)];
+        EXPECT_EQ(edges.num_edges(),
+                  facts.at<int64_t>(run.facts.find("support_edges"), graph->layer)[h]);
+        for (size_t i = 0; i + 1 < edges.row_ptr.size(); ++i) {
+          const auto first = edges.columns.begin() + edges.row_ptr[i];
+          const auto last = edges.columns.begin() + edges.row_ptr[i + 1];
+          longest = std::max<int64_t>(longest, last - first);
+          EXPECT_TRUE(std::is_sorted(first, last));
+          if (!is_causal || first == last) continue;
+          EXPECT_LE(last[-1], static_cast<int32_t>(i));
+        }
+      }
+    }
+    EXPECT_GT(longest, kernels::kEntmaxRoom);
   }
 }
 

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "model/attention/entmax/entmax_attention.h"
 
+#include <algorithm>
 #include <cmath>
+#include <functional>
+#include <numeric>
 
 #include "core/copy.h"
 #include "model/attention/entmax/support_graph.h"
@@ -11,34 +14,34 @@
 namespace stipple::model {
 namespace {
 
-/// Row and head of x [B, H, N, D], as [1, 1, N, D].
-ConstRealView problem_of(ConstRealView x, int64_t row, int64_t head) {
-  return with_real_type(x.precision, [&](auto zero) -> ConstRealView {
-    const auto of_head = x.as<decltype(zero)>().at(row).at(head);
-    return of_head.reshape({1, 1, x.shape[2], x.shape[3]});
+/// Row and head of x [B, H, N, D], on the host.
+std::vector<float> download_head(const Stream& stream, ConstRealView x, int64_t row, int64_t head) {
+  std::vector<float> values;
+  with_real_type(x.precision, [&](auto zero) {
+    using T = decltype(zero);
+    const View<const T> of_head = x.as<T>().at(row).at(head);
+    std::vector<T> stored(static_cast<size_t>(of_head.numel()));
+    download(stream, std::span<T>(stored), of_head);
+    for (const T& value : stored) values.push_back(to_float(value));
   });
+  return values;
 }
 
-template <class T>
-View<T> one_head(View<T> x, int64_t head) {
-  return x.empty() ? x : View<T>{x.data + head, {1}};
-}
-
-/// Of one problem whose rows all had room.
-kernels::EdgeList download_support(const Stream& stream, const kernels::EntmaxSupport& support) {
-  std::vector<int32_t> size(static_cast<size_t>(support.size.numel()));
-  std::vector<uint32_t> columns(static_cast<size_t>(support.columns.numel()));
-  download(stream, std::span<int32_t>(size), support.size);
-  download(stream, std::span<uint32_t>(columns), support.columns);
-  kernels::EdgeList edges;
-  edges.row_ptr.push_back(0);
-  const auto room = static_cast<size_t>(support.columns.shape[3]);
-  for (size_t i = 0; i < size.size(); ++i) {
-    const auto first = columns.begin() + static_cast<int64_t>(i * room);
-    edges.columns.insert(edges.columns.end(), first, first + size[i]);
-    edges.row_ptr.push_back(static_cast<int64_t>(edges.columns.size()));
+/// The `count` keys with the largest products with the query, ascending; keys [M, D].
+std::vector<int32_t> best_keys(std::span<const float> query, std::span<const float> keys,
+                               std::span<const int64_t> candidates, size_t count) {
+  std::vector<std::pair<double, int32_t>> scored;
+  for (const int64_t j : candidates) {
+    const auto key = keys.subspan(static_cast<size_t>(j) * query.size(), query.size());
+    scored.emplace_back(std::inner_product(query.begin(), query.end(), key.begin(), 0.0),
+                        static_cast<int32_t>(j));
   }
-  return edges;
+  count = std::min(count, scored.size());
+  std::ranges::nth_element(scored, scored.begin() + static_cast<int64_t>(count), std::greater<>());
+  std::vector<int32_t> best;
+  for (size_t e = 0; e < count; ++e) best.push_back(scored[e].second);
+  std::ranges::sort(best);
+  return best;
 }
 
 }  // namespace
@@ -145,30 +148,37 @@ void EntmaxAttention::do_decode(Context& ctx, const AttentionInputs& in, RealVie
 
 // --- graphs --------------------------------------------------------------------------------------
 
-/// The whole support of one head, whatever its size: forward once more, with room for all keys.
-kernels::EdgeList EntmaxAttention::support_of(Context& ctx, const AttentionInputs& in,
-                                              const Saved& saved, int64_t row, int64_t head) const {
-  const int64_t n = in.q.shape[2], m = in.k.shape[2];
-  const ConstRealView q = problem_of(in.q, row, head);
-  const size_t bytes = q.bytes() + static_cast<size_t>(n * (m + 2)) * sizeof(float);
-  constexpr size_t kArrays = 4;
-  Arena memory("graph", ctx.stream.device(), bytes + kArrays * Buffer::kAlignment);
-  const kernels::EntmaxSupport support{.size = memory.alloc<int32_t>({1, 1, n}),
-                                       .columns = memory.alloc<uint32_t>({1, 1, n, m})};
-  kernels::attend_entmax(ctx.stream,
-                         {.o = memory.alloc(q.precision, q.shape),
-                          .tau = memory.alloc<float>({1, 1, n}),
-                          .support = support,
-                          .q = q,
-                          .k = problem_of(in.k, row, head),
-                          .v = problem_of(in.v, row, head),
-                          .heads = {.alpha = one_head(saved.heads.alpha, head),
-                                    .temperature = one_head(saved.heads.temperature, head)},
-                          .key_mask = in.mask.at(row).reshape({1, m}),
-                          .pattern = pattern_,
-                          .scale = scale_,
-                          .scratch = &ctx.scratch});
-  return download_support(ctx.stream, support);
+/// The support of one head. Of a row with more keys than are kept only their number is known: they
+/// are the best ones.
+kernels::EdgeList EntmaxAttention::support_of(const Stream& stream, const AttentionInputs& in,
+                                              const Saved& saved, int64_t row, int64_t head,
+                                              const std::vector<int64_t>& tokens) const {
+  const auto room = static_cast<size_t>(saved.support.columns.shape[3]);
+  const auto dim = static_cast<size_t>(in.q.shape[3]);
+  std::vector<int32_t> sizes(static_cast<size_t>(in.q.shape[2]));
+  std::vector<uint32_t> columns(sizes.size() * room);
+  download(stream, std::span<int32_t>(sizes), saved.support.size.at(row).at(head));
+  download(stream, std::span<uint32_t>(columns), saved.support.columns.at(row).at(head));
+  const std::vector<float> q = download_head(stream, in.q, row, head);
+  const std::vector<float> k = download_head(stream, in.k, row, head);
+  kernels::EdgeList edges;
+  edges.row_ptr.push_back(0);
+  for (size_t i = 0; i < sizes.size(); ++i) {
+    const auto size = static_cast<size_t>(sizes[i]);
+    if (size <= room) {
+      const auto first = columns.begin() + static_cast<int64_t>(i * room);
+      edges.columns.insert(edges.columns.end(), first, first + sizes[i]);
+    } else {
+      const auto last = pattern_.is_causal
+                            ? std::ranges::upper_bound(tokens, static_cast<int64_t>(i))
+                            : tokens.end();
+      const std::vector<int32_t> best =
+          best_keys(std::span(q).subspan(i * dim, dim), k, std::span(tokens.begin(), last), size);
+      edges.columns.insert(edges.columns.end(), best.begin(), best.end());
+    }
+    edges.row_ptr.push_back(static_cast<int64_t>(edges.columns.size()));
+  }
+  return edges;
 }
 
 void EntmaxAttention::tell_graphs(Context& ctx, const AttentionInputs& in,
@@ -182,8 +192,8 @@ void EntmaxAttention::tell_graphs(Context& ctx, const AttentionInputs& in,
     graph->row = row;
     graph->tokens = static_cast<int64_t>(tokens.size());
     for (int64_t head = 0; head < in.q.shape[1]; ++head) {
-      graph->edges.push_back(
-          kernels::subgraph(support_of(ctx, in, saved, row, head), in.k.shape[2], tokens, tokens));
+      graph->edges.push_back(kernels::subgraph(support_of(ctx.stream, in, saved, row, head, tokens),
+                                               in.k.shape[2], tokens, tokens));
     }
     ctx.graphs->take(std::move(graph));
   }
