@@ -138,6 +138,17 @@ bool ParameterStore::has_fixed() const {
                      [](const Entry& e) { return !e.is_learned; });
 }
 
+void ParameterStore::copy_fixed_to(const Stream& stream, const ParameterStore& to) const {
+  for (const Entry& e : entries_) {
+    if (e.is_learned) continue;
+    const std::optional<ParamId> id = to.find(e.name);
+    STIPPLE_CHECK(id && to.entry(*id).shape == e.shape, "there is no fixed tensor '", e.name,
+                  "' of shape ", e.shape.str());
+    upload(stream, to.value(*id), std::span<const float>(value(*find(e.name)).span()));
+  }
+  stream.synchronize();
+}
+
 int64_t ParameterStore::num_parameters() const {
   int64_t count = 0;
   for (const Entry& entry : entries_) count += entry.is_learned ? entry.shape.numel() : 0;

@@ -76,6 +76,8 @@ class ParameterStore {
   /// What is not learned, as "fixed/<name>", likewise.
   void describe_fixed(StateVisitor&) const;
   bool has_fixed() const;
+  /// Copies it, from host memory, to a store that has the same.
+  void copy_fixed_to(const Stream&, const ParameterStore& to) const;
 
   std::span<const Entry> entries() const { return entries_; }  ///< in declaration order
   const Entry& entry(ParamId) const;

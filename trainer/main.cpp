@@ -61,7 +61,7 @@ struct CommandLine {
   std::vector<std::string> splits;
   data::listops::GeneratorOptions listops;
   SampleOptions sampling;
-  FitOptions fitting;
+  SweepOptions sweep;
   std::function<int()> action;
 
   CommandLine() {
@@ -147,28 +147,60 @@ struct CommandLine {
     command->require_subcommand(1);
     CLI::App* fit = command->add_subcommand(
         "fit", "Fit projections and centroids, written to sparsefinder.safetensors in the run");
-    fit->set_version_flag("--version", "stipple " STIPPLE_VERSION);
-    fit->add_option("run_dir", path, "Run directory that `train` wrote")->required();
-    fit->add_option("overrides", config,
-                    "key=value overrides, e.g. attention.sparsefinder.cluster.clusters=32");
-    fit->add_option("--examples", fitting.examples, "Of the training split, spread evenly over it")
-        ->capture_default_str()
-        ->check(CLI::PositiveNumber);
-    fit->add_option("--epochs", fitting.epochs, "Over these examples; 0: centroids alone")
-        ->capture_default_str()
-        ->check(CLI::NonNegativeNumber);
-    fit->add_option("--batch", fitting.batch, "Sequences of a step")
-        ->capture_default_str()
-        ->check(CLI::PositiveNumber);
-    fit->add_option("--learning-rate", fitting.learning_rate, "Of Adam")
-        ->capture_default_str()
-        ->check(CLI::PositiveNumber);
+    add_fit_options(fit);
     fit->callback([this] {
       action = [this] {
         return run_collective(
-            [this](auto& c) { return sparsefinder_fit(c, path, config, fitting); });
+            [this](auto& c) { return sparsefinder_fit(c, path, config, sweep.fit); });
       };
     });
+    CLI::App* all = command->add_subcommand(
+        "sweep", "Evaluate many ways to predict the graph: a table and a page with the frontier");
+    add_fit_options(all);
+    add_sweep_options(all);
+    all->callback([this] {
+      action = [this] {
+        return run_collective(
+            [this](auto& c) { return sparsefinder_sweep(c, path, config, sweep); });
+      };
+    });
+  }
+  void add_fit_options(CLI::App* command) {
+    command->set_version_flag("--version", "stipple " STIPPLE_VERSION);
+    command->add_option("run_dir", path, "Run directory that `train` wrote")->required();
+    command->add_option("overrides", config,
+                        "key=value overrides, e.g. attention.sparsefinder.cluster.clusters=32");
+    command
+        ->add_option("--examples", sweep.fit.examples,
+                     "Of the training split, the first in the order of training")
+        ->capture_default_str()
+        ->check(CLI::PositiveNumber);
+    command
+        ->add_option("--epochs", sweep.fit.projection.epochs,
+                     "Over these examples; 0: centroids alone")
+        ->capture_default_str()
+        ->check(CLI::NonNegativeNumber);
+    command->add_option("--batch", sweep.fit.projection.batch, "Sequences of a step")
+        ->capture_default_str()
+        ->check(CLI::PositiveNumber);
+    command->add_option("--learning-rate", sweep.fit.projection.learning_rate, "Of Adam")
+        ->capture_default_str()
+        ->check(CLI::PositiveNumber);
+  }
+  void add_sweep_options(CLI::App* command) {
+    command->add_option("--out", sweep.out, "Folder for sweep.csv and sweep.html")->required();
+    const auto list = [&](const char* name, auto& values, const char* doc) {
+      command->add_option(name, values, doc)
+          ->delimiter(',')
+          ->allow_extra_args(false)
+          ->capture_default_str();
+    };
+    list("--windows", sweep.windows, "Odd numbers of neighbours, each with every predictor");
+    list("--globals", sweep.globals, "Global tokens, without a predictor");
+    list("--clusters", sweep.clusters, "Clusters");
+    list("--tops", sweep.tops, "In how many clusters a token is");
+    list("--buckets", sweep.buckets, "Buckets of each dimension");
+    list("--thresholds", sweep.thresholds, "Squared distances");
   }
   void add_data() {
     CLI::App* command =

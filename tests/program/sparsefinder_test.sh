@@ -48,6 +48,18 @@ run_train 1 run.dir=predicted $sparsefinder train.steps=2 optimizer.schedule.war
   attention.sparsefinder.fitted=exact/sparsefinder.safetensors 2>/dev/null
 expect 0 "$STIPPLE" eval predicted
 
+# --- many ways at once ---
+expect 0 "$STIPPLE" sparsefinder sweep exact --out swept --examples 32 --windows 1,3 --globals 2 --clusters 2,4 --tops 1,2 --buckets 4 --thresholds 1
+equal "$(wc -l <swept/sweep.csv)" 17 "lines of sweep.csv: a head, and eight ways with each of two windows"
+equal "$(head -1 swept/sweep.csv)" predictor,setting,window,density,sparsity,recall,precision,exact,dropped_mass,loss,accuracy,frontier "columns"
+# Twice in the nearest two of two clusters is everything: exact.
+row=$(grep '^cluster several,clusters=2 top=2,1,' swept/sweep.csv)
+equal "$(cut -d, -f4,6,8 <<<"$row")" 1,1,1 "density, recall and exact rows of everything"
+contains "$(cat swept/sweep.html)" "Dropped mass"
+sum=$(sha256sum <swept/sweep.csv)
+expect 0 "$STIPPLE" sparsefinder sweep exact --out swept --examples 32 --windows 1,3 --globals 2 --clusters 2,4 --tops 1,2 --buckets 4 --thresholds 1 threads=2
+equal "$(sha256sum <swept/sweep.csv)" "$sum" "swept once more"
+
 # --- what cannot be is refused in one line ---
 run_train 1 run.dir=softmax attention.kind=softmax train.steps=2 optimizer.schedule.warmup_steps=1 2>/dev/null
 expect 2 "$STIPPLE" sparsefinder fit softmax

@@ -12,6 +12,7 @@
 #include "comm/communicator.h"
 #include "data/listops.h"
 #include "trainer/config/arguments.h"
+#include "trainer/loop/predictor_fit.h"
 
 namespace stipple::trainer {
 
@@ -34,14 +35,26 @@ int sample(comm::Communicator&, const std::string& run_dir,
            const std::vector<std::string>& overrides, const SampleOptions&);
 struct FitOptions {
   int64_t examples = 64;  ///< of the training split
-  int64_t epochs = 5;     ///< over them, of each head's projection
-  int64_t batch = 4;      ///< sequences of a step
-  double learning_rate = 0.01;
+  PredictorFitOptions projection = {};
 };
 /// Fits projections and centroids of Sparsefinder to the exact attention of a run, whose parameters
 /// stay as they are, and writes them into it. ConfigError where its attention is not entmax.
 int sparsefinder_fit(comm::Communicator&, const std::string& run_dir,
                      const std::vector<std::string>& overrides, const FitOptions&);
+struct SweepOptions {
+  std::string out;  ///< folder of sweep.csv and sweep.html
+  FitOptions fit = {};
+  std::vector<int64_t> windows = {1, 5, 17};
+  std::vector<int64_t> globals = {4, 16};
+  std::vector<int64_t> clusters = {4, 8, 16, 32};
+  std::vector<int64_t> tops = {1, 2};
+  std::vector<int64_t> buckets = {8, 16};
+  std::vector<double> thresholds = {0.5, 1, 2, 4};
+};
+/// Evaluates a run with exact attention over graphs that many predictors predict, each fitted to it,
+/// and writes what each is worth. ConfigError as above.
+int sparsefinder_sweep(comm::Communicator&, const std::string& run_dir,
+                       const std::vector<std::string>& overrides, const SweepOptions&);
 /// Writes the files of ListOps. DataError where one exists, unless options.replace.
 int data_listops(const std::string& out, const data::listops::GeneratorOptions&);
 /// Prints what a run would use, without running it.

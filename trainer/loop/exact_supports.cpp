@@ -51,21 +51,18 @@ class SupportSink final : public model::GraphSink {
 
 }  // namespace
 
-ExactSupports exact_supports(Replica& replica, const data::Dataset& dataset,
-                             const data::TaskInfo& info, const Config& config,
-                             std::span<const int64_t> examples) {
+ExactSupports exact_supports(Replica& replica, const data::Dataset& training,
+                             const data::TaskInfo& info, const Config& config, int64_t count) {
   ExactSupports supports(static_cast<size_t>(config.model.layers * config.model.heads));
-  const data::EvalBatches batches(dataset, info, batch_options(config, /*is_captured=*/false));
+  data::TrainBatches batches(training, info, batch_options(config, /*is_captured=*/false));
   const RngKey rng = evaluation_rng(config, /*seed=*/0);
-  const auto micro = static_cast<size_t>(config.train.micro_batch);
+  const int64_t leaves = (count + config.train.micro_batch - 1) / config.train.micro_batch;
   data::Leaf leaf;
   StepObserver nobody;
-  for (size_t first = 0, round = 0; first < examples.size(); first += micro, ++round) {
-    const auto of_leaf = examples.subspan(first, std::min(micro, examples.size() - first));
-    batches.load(of_leaf, leaf);
-    replica.feed().put(static_cast<int64_t>(round), 0, leaf);
-    SupportSink sink(supports, config.model.heads,
-                     static_cast<int64_t>(of_leaf.size()) * leaf.sizes.fields.sequences);
+  for (int64_t l = 0; l < leaves; ++l) {
+    batches.load(l / batches.num_leaves(), l % batches.num_leaves(), leaf);
+    replica.feed().put(l, 0, leaf);
+    SupportSink sink(supports, config.model.heads, leaf.sizes.rows());
     replica.forward(0, rng, /*training=*/false, nobody, &sink);
     replica.stream().synchronize();
   }

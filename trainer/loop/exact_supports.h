@@ -3,7 +3,6 @@
 // a predictor of graphs is fitted to.
 #pragma once
 
-#include <span>
 #include <vector>
 
 #include "data/dataset.h"
@@ -15,9 +14,10 @@ namespace stipple::trainer {
 /// Of every head of every layer (layer * heads + head), its sequences.
 using ExactSupports = std::vector<std::vector<model::ProjectionExample>>;
 
-/// Runs the examples as the evaluation does, by a replica whose attention is entmax. In host memory:
-/// per sequence and head 2 tokens head_dim floats and the support.
-ExactSupports exact_supports(Replica&, const data::Dataset&, const data::TaskInfo&, const Config&,
-                             std::span<const int64_t> examples);
+/// Of the first `count` examples, or a few more, in the order of training, run as the evaluation runs
+/// them, by a replica whose attention is entmax. In host memory: per sequence and head 2 tokens
+/// head_dim floats and the support.
+ExactSupports exact_supports(Replica&, const data::Dataset& training, const data::TaskInfo&,
+                             const Config&, int64_t count);
 
 }  // namespace stipple::trainer

@@ -45,22 +45,22 @@ void PredictionFacts::show_recall(FactTable& facts, int64_t heads) {
   measured_rows_ = facts.declare_per_layer<int64_t>("measured_rows", heads);
   dropped_ = facts.declare_per_layer<double>("dropped", heads);
   const auto share = [&](const char* name, const char* title, const char* unit, FactId over,
-                         FactId under, bool has_total) {
+                         FactId under) {
     facts.show({.name = name,
                 .title = title,
                 .unit = unit,
                 .is_share = true,
                 .over = over,
                 .under = under,
-                .has_total = has_total});
+                .has_total = true});
   };
-  share("recall", "Recall", "share of the exact support that is predicted", found_, support_, true);
+  share("recall", "Recall", "share of the exact support that is predicted", found_, support_);
   share("precision", "Precision", "share of predicted edges in the exact support", found_,
-        measured_edges_, false);
+        measured_edges_);
   share("exact", "Exact rows", "share of queries whose whole support is predicted", exact_rows_,
-        measured_rows_, false);
+        measured_rows_);
   share("dropped_mass", "Dropped mass", "share of exact attention on no predicted edge", dropped_,
-        measured_rows_, true);
+        measured_rows_);
 }
 
 View<int32_t> PredictionFacts::overflow(Context& ctx) const {

@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+// `stipple sparsefinder fit`: projections and centroids for a trained model with entmax attention.
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include "model/attention/registry.h"
+#include "trainer/commands/commands.h"
+#include "trainer/commands/exact_run.h"
+#include "trainer/exit_code.h"
+#include "trainer/loop/fitted.h"
+#include "trainer/loop/predictor_fit.h"
+
+namespace stipple::trainer {
+
+int sparsefinder_fit(comm::Communicator& communicator, const std::string& run_dir,
+                     const std::vector<std::string>& overrides, const FitOptions& options) {
+  require_alone(communicator, "fit");
+  const OpenedRun run = open_run(communicator, run_dir, overrides);
+  require_entmax(run.config, run_dir);
+  const Config config = with_attention(run.config, model::AttentionKind::kSparsefinder);
+  model::attention_row(config.attention.kind).validate(config.attention);
+  PredictorFit fit(config, run.task->info());
+  const ExactSupports supports = supports_of(communicator, run, options.examples);
+  const auto losses = fit.fit_projections(supports, options.projection);
+  fit.fit_centroids(supports);
+  for (size_t layer = 0; layer < losses.size(); ++layer)
+    fmt::print("layer {:<6} loss by head {:.3f}\n", layer, fmt::join(losses[layer], " "));
+  const std::string path = run.directory.path() + "/sparsefinder.safetensors";
+  write_fitted(path, fit.parameters(), {{"examples", std::to_string(options.examples)}});
+  fmt::print("written      {}\n", path);
+  return kDone;
+}
+
+}  // namespace stipple::trainer
