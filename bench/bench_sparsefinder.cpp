@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: Apache-2.0
+// Entmax over predicted clusters beside exact entmax: forward and backward of one head of 64
+// channels on one thread, 1,024 to 16,384 tokens, alpha 1.5. Queries and keys belong to sqrt(N)
+// topics, which the clusters know: what prediction saves where it is right. `predict` is what comes
+// before attention: projections, clusters, the graph. `degree` is edges per query.
+//
+//   bench_sparsefinder --benchmark_filter='step/.*/N:4096'
+#include <benchmark/benchmark.h>
+
+#include <cmath>
+#include <random>
+#include <string>
+
+#include "core/cpu/isa.h"
+#include "core/stream.h"
+#include "kernels/attend_entmax.h"
+#include "kernels/group_edges.h"
+#include "kernels/predict.h"
+
+namespace {
+
+using namespace stipple;
+using namespace stipple::kernels;
+
+constexpr int64_t kDim = 64;
+constexpr int64_t kProjectedDim = 4;
+constexpr float kScale = 0.125f;  // 1 / sqrt(kDim)
+
+int64_t near_root(int64_t n) {
+  return static_cast<int64_t>(std::lround(std::sqrt(static_cast<double>(n))));
+}
+
+/// Everything that prediction, forward and backward of one problem read and write.
+class Problem {
+ public:
+  Problem(int64_t n, bool is_exact)
+      : n_(n), topics_(near_root(n)), is_exact_(is_exact), stream_(kCpuDevice) {
+    const Shape rows = {1, 1, n, kDim};
+    for (auto* view : {&q_, &k_, &v_, &dout_, &o_, &o2_, &dq_, &dk_, &dv_})
+      *view = memory_.alloc<float>(rows);
+    for (auto* view : {&v_, &dout_}) fill(*view, 1.0f);
+    weight_ = memory_.alloc<float>({1, kDim, kProjectedDim});
+    fill(weight_, 0.5f);
+    centroids_ = memory_.alloc<float>({1, topics_, kProjectedDim});
+    make_topics();
+    tau_ = memory_.alloc<float>({1, 1, n});
+    support_ = alloc_entmax_support(memory_, 1, 1, n);
+    alpha_ = memory_.alloc<float>({1});
+    alpha_[0] = 1.5f;
+    projected_ = memory_.alloc<float>({1, 1, n, kProjectedDim});
+    for (auto* view : {&query_groups_, &key_groups_}) *view = memory_.alloc<int32_t>({1, 1, n, 1});
+    // Above any density: no bits. An eighth of all pairs is more than topics of like size have.
+    edges_ = alloc_edges(memory_, 1, n, n, {.tile_density = 2.0, .max_density = 0.125});
+    predict();
+    forward();
+    backward();
+  }
+
+  void predict() {
+    for (const auto& [x, groups] : {std::pair{q_, query_groups_}, {k_, key_groups_}}) {
+      project_tokens(stream_, {.y = projected_, .x = x, .weight = weight_});
+      nearest_groups(stream_, {.groups = groups, .x = projected_, .centroids = centroids_});
+    }
+    write_group_edges(stream_, {.edges = edges_,
+                                .query_groups = query_groups_,
+                                .key_groups = key_groups_,
+                                .num_groups = topics_,
+                                .always = {.radius = 0},
+                                .scratch = &memory_});
+  }
+  void forward() {
+    attend_entmax(stream_, {.o = o_,
+                            .o2 = o2_,
+                            .tau = tau_,
+                            .support = support_,
+                            .q = q_,
+                            .k = k_,
+                            .v = v_,
+                            .heads = {.alpha = alpha_},
+                            .edges = is_exact_ ? EdgeSet{} : edges_,
+                            .scale = kScale,
+                            .scratch = &memory_});
+  }
+  void backward() {
+    attend_entmax_backward(stream_, {.dq = dq_,
+                                     .dk = dk_,
+                                     .dv = dv_,
+                                     .q = q_,
+                                     .k = k_,
+                                     .v = v_,
+                                     .o2 = o2_,
+                                     .dout = dout_,
+                                     .tau = tau_,
+                                     .support = support_,
+                                     .heads = {.alpha = alpha_},
+                                     .edges = is_exact_ ? EdgeSet{} : edges_,
+                                     .scale = kScale,
+                                     .scratch = &memory_});
+  }
+  double degree() const {
+    return static_cast<double>(edges_.num_edges(0)) / static_cast<double>(n_);
+  }
+  double support() const {
+    double sum = 0;
+    for (const int32_t size : support_.size.span()) sum += size;
+    return sum / static_cast<double>(n_);
+  }
+
+ private:
+  void fill(View<float> view, float stddev) {
+    std::normal_distribution<float> normal(0.0f, stddev);
+    for (float& x : view.span()) x = normal(generator_);
+  }
+  /// A direction for each topic, of which queries and keys are noisy copies, in any order; its
+  /// centroid is where it is projected to.
+  void make_topics() {
+    const View<float> topics = memory_.alloc<float>({1, 1, topics_, kDim});
+    fill(topics, 1.0f);
+    project_tokens(
+        stream_,
+        {.y = centroids_.reshape({1, 1, topics_, kProjectedDim}), .x = topics, .weight = weight_});
+    std::normal_distribution<float> noise(0.0f, 0.1f);
+    for (const View<float>& x : {q_, k_}) {
+      for (int64_t i = 0; i < n_; ++i) {
+        const auto topic = static_cast<int64_t>(generator_() % static_cast<uint64_t>(topics_));
+        for (int64_t c = 0; c < kDim; ++c)
+          x[i * kDim + c] = topics[topic * kDim + c] + noise(generator_);
+      }
+    }
+  }
+
+  int64_t n_, topics_;
+  bool is_exact_;
+  Arena memory_{"bench", kCpuDevice, size_t{1} << 29};
+  Stream stream_;
+  std::mt19937 generator_{7};
+  View<float> q_, k_, v_, dout_, o_, o2_, dq_, dk_, dv_, weight_, centroids_, projected_, tau_,
+      alpha_;
+  View<int32_t> query_groups_, key_groups_;
+  EntmaxSupport support_;
+  EdgeSet edges_;
+};
+
+void measure(benchmark::State& state, const std::string& pass, int64_t n, bool is_exact) {
+  Problem problem(n, is_exact);
+  for (auto _ : state) {
+    if (!is_exact && (pass == "predict" || pass == "step")) problem.predict();
+    if (pass == "forward" || pass == "step") problem.forward();
+    if (pass == "backward" || pass == "step") problem.backward();
+    benchmark::ClobberMemory();
+  }
+  state.counters["degree"] = problem.degree();
+  state.counters["support"] = problem.support();
+  state.SetLabel(std::string(stipple::cpu::isa_name(stipple::cpu::isa())));
+}
+
+void add_all() {
+  for (int64_t n = 1024; n <= 16384; n *= 2) {
+    for (const bool is_exact : {true, false}) {
+      for (const std::string pass : {"predict", "forward", "backward", "step"}) {
+        if (is_exact && pass == "predict") continue;
+        const std::string name =
+            pass + (is_exact ? "/exact/N:" : "/predicted/N:") + std::to_string(n);
+        benchmark::RegisterBenchmark(name.c_str(), [=](benchmark::State& state) {
+          measure(state, pass, n, is_exact);
+        })->Unit(benchmark::kMillisecond);
+      }
+    }
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  benchmark::Initialize(&argc, argv);
+  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
+  add_all();
+  benchmark::RunSpecifiedBenchmarks();
+  return 0;
+}
