@@ -3,13 +3,20 @@
 // 1,024 to 16,384 tokens. `exact` is softmax by attend_dense. `per_token` is CPU time of the
 // measuring thread, `bytes/token` what an operation takes beyond its inputs and results.
 //
+// At the end, of Combiner by blocks near the root of the length, the slopes of log CPU time and of log bytes
+// (all that a step reads and writes) over log length.
+//
 //   bench_combiner --benchmark_filter='step/.*/N:4096'
+//   bench_combiner --benchmark_filter='fixed_root/|slope'
 #include <benchmark/benchmark.h>
 
 #include <cmath>
+#include <ctime>
+#include <map>
 #include <random>
 #include <string>
 
+#include "bench/log_log_slope.h"
 #include "core/cpu/isa.h"
 #include "core/stream.h"
 #include "kernels/attend.h"
@@ -21,6 +28,7 @@ using namespace stipple;
 using namespace stipple::kernels;
 
 constexpr int64_t kDim = 64;
+constexpr const char* kRootName = "fixed_root";
 
 struct Case {
   std::string name;
@@ -128,6 +136,7 @@ class Problem {
   }
 
   size_t bytes() const { return bytes_; }
+  size_t all_bytes() const { return memory_.peak(); }
 
  private:
   static constexpr float kScale = 0.125f;  // 1 / sqrt(kDim)
@@ -148,12 +157,34 @@ class Problem {
   size_t bytes_ = 0;
 };
 
+/// Of steps of `fixed_root`, by length.
+struct Costs {
+  std::map<int64_t, double> seconds, bytes;
+};
+Costs& costs() {
+  static Costs all;
+  return all;
+}
+
+void log_log_slopes(benchmark::State& state) {
+  if (costs().seconds.size() < 2) state.SkipWithError("needs step/fixed_root at several lengths");
+  for (auto _ : state) benchmark::DoNotOptimize(costs());
+  state.counters["time_slope"] = stipple::log_log_slope(costs().seconds);
+  state.counters["bytes_slope"] = stipple::log_log_slope(costs().bytes);
+}
+
 void measure(benchmark::State& state, const Case& c, bool forward, bool backward) {
   Problem problem(c);
+  const std::clock_t begin = std::clock();
   for (auto _ : state) {
     if (forward) problem.forward();
     if (backward) problem.backward();
     benchmark::ClobberMemory();
+  }
+  const double cpu_seconds = static_cast<double>(std::clock() - begin) / CLOCKS_PER_SEC;
+  if (forward && backward && c.name == kRootName) {
+    costs().seconds[c.partition.length] = cpu_seconds / static_cast<double>(state.iterations());
+    costs().bytes[c.partition.length] = static_cast<double>(problem.all_bytes());
   }
   const auto tokens = static_cast<double>(c.partition.length);
   state.counters["per_token"] =
@@ -188,13 +219,14 @@ void add_all() {
         add({.name = name + suffix, .partition = p});
       };
       add_partition("fixed_64", {.block = 64});
-      add_partition("fixed_root", {.block = near_root(n)});
+      add_partition(kRootName, {.block = near_root(n)});
       add_partition("logsparse", {.kind = PartitionKind::kLogsparse});
       add_partition("vertical", {.kind = PartitionKind::kVertical, .columns = near_root(n)});
       add_partition("axial", {.kind = PartitionKind::kRowMajor, .columns = near_root(n)});
       add_partition("mixture", {.kind = PartitionKind::kMixture, .columns = near_root(n)});
     }
   }
+  benchmark::RegisterBenchmark("log_log_slope", log_log_slopes)->Iterations(1);
 }
 
 }  // namespace

@@ -12,6 +12,7 @@
 #include <filesystem>
 #include <map>
 
+#include "bench/log_log_slope.h"
 #include "comm/communicator.h"
 #include "core/cpu/isa.h"
 #include "core/log.h"
@@ -60,11 +61,12 @@ void set_degree(Replica& replica, const Config& config, int64_t length) {
   }
 }
 
-struct Point {
-  double length = 0, seconds = 0, bytes = 0;
+/// By length.
+struct Costs {
+  std::map<int64_t, double> seconds, bytes;
 };
-std::map<int64_t, Point>& points() {
-  static std::map<int64_t, Point> all;
+Costs& costs() {
+  static Costs all;
   return all;
 }
 
@@ -89,7 +91,8 @@ void training_step(benchmark::State& state) {
     density = trainer.figure("density");
   }
   const double bytes = static_cast<double>(trainer.plan().saved + trainer.plan().scratch);
-  points()[length] = {static_cast<double>(length), best, bytes};
+  costs().seconds[length] = best;
+  costs().bytes[length] = bytes;
   state.SetLabel(std::string(cpu::isa_name(cpu::isa())));
   state.counters["degree"] = density * static_cast<double>(length);
   state.counters["bytes"] =
@@ -100,22 +103,11 @@ void training_step(benchmark::State& state) {
   state.counters["tokens/s"] = static_cast<double>(length) / best;
 }
 
-double slope(double Point::*value) {
-  double sx = 0, sy = 0, sxx = 0, sxy = 0;
-  for (const auto& [length, point] : points()) {
-    const double x = std::log(point.length);
-    const double y = std::log(point.*value);
-    sx += x, sy += y, sxx += x * x, sxy += x * y;
-  }
-  const double n = static_cast<double>(points().size());
-  return (n * sxy - sx * sy) / (n * sxx - sx * sx);
-}
-
-void log_log_slope(benchmark::State& state) {
-  if (points().size() < 2) state.SkipWithError("needs training_step at several lengths");
-  for (auto _ : state) benchmark::DoNotOptimize(points());
-  state.counters["time_slope"] = slope(&Point::seconds);
-  state.counters["bytes_slope"] = slope(&Point::bytes);
+void slopes(benchmark::State& state) {
+  if (costs().seconds.size() < 2) state.SkipWithError("needs training_step at several lengths");
+  for (auto _ : state) benchmark::DoNotOptimize(costs());
+  state.counters["time_slope"] = log_log_slope(costs().seconds);
+  state.counters["bytes_slope"] = log_log_slope(costs().bytes);
 }
 
 BENCHMARK(training_step)
@@ -123,7 +115,7 @@ BENCHMARK(training_step)
     ->Range(1024, 16384)
     ->Unit(benchmark::kMillisecond)
     ->MinTime(2.0);
-BENCHMARK(log_log_slope)->Iterations(1);
+BENCHMARK(slopes)->Name("log_log_slope")->Iterations(1);
 
 }  // namespace
 }  // namespace stipple::trainer
