@@ -7,7 +7,7 @@
 namespace stipple::kernels {
 namespace {
 
-void check_heads(const char* op, const EntmaxHeads& heads, int64_t count) {
+void check_entmax_heads(const char* op, const EntmaxHeads& heads, int64_t count) {
   expect_shape(op, "heads.alpha", heads.alpha.shape, {count});
   if (!heads.temperature.empty()) {
     expect_shape(op, "heads.temperature", heads.temperature.shape, {count});
@@ -34,7 +34,7 @@ void check_pairs(const char* op, const EdgeSet& edges, const Pattern& pattern, i
 
 /// What forward and backward have in common.
 template <class Args>
-void check_entmax_inputs(const char* op, const Args& a) {
+void check_entmax_arguments(const char* op, const Args& a) {
   const Shape& q = a.q.shape;
   STIPPLE_CHECK_AS(ShapeError, q.rank() == 4 && a.k.shape.rank() == 4, op, ": q has shape ",
                    q.str(), " and k ", a.k.shape.str(), ", expected [B, H, N, D] and [B, H, M, D]");
@@ -42,7 +42,7 @@ void check_entmax_inputs(const char* op, const Args& a) {
   expect_shape(op, "k", a.k.shape, keys);
   expect_shape(op, "v", a.v.shape, keys);
   expect_shape(op, "tau", a.tau.shape, {q[0], q[1], q[2]});
-  check_heads(op, a.heads, q[1]);
+  check_entmax_heads(op, a.heads, q[1]);
   check_pairs(op, a.edges, a.pattern, q[0] * q[1], q[2], keys[2]);
   check_mask(op, "key_mask", a.key_mask, q[0], keys[2]);
   STIPPLE_CHECK(a.dropout.rate >= 0.0f && a.dropout.rate < 1.0f, op, ": dropout rate ",
@@ -61,7 +61,7 @@ EntmaxSupport alloc_entmax_support(Arena& arena, int64_t batch, int64_t heads,
 
 void attend_entmax(const Stream& stream, const AttendEntmax& args) {
   const char* op = "attend_entmax";
-  check_entmax_inputs(op, args);
+  check_entmax_arguments(op, args);
   expect_shape(op, "o", args.o.shape, args.q.shape);
   if (!args.o2.empty()) expect_shape(op, "o2", args.o2.shape, args.q.shape);
   if (!args.support.empty()) check_support(op, args.support, args.tau.shape);
@@ -71,7 +71,7 @@ void attend_entmax(const Stream& stream, const AttendEntmax& args) {
 
 void attend_entmax_backward(const Stream& stream, const AttendEntmaxBackward& args) {
   const char* op = "attend_entmax_backward";
-  check_entmax_inputs(op, args);
+  check_entmax_arguments(op, args);
   check_support(op, args.support, args.tau.shape);
   expect_shape(op, "o2", args.o2.shape, args.q.shape);
   expect_shape(op, "dout", args.dout.shape, args.q.shape);

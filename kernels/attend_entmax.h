@@ -15,7 +15,8 @@
 // it alone: any set of pairs that holds the support of all gives the same bits as all. A row without
 // keys has o = 0, tau = +inf and no gradients; padding and pairs that take no part are never seen. A
 // row with a score that is not a number, or +inf, has NaN in o, o2, tau and dq and an empty support.
-// Gradients of alpha, and what is near alpha 1: kernels/entmax.h.
+// Gradients of alpha, and what is near alpha 1: kernels/entmax.h. Instruction sets and devices differ by
+// rounding.
 //
 // Rows are [B, H, N, D]; storage as in kernels/attend.h. Deterministic: yes, for any number of
 // threads. Cost: O(N M D) multiply-adds for the scores of all pairs, or O(E D) of edges, and O(D) for

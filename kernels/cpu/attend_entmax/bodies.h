@@ -7,6 +7,7 @@
 
 #include "kernels/attend_entmax.h"
 #include "kernels/cpu/attend/bodies.h"
+#include "kernels/cpu/entmax/bodies.h"
 
 namespace stipple::kernels::cpu {
 
@@ -28,8 +29,6 @@ struct EntmaxProblem : AttendProblem {
   float* dalpha = nullptr;  ///< null: not asked
   float* dtemperature = nullptr;
 };
-
-inline constexpr int64_t kEntmaxSlack = 64;  ///< behind arrays written by whole vectors
 
 /// A row with more keys than this in its support is dense: what follows goes over tiles of all keys.
 /// From about here on that is faster (bench_entmax, sigma 0.1), and only such rows cost more than

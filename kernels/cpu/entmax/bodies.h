@@ -10,6 +10,8 @@
 
 namespace stipple::kernels::cpu {
 
+inline constexpr int64_t kEntmaxSlack = 64;  ///< behind arrays written by whole vectors
+
 /// Scratch of one worker: candidates of a row, twice, with room for a vector behind the last.
 struct EntmaxBuffers {
   float* scores;

@@ -15,7 +15,6 @@ namespace stipple::kernels::cpu {
 namespace {
 
 constexpr int64_t kEntmaxRowRun = 8;
-constexpr int64_t kEntmaxSlack = 64;  ///< behind arrays written by whole vectors
 
 const EntmaxBodies& entmax_bodies() {
   switch (stipple::cpu::isa()) {
