@@ -31,20 +31,6 @@ struct WriteGroupEdges {
 inline constexpr int64_t kMostGroupsOfToken = 30;  ///< CUDA: a lane each, and two of `always`
 void write_group_edges(const Stream&, const WriteGroupEdges&);
 
-/// Query i sees key j where they are near each other, or where the pair is always there. Every pair
-/// is looked at, in R dimensions: O(N M R), to tell what a threshold is worth.
-struct WriteNearEdges {
-  EdgeSet edges;           // P problems  written; keeps no multiplicity
-  View<const float> q, k;  // [B, H, N, R], [B, H, M, R]
-  math::Nearness nearness = math::Nearness::kSquaredDistance;
-  float threshold = 1.0f;  ///< near: strictly below it
-  math::AlwaysThere always{};
-  bool is_causal = false;
-  View<const uint8_t> query_mask{}, key_mask{};  // [B, N], [B, M]; empty: all real
-  Arena* scratch = nullptr;
-};
-void write_near_edges(const Stream&, const WriteNearEdges&);
-
 namespace cpu {
 void write_group_edges(const Stream&, const WriteGroupEdges&);
 }

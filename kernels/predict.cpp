@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/predict.h"
 
+#include <algorithm>
+
 #include "core/dispatch.h"
 #include "kernels/checks.h"
 
@@ -40,8 +42,8 @@ void nearest_groups(const Stream& stream, const NearestGroups& args) {
   const int64_t c = args.centroids.shape[1];
   STIPPLE_CHECK_SHAPE("nearest_groups", args.centroids, ({x[1], c, x[3]}));
   STIPPLE_CHECK_SHAPE("nearest_groups", args.groups, ({x[0], x[1], x[2], args.groups.shape[3]}));
-  STIPPLE_CHECK(args.top >= 1 && args.top <= c, kOp, ": the nearest ", args.top, " of ", c,
-                " centroids");
+  STIPPLE_CHECK(args.top >= 1 && args.top <= std::min(c, kMostNearest), kOp, ": the nearest ",
+                args.top, " of ", c, " centroids");
   STIPPLE_CHECK(args.first_slot >= 0 && args.first_slot + args.top <= args.groups.shape[3], kOp,
                 ": slots ", args.first_slot, " to ", args.first_slot + args.top, " of ",
                 args.groups.shape[3]);

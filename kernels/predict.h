@@ -18,6 +18,7 @@ namespace stipple::kernels {
 
 inline constexpr int32_t kNoGroup = -1;
 inline constexpr int64_t kMostProjected = 32;  ///< dimensions R that tokens may be projected to
+inline constexpr int64_t kMostNearest = 32;    ///< centroids that a token may be near to
 
 /// y = x W + b, per head. O(N D R)
 struct ProjectTokens {
@@ -37,7 +38,7 @@ struct NearestGroups {
   View<const float> centroids;  // [H, C, R]
   View<const uint8_t> mask{};   // [B, N]; empty: all real
   int64_t first_slot = 0;
-  int64_t top = 1;  ///< 1 to C
+  int64_t top = 1;  ///< 1 to C, at most kMostNearest
   int32_t first_group = 0;
   bool is_ranked = false;
 };

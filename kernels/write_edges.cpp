@@ -4,6 +4,7 @@
 #include "core/copy.h"
 #include "core/dispatch.h"
 #include "kernels/checks.h"
+#include "kernels/graph_checks.h"
 #include "kernels/graph_to_write.h"
 
 namespace stipple::kernels {
@@ -63,23 +64,23 @@ View<const T> bring(const Stream& stream, Arena& scratch, std::span<const T> hos
   return copy;
 }
 
-}  // namespace
-
-void write_graph(const Stream& stream, const GraphToWrite& graph) {
+void write(const Stream& stream, const GraphToWrite& graph) {
   STIPPLE_DISPATCH(stream, write_graph, graph);
 }
+
+}  // namespace
 
 void write_edges(const Stream& stream, const WriteEdges& args) {
   check_graph("write_edges", args);
   check_pattern("write_edges", args.pattern, args.edges.num_problems(), args.edges.num_queries,
                 args.edges.num_keys);
   const Arena::Scope scope(*args.scratch);
-  write_graph(stream, {.edges = args.edges,
-                       .form = args.form,
-                       .query_mask = args.query_mask,
-                       .key_mask = args.key_mask,
-                       .source = {.pattern = math::pattern_rule(args.pattern)},
-                       .scratch = args.scratch});
+  write(stream, {.edges = args.edges,
+                 .form = args.form,
+                 .query_mask = args.query_mask,
+                 .key_mask = args.key_mask,
+                 .source = {.pattern = math::pattern_rule(args.pattern)},
+                 .scratch = args.scratch});
 }
 
 void write_csr(const Stream& stream, const WriteCsr& args) {
@@ -88,14 +89,32 @@ void write_csr(const Stream& stream, const WriteCsr& args) {
   const Arena::Scope scope(*args.scratch);
   const int64_t offsets = args.edges.num_queries + 1;
   const bool is_shared = static_cast<int64_t>(args.row_ptr.size()) == offsets;
-  write_graph(stream, {.edges = args.edges,
-                       .form = args.form,
-                       .query_mask = args.query_mask,
-                       .key_mask = args.key_mask,
-                       .source = {.row_ptr = bring(stream, *args.scratch, args.row_ptr).data,
-                                  .columns = bring(stream, *args.scratch, args.columns).data,
-                                  .row_stride = is_shared ? 0 : offsets},
-                       .scratch = args.scratch});
+  write(stream, {.edges = args.edges,
+                 .form = args.form,
+                 .query_mask = args.query_mask,
+                 .key_mask = args.key_mask,
+                 .source = {.row_ptr = bring(stream, *args.scratch, args.row_ptr).data,
+                            .columns = bring(stream, *args.scratch, args.columns).data,
+                            .row_stride = is_shared ? 0 : offsets},
+                 .scratch = args.scratch});
+}
+
+void write_near_edges(const Stream& stream, const WriteNearEdges& args) {
+  check_graph_of_tokens("write_near_edges", args, args.q.shape, args.k.shape);
+  write(stream, {.edges = args.edges,
+                 .form = EdgeForm::kCsr,
+                 .query_mask = args.query_mask,
+                 .key_mask = args.key_mask,
+                 .source = {.pattern = {.is_causal = args.is_causal},
+                            .near = {.q = args.q.data,
+                                     .k = args.k.data,
+                                     .n = args.q.shape[2],
+                                     .m = args.k.shape[2],
+                                     .r = args.q.shape[3],
+                                     .nearness = args.nearness,
+                                     .threshold = args.threshold,
+                                     .always = args.always}},
+                 .scratch = args.scratch});
 }
 
 }  // namespace stipple::kernels

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Graphs that are not drawn: the pairs of a pattern (windows, blocks, everything up to oneself), or
-// a list that the host has (a predicted or precomputed graph), written as the EdgeSet that
-// attend_edges reads and edge_statistics counts.
+// Graphs that are not drawn: the pairs of a pattern (windows, blocks, everything up to oneself),
+// pairs that are near each other, or a list that the host has (a predicted or precomputed graph),
+// written as the EdgeSet that attend_edges reads and edge_statistics counts.
 //
 // Pairs with a query or a key of mask 0 are left out. Rows ascend and no pair is there twice. More
 // edges than the graph has room for throw EdgeRoomError; on CUDA the first that fit are kept and
@@ -13,6 +13,7 @@
 #include "core/arena.h"
 #include "core/stream.h"
 #include "kernels/edges.h"
+#include "kernels/math/near.h"
 #include "kernels/pattern.h"
 
 namespace stipple::kernels {
@@ -41,8 +42,21 @@ struct WriteCsr {
 };
 void write_csr(const Stream&, const WriteCsr&);
 
+/// Query i sees key j where they are near each other, or where the pair is always there. Every pair
+/// is looked at, in R dimensions: O(N M R), to tell what a threshold is worth.
+struct WriteNearEdges {
+  EdgeSet edges;           // P problems  written; keeps no multiplicity
+  View<const float> q, k;  // [B, H, N, R], [B, H, M, R]
+  math::Nearness nearness = math::Nearness::kSquaredDistance;
+  float threshold = 1.0f;  ///< near: strictly below it
+  math::AlwaysThere always{};
+  bool is_causal = false;
+  View<const uint8_t> query_mask{}, key_mask{};  // [B, N], [B, M]; empty: all real
+  Arena* scratch = nullptr;
+};
+void write_near_edges(const Stream&, const WriteNearEdges&);
+
 struct GraphToWrite;
-void write_graph(const Stream&, const GraphToWrite&);
 namespace cpu {
 void write_graph(const Stream&, const GraphToWrite&);
 }

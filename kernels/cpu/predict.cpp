@@ -2,8 +2,8 @@
 #include "kernels/predict.h"
 
 #include <algorithm>
+#include <array>
 #include <limits>
-#include <vector>
 
 #include "kernels/cpu/masks.h"
 #include "kernels/math/predict.h"
@@ -52,14 +52,16 @@ void project_run(const HeadProjection& head, size_t tokens, const float* x, floa
   for (; i < tokens; ++i) project_rows<1>(head, x + i * head.d, y + i * head.r);
 }
 
-/// The `top` nearest of a head's centroids, nearest first.
-void take_nearest(std::vector<uint64_t>& keys, const NearestGroups& args, int32_t* slots) {
-  const auto c = static_cast<int32_t>(keys.size());
-  for (int64_t t = 0; t < args.top; ++t) {
-    const auto best = std::min_element(keys.begin(), keys.end());
-    const int32_t rank = args.is_ranked ? static_cast<int32_t>(t) * c : 0;
-    slots[t] = args.first_group + math::centroid_of(*best) + rank;
-    *best = std::numeric_limits<uint64_t>::max();
+/// The `top` nearest of a head's centroids [C, R] to x [R], nearest first.
+void find_nearest(const float* x, const float* centroids, int64_t c, int64_t r, int64_t top,
+                  uint64_t* nearest) {
+  std::fill_n(nearest, top, std::numeric_limits<uint64_t>::max());
+  for (int64_t g = 0; g < c; ++g) {
+    const uint64_t key = math::centroid_key(x, centroids + g * r, r, g);
+    if (key >= nearest[top - 1]) continue;
+    int64_t at = top - 1;
+    for (; at > 0 && nearest[at - 1] > key; --at) nearest[at] = nearest[at - 1];
+    nearest[at] = key;
   }
 }
 
@@ -90,17 +92,17 @@ void nearest_groups(const Stream& stream, const NearestGroups& args) {
   stream.parallel_for(shape[0] * heads, [&](int64_t p, int) {
     const float* centroids = args.centroids.data + p % heads * c * r;
     const uint8_t* mask = mask_row(args.mask, p / heads);
-    std::vector<uint64_t> keys(static_cast<size_t>(c));
+    std::array<uint64_t, kMostNearest> nearest;
     for (int64_t i = 0; i < n; ++i) {
       int32_t* own = args.groups.data + (p * n + i) * slots + args.first_slot;
       if (!is_real(mask, i)) {
         std::fill_n(own, args.top, kNoGroup);
         continue;
       }
-      const float* x = args.x.data + (p * n + i) * r;
-      for (int64_t g = 0; g < c; ++g)
-        keys[static_cast<size_t>(g)] = math::centroid_key(x, centroids + g * r, r, g);
-      take_nearest(keys, args, own);
+      find_nearest(args.x.data + (p * n + i) * r, centroids, c, r, args.top, nearest.data());
+      for (int64_t t = 0; t < args.top; ++t)
+        own[t] = args.first_group + math::centroid_of(nearest[static_cast<size_t>(t)]) +
+                 static_cast<int32_t>(args.is_ranked ? t * c : 0);
     }
   });
 }

@@ -33,7 +33,7 @@ std::vector<CombineSetup> setups_of(int64_t n, int64_t d) {
   return all;
 }
 
-bool is_real(const CombineSetup& s, int64_t b, int64_t i) {
+bool is_real_token(const CombineSetup& s, int64_t b, int64_t i) {
   return !is_given(s.mask) || s.mask[b * s.n() + i] != 0;
 }
 
@@ -54,11 +54,11 @@ TEST(CombineIdentities, WeightsArePositiveOnWhatMayBeSeenAndSumToOne) {
       const Array<float> weights = matrix_of(s);
       for (int64_t row = 0; row < s.batch * s.heads * kN; ++row) {
         const int64_t i = row % kN, b = row / kN / s.heads;
-        if (!is_real(s, b, i)) continue;  // nobody looks at what it sees
+        if (!is_real_token(s, b, i)) continue;  // nobody looks at what it sees
         double sum = 0;
         for (int64_t j = 0; j < kN; ++j) {
           const float weight = weights[row * kN + j];
-          const bool may_see = is_real(s, b, j) && (!s.partition.is_causal || j <= i);
+          const bool may_see = is_real_token(s, b, j) && (!s.partition.is_causal || j <= i);
           ASSERT_EQ(weight > 0, may_see) << "query " << i << ", token " << j << ": " << weight;
           sum += static_cast<double>(weight);
         }
@@ -169,7 +169,7 @@ double mean_of_gradients(const CombineSetup& s, const Forward& f, int64_t b, int
   const kernels::reference::Seen seen = kernels::reference::seen_by(s.partition, i);
   double sum = 0;
   for (const int64_t j : seen.direct) {
-    if (!is_real(s, b, j)) continue;
+    if (!is_real_token(s, b, j)) continue;
     const int64_t at = (problem * n + j) * s.d;
     sum += std::exp(scale * product(q, &s.k[at], s.d) - lse) * factor(keep, i * n + j) *
            product(dout, &s.v[at], s.d);
@@ -195,7 +195,7 @@ TEST(CombineIdentities, TheGradientsByWeightsHaveTheMeanThatTheOutputTells) {
         const Forward f(s);
         for (int64_t row = 0; row < s.batch * s.heads * s.n(); ++row) {
           const int64_t i = row % s.n(), problem = row / s.n(), b = problem / s.heads;
-          if (!is_real(s, b, i)) continue;
+          if (!is_real_token(s, b, i)) continue;
           const double delta = product(&s.dout[row * s.d], &f.o[row * s.d], s.d);
           ASSERT_NEAR(mean_of_gradients(s, f, b, problem % s.heads, i), delta, 2e-5)
               << "query " << i << ", dropout " << rate;
@@ -255,7 +255,7 @@ TEST(CombineIdentities, TheOrderOfBlocksAndRegionsDoesNotMatter) {
 }
 
 /// Problem (b, h) of a setup alone.
-CombineSetup alone(const CombineSetup& s, int64_t b, int64_t h) {
+CombineSetup problem_alone(const CombineSetup& s, int64_t b, int64_t h) {
   CombineSetup one = s;
   one.batch = one.heads = 1;
   const auto part = [&](const Array<float>& x) {
@@ -278,7 +278,7 @@ TEST(CombineIdentities, AHeadOfASequenceAloneHasTheBitsThatItHasAmongOthers) {
       SCOPED_TRACE(describe(s.partition));
       const Combined all = run_combine(s);
       for (int64_t problem : {0, 3}) {
-        const Combined one = run_combine(alone(s, problem / s.heads, problem % s.heads));
+        const Combined one = run_combine(problem_alone(s, problem / s.heads, problem % s.heads));
         const auto expect_same = [&](const Array<float>& x, const Array<float>& y) {
           for (int64_t e = 0; e < y.numel(); ++e) ASSERT_EQ(x[problem * y.numel() + e], y[e]) << e;
         };

@@ -8,6 +8,7 @@
 
 #include "core/error.h"
 #include "kernels/predict.h"
+#include "kernels/write_edges.h"
 #include "tests/support/arrays.h"
 #include "tests/support/devices.h"
 #include "tests/support/graphs.h"
