@@ -83,8 +83,10 @@ std::string RunLog::shown(std::string_view name, double value, int decimals) con
 void RunLog::training(const TrainRecord& record) const {
   if (metrics_ == nullptr) return;
   std::string line = fmt::format("step {}/{}  loss {:.4f}", record.step, steps_, record.loss);
-  for (const auto& [name, value] : record.values)
+  for (const auto& [name, value] : record.values) {
+    if (std::isnan(value)) continue;  // of evaluations alone
     line += shown(name, value, task_.metrics.empty() || name != task_.metrics.front().name ? 2 : 1);
+  }
   const double left_s = record.seconds.step * static_cast<double>(steps_ - record.step);
   log::progress(fmt::format("{}  {:.0f} examples/s  {:.0f} tokens/s  ETA {}", line,
                             record.examples_per_s, record.tokens_per_s, duration_text(left_s)));
