@@ -53,7 +53,7 @@ EntmaxBackwardBuffers cut_entmax_backward(Cutter& cutter, int64_t num_keys, int6
   b.dtile = cutter.take<float>(kMaxMicroRows * kBlockKeys);
   b.dweights = cutter.take<float>(kMaxMicroRows * b.rows.stride);
   b.weights = cutter.take<float>(b.rows.stride);
-  for (float*& rows : b.dense_rows) rows = cutter.take<float>(kTileRows * dim);
+  for (float*& rows : b.dense_rows) rows = cutter.take<float>(kDenseRows * dim);
   for (float*& tile : b.dense_tiles) tile = cutter.take<float>(kTileRows * kTileKeys);
   b.max_edges = std::max(chunk_edges(num_keys), num_keys);
   b.by_row = cutter.take<EdgeGradient>(b.max_edges);

@@ -225,11 +225,11 @@ inline void sum_columns(const EntmaxProblem& p, const EntmaxBackwardBuffers& b, 
 
 // --- dense rows ----------------------------------------------------------------------------------
 
-/// Rows that are worked on together, up to kTileRows, with room for their pairs.
+/// Rows that are worked on together, up to kDenseRows, with room for their pairs.
 struct DenseRows {
-  int64_t number[kTileRows];
-  int64_t start[kTileRows];  ///< of the row's pairs in by_row
-  int64_t count[kTileRows];
+  int64_t number[kDenseRows];
+  int64_t start[kDenseRows];  ///< of the row's pairs in by_row
+  int64_t count[kDenseRows];
   int64_t rows = 0;
   int64_t pairs = 0;
 };
@@ -282,44 +282,48 @@ inline void differentiate_dense(const EntmaxCurve<kPower>& curve, const EntmaxPr
   }
 }
 
-/// Spreads the pairs of the rows with keys [key, key + kTileKeys) over tiles; `next` are the rows'
-/// first ones from there on.
-inline void spread_pairs(const EntmaxBackwardBuffers& b, const DenseRows& dense, int64_t key,
-                         int64_t* next) {
+/// Spreads the pairs of rows [first, first + rows) with keys [key, key + kTileKeys) over tiles;
+/// `next` are the rows' first ones from there on.
+inline void spread_pairs(const EntmaxBackwardBuffers& b, const DenseRows& dense, int64_t first,
+                         int64_t rows, int64_t key, int64_t* next) {
   for (float* tile : b.dense_tiles) {
-    memset(tile, 0, static_cast<size_t>(dense.rows * kTileKeys) * sizeof(float));
+    memset(tile, 0, static_cast<size_t>(rows * kTileKeys) * sizeof(float));
   }
-  for (int64_t r = 0; r < dense.rows; ++r) {
-    const EdgeGradient* pairs = b.by_row + dense.start[r];
-    int64_t e = next[r];
-    for (; e < dense.count[r] && pairs[e].other < key + kTileKeys; ++e) {
+  for (int64_t r = 0; r < rows; ++r) {
+    const EdgeGradient* pairs = b.by_row + dense.start[first + r];
+    int64_t e = next[first + r];
+    for (; e < dense.count[first + r] && pairs[e].other < key + kTileKeys; ++e) {
       const int64_t at = r * kTileKeys + pairs[e].other - key;
       b.dense_tiles[0][at] = pairs[e].dscore;
       b.dense_tiles[1][at] = pairs[e].weight;
     }
-    next[r] = e;
+    next[first + r] = e;
   }
 }
 
-/// Sums of the rows' pairs, by products of tiles.
+/// Sums of the rows' pairs, by products of tiles: a tile of keys stays in the cache for all rows.
 inline void sum_dense(const EntmaxProblem& p, const EntmaxBackwardBuffers& b,
                       const BackwardPart& part, const DenseRows& dense) {
   float* const* rows = b.dense_rows;
   const int64_t d = p.dim;
   memset(rows[2], 0, static_cast<size_t>(dense.rows * d) * sizeof(float));
-  int64_t next[kTileRows] = {};
+  int64_t next[kDenseRows] = {};
   for (int64_t j = 0; j < p.num_keys; j += kTileKeys) {
     const int64_t keys = minimum(p.num_keys - j, kTileKeys);
-    spread_pairs(b, dense, j, next);
-    if (part.by_query) {
-      multiply<true>(rows[2], d, {b.dense_tiles[0], kTileKeys, 1}, row_major(p.k + j * d, d),
-                     dense.rows, d, keys);
+    const bool own_keys = part.by_key && j >= part.keys.begin && j < part.keys.end;
+    for (int64_t r = 0; r < dense.rows; r += kTileRows) {
+      const int64_t count = minimum(dense.rows - r, kTileRows);
+      spread_pairs(b, dense, r, count, j, next);
+      if (part.by_query) {
+        multiply<true>(rows[2] + r * d, d, {b.dense_tiles[0], kTileKeys, 1},
+                       row_major(p.k + j * d, d), count, d, keys);
+      }
+      if (!own_keys) continue;
+      multiply<true>(p.dk + j * d, d, {b.dense_tiles[0], 1, kTileKeys},
+                     row_major(rows[0] + r * d, d), keys, d, count);
+      multiply<true>(p.dv + j * d, d, {b.dense_tiles[1], 1, kTileKeys},
+                     row_major(rows[1] + r * d, d), keys, d, count);
     }
-    if (!part.by_key || j < part.keys.begin || j >= part.keys.end) continue;
-    multiply<true>(p.dk + j * d, d, {b.dense_tiles[0], 1, kTileKeys}, row_major(rows[0], d), keys,
-                   d, dense.rows);
-    multiply<true>(p.dv + j * d, d, {b.dense_tiles[1], 1, kTileKeys}, row_major(rows[1], d), keys,
-                   d, dense.rows);
   }
   if (!part.by_query) return;
   for (int64_t r = 0; r < dense.rows; ++r) {
@@ -354,7 +358,7 @@ inline void backward_dense_rows(const EntmaxCurve<kPower>& curve, const EntmaxPr
   DenseRows dense;
   for (int64_t i = part.queries.begin; i < part.queries.end; ++i) {
     if (!is_dense_row(p, i)) continue;
-    if (dense.rows == kTileRows || dense.pairs + p.final_size[i] > b.max_edges) {
+    if (dense.rows == kDenseRows || dense.pairs + p.final_size[i] > b.max_edges) {
       finish_dense_rows(curve, p, b, part, pairs, dense);
     }
     dense.number[dense.rows] = i;

@@ -52,6 +52,8 @@ struct EntmaxScoreBuffers {
   uint32_t* spare_columns;
 };
 
+inline constexpr int64_t kDenseRows = 128;  ///< dense rows of one sweep over keys in backward
+
 /// Scratch of one worker in backward.
 struct EntmaxBackwardBuffers {
   EntmaxScoreBuffers rows;
@@ -59,7 +61,7 @@ struct EntmaxBackwardBuffers {
   float* dtile;           ///< [kMaxMicroRows, kBlockKeys]  dout . v
   float* dweights;        ///< [kMaxMicroRows, stride]  of candidates
   float* weights;         ///< [stride]  of a row: p
-  float* dense_rows[3];   ///< [kTileRows, D]  queries, douts and dqueries of dense rows
+  float* dense_rows[3];   ///< [kDenseRows, D]  queries, douts and dqueries of dense rows
   float* dense_tiles[2];  ///< [kTileRows, kTileKeys]
   int64_t max_edges;
   EdgeGradient* by_row;  ///< [max_edges]  of a chunk of rows
