@@ -14,7 +14,6 @@ using kernels::AttendPart;
 using kernels::Pattern;
 using kernels::PatternKind;
 
-
 struct NamedPattern {
   const char* name;
   Pattern pattern;

@@ -95,8 +95,8 @@ struct RunningSoftmax {
 /// Calls body with the least k, as a constant, so that 32 k channels hold dim of them.
 template <class Body>
 void with_channels_per_lane(int64_t dim, const Body& body) {
-  STIPPLE_CHECK(dim <= kMaxHeadDim, "attention with a warp a row, on CUDA, has heads of at most ", kMaxHeadDim,
-                " channels, not ", dim);
+  STIPPLE_CHECK(dim <= kMaxHeadDim, "attention with a warp a row, on CUDA, has heads of at most ",
+                kMaxHeadDim, " channels, not ", dim);
   if (dim <= kWarpSize) return body.template operator()<1>();
   if (dim <= 2 * kWarpSize) return body.template operator()<2>();
   body.template operator()<4>();
