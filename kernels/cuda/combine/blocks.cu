@@ -37,12 +37,47 @@ Blocks blocks_of(const Args& args) {
           .sees_own = p.overlaps_own && !p.is_causal};
 }
 
+/// Whether whole blocks are for tiles where nothing is dropped, as in evaluation.
+template <class Args>
+bool may_be_for_tiles(const Args& args) {
+  const Partition& p = args.partition;
+  return p.kind == PartitionKind::kFixed && p.globals == 0 && p.shift == 0 && p.num_regions() > 0 &&
+         args.mass.factor == 0.0f;
+}
+
 template <class Args>
 bool are_for_tiles(const Args& args) {
   const Partition& p = args.partition;
-  return p.kind == PartitionKind::kFixed && p.globals == 0 && p.shift == 0 && p.num_regions() > 0 &&
-         p.length % p.block == 0 && args.mass.factor == 0.0f && args.dropout.rate == 0.0f &&
+  return may_be_for_tiles(args) && p.length % p.block == 0 && args.dropout.rate == 0.0f &&
          args.region_dropout.rate == 0.0f;
+}
+
+/// The array of a plan, with `length` tokens a head.
+template <class Array>
+Array of_length(Array array, int64_t length) {
+  if (!array.empty()) array.shape = {array.shape[0], array.shape[1], length, array.shape[3]};
+  return array;
+}
+template <class T>
+View<T> of_length(View<T> array, int64_t length) {
+  if (array.empty()) return array;
+  return {array.data, array.shape.rank() == 2 ? Shape({array.shape[0], length})
+                                              : Shape({array.shape[0], array.shape[1], length})};
+}
+
+/// The arguments of a plan with the last block filled up.
+template <class Args>
+Args with_whole_blocks(Args args) {
+  const int64_t length = args.partition.num_regions() * args.partition.block;
+  args.partition.length = length;
+  args.q = of_length(args.q, length);
+  args.k = of_length(args.k, length);
+  args.v = of_length(args.v, length);
+  args.region_q = of_length(args.region_q, length);
+  args.o = of_length(args.o, length);
+  args.lse = of_length(args.lse, length);
+  args.mask = of_length(args.mask, length);
+  return args;
 }
 
 // --- masks and groups ----------------------------------------------------------------------------
@@ -160,6 +195,22 @@ void tell(const Stream& stream, const Combine& args, const Blocks& b, View<const
 
 bool are_blocks_for_tiles(const Combine& args) { return are_for_tiles(args); }
 bool are_blocks_for_tiles(const CombineBackward& args) { return are_for_tiles(args); }
+
+void plan_blocks(const Stream& stream, const Combine& args, const QueryFacts& facts, bool tells) {
+  if (!may_be_for_tiles(args)) return;
+  combine_blocks(stream, with_whole_blocks(args), facts, tells);
+}
+void plan_blocks(const Stream& stream, const CombineBackward& args) {
+  if (!may_be_for_tiles(args)) return;
+  CombineBackward whole = with_whole_blocks(args);
+  const int64_t length = whole.partition.length;
+  whole.dq = of_length(whole.dq, length);
+  whole.dk = of_length(whole.dk, length);
+  whole.dv = of_length(whole.dv, length);
+  whole.dregion_q = of_length(whole.dregion_q, length);
+  whole.dout = of_length(whole.dout, length);
+  combine_blocks_backward(stream, whole);
+}
 
 void combine_blocks(const Stream& stream, const Combine& args, const QueryFacts& facts,
                     bool tells) {

@@ -24,4 +24,9 @@ struct QueryFacts {
 void combine_blocks(const Stream&, const Combine&, const QueryFacts&, bool tells);
 void combine_blocks_backward(const Stream&, const CombineBackward&);
 
+/// Of a plan: takes the scratch that these would take, where a leaf of the run may go this way though
+/// the longest of training does not.
+void plan_blocks(const Stream&, const Combine&, const QueryFacts&, bool tells);
+void plan_blocks(const Stream&, const CombineBackward&);
+
 }  // namespace stipple::kernels::cuda

@@ -349,6 +349,7 @@ void combine(const Stream& stream, const Combine& args) {
   if (!args.facts.empty())
     facts = {args.scratch->alloc<float>(args.lse.shape).data,
              args.scratch->alloc<float>(args.lse.shape).data};
+  if (stream.is_plan()) plan_blocks(stream, args, facts, !args.facts.empty());
   if (are_blocks_for_tiles(args)) {
     combine_blocks(stream, args, facts, !args.facts.empty());
   } else {
@@ -361,6 +362,7 @@ void combine(const Stream& stream, const Combine& args) {
 }
 
 void combine_backward(const Stream& stream, const CombineBackward& args) {
+  if (stream.is_plan()) plan_blocks(stream, args);
   if (are_blocks_for_tiles(args)) return combine_blocks_backward(stream, args);
   const Arena::Scope scope(*args.scratch);
   const View<float> delta = args.scratch->alloc<float>(args.lse.shape);
