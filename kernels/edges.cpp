@@ -100,8 +100,8 @@ void check_room(const EdgeSet& edges, EdgeForm form, View<const uint8_t> dense) 
   }
   const int64_t room = edges.storage.shape[1];
   const int64_t count = dense.numel() - std::count(dense.data, dense.data + dense.numel(), 0);
-  STIPPLE_CHECK(count <= room, "set_edges: ", count, " edges, room for ", room,
-                "; raise max_density or tile_density");
+  STIPPLE_CHECK(count <= room, "set_edges: ", count, " edges, room for ", room, "; raise ",
+                edges.capacity.csr_setting());
 }
 
 }  // namespace

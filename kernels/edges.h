@@ -60,6 +60,11 @@ struct EdgeCapacity {
   double max_density = 1.0;    ///< promised bound on any problem's density; below tile_density no
                                ///< bits are ever reserved
   bool multiplicity = false;   ///< keep edge counts (law poisson_multi): always CSR
+
+  /// Which of the two decides how much room CSR has.
+  const char* csr_setting() const {
+    return !multiplicity && tile_density < max_density ? "tile_density" : "max_density";
+  }
 };
 
 struct EdgeSet {

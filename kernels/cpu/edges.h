@@ -16,14 +16,15 @@ class CsrWriter {
       : columns_(edges.columns(p)),
         multiplicity_(edges.capacity.multiplicity ? edges.multiplicity.at(p).data : nullptr),
         row_ptr_(edges.row_ptr.at(p).data),
-        room_(edges.storage.shape[1]) {
+        room_(edges.storage.shape[1]),
+        setting_(edges.capacity.csr_setting()) {
     row_ptr_[0] = 0;
   }
 
   /// Makes room for the next row's columns; EdgeRoomError where there is none.
   uint32_t* begin_row(int64_t degree) {
     STIPPLE_CHECK_AS(EdgeRoomError, size_ + degree <= room_, "a graph has more than the ", room_,
-                     " edges reserved for it; raise max_density or tile_density");
+                     " edges reserved for it; raise ", setting_);
     return columns_ + size_;
   }
   uint16_t* multiplicity() const { return multiplicity_ + size_; }
@@ -37,6 +38,7 @@ class CsrWriter {
   uint16_t* multiplicity_;
   int32_t* row_ptr_;
   int64_t room_;
+  const char* setting_;
   int64_t size_ = 0;
   int64_t row_ = 0;
 };

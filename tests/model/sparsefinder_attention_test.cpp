@@ -340,9 +340,10 @@ TEST(SparsefinderAttention, AGraphWithoutRoomNamesTheKeyThatReservesIt) {
   try {
     run.forward();
     FAIL() << "4096 edges fitted into the room of 41";
-  } catch (const Error& error) {
-    EXPECT_TRUE(std::string(error.what()).starts_with("attention.sparsefinder.max_density: "))
+  } catch (const ConfigError& error) {
+    EXPECT_TRUE(std::string(error.what()).starts_with("attention.sparsefinder: a graph has more"))
         << error.what();
+    EXPECT_TRUE(std::string(error.what()).ends_with("; raise max_density")) << error.what();
   }
 }
 

@@ -41,14 +41,14 @@ View<float> floats_like(Context& ctx, RealView spent) {
   return ctx.scratch.alloc<float>(spent.shape);
 }
 
-/// The result of `body`; its errors about the room of a graph name the section whose
-/// max_density and tile_density reserve it.
+/// The result of `body`; its errors about the room of a graph name the section whose keys
+/// reserve it.
 template <class Body>
 auto naming_settings(const Body& body) {
   try {
     return body();
   } catch (const kernels::EdgeRoomError& error) {
-    throw Error(detail::concat("attention.sbm: ", error.what()));
+    throw ConfigError(detail::concat("attention.sbm: ", error.what()));
   }
 }
 

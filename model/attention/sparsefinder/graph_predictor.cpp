@@ -127,7 +127,7 @@ kernels::EdgeSet GraphPredictor::predict(Context& ctx, const AttentionInputs& in
   ctx.observer.end(Phase::kSampling, ctx.stream);
   return edges;
 } catch (const kernels::EdgeRoomError& error) {
-  throw Error(detail::concat("attention.sparsefinder.max_density: ", error.what()));
+  throw ConfigError(detail::concat("attention.sparsefinder: ", error.what()));
 }
 
 }  // namespace stipple::model
