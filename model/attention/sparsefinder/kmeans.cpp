@@ -13,8 +13,8 @@
 namespace stipple::model {
 namespace {
 
-/// Sums of up to 2^20 points of the largest coordinate have room in 62 bits.
-constexpr int kGridBits = 42;
+/// Bits of the largest coordinate; fewer where so many points would not add up in 62.
+constexpr int kGridBits = 42, kSumBits = 62;
 
 double squared_distance(const float* a, const float* b, int64_t dim) {
   double sum = 0;
@@ -70,7 +70,9 @@ class Clustering {
     std::vector<int64_t> negative = {-ordered(largest)};
     ranks_.smallest(negative);
     const double of_all = std::bit_cast<double>(-negative[0]);
-    grid_ = kGridBits - (of_all > 0 ? std::ilogb(of_all) + 1 : 0);
+    const int bits = std::min(
+        kGridBits, kSumBits - static_cast<int>(std::bit_width(static_cast<uint64_t>(told[0]))));
+    grid_ = bits - (of_all > 0 ? std::ilogb(of_all) + 1 : 0);
   }
 
   /// The point of the smallest key, of lower number where keys are equal, becomes centroid c. A key
