@@ -18,9 +18,12 @@ double perplexity(Sums sum) { return std::exp(mean_loss(sum)); }
 
 }  // namespace
 
-const Metric kBitsPerByte{.name = "bits_per_byte", .title = "Bits per byte", .of = &bits};
-const Metric kBitsPerDimension{.name = "bits_per_dim", .title = "Bits per dimension", .of = &bits};
-const Metric kPerplexity{.name = "perplexity", .title = "Perplexity", .of = &perplexity};
+const Metric kBitsPerByte{
+    .name = "bits_per_byte", .title = "Bits per byte", .falls = true, .of = &bits};
+const Metric kBitsPerDimension{
+    .name = "bits_per_dim", .title = "Bits per dimension", .falls = true, .of = &bits};
+const Metric kPerplexity{
+    .name = "perplexity", .title = "Perplexity", .falls = true, .of = &perplexity};
 const Metric kAccuracy{.name = "accuracy", .title = "Accuracy", .is_share = true, .of = &accuracy};
 
 namespace {

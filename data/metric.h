@@ -18,6 +18,7 @@ struct Metric {
   std::string_view name;  ///< the key in metrics.jsonl
   std::string_view title;
   bool is_share = false;  ///< between 0 and 1, shown in percent
+  bool falls = false;     ///< less is better
   double (*of)(Sums) = nullptr;
 };
 

@@ -183,7 +183,7 @@ struct CommandLine {
     command->add_option("--batch", sweep.fit.projection.batch, "Sequences of a step")
         ->capture_default_str()
         ->check(CLI::PositiveNumber);
-    command->add_option("--learning-rate", sweep.fit.projection.learning_rate, "Of Adam")
+    command->add_option("--learning-rate", sweep.fit.projection.lr, "Of Adam")
         ->capture_default_str()
         ->check(CLI::PositiveNumber);
   }

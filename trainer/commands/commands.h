@@ -35,7 +35,7 @@ int sample(comm::Communicator&, const std::string& run_dir,
            const std::vector<std::string>& overrides, const SampleOptions&);
 struct FitOptions {
   int64_t examples = 64;  ///< of the training split
-  PredictorFitOptions projection = {};
+  model::ProjectionFitOptions projection = {.batch = 4};
 };
 /// Fits projections and centroids of Sparsefinder to the exact attention of a run, whose parameters
 /// stay as they are, and writes them into it. ConfigError where its attention is not entmax.

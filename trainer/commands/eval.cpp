@@ -2,8 +2,6 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
-#include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstdio>
 #include <limits>
@@ -14,46 +12,14 @@
 #include "trainer/commands/dump_graphs.h"
 #include "trainer/commands/load_parameters.h"
 #include "trainer/commands/open_run.h"
-#include "trainer/config/config_text.h"
 #include "trainer/exit_code.h"
 #include "trainer/loop/evaluate.h"
 #include "trainer/loop/graph_sample.h"
-#include "trainer/loop/memory_check.h"
 #include "trainer/loop/open_split.h"
 #include "trainer/record/run_directory.h"
 
 namespace stipple::trainer {
 namespace {
-
-/// Each key that differs from the run's configuration, as "key=value".
-std::vector<std::string> overridden_keys(const RunDirectory& directory, const Config& config) {
-  // Told by the record itself, or without influence on the result.
-  constexpr std::array<std::string_view, 3> kNotOf = {"eval.split", "eval.seeds", "threads"};
-  std::vector<std::string> overridden;
-  for (const KeyDifference& d : differing_keys(yaml_of(directory.load_config()), yaml_of(config))) {
-    if (std::find(kNotOf.begin(), kNotOf.end(), d.key) == kNotOf.end())
-      overridden.push_back(fmt::format("{}={}", d.key, d.now.value_or("")));
-  }
-  return overridden;
-}
-
-/// Data that changed since the run are no data of the run, unless somebody asked for others.
-void require_same_data(const CheckpointMeta& meta, const Config& config,
-                       const data::Dataset& dataset, const std::vector<std::string>& overridden) {
-  const bool asked_for_others =
-      std::any_of(overridden.begin(), overridden.end(), [](const std::string& override) {
-        return override.starts_with("data.") || override.starts_with("run.seed=");
-      });
-  const uint64_t found = dataset.fingerprint();
-  uint64_t known = found;
-  if (config.eval.split == data::Split::kTrain) known = meta.dataset_fingerprint;
-  if (config.eval.split == data::Split::kValidation)
-    known = meta.validation_fingerprint.value_or(found);
-  STIPPLE_CHECK_AS(ConfigError, asked_for_others || found == known, "the split '",
-                   data::split_name(config.eval.split), "' in ", config.data.dir,
-                   " is not what it was in the run; restore that data, or evaluate on another "
-                   "folder by data.dir=...");
-}
 
 void print(const EvalResult& result, const EvalRecord& record,
            const std::vector<ShownFigure>& shown, const Ladder& ladder) {
@@ -102,34 +68,28 @@ int eval(comm::Communicator& communicator, const std::string& run_dir,
   const Config& config = run.config;
   const data::Task* task = run.task.get();
   const auto dataset = open_split(communicator, *task, config.eval.split);
-  const int threads = threads_per_rank(config, communicator.local_size());
-  const Device device = choose_device(config, communicator);
-  const MemoryPlan plan = plan_memory(config, task->info(), threads, communicator.rank(),
-                                      communicator.size(), PlanFor::kEvaluation);
-  require_memory(plan, config, task->info(), threads, device, communicator, PlanFor::kEvaluation);
-  Replica replica(config, task->info(), device, threads, 1, plan);
-  const CheckpointMeta meta = load_parameters(directory.path(), communicator, config,
-                                              replica.stream(), replica.parameters());
+  const auto [replica, meta] = load_model(communicator, run, config);
   std::vector<std::string> overridden;
   comm::agree(communicator, [&] {
     if (communicator.rank() != 0) return;
-    overridden = overridden_keys(directory, config);
-    require_same_data(meta, config, *dataset, overridden);
+    overridden = overridden_keys(run);
+    require_same_data(meta, run, config.eval.split, *dataset);
     if (graphs) require_dump(directory, config, task->info(), *dataset, *graphs);
   });
   const auto never = [] { return false; };
   EvalResult result =
-      evaluate(replica, communicator, *dataset, task->info(), config, config.eval.seeds, never)
+      evaluate(*replica, communicator, *dataset, task->info(), config, config.eval.seeds, never)
           .value();
   if (communicator.rank() != 0) return kDone;
-  if (has_graphs(config)) result.add(sample_graphs(replica, *dataset, task->info(), config).layers);
+  if (has_graphs(config))
+    result.add(sample_graphs(*replica, *dataset, task->info(), config).layers);
   EvalRecord record = eval_record(result, meta.step, data::split_name(config.eval.split));
   record.overrides = std::move(overridden);
-  print(result, record, shown_figures(config, task->info(), replica.facts()),
+  print(result, record, shown_figures(config, task->info(), replica->facts()),
         ladder_of(*task, *dataset));
   keep(directory, record);
   if (graphs)
-    fmt::print("graphs       {}\n", dump_graphs(directory, config, task->info(), *dataset, replica,
+    fmt::print("graphs       {}\n", dump_graphs(directory, config, task->info(), *dataset, *replica,
                                                 *graphs, meta.step, record.overrides));
   return kDone;
 }

@@ -10,16 +10,17 @@
 
 namespace stipple::trainer {
 
-/// ConfigError, on all ranks, where there are several.
-void require_alone(comm::Communicator&, const char* command);
-/// ConfigError where the attention of the run in `run_dir` has no support to predict.
-void require_entmax(const Config&, const std::string& run_dir);
+/// open_run() for `stipple sparsefinder <command>`. ConfigError, too, on all ranks, where there are
+/// several, or where the run was not trained with an attention whose support can be predicted.
+OpenedRun open_exact_run(comm::Communicator&, const char* command, const std::string& run_dir,
+                         const std::vector<std::string>& overrides);
+
 /// The configuration with this attention in place of its own: what entmax means is the same in both,
 /// and so are the parameters.
 Config with_attention(Config, model::AttentionKind);
 
 /// Of that many examples of the training split, the first in the order of training, by the newest
-/// checkpoint.
+/// checkpoint. ConfigError where the split is not the run's.
 ExactSupports supports_of(comm::Communicator&, const OpenedRun&, int64_t examples);
 
 }  // namespace stipple::trainer

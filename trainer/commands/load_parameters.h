@@ -1,21 +1,32 @@
 // SPDX-License-Identifier: Apache-2.0
-// The parameters of a trained run, for commands that use its model.
+// The model of a trained run, for commands that use it.
 #pragma once
 
-#include <string>
+#include <memory>
 
-#include "comm/communicator.h"
-#include "core/stream.h"
-#include "model/parameter_store.h"
 #include "trainer/checkpoint/manifest.h"
-#include "trainer/config/config.h"
+#include "trainer/commands/open_run.h"
+#include "trainer/loop/replica.h"
 
 namespace stipple::trainer {
 
 /// Fills them from the newest good checkpoint; where the run stood. What is not learned comes from
-/// there, too, unless the configuration names a file that has it, or the checkpoint has none of it.
-/// ConfigError where there is no checkpoint yet. Collective.
-CheckpointMeta load_parameters(const std::string& run_dir, comm::Communicator&, const Config&,
+/// there, too, if it is there, unless `config` names another attention.sparsefinder.fitted than the
+/// run was trained with. ConfigError where there is no checkpoint yet. Collective.
+CheckpointMeta load_parameters(comm::Communicator&, const OpenedRun&, const Config& config,
                                const Stream&, model::ParameterStore&);
+
+struct LoadedModel {
+  std::unique_ptr<Replica> replica;
+  CheckpointMeta meta;
+};
+
+/// The run's model under `config`, ready to be evaluated on the config's device; ConfigError, too,
+/// where memory does not suffice. Collective.
+LoadedModel load_model(comm::Communicator&, const OpenedRun&, const Config& config);
+
+/// ConfigError where this split is not what it was when the run was trained; data that an override
+/// names are others on purpose.
+void require_same_data(const CheckpointMeta&, const OpenedRun&, data::Split, const data::Dataset&);
 
 }  // namespace stipple::trainer

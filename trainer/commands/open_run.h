@@ -15,12 +15,17 @@ namespace stipple::trainer {
 
 struct OpenedRun {
   RunDirectory directory;
-  Config config;  ///< the run's, with overrides
+  Config trained;  ///< the run's
+  Config config;   ///< with overrides
   std::unique_ptr<data::Task> task;
 };
 
 /// Collective. ConfigError on all ranks where `run_dir` holds no run or an override does not fit.
 OpenedRun open_run(comm::Communicator&, const std::string& run_dir,
                    const std::vector<std::string>& overrides);
+
+/// Each key that an override changed, as "key=value"; not those that the record of an evaluation tells
+/// besides, or that have no influence on its result.
+std::vector<std::string> overridden_keys(const OpenedRun&);
 
 }  // namespace stipple::trainer

@@ -108,7 +108,6 @@ void write(const data::Task& task, std::span<const int32_t> tokens, const std::s
 int sample(comm::Communicator& communicator, const std::string& run_dir,
            const std::vector<std::string>& overrides, const SampleOptions& options) {
   const OpenedRun run = open_run(communicator, run_dir, overrides);
-  const RunDirectory& directory = run.directory;
   const Config& config = run.config;
   const data::Task* task = run.task.get();
   const data::TaskInfo& info = task->info();
@@ -125,7 +124,7 @@ int sample(comm::Communicator& communicator, const std::string& run_dir,
   model::FactTable facts(config.model.layers);
   const model::Model model(parameters, facts, config.model, config.attention, model_task(info));
   parameters.allocate(stream.device());
-  load_parameters(directory.path(), communicator, config, stream, parameters);
+  load_parameters(communicator, run, config, stream, parameters);
   if (communicator.rank() != 0) return kDone;
   model::Decoder decoder(model, facts, stream, decoder_options(info));
   write(*task, generate(decoder, *task, length, options), options.out);

@@ -14,19 +14,22 @@ namespace stipple::trainer {
 
 int sparsefinder_fit(comm::Communicator& communicator, const std::string& run_dir,
                      const std::vector<std::string>& overrides, const FitOptions& options) {
-  require_alone(communicator, "fit");
-  const OpenedRun run = open_run(communicator, run_dir, overrides);
-  require_entmax(run.config, run_dir);
+  const OpenedRun run = open_exact_run(communicator, "fit", run_dir, overrides);
   const Config config = with_attention(run.config, model::AttentionKind::kSparsefinder);
   model::attention_row(config.attention.kind).validate(config.attention);
+  const RunLock lock(run.directory);
   PredictorFit fit(config, run.task->info());
   const ExactSupports supports = supports_of(communicator, run, options.examples);
   const auto losses = fit.fit_projections(supports, options.projection);
-  fit.fit_centroids(supports);
-  for (size_t layer = 0; layer < losses.size(); ++layer)
-    fmt::print("layer {:<6} loss by head {:.3f}\n", layer, fmt::join(losses[layer], " "));
+  const auto occupancy = fit.fit_centroids(supports);
+  for (size_t layer = 0; layer < losses.size(); ++layer) {
+    fmt::print("layer {:<6} loss by head {:.3f}", layer, fmt::join(losses[layer], " "));
+    if (!occupancy.empty())
+      fmt::print(", occupancy of clusters {:.3f}", fmt::join(occupancy[layer], " "));
+    fmt::print("\n");
+  }
   const std::string path = run.directory.path() + "/sparsefinder.safetensors";
-  write_fitted(path, fit.parameters(), {{"examples", std::to_string(options.examples)}});
+  write_fitted(path, config, run.task->info(), fit.parameters());
   fmt::print("written      {}\n", path);
   return kDone;
 }

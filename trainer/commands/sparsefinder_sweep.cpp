@@ -3,25 +3,27 @@
 // the attention of all layers and heads restricted to what it predicts.
 #include <fmt/format.h>
 
+#include <cstdio>
 #include <filesystem>
 
-#include "core/copy.h"
+#include "core/log.h"
 #include "model/attention/registry.h"
 #include "trainer/checkpoint/durable_file.h"
 #include "trainer/commands/commands.h"
 #include "trainer/commands/exact_run.h"
 #include "trainer/commands/load_parameters.h"
+#include "trainer/config/user_path.h"
 #include "trainer/exit_code.h"
 #include "trainer/loop/evaluate.h"
-#include "trainer/loop/memory_check.h"
 #include "trainer/loop/open_split.h"
 #include "trainer/loop/predictor_fit.h"
+#include "trainer/record/page.h"
 #include "trainer/record/sweep_record.h"
 
 namespace stipple::trainer {
 namespace {
 
-using model::SparsefinderPredictor;
+constexpr std::string_view kSection = "attention.sparsefinder.";
 
 /// A way to predict, and what its figures are told under.
 struct Candidate {
@@ -29,77 +31,87 @@ struct Candidate {
   Config config;
 };
 
+class Candidates {
+ public:
+  explicit Candidates(const Config& base) : base_(base) {}
+
+  /// The keys stand below attention.sparsefinder. ConfigError for what cannot be.
+  void add(const char* predictor, const std::string& setting, int64_t window,
+           std::vector<std::string> keys) {
+    keys.push_back(fmt::format("window={}", window));
+    for (std::string& key : keys) key.insert(0, kSection);
+    const Config config = base_.with({}, keys);
+    model::attention_row(config.attention.kind).validate(config.attention);
+    all.push_back({{.predictor = predictor, .setting = setting, .window = window}, config});
+  }
+
+  std::vector<Candidate> all;
+
+ private:
+  const Config& base_;
+};
+
 /// No pair is nearer than nothing: the pairs that are always there remain.
-void predict_nothing(model::SparsefinderConfig& c) {
-  c.predictor = SparsefinderPredictor::kDistance;
-  c.distance = {.threshold = 0};
+const std::vector<std::string> kNothing = {"predictor=distance", "distance.threshold=0"};
+
+void add_clusters(Candidates& candidates, const SweepOptions& options, int64_t window,
+                  int64_t longest) {
+  for (const int64_t clusters : options.clusters) {
+    for (const int64_t top : options.tops) {
+      const std::string setting = fmt::format("clusters={} top={}", clusters, top);
+      if (clusters > longest || top > clusters) {
+        if (window == options.windows.front())
+          log::info(fmt::format("{} is left out: {}", setting,
+                                top > clusters
+                                    ? "a token has no more clusters than there are"
+                                    : fmt::format("sequences have at most {} tokens", longest)));
+        continue;
+      }
+      candidates.add(top == 1 ? "cluster" : "cluster several", setting, window,
+                     {"predictor=cluster", fmt::format("cluster.clusters={}", clusters),
+                      fmt::format("cluster.top={}", top)});
+    }
+  }
 }
 
 std::vector<Candidate> candidates_of(const Config& base, const SweepOptions& options,
                                      int64_t longest) {
-  std::vector<Candidate> all;
+  Candidates candidates(base);
   for (const int64_t window : options.windows) {
-    const auto add = [&](const char* predictor, const std::string& setting, const auto& change) {
-      Candidate candidate{.point = {.predictor = predictor, .setting = setting, .window = window},
-                          .config = base};
-      model::SparsefinderConfig& c = candidate.config.attention.sparsefinder;
-      c.window = window;
-      change(c);
-      all.push_back(std::move(candidate));
-    };
-    add("window", "", predict_nothing);
+    candidates.add("window", "", window, kNothing);
     for (const int64_t globals : options.globals) {
-      add("global", fmt::format("global_tokens={}", globals), [&](auto& c) {
-        predict_nothing(c);
-        c.global_tokens = globals;
-      });
+      std::vector<std::string> keys = kNothing;
+      keys.push_back(fmt::format("global_tokens={}", globals));
+      candidates.add("global", keys.back(), window, keys);
     }
-    for (const int64_t clusters : options.clusters) {
-      for (const int64_t top : options.tops) {
-        if (clusters > longest || top > clusters) continue;
-        add(top == 1 ? "cluster" : "cluster several",
-            fmt::format("clusters={} top={}", clusters, top), [&](auto& c) {
-              c.predictor = SparsefinderPredictor::kCluster;
-              c.cluster.clusters = clusters;
-              c.cluster.top = top;
-            });
-      }
-    }
+    add_clusters(candidates, options, window, longest);
     for (const int64_t buckets : options.buckets) {
-      add("quantize", fmt::format("buckets={}", buckets), [&](auto& c) {
-        c.predictor = SparsefinderPredictor::kQuantize;
-        c.quantize.buckets = buckets;
-        if (base.model.causal) c.quantize.kind = kernels::Quantisation::kInterval;
-      });
+      std::vector<std::string> keys = {"predictor=quantize",
+                                       fmt::format("quantize.buckets={}", buckets)};
+      if (base.model.causal) keys.emplace_back("quantize.kind=interval");
+      candidates.add("quantize", fmt::format("buckets={}", buckets), window, keys);
     }
     for (const double threshold : options.thresholds) {
-      add("distance", fmt::format("threshold={}", threshold), [&](auto& c) {
-        c.predictor = SparsefinderPredictor::kDistance;
-        c.distance.threshold = threshold;
-      });
+      candidates.add("distance", fmt::format("threshold={}", threshold), window,
+                     {"predictor=distance", fmt::format("distance.threshold={}", threshold)});
     }
   }
-  return all;
+  return candidates.all;
 }
 
-/// Evaluates the run's model with this attention.
+/// Evaluates the run's model with this attention; fixed: what of it is not learned.
 EvalResult evaluate_with(comm::Communicator& communicator, const OpenedRun& run,
                          const Config& config, const data::Dataset& dataset,
                          const model::ParameterStore* fixed) {
-  const data::TaskInfo& info = run.task->info();
-  const int threads = threads_per_rank(config, 1);
-  const Device device = choose_device(config, communicator);
-  const MemoryPlan plan = plan_memory(config, info, threads, 0, 1, PlanFor::kEvaluation);
-  require_memory(plan, config, info, threads, device, communicator, PlanFor::kEvaluation);
-  Replica replica(config, info, device, threads, 1, plan);
-  load_parameters(run.directory.path(), communicator, config, replica.stream(),
-                  replica.parameters());
-  if (fixed != nullptr) fixed->copy_fixed_to(replica.stream(), replica.parameters());
+  const auto [replica, meta] = load_model(communicator, run, config);
+  require_same_data(meta, run, config.eval.split, dataset);
+  if (fixed != nullptr) fixed->copy_fixed_to(replica->stream(), replica->parameters());
   const auto never = [] { return false; };
-  return evaluate(replica, communicator, dataset, info, config, /*seeds=*/1, never).value();
+  return evaluate(*replica, communicator, dataset, run.task->info(), config, /*seeds=*/1, never)
+      .value();
 }
 
-void put(const EvalResult& result, const std::string& metric, SweepPoint& point) {
+void put(const EvalResult& result, const data::Metric& metric, SweepPoint& point) {
   const auto figure = [&](const char* name) { return value_of(result.figures, name); };
   point.density = figure("density");
   point.recall = figure("recall");
@@ -107,50 +119,83 @@ void put(const EvalResult& result, const std::string& metric, SweepPoint& point)
   point.exact = figure("exact");
   point.dropped_mass = figure("dropped_mass");
   point.loss = result.loss;
-  point.metric = result.metric(metric);
+  point.metric = result.metric(std::string(metric.name));
 }
 
-void write(const std::string& out, const Sweep& sweep, const std::string& run_name) {
-  std::filesystem::create_directories(out);
-  replace_durably(out + "/sweep.csv", sweep_csv(sweep));
-  replace_durably(out + "/sweep.html", sweep_page(sweep, run_name));
-  fmt::print("written      {}/sweep.csv {}/sweep.html\n", out, out);
+SweepPoint exact_point(comm::Communicator& communicator, const OpenedRun& run,
+                       const data::Dataset& dataset, const data::Metric& metric) {
+  SweepPoint exact{.predictor = "exact attention"};
+  const Config config = with_attention(run.config, model::AttentionKind::kEntmax);
+  put(evaluate_with(communicator, run, config, dataset, nullptr), metric, exact);
+  exact.recall = exact.precision = exact.exact = 1;
+  exact.dropped_mass = 0;
+  return exact;
+}
+
+/// The two files of a sweep, whole after each point.
+class SweepFiles {
+ public:
+  /// ConfigError where they cannot be written, or are somebody else's.
+  explicit SweepFiles(const std::string& out)
+      : csv_(expand_path(out, "--out") + "/sweep.csv"),
+        page_(expand_path(out, "--out") + "/sweep.html") {
+    const std::string folder = std::filesystem::path(csv_).parent_path();
+    std::error_code code;
+    std::filesystem::create_directories(folder, code);
+    STIPPLE_CHECK_AS(ConfigError, !code && std::filesystem::is_directory(folder), "--out: ", folder,
+                     " is no folder that can be written to",
+                     code ? ": " + code.message() : std::string());
+    require_own_sweep(csv_);
+    require_own_page(page_);
+  }
+
+  void write(const Sweep& sweep, const std::string& run_name) const {
+    replace_durably(csv_, sweep_csv(sweep));
+    replace_durably(page_, sweep_page(sweep, run_name));
+  }
+  std::string names() const { return csv_ + " " + page_; }
+
+ private:
+  std::string csv_, page_;
+};
+
+void print(const SweepPoint& p) {
+  fmt::print("{:<17} {:<22} {:>6} {:>8.4f} {:>7.4f} {:>7.4f} {:>8.4f} {:>10.4f}\n", p.predictor,
+             p.setting, p.window, p.density, p.recall, p.exact, p.dropped_mass, p.metric);
+  std::fflush(stdout);
 }
 
 }  // namespace
 
 int sparsefinder_sweep(comm::Communicator& communicator, const std::string& run_dir,
                        const std::vector<std::string>& overrides, const SweepOptions& options) {
-  require_alone(communicator, "sweep");
-  const OpenedRun run = open_run(communicator, run_dir, overrides);
-  require_entmax(run.config, run_dir);
+  const OpenedRun run = open_exact_run(communicator, "sweep", run_dir, overrides);
   Config base = with_attention(run.config, model::AttentionKind::kSparsefinder);
+  base.attention.sparsefinder.mode = model::SparsefinderMode::kPredicted;
   base.attention.sparsefinder.measure = true;
+  std::vector<Candidate> candidates = candidates_of(base, options, run.task->info().max_length);
+  const SweepFiles files(options.out);
 
   const ExactSupports supports = supports_of(communicator, run, options.fit.examples);
   PredictorFit projections(base, run.task->info());
   projections.fit_projections(supports, options.fit.projection);
   const auto dataset = open_split(communicator, *run.task, run.config.eval.split);
-  Sweep sweep{.metric = ladder_of(*run.task, *dataset).metric};
-  const Config exact = with_attention(run.config, model::AttentionKind::kEntmax);
-  sweep.exact_metric =
-      evaluate_with(communicator, run, exact, *dataset, nullptr).metric(sweep.metric);
+  Sweep sweep{.metric = run.task->info().metrics.front()};
+  sweep.exact = exact_point(communicator, run, *dataset, sweep.metric);
   fmt::print("{:<17} {:<22} {:>6} {:>8} {:>7} {:>7} {:>8} {:>10}\n", "predictor", "setting",
-             "window", "density", "recall", "exact", "dropped", sweep.metric);
-  for (Candidate& candidate : candidates_of(base, options, run.task->info().max_length)) {
-    model::attention_row(model::AttentionKind::kSparsefinder).validate(candidate.config.attention);
+             "window", "density", "recall", "exact", "dropped", sweep.metric.name);
+  print(sweep.exact);
+  for (Candidate& candidate : candidates) {
     PredictorFit fit(candidate.config, run.task->info());
     fit.take_projections(projections);
     fit.fit_centroids(supports);
-    SweepPoint& p = candidate.point;
     put(evaluate_with(communicator, run, candidate.config, *dataset, &fit.parameters()),
-        sweep.metric, p);
-    fmt::print("{:<17} {:<22} {:>6} {:>8.4f} {:>7.4f} {:>7.4f} {:>8.4f} {:>10.4f}\n", p.predictor,
-               p.setting, p.window, p.density, p.recall, p.exact, p.dropped_mass, p.metric);
-    sweep.points.push_back(p);
+        sweep.metric, candidate.point);
+    print(candidate.point);
+    sweep.points.push_back(candidate.point);
+    files.write(sweep, run_dir);
   }
-  fmt::print("exact attention: {} {:.4f}\n", sweep.metric, sweep.exact_metric);
-  write(options.out, sweep, run_dir);
+  fmt::print("written      {}\n", files.names());
   return kDone;
 }
 

@@ -42,6 +42,8 @@ const std::vector<std::string_view>& changeable_keys() {
       "attention.implementation",
       // Their content is compared by its fingerprint.
       "data.dir", "data.files",
+      // Read when training begins.
+      "attention.sparsefinder.fitted",
       // How long, and how large the steps are.
       "train.steps", "optimizer.learning_rate", "optimizer.schedule.", "optimizer.weight_decay",
       "optimizer.clip_norm", "guard.",

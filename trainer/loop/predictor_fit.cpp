@@ -4,7 +4,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 
+#include "core/error.h"
 #include "core/rng.h"
 #include "model/attention/sparsefinder/kmeans.h"
 #include "trainer/loop/replica.h"
@@ -16,6 +18,18 @@ std::vector<double> doubles_of(View<float> x) { return {x.data, x.data + x.numel
 
 void put_doubles(const std::vector<double>& from, View<float> to) {
   std::transform(from.begin(), from.end(), to.data, [](double x) { return static_cast<float>(x); });
+}
+
+bool are_finite(View<float> x) {
+  return std::all_of(x.data, x.data + x.numel(), [](float value) { return std::isfinite(value); });
+}
+
+/// How many points are nearest to each centroid.
+std::vector<int64_t> sizes_of(const model::Points& points, std::span<const float> centroids) {
+  std::vector<int64_t> sizes(centroids.size() / static_cast<size_t>(points.dim));
+  for (int64_t i = 0; i < points.count(); ++i)
+    ++sizes[static_cast<size_t>(model::nearest(points.at(i), centroids, points.dim))];
+  return sizes;
 }
 
 }  // namespace
@@ -45,15 +59,21 @@ View<float> PredictorFit::projection(int64_t layer, bool of_keys, int64_t head) 
   return tensor(layer, name).at(head);
 }
 
+const std::vector<model::ProjectionExample>& PredictorFit::of_head(const ExactSupports& supports,
+                                                                   int64_t layer,
+                                                                   int64_t head) const {
+  return supports.at(static_cast<size_t>(layer * config_.model.heads + head));
+}
+
 uint64_t PredictorFit::seed_of(int64_t layer, int64_t head) const {
   const auto number = static_cast<uint64_t>(layer * config_.model.heads + head);
   return splitmix64(static_cast<uint64_t>(config_.run.seed) ^ splitmix64(number));
 }
 
-std::vector<std::vector<double>> PredictorFit::fit_projections(const ExactSupports& supports,
-                                                               const PredictorFitOptions& options) {
+PredictorFit::ByHead PredictorFit::fit_projections(const ExactSupports& supports,
+                                                   const model::ProjectionFitOptions& options) {
   const bool is_shared = config_.attention.sparsefinder.projection.shared;
-  std::vector<std::vector<double>> losses(static_cast<size_t>(config_.model.layers));
+  ByHead losses(static_cast<size_t>(config_.model.layers));
   for_each_head([&](int64_t layer, int64_t head) {
     const View<float> query = projection(layer, false, head), key = projection(layer, true, head);
     model::Projection w{.d = query.shape[0],
@@ -61,16 +81,16 @@ std::vector<std::vector<double>> PredictorFit::fit_projections(const ExactSuppor
                         .is_shared = is_shared,
                         .query = doubles_of(query)};
     if (!is_shared) w.key = doubles_of(key);
-    losses[static_cast<size_t>(layer)].push_back(
-        model::fit_projection(supports.at(static_cast<size_t>(layer * config_.model.heads + head)),
-                              {.epochs = options.epochs,
-                               .batch = options.batch,
-                               .lr = options.learning_rate,
-                               .is_causal = config_.model.causal,
-                               .seed = seed_of(layer, head)},
-                              w));
+    model::ProjectionFitOptions own = options;
+    own.is_causal = config_.model.causal;
+    own.seed = seed_of(layer, head);
+    const double loss = model::fit_projection(of_head(supports, layer, head), own, w);
     put_doubles(w.query, query);
     if (!is_shared) put_doubles(w.key, key);
+    STIPPLE_CHECK_AS(ConfigError, std::isfinite(loss) && are_finite(query) && are_finite(key),
+                     "--learning-rate: at ", options.lr, " the projection of layer ", layer,
+                     ", head ", head, " became no number; lower it");
+    losses[static_cast<size_t>(layer)].push_back(loss);
   });
   return losses;
 }
@@ -96,22 +116,28 @@ std::vector<float> PredictorFit::projected(
   return points;
 }
 
-void PredictorFit::fit_centroids(const ExactSupports& supports) {
+PredictorFit::ByHead PredictorFit::fit_centroids(const ExactSupports& supports) {
   const model::SparsefinderConfig& sparsefinder = config_.attention.sparsefinder;
-  if (sparsefinder.predictor != model::SparsefinderPredictor::kCluster) return;
+  if (sparsefinder.predictor != model::SparsefinderPredictor::kCluster) return {};
+  ByHead occupancy(static_cast<size_t>(config_.model.layers));
   for_each_head([&](int64_t layer, int64_t head) {
-    const std::vector<float> points = projected(
-        layer, head, supports.at(static_cast<size_t>(layer * config_.model.heads + head)));
+    const std::vector<float> values = projected(layer, head, of_head(supports, layer, head));
+    const model::Points points{.values = values, .dim = sparsefinder.projection.dim};
+    double entropy = 0;
     for (int64_t round = 0; round < sparsefinder.cluster.rounds; ++round) {
       const std::vector<float> centroids =
-          model::kmeans({.values = points, .dim = sparsefinder.projection.dim},
+          model::kmeans(points,
                         {.clusters = sparsefinder.cluster.clusters,
                          .seed = seed_of(layer, head) + static_cast<uint64_t>(round)},
                         model::Ranks());
       std::copy(centroids.begin(), centroids.end(),
                 tensor(layer, "centroids").at(round).at(head).data);
+      entropy += model::occupancy_entropy(sizes_of(points, centroids));
     }
+    occupancy[static_cast<size_t>(layer)].push_back(
+        entropy / static_cast<double>(sparsefinder.cluster.rounds));
   });
+  return occupancy;
 }
 
 }  // namespace stipple::trainer

@@ -13,25 +13,21 @@
 
 namespace stipple::trainer {
 
-struct PredictorFitOptions {
-  int64_t epochs = 5;  ///< over the supports, of each head's projection
-  int64_t batch = 4;   ///< sequences of a step
-  double learning_rate = 0.01;
-};
-
 /// What a model whose attention is sparsefinder has that is not learned, in host memory; at first as
 /// training from scratch begins with it.
 class PredictorFit {
  public:
   PredictorFit(const Config&, const data::TaskInfo&);
 
-  /// By layer and head, the loss of the last epoch.
-  std::vector<std::vector<double>> fit_projections(const ExactSupports&,
-                                                   const PredictorFitOptions&);
+  using ByHead = std::vector<std::vector<double>>;  ///< by layer
+  /// The loss of the last epoch; the configuration knows what is causal and which seed. ConfigError
+  /// where a fit leaves the numbers.
+  ByHead fit_projections(const ExactSupports&, const model::ProjectionFitOptions&);
   /// Those of another fit of the same model.
   void take_projections(const PredictorFit&);
-  /// By k-means over projected queries and keys; nothing where the predictor has none.
-  void fit_centroids(const ExactSupports&);
+  /// By k-means over projected queries and keys; how evenly these are spread over the clusters
+  /// (model::occupancy_entropy, the mean of the rounds). Nothing where the predictor has none.
+  ByHead fit_centroids(const ExactSupports&);
 
   const model::ParameterStore& parameters() const { return parameters_; }
 
@@ -43,6 +39,8 @@ class PredictorFit {
   View<float> tensor(int64_t layer, const char* what) const;
   std::vector<float> projected(int64_t layer, int64_t head,
                                std::span<const model::ProjectionExample>) const;
+  const std::vector<model::ProjectionExample>& of_head(const ExactSupports&, int64_t layer,
+                                                       int64_t head) const;
   uint64_t seed_of(int64_t layer, int64_t head) const;
 
   Config config_;

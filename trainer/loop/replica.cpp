@@ -12,7 +12,6 @@
 #include "core/error.h"
 #include "model/attention/registry.h"
 #include "model/planning_run.h"
-#include "trainer/loop/fitted.h"
 
 namespace stipple::trainer {
 namespace {
@@ -173,7 +172,6 @@ Replica::Replica(const Config& config, const data::TaskInfo& info, Device device
       model_saved_(model_.make_saved()) {
   parameters_.allocate(device);
   parameters_.initialize(stream_, static_cast<uint64_t>(config.run.seed));
-  put_fitted(config, stream_, parameters_);
 }
 
 void Replica::forward(int64_t slot, const RngKey& rng, bool training, model::Observer& observer,

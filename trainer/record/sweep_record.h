@@ -3,8 +3,11 @@
 // how sparse it is and what it is worth.
 #pragma once
 
+#include <functional>
 #include <string>
 #include <vector>
+
+#include "data/metric.h"
 
 namespace stipple::trainer {
 
@@ -21,19 +24,22 @@ struct SweepPoint {
 };
 
 struct Sweep {
-  std::string metric = {};  ///< its name
-  bool is_share = false;    ///< shown in percent
-  bool falls = false;       ///< a lower one is better
-  double exact_metric = 0;  ///< of exact attention
+  data::Metric metric = {};
+  SweepPoint exact = {};  ///< exact attention: its density is that of its support
   std::vector<SweepPoint> points = {};
 };
 
-/// Whether no other point is at least as sparse and recalls more, or as much and is sparser.
-std::vector<bool> on_frontier(const Sweep&);
+/// Which points no other is better than in one of sparsity and value, and at least as good as in both.
+std::vector<bool> on_frontier(const std::vector<SweepPoint>&,
+                              const std::function<double(const SweepPoint&)>& value, bool falls);
 
-/// A header line, then a line per point.
+/// A header line, then a line for exact attention, then a line per point; the frontier is that of
+/// recall.
 std::string sweep_csv(const Sweep&);
-/// Self-contained: sparsity against recall, dropped mass and the metric, and the table.
+/// ConfigError where something else than such a table has that name.
+void require_own_sweep(const std::string& csv);
+/// Self-contained: sparsity against recall, dropped mass and the metric, each with its frontier, and
+/// the table.
 std::string sweep_page(const Sweep&, const std::string& run_name);
 
 }  // namespace stipple::trainer

@@ -91,9 +91,11 @@ void SparsefinderConfig::describe(ConfigVisitor& v) {
            {.doc = "official: with cluster.top above 1, a query's nearest cluster must be a key's "
                    "nearest one, its second the second, and so on, as the release's tensors "
                    "compare them; none: any of them."});
-  v.field("fitted", fitted,
-          {.doc = "File of projections and centroids that `stipple sparsefinder fit` wrote. Empty: "
-                  "those of the run's checkpoint, or initial ones."});
+  v.field(
+      "fitted", fitted,
+      {.doc = "File of projections and centroids that `stipple sparsefinder fit` wrote, which "
+              "training begins with and checkpoints then hold; an evaluation reads it where its "
+              "run was trained without or with another one. Empty: initial ones."});
   v.field("measure", measure,
           {.doc = "Evaluation compares the predicted graph with exact attention: recall, "
                   "precision, exact rows, dropped mass. With mode=predicted that is one exact "
