@@ -2,6 +2,7 @@
 #include "model/attention/graph.h"
 
 #include "core/copy.h"
+#include "model/attention/attention.h"
 
 namespace stipple::model {
 
@@ -12,6 +13,20 @@ std::vector<int64_t> download_tokens(const Stream& stream, View<const uint8_t> m
   for (size_t i = 0; i < is_real.size(); ++i)
     if (is_real[i] != 0) tokens.push_back(static_cast<int64_t>(i));
   return tokens;
+}
+
+void tell_rows(Context& ctx, const AttentionInputs& in,
+               const std::function<std::unique_ptr<AttentionGraph>(
+                   int64_t row, const std::vector<int64_t>& tokens)>& make) {
+  for (int64_t row = 0; row < in.q.shape[0]; ++row) {
+    if (!ctx.graphs->wants(row)) continue;
+    const std::vector<int64_t> tokens = download_tokens(ctx.stream, in.mask, row);
+    std::unique_ptr<AttentionGraph> graph = make(row, tokens);
+    graph->layer = ctx.layer;
+    graph->row = row;
+    graph->tokens = static_cast<int64_t>(tokens.size());
+    ctx.graphs->take(std::move(graph));
+  }
 }
 
 std::vector<kernels::EdgeList> download_heads(const Stream& stream, const kernels::EdgeSet& edges,

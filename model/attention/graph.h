@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <vector>
@@ -47,6 +48,12 @@ class GraphSink {
   virtual bool wants(int64_t row) const = 0;
   virtual void take(std::unique_ptr<AttentionGraph>) = 0;
 };
+
+/// Gives ctx.graphs the graph of each row that it wants: what make(row, its real tokens) returns,
+/// named by layer, row and number of tokens.
+void tell_rows(Context&, const AttentionInputs&,
+               const std::function<std::unique_ptr<AttentionGraph>(
+                   int64_t row, const std::vector<int64_t>& tokens)>& make);
 
 /// Parts of what an attention tells. They wait for the stream.
 

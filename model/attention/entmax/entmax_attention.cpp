@@ -2,7 +2,6 @@
 #include "model/attention/entmax/entmax_attention.h"
 
 #include <algorithm>
-#include <cmath>
 #include <functional>
 #include <numeric>
 
@@ -50,11 +49,8 @@ EntmaxAttention::EntmaxAttention(const AttentionConfig& config, ParameterStore& 
                                  FactTable& facts, const AttentionShape& shape)
     : num_heads_(shape.num_heads),
       head_dim_(shape.head_dim),
-      heads_(config.entmax, store, facts, shape.name, shape.num_heads),
-      facts_(facts, shape.num_heads),
-      scale_(static_cast<float>(1.0 / std::sqrt(static_cast<double>(shape.head_dim)))),
-      pattern_{.is_causal = shape.is_causal},
-      dropout_rate_(static_cast<float>(config.dropout)) {}
+      entmax_(config, store, facts, shape),
+      facts_(facts, shape.num_heads) {}
 
 AttentionTraits EntmaxAttention::traits(const AttentionConfig& config) {
   return {.has_graph = !config.entmax.is_softmax(), .can_be_causal = true};
@@ -67,62 +63,20 @@ std::unique_ptr<Attention::Saved> EntmaxAttention::make_saved() const {
 }
 
 void EntmaxAttention::begin_step(const Stream& stream, const RngKey& rng) const {
-  heads_.begin_step(stream, rng);
+  entmax_.begin_step(stream, rng);
 }
 
 void EntmaxAttention::do_forward(Context& ctx, const AttentionInputs& in, RealView out,
                                  Attention::Saved& base) const {
   Saved& saved = static_cast<Saved&>(base);
-  const Shape& shape = in.q.shape;
-  saved.tau = ctx.saved.alloc<float>({shape[0], shape[1], shape[2]});
-  saved.support = kernels::alloc_entmax_support(ctx.saved, shape[0], shape[1], shape[2]);
-  saved.o2 = ctx.training ? ctx.saved.alloc(ctx.precision(), shape) : RealView{};
-  saved.heads = heads_.forward(ctx);
-  kernels::attend_entmax(ctx.stream, {.o = out,
-                                      .o2 = saved.o2,
-                                      .tau = saved.tau,
-                                      .support = saved.support,
-                                      .q = in.q,
-                                      .k = in.k,
-                                      .v = in.v,
-                                      .heads = saved.heads,
-                                      .key_mask = in.mask,
-                                      .pattern = pattern_,
-                                      .scale = scale_,
-                                      .dropout = dropout_of(ctx, in, dropout_rate_, {}),
-                                      .scratch = &ctx.scratch});
-  facts_.tell(ctx, in, saved.support, pattern_.is_causal);
+  entmax_.forward(ctx, in, {}, out, saved);
+  facts_.tell(ctx, in, saved.support, entmax_.is_causal());
 }
 
 void EntmaxAttention::do_backward(Context& ctx, const AttentionInputs& in, ConstRealView,
                                   ConstRealView dout, const Attention::Saved& base,
                                   const AttentionGrads& grads) const {
-  const Saved& saved = static_cast<const Saved&>(base);
-  const Arena::Scope scope(ctx.scratch);
-  const auto shares = [&](bool are_asked) {
-    return are_asked ? ctx.scratch.alloc<float>(saved.tau.shape) : View<float>{};
-  };
-  const View<float> dalpha = shares(heads_.learns_alpha());
-  const View<float> dtemperature = shares(heads_.learns_temperature());
-  kernels::attend_entmax_backward(ctx.stream, {.dq = grads.dq,
-                                               .dk = grads.dk,
-                                               .dv = grads.dv,
-                                               .dalpha = dalpha,
-                                               .dtemperature = dtemperature,
-                                               .q = in.q,
-                                               .k = in.k,
-                                               .v = in.v,
-                                               .o2 = saved.o2,
-                                               .dout = dout,
-                                               .tau = saved.tau,
-                                               .support = saved.support,
-                                               .heads = saved.heads,
-                                               .key_mask = in.mask,
-                                               .pattern = pattern_,
-                                               .scale = scale_,
-                                               .dropout = dropout_of(ctx, in, dropout_rate_, {}),
-                                               .scratch = &ctx.scratch});
-  heads_.backward(ctx, dalpha, dtemperature);
+  entmax_.backward(ctx, in, dout, static_cast<const Saved&>(base), grads);
 }
 
 std::unique_ptr<AttentionCache> EntmaxAttention::make_cache(Arena& arena, const Stream& stream,
@@ -134,16 +88,11 @@ void EntmaxAttention::do_decode(Context& ctx, const AttentionInputs& in, RealVie
                                 AttentionCache& base) const {
   KeptTokens& cache = static_cast<KeptTokens&>(base);
   cache.add(ctx, in);
-  const Arena::Scope scope(ctx.scratch);
-  kernels::attend_entmax(ctx.stream, {.o = out,
-                                      .tau = ctx.scratch.alloc<float>({1, num_heads_, 1}),
-                                      .q = in.q,
-                                      .k = cache.k,
-                                      .v = cache.v,
-                                      .heads = heads_.forward(ctx),
-                                      .key_mask = cache.mask,
-                                      .scale = scale_,
-                                      .scratch = &ctx.scratch});
+  AttentionInputs kept = in;
+  kept.k = cache.k;
+  kept.v = cache.v;
+  kept.mask = cache.mask;
+  entmax_.decode(ctx, kept, out);
 }
 
 // --- graphs --------------------------------------------------------------------------------------
@@ -169,7 +118,7 @@ kernels::EdgeList EntmaxAttention::support_of(const Stream& stream, const Attent
       const auto first = columns.begin() + static_cast<int64_t>(i * room);
       edges.columns.insert(edges.columns.end(), first, first + sizes[i]);
     } else {
-      const auto last = pattern_.is_causal
+      const auto last = entmax_.is_causal()
                             ? std::ranges::upper_bound(tokens, static_cast<int64_t>(i))
                             : tokens.end();
       const std::vector<int32_t> best =
@@ -184,19 +133,14 @@ kernels::EdgeList EntmaxAttention::support_of(const Stream& stream, const Attent
 void EntmaxAttention::tell_graphs(Context& ctx, const AttentionInputs& in,
                                   const Attention::Saved& base) const {
   const Saved& saved = static_cast<const Saved&>(base);
-  for (int64_t row = 0; row < in.q.shape[0]; ++row) {
-    if (!ctx.graphs->wants(row)) continue;
-    const std::vector<int64_t> tokens = download_tokens(ctx.stream, in.mask, row);
+  tell_rows(ctx, in, [&](int64_t row, const std::vector<int64_t>& tokens) {
     auto graph = std::make_unique<SupportGraph>();
-    graph->layer = ctx.layer;
-    graph->row = row;
-    graph->tokens = static_cast<int64_t>(tokens.size());
     for (int64_t head = 0; head < in.q.shape[1]; ++head) {
       graph->edges.push_back(kernels::subgraph(support_of(ctx.stream, in, saved, row, head, tokens),
                                                in.k.shape[2], tokens, tokens));
     }
-    ctx.graphs->take(std::move(graph));
-  }
+    return graph;
+  });
 }
 
 std::unique_ptr<Attention> make_entmax_attention(const AttentionConfig& config,

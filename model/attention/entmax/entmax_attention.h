@@ -1,27 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 // Exact attention with alpha-entmax in place of softmax: a query's weights are zero for all keys but
 // its support. Formulas, deviations and costs: README.md beside this file.
-//
-// Saves, per token and head, head_dim activations, two numbers and up to kernels::kEntmaxRoom key
-// numbers of 4 bytes.
 #pragma once
 
-#include "kernels/attend_entmax.h"
-#include "kernels/edge_list.h"
-#include "model/attention/attention.h"
-#include "model/attention/entmax/entmax_head_layer.h"
+#include "model/attention/entmax/entmax_over_pairs.h"
 #include "model/attention/entmax/support_facts.h"
 
 namespace stipple::model {
 
 class EntmaxAttention final : public Attention {
  public:
-  struct Saved final : Attention::Saved {
-    RealView o2;      // [B, H, N, D]
-    View<float> tau;  // [B, H, N]
-    kernels::EntmaxSupport support;
-    kernels::EntmaxHeads heads;
-  };
+  using Saved = EntmaxOverPairs::Saved;
 
   EntmaxAttention(const AttentionConfig&, ParameterStore&, FactTable&, const AttentionShape&);
   static AttentionTraits traits(const AttentionConfig&);
@@ -42,11 +31,8 @@ class EntmaxAttention final : public Attention {
                                int64_t head, const std::vector<int64_t>& tokens) const;
 
   int64_t num_heads_, head_dim_;
-  EntmaxHeadLayer heads_;
+  EntmaxOverPairs entmax_;
   SupportFacts facts_;
-  float scale_;
-  kernels::Pattern pattern_;
-  float dropout_rate_;
 };
 
 /// Attention of `attention.entmax`: softmax's where alpha is 1 and stays so.

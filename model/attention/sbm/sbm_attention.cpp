@@ -283,21 +283,16 @@ void SbmAttention::tell_graphs(Context& ctx, const AttentionInputs& in,
                                const Attention::Saved& base) const {
   const Saved& saved = static_cast<const Saved&>(base);
   const Stream& stream = ctx.stream;
-  for (int64_t row = 0; row < in.q.shape[0]; ++row) {
-    if (!ctx.graphs->wants(row)) continue;
-    const std::vector<int64_t> tokens = download_tokens(stream, in.mask, row);
+  tell_rows(ctx, in, [&](int64_t row, const std::vector<int64_t>& tokens) {
     auto graph = std::make_unique<SbmGraph>(config_.law, exploration(ctx), config_.self_loop);
-    graph->layer = ctx.layer;
-    graph->row = row;
-    graph->tokens = static_cast<int64_t>(tokens.size());
     graph->edges = download_heads(stream, saved.edges, row, shape_.num_heads, tokens);
     graph->groups = config_.clusters;
     graph->query_memberships = download_features(stream, saved.query.memberships, row, tokens);
     graph->key_memberships = download_features(stream, saved.key.memberships, row, tokens);
     graph->blocks.resize(static_cast<size_t>(saved.blocks.numel()));
     download(stream, std::span<float>(graph->blocks), saved.blocks);
-    ctx.graphs->take(std::move(graph));
-  }
+    return graph;
+  });
 }
 
 /// From memberships back through the sigmoid, the clusters and phi; adds to dx.

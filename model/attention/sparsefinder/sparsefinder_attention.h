@@ -2,13 +2,10 @@
 // Entmax attention over a graph that is predicted before it is computed, or exact attention beside
 // which the prediction is measured. Formulas, deviations and costs: README.md beside this file.
 //
-// Saves, per token and head, head_dim activations, two numbers, up to kernels::kEntmaxRoom key
-// numbers of 4 bytes, and the room of the graph.
+// Saves what entmax over pairs does, and the room of the graph.
 #pragma once
 
-#include "kernels/attend_entmax.h"
-#include "model/attention/attention.h"
-#include "model/attention/entmax/entmax_head_layer.h"
+#include "model/attention/entmax/entmax_over_pairs.h"
 #include "model/attention/sparsefinder/graph_predictor.h"
 #include "model/attention/sparsefinder/prediction_facts.h"
 
@@ -16,12 +13,8 @@ namespace stipple::model {
 
 class SparsefinderAttention final : public Attention {
  public:
-  struct Saved final : Attention::Saved {
+  struct Saved final : EntmaxOverPairs::Saved {
     kernels::EdgeSet graph;  ///< predicted
-    RealView o2;             // [B, H, N, D]
-    View<float> tau;         // [B, H, N]
-    kernels::EntmaxSupport support;
-    kernels::EntmaxHeads heads;
   };
 
   SparsefinderAttention(const AttentionConfig&, ParameterStore&, FactTable&, const AttentionShape&);
@@ -39,16 +32,12 @@ class SparsefinderAttention final : public Attention {
   void do_backward(Context&, const AttentionInputs&, ConstRealView out, ConstRealView dout,
                    const Attention::Saved&, const AttentionGrads&) const override;
   bool is_full() const { return config_.mode == SparsefinderMode::kFull; }
-  kernels::EdgeSet attended(const Saved&) const;
   void measure(Context&, const AttentionInputs&, const Saved&) const;
 
   SparsefinderConfig config_;
   GraphPredictor predictor_;
-  EntmaxHeadLayer heads_;
+  EntmaxOverPairs entmax_;
   PredictionFacts facts_;
-  float scale_;
-  kernels::Pattern pattern_;
-  float dropout_rate_;
 };
 
 }  // namespace stipple::model

@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+// What attentions with entmax have in common: alpha and temperature of their heads, the scale of
+// scores, causality and dropout, and with them forward and backward over the edges of a graph or,
+// without one, over all pairs. Formulas: kernels/attend_entmax.h.
+//
+// Saves, per token and head, head_dim activations, two numbers and up to kernels::kEntmaxRoom key
+// numbers of 4 bytes.
+#pragma once
+
+#include "kernels/attend_entmax.h"
+#include "kernels/edge_list.h"
+#include "model/attention/attention.h"
+#include "model/attention/entmax/entmax_head_layer.h"
+
+namespace stipple::model {
+
+class EntmaxOverPairs {
+ public:
+  struct Saved : Attention::Saved {
+    RealView o2;      // [B, H, N, D]
+    View<float> tau;  // [B, H, N]
+    kernels::EntmaxSupport support;
+    kernels::EntmaxHeads heads;
+    kernels::EdgeSet edges;  ///< none: all pairs
+  };
+
+  /// What is known of rows beside their outputs.
+  struct Rows {
+    View<float> tau;  // [B, H, N]
+    kernels::EntmaxSupport support;
+  };
+
+  EntmaxOverPairs(const AttentionConfig&, ParameterStore&, FactTable&, const AttentionShape&);
+
+  bool is_causal() const { return pattern_.is_causal; }
+  float scale() const { return scale_; }
+
+  /// Before the first forward of a training step, on every rank.
+  void begin_step(const Stream&, const RngKey&) const;
+  void forward(Context&, const AttentionInputs&, const kernels::EdgeSet&, RealView out,
+               Saved&) const;
+  void backward(Context&, const AttentionInputs&, ConstRealView dout, const Saved&,
+                const AttentionGrads&) const;
+
+  /// Of all pairs, with the heads of a forward in evaluation. In ctx.scratch.
+  Rows over_all_pairs(Context&, const AttentionInputs&, const kernels::EntmaxHeads&) const;
+  /// One token over all keys that are not masked: `in` has its q, and k, v and mask of a cache.
+  void decode(Context&, const AttentionInputs& in, RealView out) const;
+
+ private:
+  /// All but what the caller wants to know.
+  kernels::AttendEntmax arguments(Context&, const AttentionInputs&, const kernels::EntmaxHeads&,
+                                  RealView out) const;
+
+  EntmaxHeadLayer heads_;
+  float scale_;
+  kernels::Pattern pattern_;
+  float dropout_rate_;
+};
+
+}  // namespace stipple::model
