@@ -16,8 +16,11 @@ void check_entmax_heads(const char* op, const EntmaxHeads& heads, int64_t count)
 
 void check_support(const char* op, const EntmaxSupport& support, const Shape& rows) {
   expect_shape(op, "support.size", support.size.shape, rows);
-  expect_shape(op, "support.columns", support.columns.shape,
-               {rows[0], rows[1], rows[2], kEntmaxRoom});
+  const Shape& columns = support.columns.shape;
+  STIPPLE_CHECK_AS(ShapeError, columns.rank() == 4 && columns[3] > 0, op,
+                   ": support.columns has shape ", columns.str(),
+                   ", expected [B, H, N, room] with room for one key at least");
+  expect_shape(op, "support.columns", columns, {rows[0], rows[1], rows[2], columns[3]});
 }
 
 void check_pairs(const char* op, const EdgeSet& edges, const Pattern& pattern, int64_t problems,
@@ -53,10 +56,10 @@ void check_entmax_arguments(const char* op, const Args& a) {
 
 }  // namespace
 
-EntmaxSupport alloc_entmax_support(Arena& arena, int64_t batch, int64_t heads,
-                                   int64_t num_queries) {
+EntmaxSupport alloc_entmax_support(Arena& arena, int64_t batch, int64_t heads, int64_t num_queries,
+                                   int64_t room) {
   return {.size = arena.alloc<int32_t>({batch, heads, num_queries}),
-          .columns = arena.alloc<uint32_t>({batch, heads, num_queries, kEntmaxRoom})};
+          .columns = arena.alloc<uint32_t>({batch, heads, num_queries, room})};
 }
 
 void attend_entmax(const Stream& stream, const AttendEntmax& args) {

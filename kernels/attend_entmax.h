@@ -35,9 +35,11 @@
 namespace stipple::kernels {
 
 /// Keys that are kept of a row for backward, which looks at all pairs of longer rows once more; what
-/// stands in their place of such a row is forward's business.
+/// stands in their place of such a row is forward's business. Any other room, from 1 on, will do:
+/// forward's results do not depend on it, gradients only by rounding.
 inline constexpr int64_t kEntmaxRoom = 64;
-EntmaxSupport alloc_entmax_support(Arena&, int64_t batch, int64_t heads, int64_t num_queries);
+EntmaxSupport alloc_entmax_support(Arena&, int64_t batch, int64_t heads, int64_t num_queries,
+                                   int64_t room = kEntmaxRoom);
 
 /// What is learned, or not, for each head. In the memory of the device.
 struct EntmaxHeads {

@@ -26,6 +26,7 @@ struct EntmaxCase {
   AttendSetup setup;
   Array<float> alpha, temperature;  // [H]
   Pairs pairs = Pairs::kPattern;
+  int64_t room = kernels::kEntmaxRoom;
 };
 
 struct EntmaxArrays {
@@ -46,7 +47,7 @@ EntmaxArrays run(const EntmaxCase& c, const AttendPlace& place) {
   const View<float> dalpha = memory.room_for_lse(), dtemperature = memory.room_for_lse();
   const kernels::EntmaxSupport support = {
       .size = memory.fresh<int32_t>({s.batch, s.heads, s.n}),
-      .columns = memory.fresh<uint32_t>({s.batch, s.heads, s.n, kernels::kEntmaxRoom})};
+      .columns = memory.fresh<uint32_t>({s.batch, s.heads, s.n, c.room})};
   kernels::AttendEntmax forward{
       .o = o,
       .o2 = o2,
@@ -213,6 +214,57 @@ TEST_P(AttendEntmaxDevices, SupportsLongerThanWhatIsKeptOfThem) {
   ASSERT_GT(*std::max_element(arrays.size.values().begin(), arrays.size.values().end()),
             kernels::kEntmaxRoom);
   check(c);
+}
+
+// Of rows with few keys, with many, and with so many that they are dense.
+TEST_P(AttendEntmaxDevices, KeepsAsManyKeysAsThereIsRoomFor) {
+  EntmaxCase c = make_case({.n = 9, .m = 600, .d = 16, .density = 1.0}, 1.5f, 12);
+  for (int64_t e = 0; e < c.setup.q.numel(); ++e) {
+    const float sizes[] = {1.0f, 0.4f, 0.0625f};
+    const float x = sizes[e / 16 % 3] * c.setup.q[e];
+    c.setup.q[e] = is_bf16() ? to_float(to_bf16(x)) : x;
+  }
+  std::vector<std::vector<uint32_t>> supports;
+  for (int64_t p = 0; p < 2; ++p) {
+    const kernels::reference::Attention a = reference(c.setup, p);
+    const Doubles weights =
+        kernels::reference::attend_entmax(
+            {.attention = a, .alpha = double{c.alpha[p]}, .temperature = double{c.temperature[p]}})
+            .weights;
+    for (int64_t i = 0; i < 9; ++i) {
+      supports.emplace_back();
+      for (uint32_t j = 0; j < 600; ++j)
+        if (weights[static_cast<size_t>(i * 600) + j] > 0) supports.back().push_back(j);
+    }
+  }
+  const auto sizes = [&] {
+    std::vector<size_t> all;
+    for (const auto& support : supports) all.push_back(support.size());
+    return all;
+  }();
+  ASSERT_LT(*std::min_element(sizes.begin(), sizes.end()), 64u);
+  ASSERT_GT(*std::max_element(sizes.begin(), sizes.end()), 100u);
+  for (const Pairs pairs : kEveryPairs) {
+    c.pairs = pairs;
+    c.room = kernels::kEntmaxRoom;
+    const EntmaxArrays expected = run(c, place());
+    for (const int64_t room : {1, 100, 600}) {
+      SCOPED_TRACE(testing::Message() << static_cast<int>(pairs) << " room " << room);
+      c.room = room;
+      const EntmaxArrays actual = run(c, place());
+      EXPECT_EQ(actual.o.values(), expected.o.values());
+      EXPECT_EQ(actual.o2.values(), expected.o2.values());
+      EXPECT_EQ(actual.tau.values(), expected.tau.values());
+      for (size_t row = 0; row < supports.size(); ++row) {
+        const auto at = static_cast<int64_t>(row);
+        ASSERT_EQ(actual.size[at], static_cast<int32_t>(sizes[row]));
+        if (actual.size[at] > room) continue;
+        const uint32_t* columns = &actual.columns[at * room];
+        EXPECT_EQ(std::vector<uint32_t>(columns, columns + sizes[row]), supports[row]);
+      }
+      check(c);
+    }
+  }
 }
 
 TEST_P(AttendEntmaxDevices, AlphaMayBeSteepOrNearOne) {

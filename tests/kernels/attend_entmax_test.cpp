@@ -391,6 +391,8 @@ TEST(AttendEntmaxInput, MustFit) {
   rejects([&](auto& a) { a.heads.temperature = wrong.view(); });
   rejects([&](auto& a) { a.key_mask = wrong_mask.view(); });
   rejects([&](auto& a) { a.support.size = {a.support.size.data, {4}}; });
+  rejects([&](auto& a) { a.support.columns = {a.support.columns.data, {1, 2, 4, 0}}; });
+  rejects([&](auto& a) { a.support.columns = {a.support.columns.data, {1, 2, 3, 64}}; });
   rejects([&](auto& a) { a.dropout.rate = 0.5f; });
   alpha[1] = 1.0f;
   EXPECT_THROW(kernels::attend_entmax(stream, good), Error);

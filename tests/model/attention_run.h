@@ -91,6 +91,12 @@ class AttentionRun {
                          .dcontent_k = rotary ? dcontent_k : dk,
                          .dx = dx});
   }
+  /// Of the last forward.
+  void tell_graphs(model::GraphSink& sink) {
+    model::Context ctx = context(false);
+    ctx.graphs = &sink;
+    attention->tell_graphs(ctx, inputs(), *saved);
+  }
   View<float> value(const std::string& name) const { return store.value(*store.find(name)); }
   View<float> grad(const std::string& name) const { return store.grad(*store.find(name)); }
 

@@ -6,7 +6,6 @@
 #include "model/attention/graph.h"
 #include "model/attention/softmax/softmax_attention.h"
 #include "tests/model/attention_reference.h"
-#include "tests/model/model_run.h"
 
 namespace stipple::model {
 namespace {
@@ -205,42 +204,104 @@ TEST(EntmaxAttention, TellsDensityAndSupportSizeOfRealQueries) {
   }
 }
 
-/// Keeps the graphs of the only row.
-struct GraphsOfOneRow final : GraphSink {
+/// Keeps the graphs of all rows.
+struct GraphsOfAllRows final : GraphSink {
   std::vector<std::unique_ptr<AttentionGraph>> graphs;
   bool wants(int64_t) const override { return true; }
   void take(std::unique_ptr<AttentionGraph> graph) override { graphs.push_back(std::move(graph)); }
 };
 
-TEST(EntmaxAttention, TellsWholeSupportsAlsoOfRowsThatAreNotKept) {
-  for (const bool is_causal : {false, true}) {
-    test::ModelCase c = test::small_case(AttentionKind::kEntmax);
-    c.config.causal = is_causal;
-    c.batch = 1;
-    c.length = c.task.max_length = 150;
-    test::ModelRun run(c);
-    GraphsOfOneRow told;
-    run.graphs = &told;
-    run.forward(test::LeafArrays(c.task, c.batch, c.length), /*training=*/false);
-    const Facts facts = run.observer.told(run.facts);
-    int64_t longest = 0;
-    for (const auto& graph : told.graphs) {
-      for (int64_t h = 0; h < graph->heads(); ++h) {
-        const kernels::EdgeList& edges = graph->edges[static_cast<size_t>(h)];
-        EXPECT_EQ(edges.num_edges(),
-                  facts.at<int64_t>(run.facts.find("support_edges"), graph->layer)[h]);
-        for (size_t i = 0; i + 1 < edges.row_ptr.size(); ++i) {
-          const auto first = edges.columns.begin() + edges.row_ptr[i];
-          const auto last = edges.columns.begin() + edges.row_ptr[i + 1];
-          longest = std::max<int64_t>(longest, last - first);
-          EXPECT_TRUE(std::is_sorted(first, last));
-          if (!is_causal || first == last) continue;
-          EXPECT_LE(last[-1], static_cast<int32_t>(i));
-        }
+/// By row of the batch and head, as pairs of tokens.
+std::vector<Doubles> told_graphs(AttentionRun& run) {
+  GraphsOfAllRows sink;
+  run.tell_graphs(sink);
+  std::vector<Doubles> told;
+  for (const auto& graph : sink.graphs) {
+    for (int64_t h = 0; h < graph->heads(); ++h) {
+      for (int64_t i = 0; i < graph->tokens; ++i) {
+        Doubles row(static_cast<size_t>(graph->tokens));
+        graph->probabilities(h, i, row);
+        told.push_back(row);
       }
     }
-    EXPECT_GT(longest, kernels::kEntmaxRoom);
   }
+  return told;
+}
+
+TEST(EntmaxAttention, TellsWholeSupportsAlsoOfRowsThatAreNotKept) {
+  for (const bool is_causal : {false, true}) {
+    for (const float size : {1.0f, 0.1f}) {
+      SCOPED_TRACE(testing::Message() << is_causal << ' ' << size);
+      const AttentionCase c{.length = 150, .head_dim = 8, .seed = 31, .is_causal = is_causal};
+      AttentionRun run(learned(), c);
+      pad_second_example(run);
+      for (int64_t h = 0; h < c.heads; ++h)
+        run.value("attention.temperature")[h] = 0.3f * static_cast<float>(h);
+      for (float& x : run.q.values()) x *= size;
+      run.forward(/*training=*/false);
+      const AttentionReference reference(run, c, 0.0, AttentionRun::kLayer);
+      const Tensors t{to_doubles(run.q.values()), to_doubles(run.k.values()),
+                      to_doubles(run.v.values())};
+      std::vector<Doubles> expected;
+      int64_t longest = 0;
+      for (int64_t p = 0; p < c.batch * c.heads; ++p) {
+        const kernels::reference::Attention a = reference.problem(t, p);
+        const Doubles weights =
+            kernels::reference::attend_entmax(
+                {.attention = a,
+                 .alpha = 1.5,
+                 .temperature = std::exp(0.3 * static_cast<double>(p % c.heads))})
+                .weights;
+        const uint8_t* is_real = &run.mask[p / c.heads * c.length];
+        for (int64_t i = 0; i < c.length; ++i) {
+          if (is_real[i] == 0) continue;
+          Doubles row;
+          for (int64_t j = 0; j < c.length; ++j) {
+            if (is_real[j] == 0) continue;
+            row.push_back(weights[static_cast<size_t>(i * c.length + j)] > 0 ? 1.0 : 0.0);
+          }
+          longest = std::max(longest, std::ranges::count(row, 1.0));
+          expected.push_back(row);
+        }
+      }
+      EXPECT_EQ(told_graphs(run), expected);
+      EXPECT_EQ(longest > kernels::kEntmaxRoom, size < 1.0f);
+    }
+  }
+}
+
+// Scores so large that rounding alone decides about the edge: who was in the support is told, not
+// who ought to have been.
+TEST(EntmaxAttention, TellsTheSupportThatForwardHad) {
+  const AttentionCase c{.batch = 1, .heads = 1, .length = 300, .head_dim = 8, .seed = 32};
+  AttentionRun run(entmax_config(1.5), c);
+  for (int64_t e = 0; e < run.k.numel(); ++e) {
+    run.k[e] = 0.1f * run.k[e] + (e % c.head_dim < 4 ? 3e4f : -3e4f);
+    run.q[e] = (e % c.head_dim % 4 < 2 ? 1.0f : -1.0f) + 1e-5f * run.q[e];
+  }
+  run.forward(/*training=*/false);
+  Arena memory("whole", kCpuDevice, size_t{1} << 22);
+  const kernels::EntmaxSupport support =
+      kernels::alloc_entmax_support(memory, 1, 1, c.length, c.length);
+  kernels::attend_entmax(
+      Stream(kCpuDevice),
+      {.o = memory.alloc<float>(run.q.shape()),
+       .tau = memory.alloc<float>({1, 1, c.length}),
+       .support = support,
+       .q = run.q,
+       .k = run.k,
+       .v = run.v,
+       .heads = static_cast<const EntmaxAttention::Saved&>(*run.saved).heads,
+       .scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(c.head_dim))),
+       .scratch = &memory});
+  std::vector<Doubles> expected(static_cast<size_t>(c.length),
+                                Doubles(static_cast<size_t>(c.length)));
+  for (int64_t i = 0; i < c.length; ++i) {
+    for (int64_t e = 0; e < support.size[i]; ++e)
+      expected[static_cast<size_t>(i)][support.columns[i * c.length + e]] = 1.0;
+  }
+  EXPECT_GT(std::ranges::max(support.size.span()), kernels::kEntmaxRoom);
+  EXPECT_EQ(told_graphs(run), expected);
 }
 
 void expect_refused(const AttentionConfig& c, const std::string& key) {

@@ -80,6 +80,7 @@ EntmaxProblem entmax_problem(const Args& a, int64_t p) {
   if (!a.heads.temperature.empty()) x.temperature = a.heads.temperature[head];
   x.gradient_scale = x.temperature * a.scale;
   x.scale = (x.alpha - 1.0f) * x.gradient_scale;
+  if (!a.support.empty()) x.room = a.support.columns.shape[3];
   return x;
 }
 
@@ -111,7 +112,7 @@ void attend_entmax(const Stream& stream, const AttendEntmax& a) {
     x.o2 = rows_of_problem(a.o2.floats(), p, queries * x.dim);
     x.tau = a.tau.data + p * queries;
     x.size = rows_of_problem(a.support.size, p, queries);
-    x.support = rows_of_problem(a.support.columns, p, queries * kEntmaxRoom);
+    x.support = rows_of_problem(a.support.columns, p, queries * x.room);
     Cutter cutter(scratch + worker * bytes);
     const int64_t first = t % tasks * kTaskRows;
     body.forward(x, cut_scores(cutter, x.num_keys, x.dim), first,
@@ -135,7 +136,7 @@ void attend_entmax_backward(const Stream& stream, const AttendEntmaxBackward& a)
     x.final_o2 = a.o2.floats().data + p * queries * x.dim;
     x.final_tau = a.tau.data + p * queries;
     x.final_size = a.support.size.data + p * queries;
-    x.final_support = a.support.columns.data + p * queries * kEntmaxRoom;
+    x.final_support = a.support.columns.data + p * queries * x.room;
     x.dout = a.dout.floats().data + p * queries * x.dim;
     x.dq = a.dq.floats().data + p * queries * x.dim;
     x.dk = a.dk.floats().data + p * keys * x.dim;

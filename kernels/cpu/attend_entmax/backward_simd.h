@@ -98,7 +98,7 @@ inline void clear_row(const EntmaxProblem& p, const BackwardPart& part, int64_t 
 // --- rows with few keys --------------------------------------------------------------------------
 
 inline bool is_dense_row(const EntmaxProblem& p, int64_t i) {
-  return p.final_size[i] > kEntmaxRoom && p.final_support[i * kEntmaxRoom] != 0;
+  return p.final_size[i] > p.room && p.final_support[i * p.room] != 0;
 }
 
 inline void drop_below_tau(const EntmaxProblem& p, int64_t i, EntmaxList& list) {
@@ -109,7 +109,7 @@ inline void drop_below_tau(const EntmaxProblem& p, int64_t i, EntmaxList& list) 
 /// The support of row i as forward left it.
 inline EntmaxList kept_support(const EntmaxProblem& p, const EntmaxScoreBuffers& b, int64_t i) {
   EntmaxList list = list_of(b, 0, p.final_size[i]);
-  memcpy(list.columns, p.final_support + i * kEntmaxRoom,
+  memcpy(list.columns, p.final_support + i * p.room,
          static_cast<size_t>(list.count) * sizeof(uint32_t));
   scale_query(p, i, b.queries);
   score_list(p, b.queries, list);
@@ -174,7 +174,7 @@ inline void differentiate_rows(const EntmaxCurve<kPower>& curve, const EntmaxPro
       clear_row(p, part, i);
     } else if (is_dense_row(p, i)) {
       continue;
-    } else if (p.final_size[i] <= kEntmaxRoom) {
+    } else if (p.final_size[i] <= p.room) {
       differentiate(i, kept_support(p, b.rows, i));
     } else if (p.columns != nullptr) {
       EntmaxList list = edges_of_row(p, b.rows, 0, i);
@@ -379,7 +379,7 @@ struct LongRows {
 inline LongRows long_rows(const EntmaxProblem& p, Range rows) {
   LongRows found;
   for (int64_t i = rows.begin; i < rows.end; ++i) {
-    found.any |= p.final_size[i] > kEntmaxRoom;
+    found.any |= p.final_size[i] > p.room;
     found.dense |= is_dense_row(p, i);
   }
   return found;

@@ -16,6 +16,7 @@ struct EntmaxProblem : AttendProblem {
   float alpha = 1.5f;
   float temperature = 1.0f;
   float gradient_scale = 1.0f;  ///< temperature scale: of s
+  int64_t room = kEntmaxRoom;   ///< columns of a row's support
 
   float* o2 = nullptr;  ///< null in forward: no backward follows
   float* tau = nullptr;

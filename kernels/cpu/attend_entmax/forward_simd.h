@@ -81,8 +81,8 @@ inline void sum_values(const ValueSums& s, const float* values, int64_t width) {
 inline void keep_support(const EntmaxProblem& p, int64_t i, const EntmaxList& list, bool is_dense) {
   if (p.size == nullptr) return;
   p.size[i] = static_cast<int32_t>(list.count);
-  uint32_t* support = p.support + i * kEntmaxRoom;
-  if (list.count <= kEntmaxRoom) {
+  uint32_t* support = p.support + i * p.room;
+  if (list.count <= p.room) {
     memcpy(support, list.columns, static_cast<size_t>(list.count) * sizeof(uint32_t));
   } else {
     support[0] = is_dense ? 1 : 0;

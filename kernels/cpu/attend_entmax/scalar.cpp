@@ -70,9 +70,7 @@ void forward_entmax_row(const EntmaxProblem& p, int64_t i) {
   const auto size = static_cast<int64_t>(own.x.size());
   if (p.size != nullptr) {
     p.size[i] = static_cast<int32_t>(size);
-    if (size <= kEntmaxRoom) {
-      std::copy(own.columns.begin(), own.columns.end(), p.support + i * kEntmaxRoom);
-    }
+    if (size <= p.room) std::copy(own.columns.begin(), own.columns.end(), p.support + i * p.room);
   }
   const EntmaxWeights w = entmax_weights(own, double{p.tau[i]}, double{p.alpha});
   double sum_u = 0.0;
@@ -93,8 +91,8 @@ void forward_entmax(const EntmaxProblem& p, const EntmaxScoreBuffers&, int64_t f
 /// The support as forward left it, or those pairs above tau.
 EntmaxPairs support_of_row(const EntmaxProblem& p, int64_t i) {
   EntmaxPairs own;
-  if (p.final_size[i] <= kEntmaxRoom) {
-    const uint32_t* columns = p.final_support + i * kEntmaxRoom;
+  if (p.final_size[i] <= p.room) {
+    const uint32_t* columns = p.final_support + i * p.room;
     own.columns.assign(columns, columns + p.final_size[i]);
     for (const uint32_t j : own.columns) own.x.push_back(score(p, i, j));
     return own;

@@ -2,8 +2,6 @@
 #include "model/attention/entmax/entmax_attention.h"
 
 #include <algorithm>
-#include <functional>
-#include <numeric>
 
 #include "core/copy.h"
 #include "model/attention/entmax/support_graph.h"
@@ -13,34 +11,43 @@
 namespace stipple::model {
 namespace {
 
-/// Row and head of x [B, H, N, D], on the host.
-std::vector<float> download_head(const Stream& stream, ConstRealView x, int64_t row, int64_t head) {
-  std::vector<float> values;
-  with_real_type(x.precision, [&](auto zero) {
-    using T = decltype(zero);
-    const View<const T> of_head = x.as<T>().at(row).at(head);
-    std::vector<T> stored(static_cast<size_t>(of_head.numel()));
-    download(stream, std::span<T>(stored), of_head);
-    for (const T& value : stored) values.push_back(to_float(value));
+/// Row and head of x [B, H, ...], as [1, 1, ...].
+template <class T>
+View<T> problem_of(View<T> x, int64_t row, int64_t head) {
+  const View<T> own = x.at(row).at(head);
+  return {own.data,
+          x.shape.rank() == 3 ? Shape({1, 1, x.shape[2]}) : Shape({1, 1, x.shape[2], x.shape[3]})};
+}
+ConstRealView problem_of(ConstRealView x, int64_t row, int64_t head) {
+  return with_real_type(x.precision, [&](auto zero) -> ConstRealView {
+    return problem_of(x.as<decltype(zero)>(), row, head);
   });
-  return values;
 }
 
-/// The `count` keys with the largest products with the query, ascending; keys [M, D].
-std::vector<int32_t> best_keys(std::span<const float> query, std::span<const float> keys,
-                               std::span<const int64_t> candidates, size_t count) {
-  std::vector<std::pair<double, int32_t>> scored;
-  for (const int64_t j : candidates) {
-    const auto key = keys.subspan(static_cast<size_t>(j) * query.size(), query.size());
-    scored.emplace_back(std::inner_product(query.begin(), query.end(), key.begin(), 0.0),
-                        static_cast<int32_t>(j));
+View<const float> one_head(View<const float> x, int64_t head) {
+  return x.empty() ? x : View<const float>{x.data + head, {1}};
+}
+
+std::vector<int32_t> download_sizes(const Stream& stream, const kernels::EntmaxSupport& support) {
+  std::vector<int32_t> sizes(static_cast<size_t>(support.size.numel()));
+  download(stream, std::span<int32_t>(sizes), support.size);
+  return sizes;
+}
+
+/// Of one problem whose rows all had room.
+kernels::EdgeList download_support(const Stream& stream, const kernels::EntmaxSupport& support) {
+  const std::vector<int32_t> sizes = download_sizes(stream, support);
+  std::vector<uint32_t> columns(static_cast<size_t>(support.columns.numel()));
+  download(stream, std::span<uint32_t>(columns), support.columns);
+  kernels::EdgeList edges;
+  edges.row_ptr.push_back(0);
+  auto first = columns.begin();
+  for (const int32_t size : sizes) {
+    edges.columns.insert(edges.columns.end(), first, first + size);
+    edges.row_ptr.push_back(edges.num_edges());
+    first += support.columns.shape[3];
   }
-  count = std::min(count, scored.size());
-  std::ranges::nth_element(scored, scored.begin() + static_cast<int64_t>(count), std::greater<>());
-  std::vector<int32_t> best;
-  for (size_t e = 0; e < count; ++e) best.push_back(scored[e].second);
-  std::ranges::sort(best);
-  return best;
+  return edges;
 }
 
 }  // namespace
@@ -97,37 +104,31 @@ void EntmaxAttention::do_decode(Context& ctx, const AttentionInputs& in, RealVie
 
 // --- graphs --------------------------------------------------------------------------------------
 
-/// The support of one head. Of a row with more keys than are kept only their number is known: they
-/// are the best ones.
-kernels::EdgeList EntmaxAttention::support_of(const Stream& stream, const AttentionInputs& in,
-                                              const Saved& saved, int64_t row, int64_t head,
-                                              const std::vector<int64_t>& tokens) const {
-  const auto room = static_cast<size_t>(saved.support.columns.shape[3]);
-  const auto dim = static_cast<size_t>(in.q.shape[3]);
-  std::vector<int32_t> sizes(static_cast<size_t>(in.q.shape[2]));
-  std::vector<uint32_t> columns(sizes.size() * room);
-  download(stream, std::span<int32_t>(sizes), saved.support.size.at(row).at(head));
-  download(stream, std::span<uint32_t>(columns), saved.support.columns.at(row).at(head));
-  const std::vector<float> q = download_head(stream, in.q, row, head);
-  const std::vector<float> k = download_head(stream, in.k, row, head);
-  kernels::EdgeList edges;
-  edges.row_ptr.push_back(0);
-  for (size_t i = 0; i < sizes.size(); ++i) {
-    const auto size = static_cast<size_t>(sizes[i]);
-    if (size <= room) {
-      const auto first = columns.begin() + static_cast<int64_t>(i * room);
-      edges.columns.insert(edges.columns.end(), first, first + sizes[i]);
-    } else {
-      const auto last = entmax_.is_causal()
-                            ? std::ranges::upper_bound(tokens, static_cast<int64_t>(i))
-                            : tokens.end();
-      const std::vector<int32_t> best =
-          best_keys(std::span(q).subspan(i * dim, dim), k, std::span(tokens.begin(), last), size);
-      edges.columns.insert(edges.columns.end(), best.begin(), best.end());
-    }
-    edges.row_ptr.push_back(static_cast<int64_t>(edges.columns.size()));
-  }
-  return edges;
+/// The support of one head. Where rows have more keys than are kept, forward sees it once more, with
+/// room for the longest.
+kernels::EdgeList EntmaxAttention::support_of(Context& ctx, const AttentionInputs& in,
+                                              const Saved& saved, int64_t row, int64_t head) const {
+  const kernels::EntmaxSupport kept = {problem_of(saved.support.size, row, head),
+                                       problem_of(saved.support.columns, row, head)};
+  const int64_t longest = std::ranges::max(download_sizes(ctx.stream, kept));
+  if (longest <= kept.columns.shape[3]) return download_support(ctx.stream, kept);
+  AttentionInputs problem = in;
+  problem.q = problem_of(in.q, row, head);
+  problem.k = problem_of(in.k, row, head);
+  problem.v = problem_of(in.v, row, head);
+  problem.mask = in.mask.at(row).reshape({1, in.mask.shape[1]});
+  const auto room_for_all = [&](Arena& arena) {
+    return EntmaxOverPairs::alloc_rows(arena, problem.q, longest);
+  };
+  Arena plan("graph");
+  room_for_all(plan);
+  Arena memory("graph", ctx.stream.device(), plan.peak());
+  const EntmaxOverPairs::Rows rows = room_for_all(memory);
+  entmax_.over_all_pairs(ctx, problem,
+                         {.alpha = one_head(saved.heads.alpha, head),
+                          .temperature = one_head(saved.heads.temperature, head)},
+                         rows);
+  return download_support(ctx.stream, rows.support);
 }
 
 void EntmaxAttention::tell_graphs(Context& ctx, const AttentionInputs& in,
@@ -136,8 +137,8 @@ void EntmaxAttention::tell_graphs(Context& ctx, const AttentionInputs& in,
   tell_rows(ctx, in, [&](int64_t row, const std::vector<int64_t>& tokens) {
     auto graph = std::make_unique<SupportGraph>();
     for (int64_t head = 0; head < in.q.shape[1]; ++head) {
-      graph->edges.push_back(kernels::subgraph(support_of(ctx.stream, in, saved, row, head, tokens),
-                                               in.k.shape[2], tokens, tokens));
+      graph->edges.push_back(
+          kernels::subgraph(support_of(ctx, in, saved, row, head), in.k.shape[2], tokens, tokens));
     }
     return graph;
   });

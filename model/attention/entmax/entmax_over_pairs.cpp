@@ -79,18 +79,20 @@ void EntmaxOverPairs::backward(Context& ctx, const AttentionInputs& in, ConstRea
   heads_.backward(ctx, dalpha, dtemperature);
 }
 
-EntmaxOverPairs::Rows EntmaxOverPairs::over_all_pairs(Context& ctx, const AttentionInputs& in,
-                                                      const kernels::EntmaxHeads& heads) const {
-  const Shape& shape = in.q.shape;
-  const Rows rows{
-      .tau = ctx.scratch.alloc<float>({shape[0], shape[1], shape[2]}),
-      .support = kernels::alloc_entmax_support(ctx.scratch, shape[0], shape[1], shape[2])};
-  const Arena::Scope scope(ctx.scratch);
-  kernels::AttendEntmax args = arguments(ctx, in, heads, ctx.scratch.alloc(ctx.precision(), shape));
+EntmaxOverPairs::Rows EntmaxOverPairs::alloc_rows(Arena& arena, ConstRealView q, int64_t room) {
+  const Shape& shape = q.shape;
+  return {.tau = arena.alloc<float>({shape[0], shape[1], shape[2]}),
+          .support = kernels::alloc_entmax_support(arena, shape[0], shape[1], shape[2], room),
+          .o = arena.alloc(q.precision, shape)};
+}
+
+void EntmaxOverPairs::over_all_pairs(Context& ctx, const AttentionInputs& in,
+                                     const kernels::EntmaxHeads& heads, const Rows& rows) const {
+  kernels::AttendEntmax args = arguments(ctx, in, heads, rows.o);
   args.tau = rows.tau;
   args.support = rows.support;
+  args.dropout = {};
   kernels::attend_entmax(ctx.stream, args);
-  return rows;
 }
 
 void EntmaxOverPairs::decode(Context& ctx, const AttentionInputs& in, RealView out) const {

@@ -24,10 +24,11 @@ class EntmaxOverPairs {
     kernels::EdgeSet edges;  ///< none: all pairs
   };
 
-  /// What is known of rows beside their outputs.
+  /// What exact attention gives beside Saved.
   struct Rows {
     View<float> tau;  // [B, H, N]
     kernels::EntmaxSupport support;
+    RealView o;  // [B, H, N, D]
   };
 
   EntmaxOverPairs(const AttentionConfig&, ParameterStore&, FactTable&, const AttentionShape&);
@@ -42,8 +43,11 @@ class EntmaxOverPairs {
   void backward(Context&, const AttentionInputs&, ConstRealView dout, const Saved&,
                 const AttentionGrads&) const;
 
-  /// Of all pairs, with the heads of a forward in evaluation. In ctx.scratch.
-  Rows over_all_pairs(Context&, const AttentionInputs&, const kernels::EntmaxHeads&) const;
+  /// Memory for rows of the shape and storage of q, with room for so many keys of a support.
+  static Rows alloc_rows(Arena&, ConstRealView q, int64_t room = kernels::kEntmaxRoom);
+  /// Of all pairs, nothing dropped.
+  void over_all_pairs(Context&, const AttentionInputs&, const kernels::EntmaxHeads&,
+                      const Rows&) const;
   /// One token over all keys that are not masked: `in` has its q, and k, v and mask of a cache.
   void decode(Context&, const AttentionInputs& in, RealView out) const;
 

@@ -47,8 +47,11 @@ void SparsefinderAttention::do_forward(Context& ctx, const AttentionInputs& in, 
 void SparsefinderAttention::measure(Context& ctx, const AttentionInputs& in,
                                     const Saved& saved) const {
   const Arena::Scope scope(ctx.scratch);
-  const EntmaxOverPairs::Rows exact = is_full() ? EntmaxOverPairs::Rows{saved.tau, saved.support}
-                                                : entmax_.over_all_pairs(ctx, in, saved.heads);
+  EntmaxOverPairs::Rows exact{saved.tau, saved.support, {}};
+  if (!is_full()) {
+    exact = EntmaxOverPairs::alloc_rows(ctx.scratch, in.q);
+    entmax_.over_all_pairs(ctx, in, saved.heads, exact);
+  }
   facts_.tell_recall(ctx, in, saved.graph, {.tau = exact.tau, .support_size = exact.support.size},
                      saved.heads, entmax_.scale());
 }
