@@ -173,14 +173,17 @@ struct EntmaxLists {
   }
 };
 
-/// Enough workers for all multiprocessors of a GPU, as far as the lists stay small.
+/// Enough workers for all multiprocessors of a GPU, as far as the lists stay small. Fewer and shorter
+/// rows take no more memory.
 inline EntmaxLists alloc_entmax_lists(Arena& scratch, int64_t rows, int64_t capacity) {
-  constexpr int64_t kMostWorkers = 4096;
+  constexpr int64_t kLeastWorkers = 64, kMostWorkers = 4096;
   constexpr int64_t kMostEntries = int64_t{1} << 24;  // 128 MiB
-  const int64_t fit = std::max<int64_t>(kMostEntries / std::max<int64_t>(capacity, 1), 64);
-  const int64_t workers = std::min({kMostWorkers, fit, std::max<int64_t>(rows, 1)});
-  return {scratch.alloc<float>({workers, capacity}).data,
-          scratch.alloc<uint32_t>({workers, capacity}).data, capacity, workers};
+  rows = std::max<int64_t>(rows, 1);
+  capacity = std::max<int64_t>(capacity, 1);
+  const int64_t entries = std::min(std::min(rows, kMostWorkers) * capacity,
+                                   std::max(kMostEntries, kLeastWorkers * capacity));
+  return {scratch.alloc<float>({entries}).data, scratch.alloc<uint32_t>({entries}).data, capacity,
+          entries / capacity};
 }
 
 }  // namespace stipple::kernels::cuda
