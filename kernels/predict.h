@@ -30,7 +30,7 @@ struct ProjectTokens {
 void project_tokens(const Stream&, const ProjectTokens&);
 
 /// groups[t] = first_group + the (t + 1)-nearest of a head's centroids: those with the smallest
-/// |c|^2 - 2 x.c. With `ranked`, + t C, so that tokens share a group only where it is as near to
+/// |c|^2 - 2 x.c. With `is_ranked`, + t C, so that tokens share a group only where it is as near to
 /// both. O(N C R)
 struct NearestGroups {
   View<int32_t> groups;         // [B, H, N, slots]  slots [first_slot, first_slot + top) written

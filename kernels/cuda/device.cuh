@@ -220,4 +220,15 @@ inline dim3 blocks_for(int64_t count, int64_t block) {
   return dim3(static_cast<unsigned>((count + block - 1) / block));
 }
 
+/// A thread for each of `count` elements, and which one it is.
+inline LaunchShape thread_each(int64_t count, int threads = 256,
+                               std::source_location where = std::source_location::current()) {
+  return {.grid = blocks_for(count, threads),
+          .block = dim3(static_cast<unsigned>(threads)),
+          .where = where};
+}
+__device__ inline int64_t thread_of_grid() {
+  return int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+}
+
 }  // namespace stipple::kernels::cuda

@@ -367,6 +367,15 @@ T* data_or_null(const View<T>& view) {
 
 }  // namespace
 
+View<int32_t> alloc_cursors(Arena& scratch, const EdgeSet& edges) {
+  constexpr int64_t kWaveBytes = 64 << 20;
+  const int64_t chunks = transpose_chunks(edges.num_queries);
+  const int64_t bytes = std::max<int64_t>(1, chunks * edges.num_keys * 4);
+  const int64_t problems = std::max<int64_t>(1, edges.num_problems());
+  return scratch.alloc<int32_t>(
+      {std::clamp<int64_t>(kWaveBytes / bytes, 1, problems), chunks, edges.num_keys});
+}
+
 WritableGraph writable_graph(const EdgeSet& edges) {
   return {.num_queries = edges.num_queries,
           .num_keys = edges.num_keys,

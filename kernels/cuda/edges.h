@@ -66,7 +66,10 @@ void count_bits(const Stream&, const WritableGraph&, const Wave&);
 void sum_degrees(const Stream&, const WritableGraph&, const Wave&, int64_t problems);
 /// Bits by key of bits by query. form may be null: all problems are bits.
 void transpose_bits(const Stream&, const WritableGraph&, const Wave&);
-/// CSC of CSR. cursors: [wave, transpose_chunks(N), M], to work in.
+/// What transpose_csr() works in: [wave, transpose_chunks(N), M], for as many problems at once as fit
+/// into 64 MiB, but one at least.
+View<int32_t> alloc_cursors(Arena& scratch, const EdgeSet&);
+/// CSC of CSR.
 void transpose_csr(const Stream&, const WritableGraph&, const Wave&, View<int32_t> cursors);
 
 }  // namespace stipple::kernels::cuda

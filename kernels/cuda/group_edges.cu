@@ -239,23 +239,13 @@ LaunchShape warp_each(int64_t count) {
           .shared_bytes = kGroupWarps * kWarpSize * sizeof(uint32_t)};
 }
 
-/// [wave, transpose_chunks(N), M]
-View<int32_t> alloc_group_cursors(Arena& scratch, const EdgeSet& edges) {
-  constexpr int64_t kWaveBytes = 64 << 20;  // that the problems of one wave may take
-  const int64_t chunks = transpose_chunks(edges.num_queries);
-  const int64_t bytes = std::max<int64_t>(1, chunks * edges.num_keys * 4);
-  const int64_t problems = std::max<int64_t>(1, edges.num_problems());
-  return scratch.alloc<int32_t>(
-      {std::clamp<int64_t>(kWaveBytes / bytes, 1, problems), chunks, edges.num_keys});
-}
-
 }  // namespace
 
 void write_group_edges(const Stream& stream, const WriteGroupEdges& args) {
   const EdgeSet& edges = args.edges;
   const int64_t problems = edges.num_problems(), slots = args.key_groups.shape[3];
   const Arena::Scope scope(*args.scratch);
-  const View<int32_t> cursors = alloc_group_cursors(*args.scratch, edges);
+  const View<int32_t> cursors = alloc_cursors(*args.scratch, edges);
   GroupInputs in{.graph = writable_graph(edges),
                  .query_groups = args.query_groups.data,
                  .key_groups = args.key_groups.data,

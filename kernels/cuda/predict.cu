@@ -34,12 +34,6 @@ HeadRows head_rows(const Shape& shape, View<const uint8_t> mask) {
       .rows = shape[0] * shape[1] * shape[2], .heads = shape[1], .n = shape[2], .mask = mask.data};
 }
 
-LaunchShape thread_each(int64_t count) {
-  return {.grid = blocks_for(count, kPredictThreads), .block = kPredictThreads};
-}
-
-__device__ int64_t thread_of_grid() { return int64_t{blockIdx.x} * kPredictThreads + threadIdx.x; }
-
 // --- projection ----------------------------------------------------------------------------------
 
 template <class T>
@@ -165,7 +159,7 @@ void project_tokens(const Stream& stream, const ProjectTokens& args) {
   with_real_type(args.x.precision, [&](auto zero) {
     using T = decltype(zero);
     const HeadRows tokens = head_rows(args.x.shape, {});
-    launch(stream, thread_each(tokens.rows), project_tokens_kernel<T>,
+    launch(stream, thread_each(tokens.rows, kPredictThreads), project_tokens_kernel<T>,
            Projection<T>{.y = args.y.data,
                          .x = args.x.as<T>().data,
                          .weight = args.weight.data,
@@ -178,7 +172,7 @@ void project_tokens(const Stream& stream, const ProjectTokens& args) {
 
 void nearest_groups(const Stream& stream, const NearestGroups& args) {
   const HeadRows tokens = head_rows(args.x.shape, args.mask);
-  launch(stream, thread_each(tokens.rows), nearest_groups_kernel,
+  launch(stream, thread_each(tokens.rows, kPredictThreads), nearest_groups_kernel,
          Search{.groups = args.groups.data,
                 .x = args.x.data,
                 .centroids = args.centroids.data,
@@ -206,11 +200,11 @@ void quantise_tokens(const Stream& stream, const QuantiseTokens& args) {
   View<uint64_t> to = args.scratch->alloc<uint64_t>({sorted});
   if (count == 0) return;
   if (args.kind == Quantisation::kInterval)
-    return launch(stream, thread_each(count), quantise_intervals_kernel, f);
-  launch(stream, thread_each(count), rank_keys_kernel, from.data, f);
+    return launch(stream, thread_each(count, kPredictThreads), quantise_intervals_kernel, f);
+  launch(stream, thread_each(count, kPredictThreads), rank_keys_kernel, from.data, f);
   for (int64_t run = 1; run < f.tokens.n; run *= 2) {
-    launch(stream, thread_each(count), merge_runs_kernel, to.data, from.data, count, f.tokens.n,
-           run);
+    launch(stream, thread_each(count, kPredictThreads), merge_runs_kernel, to.data, from.data,
+           count, f.tokens.n, run);
     std::swap(from, to);
   }
   launch(stream,

@@ -109,16 +109,6 @@ __global__ void __launch_bounds__(kThreads) write_columns_kernel(WriteInputs in)
   }
 }
 
-/// [wave, transpose_chunks(N), M]
-View<int32_t> alloc_cursors(Arena& scratch, const EdgeSet& edges) {
-  constexpr int64_t kWaveBytes = 64 << 20;  // that the problems of one wave may take
-  const int64_t chunks = transpose_chunks(edges.num_queries);
-  const int64_t bytes = std::max<int64_t>(1, chunks * edges.num_keys * 4);
-  const int64_t problems = std::max<int64_t>(1, edges.num_problems());
-  return scratch.alloc<int32_t>(
-      {std::clamp<int64_t>(kWaveBytes / bytes, 1, problems), chunks, edges.num_keys});
-}
-
 LaunchShape warp_a_row(const WriteInputs& in) {
   return {.grid = blocks_for(in.wave.count * in.graph.num_queries * kWarpSize, kThreads),
           .block = kThreads};

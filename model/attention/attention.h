@@ -51,13 +51,14 @@ struct AttentionGrads {
 
 /// What others must know of an attention under a configuration.
 struct AttentionTraits {
-  bool fixed_length = false;   ///< padding takes part: leaves are padded to data.max_length
-  bool compares = true;        ///< queries with keys; otherwise they learn nothing
-  bool has_graph = false;      ///< it tells one to ctx.graphs
-  int64_t graph_groups = 0;    ///< AttentionGraph::groups, before anything is drawn
-  bool over_edges = false;     ///< computed over a graph that is there before: by who
-                               ///< AttentionConfig::implementation says
-  bool can_be_causal = false;  ///< it obeys AttentionShape::is_causal
+  bool fixed_length = false;        ///< padding takes part: leaves are padded to data.max_length
+  bool compares = true;             ///< queries with keys; otherwise they learn nothing
+  bool has_graph = false;           ///< it tells one to ctx.graphs
+  int64_t graph_groups = 0;         ///< AttentionGraph::groups, before anything is drawn
+  bool over_edges = false;          ///< computed over a graph that is there before: by who
+                                    ///< AttentionConfig::implementation says
+  bool can_be_causal = false;       ///< it obeys AttentionShape::is_causal
+  std::string_view if_causal = {};  ///< "key=value" with which it could be, where there is one
 };
 
 class Attention {

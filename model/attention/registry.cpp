@@ -61,7 +61,10 @@ const AttentionRow& attention_row(AttentionKind kind) {
 
 void require_can_be_causal(const AttentionConfig& config) {
   const AttentionRow& asked = attention_row(config.kind);
-  if (asked.traits(config).can_be_causal) return;
+  const AttentionTraits traits = asked.traits(config);
+  if (traits.can_be_causal) return;
+  const std::string mended =
+      traits.if_causal.empty() ? "" : ", unless " + std::string(traits.if_causal);
   std::string able;
   for (const AttentionRow& row : kTable) {
     AttentionConfig other = config;
@@ -69,7 +72,8 @@ void require_can_be_causal(const AttentionConfig& config) {
     if (row.traits(other).can_be_causal) able += (able.empty() ? "" : ", ") + std::string(row.name);
   }
   throw ConfigError("model.causal: attention.kind=" + std::string(asked.name) +
-                    " lets tokens see later ones and cannot be causal; those that can: " + able);
+                    " lets tokens see later ones and cannot be causal" + mended +
+                    "; those that can: " + able);
 }
 
 std::vector<std::string_view> attention_names() {

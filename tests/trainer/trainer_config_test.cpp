@@ -179,6 +179,11 @@ TEST(TrainerConfig, OnlyWhatCanBeCausalIs) {
   EXPECT_TRUE(mistake({"model.causal=true", "attention.kind=sbm"})
                   .starts_with("model.causal: attention.kind=sbm lets tokens see later ones and "
                                "cannot be causal; those that can: softmax, "));
+  EXPECT_TRUE(mistake({"model.causal=true", "attention.kind=sparsefinder",
+                       "attention.sparsefinder.predictor=quantize"})
+                  .ends_with("cannot be causal, unless "
+                             "attention.sparsefinder.quantize.kind=interval; those that can: "
+                             "softmax, none, combiner, entmax"));
   EXPECT_EQ(mistake({"model.causal=true", "attention.kind=softmax", "model.mean_over=cls"}),
             "model.mean_over: cls reads the first token, which sees nothing but itself under "
             "model.causal; use padded or valid");

@@ -82,13 +82,6 @@ Args with_whole_blocks(Args args) {
 
 // --- masks and groups ----------------------------------------------------------------------------
 
-constexpr int kElementThreads = 256;
-
-LaunchShape a_thread_each(int64_t count) {
-  return {.grid = blocks_for(count, kElementThreads), .block = kElementThreads};
-}
-__device__ int64_t thread_of_grid() { return int64_t{blockIdx.x} * blockDim.x + threadIdx.x; }
-
 /// mask [B, N] for every head: [B, H, N].
 __global__ void repeat_mask_kernel(uint8_t* to, const uint8_t* mask, int64_t heads, int64_t length,
                                    int64_t count) {
@@ -119,19 +112,19 @@ PartKeys part_keys(const Stream& stream, Arena& scratch, const Blocks& b, View<c
   PartKeys keys;
   if (!mask.empty()) {
     const View<uint8_t> own = scratch.alloc<uint8_t>({b.batch * b.heads * b.regions, b.block});
-    launch(stream, a_thread_each(own.numel()), repeat_mask_kernel, own.data, mask.data, b.heads,
+    launch(stream, thread_each(own.numel()), repeat_mask_kernel, own.data, mask.data, b.heads,
            b.length, own.numel());
     keys.own_mask = own;
   }
   const View<uint8_t> of_regions = scratch.alloc<uint8_t>(region_tokens.shape);
-  launch(stream, a_thread_each(of_regions.numel()), region_mask_kernel, of_regions.data,
+  launch(stream, thread_each(of_regions.numel()), region_mask_kernel, of_regions.data,
          region_tokens.data, of_regions.numel());
   keys.region_mask = of_regions;
   if (b.sees_own) return keys;
   const View<int32_t> of_queries = scratch.alloc<int32_t>({b.length});
   const View<int32_t> of_keys = scratch.alloc<int32_t>({b.regions});
-  launch(stream, a_thread_each(b.length), groups_kernel, of_queries.data, b.block, b.length);
-  launch(stream, a_thread_each(b.regions), groups_kernel, of_keys.data, int64_t{1}, b.regions);
+  launch(stream, thread_each(b.length), groups_kernel, of_queries.data, b.block, b.length);
+  launch(stream, thread_each(b.regions), groups_kernel, of_keys.data, int64_t{1}, b.regions);
   keys.regions = {.kind = b.is_causal ? PatternKind::kEarlierGroups : PatternKind::kOtherGroups,
                   .query_group = of_queries,
                   .key_group = of_keys};

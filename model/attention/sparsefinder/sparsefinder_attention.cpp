@@ -14,7 +14,9 @@ SparsefinderAttention::SparsefinderAttention(const AttentionConfig& config, Para
       facts_(facts, shape.num_heads, config.sparsefinder.measure) {}
 
 AttentionTraits SparsefinderAttention::traits(const AttentionConfig& config) {
-  return {.has_graph = true, .can_be_causal = config.sparsefinder.can_be_causal()};
+  return {.has_graph = true,
+          .can_be_causal = config.sparsefinder.can_be_causal(),
+          .if_causal = "attention.sparsefinder.quantize.kind=interval"};
 }
 
 void SparsefinderAttention::validate(const AttentionConfig& config) {
