@@ -6,6 +6,8 @@
 
 #include <algorithm>
 
+#include "core/bytes_text.h"
+#include "core/cpu/memory.h"
 #include "core/error.h"
 #include "kernels/cpu/sums.h"
 #include "kernels/matmul_plan.h"
@@ -27,14 +29,36 @@ struct Factor {
   }
 };
 
+/// oneDNN makes code when it meets the first product of a kind, and writes it to memory that it may
+/// not have got. Where the address space is limited, all of it is made at once, if there is room.
+bool make_code() {
+  // Of oneDNN 2.6: 18 MB with AVX-512, 10 with AVX, and some for the heap.
+  constexpr size_t kCodeBytes = 24 * kMegabyte;
+  const size_t room = stipple::cpu::available_address_space();
+  if (room == stipple::cpu::kUnlimited) return true;
+  STIPPLE_CHECK_AS(MemoryError, room >= kCodeBytes, "out of memory: oneDNN takes ",
+                   kCodeBytes / kMegabyte, " MB of address space for its code, and ",
+                   room / kMegabyte, " MB are left (ulimit -v)");
+  const float ones[] = {1.0f, 1.0f};
+  float product[4];
+  // By a vector, into few columns, any.
+  dnnl_sgemm('N', 'N', 1, 1, 1, 1.0f, ones, 1, ones, 1, 0.0f, product, 1);
+  dnnl_sgemm('N', 'T', 2, 1, 1, 1.0f, ones, 1, ones, 1, 0.0f, product, 1);
+  dnnl_sgemm('N', 'N', 2, 2, 1, 1.0f, ones, 1, ones, 2, 0.0f, product, 2);
+  return true;
+}
+
 /// c [m, n] = alpha a b + beta c on the calling thread; with beta = 0 c is not read.
 void multiply(int64_t m, int64_t n, int64_t k, float alpha, Factor a, Factor b, float beta,
               float* c) {
   // Our pieces already occupy the threads we were given; oneDNN would start as many again for each
   // of them. The setting is the calling thread's own and costs nothing next to a product.
   omp_set_num_threads(1);
+  [[maybe_unused]] static const bool is_ready = make_code();  // by one thread; others wait for it
   const dnnl_status_t status = dnnl_sgemm(a.transposed ? 'T' : 'N', b.transposed ? 'T' : 'N', m, n,
                                           k, alpha, a.data, a.stride, b.data, b.stride, beta, c, n);
+  STIPPLE_CHECK_AS(MemoryError, status != dnnl_out_of_memory, "out of memory: a product of ", m,
+                   " x ", n, " x ", k, " has no room to work");
   STIPPLE_CHECK(status == dnnl_success, "matmul: oneDNN returned status ", int{status}, " for ", m,
                 " x ", n, " x ", k);
 }
