@@ -2,9 +2,12 @@
 // The program `stipple`: reads the command line, starts the ranks, runs one command, turns errors
 // into one line and an exit code.
 #include <CLI/CLI.hpp>
+#include <charconv>
+#include <cmath>
 #include <cstdio>
 #include <functional>
 #include <iostream>
+#include <limits>
 #include <optional>
 #include <sstream>
 
@@ -46,6 +49,37 @@ constexpr const char* kConfigHelp =
     "Configuration files or their names (attention/sbm), composed left to right, then key=value "
     "overrides (docs/config.md lists the keys)";
 
+template <class T>
+std::optional<T> number_in(const std::string& text) {
+  T value{};
+  const char* const end = text.data() + text.size();
+  const auto [stopped, code] = std::from_chars(text.data(), end, value);
+  if (code != std::errc() || stopped != end) return std::nullopt;
+  return value;
+}
+
+// CLI11's own checks go by way of a double and let pass what is no number.
+CLI::Validator whole_number_from(int64_t least) {
+  return {[least](const std::string& text) -> std::string {
+            const auto value = number_in<int64_t>(text);
+            if (value && *value >= least) return {};
+            return detail::concat(text, " is no whole number from ", least, " to ",
+                                  std::numeric_limits<int64_t>::max());
+          },
+          "", "whole number"};
+}
+CLI::Validator number_where(bool (*is_allowed)(double), const std::string& range) {
+  return {[=](const std::string& text) -> std::string {
+            const auto value = number_in<double>(text);
+            if (value && std::isfinite(*value) && is_allowed(*value)) return {};
+            return text + " is no number " + range;
+          },
+          "", "number"};
+}
+const CLI::Validator kNumberFromZero =
+    number_where([](double x) { return x >= 0; }, "of at least 0");
+const CLI::Validator kNumberAboveZero = number_where([](double x) { return x > 0; }, "above 0");
+
 struct CommandLine {
   CLI::App app{"Trains Transformers whose attention graph is sampled or predicted from the data.",
                "stipple"};
@@ -67,6 +101,9 @@ struct CommandLine {
   CommandLine() {
     app.set_version_flag("--version", "stipple " STIPPLE_VERSION);
     app.require_subcommand(1);
+    app.failure_message([](const CLI::App*, const CLI::Error& e) {
+      return std::string("error: ") + e.what() + "; --help tells more\n";
+    });
     app.footer(
         "Start several ranks with mpirun: launch/run.sh -np 4 stipple train "
         "configs/recipe/quickstart.yaml\n"
@@ -108,7 +145,7 @@ struct CommandLine {
         ->add_option("--dump-graphs", graphs,
                      "Write the attention graphs of the split's first N examples into the run "
                      "directory (safetensors: masks, probabilities, memberships, ids, labels)")
-        ->check(CLI::PositiveNumber)
+        ->check(whole_number_from(1))
         ->type_name("N");
     command->callback([this] {
       action = [this] {
@@ -122,7 +159,7 @@ struct CommandLine {
     command->add_option("run_dir", path, "Run directory that `train` wrote")->required();
     command->add_option("overrides", config, "key=value overrides, e.g. device=cpu");
     command->add_option("--length", sampling.length, "Bytes of text to write; 256 by default")
-        ->check(CLI::PositiveNumber);
+        ->check(whole_number_from(1));
     command->add_option("--out", sampling.out,
                         "File to write, of pictures a PNG; texts go to standard output by default");
     command->add_option("--prompt", sampling.prompt, "Text to go on from");
@@ -130,10 +167,10 @@ struct CommandLine {
         ->add_option("--temperature", sampling.temperature,
                      "Below 1, likely tokens become more likely; 0: the most likely one each time")
         ->capture_default_str()
-        ->check(CLI::NonNegativeNumber);
+        ->check(kNumberFromZero);
     command->add_option("--seed", seed, "The same seed writes the same text")
         ->capture_default_str()
-        ->check(CLI::NonNegativeNumber);
+        ->check(whole_number_from(0));
     command->callback([this] {
       action = [this] {
         sampling.seed = static_cast<uint64_t>(seed);
@@ -174,18 +211,18 @@ struct CommandLine {
         ->add_option("--examples", sweep.fit.examples,
                      "Of the training split, the first in the order of training")
         ->capture_default_str()
-        ->check(CLI::PositiveNumber);
+        ->check(whole_number_from(1));
     command
         ->add_option("--epochs", sweep.fit.projection.epochs,
                      "Over these examples; 0: centroids alone")
         ->capture_default_str()
-        ->check(CLI::NonNegativeNumber);
+        ->check(whole_number_from(0));
     command->add_option("--batch", sweep.fit.projection.batch, "Sequences of a step")
         ->capture_default_str()
-        ->check(CLI::PositiveNumber);
+        ->check(whole_number_from(1));
     command->add_option("--learning-rate", sweep.fit.projection.lr, "Of Adam")
         ->capture_default_str()
-        ->check(CLI::PositiveNumber);
+        ->check(kNumberAboveZero);
   }
   void add_sweep_options(CLI::App* command) {
     command->add_option("--out", sweep.out, "Folder for sweep.csv and sweep.html")->required();
@@ -214,16 +251,16 @@ struct CommandLine {
         ->required();
     task->add_option("--seed", seed, "The same seed writes the same bytes")
         ->capture_default_str()
-        ->check(CLI::NonNegativeNumber);
+        ->check(whole_number_from(0));
     task->add_option("--train", listops.train, "Training examples")
         ->capture_default_str()
-        ->check(CLI::NonNegativeNumber);
+        ->check(whole_number_from(0));
     task->add_option("--val", listops.val, "Validation examples")
         ->capture_default_str()
-        ->check(CLI::NonNegativeNumber);
+        ->check(whole_number_from(0));
     task->add_option("--test", listops.test, "Test examples")
         ->capture_default_str()
-        ->check(CLI::NonNegativeNumber);
+        ->check(whole_number_from(0));
     task->add_option("--min-length", listops.min_length,
                      "Shortest expression, exclusive, in tokens")
         ->capture_default_str();

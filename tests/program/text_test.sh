@@ -57,10 +57,50 @@ done
 expect 0 "$STIPPLE" sample run --length 150 --temperature 0   # beyond data.max_length
 expect 0 mpirun -q -np 1 "$STIPPLE" train small.yaml run.dir=blocks attention.kind=combiner attention.combiner.block=8
 expect 0 "$STIPPLE" sample blocks --length 150 --prompt "line 1 of page"
-expect 2 "$STIPPLE" sample run --length 0
-expect 2 "$STIPPLE" sample nowhere --length 5
+# What cannot be is told in one line before any work.
+refuses_to_write() {  # MESSAGE argument...
+  local message=$1
+  shift
+  expect 2 "$STIPPLE" sample "$@"
+  contains "$output" "$message"
+  equal "$(wc -l <<<"$output")" 1 "lines that say what is wrong with sample $*"
+}
+for length in 0 -3 3.5 many 99999999999999999999; do refuses_to_write "--length: $length is no whole number from 1 to " run --length $length; done
+for temperature in -1 nan inf cold; do refuses_to_write "--temperature: $temperature is no number of at least 0" run --temperature $temperature; done
+for seed in -1 9999999999999999999; do refuses_to_write "--seed: $seed is no whole number from 0 to " run --seed $seed; done
+refuses_to_write "not expected: --top_k" run --top_k 3
+refuses_to_write "nowhere holds no run" nowhere --length 5
+refuses_to_write "text holds no run" text --length 5
+refuses_to_write "foo=bar" run foo=bar
+refuses_to_write "--out: text is a folder" run --out text
+refuses_to_write "--out: there is no folder nowhere" run --out nowhere/written.txt
+if [ "$(id -u)" != 0 ]; then
+  mkdir -m 555 closed
+  refuses_to_write "--out: closed may not be written" run --out closed/written.txt
+fi
+mkdir unborn
+cp run/config.yaml unborn/
+refuses_to_write "unborn" unborn --length 5
+expect 0 "$STIPPLE" sample run --length 5 --prompt ""
+expect 0 "$STIPPLE" sample run --length 5 --temperature 1e-320
+expect 0 "$STIPPLE" sample run --length 5 --prompt "$(printf 'caf\xe9')"
+expect 0 "$STIPPLE" sample run --length 5 --prompt "$(printf 'x%.0s' $(seq 200))"
+contains "$output" "--prompt is longer than the 64 tokens that the model sees"
+equal "$(tail -n 1 <<<"$output" | wc -c)" 206 "bytes of a long prompt and what follows"
+code=0
+output=$("$STIPPLE" sample run --length 5 2>&1 >/dev/full) || code=$?
+equal "$code" 1 "exit code of sample into a full device"
+contains "$output" "standard output"
+"$STIPPLE" sample run --length 5000 | head -c 3 >/dev/null
+equal "${PIPESTATUS[0]}" 0 "exit code of sample into a closed pipe"
 expect 0 "$STIPPLE" sample run --length 40 --prompt "line 1 of page" --out written.txt
 equal "$(cat written.txt)" "$first" "what --out holds"
+mkfifo pipe
+cat pipe >piped.txt &
+expect 0 "$STIPPLE" sample run --length 40 --prompt "line 1 of page" --out pipe
+wait $!
+equal "$(cat piped.txt)" "$first" "what came through a pipe that --out names"
+[ -p pipe ] || fail "--out replaced a pipe"
 if prlimit --as=300000000 "$STIPPLE" --version >/dev/null 2>&1; then  # more memory than there is: told before anything is taken
   expect 2 prlimit --as=300000000 "$STIPPLE" sample run data.max_length=65536 attention.kind=combiner attention.combiner.variant=mixture
   contains "$output" "MB of memory"

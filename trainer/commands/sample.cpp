@@ -2,13 +2,11 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
-#include <filesystem>
 
 #include "core/log.h"
 #include "data/random_stream.h"
 #include "data/task_config.h"
 #include "model/decoder.h"
-#include "trainer/checkpoint/durable_file.h"
 #include "trainer/commands/commands.h"
 #include "trainer/commands/load_parameters.h"
 #include "trainer/commands/open_run.h"
@@ -16,6 +14,7 @@
 #include "trainer/exit_code.h"
 #include "trainer/loop/memory_check.h"
 #include "trainer/loop/replica.h"
+#include "trainer/record/output_file.h"
 #include "trainer/record/png.h"
 #include "trainer/record/run_directory.h"
 
@@ -56,9 +55,15 @@ std::span<const float> next(model::Decoder& decoder, const std::vector<int32_t>&
 std::vector<int32_t> generate(model::Decoder& decoder, const data::Task& task, int64_t length,
                               const SampleOptions& options) {
   data::RandomStream random(options.seed, /*example=*/0, /*stream=*/0);
+  const std::vector<int32_t> prompt = task.tokens_of(options.prompt);
+  const int64_t longest = task.info().max_length;
+  if (std::ssize(prompt) > longest)
+    log::warn(detail::concat("--prompt is longer than the ", longest,
+                             " tokens that the model sees (data.max_length); it goes on from the "
+                             "last of them"));
   std::vector<int32_t> tokens;
   std::span<const float> logits;
-  for (const int32_t token : task.tokens_of(options.prompt)) {
+  for (const int32_t token : prompt) {
     tokens.push_back(token);
     logits = next(decoder, tokens);
   }
@@ -84,10 +89,7 @@ int64_t checked_length(const data::TaskInfo& info, const std::string& run_dir,
   STIPPLE_CHECK_AS(ConfigError,
                    !is_picture || options.length.value_or(info.max_length) == info.max_length,
                    "--length is of texts; a picture of this run has ", info.max_length, " values");
-  const std::filesystem::path folder =
-      std::filesystem::path(expand_path(options.out, "--out")).parent_path();
-  STIPPLE_CHECK_AS(ConfigError, folder.empty() || std::filesystem::is_directory(folder),
-                   "--out: there is no folder ", folder.string());
+  if (!options.out.empty()) require_output(expand_path(options.out, "--out"), "--out");
   return options.length.value_or(is_picture ? info.max_length : kUsualTextLength);
 }
 
@@ -98,7 +100,7 @@ void write(const data::Task& task, std::span<const int32_t> tokens, const std::s
   if (out.empty()) {
     std::fwrite(bytes.data(), 1, bytes.size(), stdout);
   } else {
-    replace_durably(expand_path(out, "--out"), bytes);
+    write_output(expand_path(out, "--out"), bytes);
     log::info("wrote " + out);
   }
 }

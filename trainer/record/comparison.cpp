@@ -9,9 +9,9 @@
 #include <map>
 
 #include "core/error.h"
-#include "trainer/checkpoint/durable_file.h"
 #include "trainer/config/config_text.h"
 #include "trainer/record/curves.h"
+#include "trainer/record/output_file.h"
 #include "trainer/record/page.h"
 #include "trainer/record/run_directory.h"
 #include "trainer/record/svg_chart.h"
@@ -200,7 +200,7 @@ void write_comparison(const std::vector<std::string>& run_directories, const std
   Runs runs;
   for (const std::string& directory : run_directories) runs.push_back(read_run(directory));
   name_runs(runs, run_directories);
-  replace_durably(path, render_comparison(runs));
+  write_output(path, render_comparison(runs));
 }
 
 }  // namespace stipple::trainer
