@@ -4,6 +4,7 @@
 #include "core/copy.h"
 #include "core/profiler_range.h"
 #include "kernels/activation.h"
+#include "kernels/convert.h"
 #include "kernels/heads.h"
 #include "model/attention/graph.h"
 
@@ -29,14 +30,16 @@ EncoderBlock::EncoderBlock(ParameterStore& store, const EncoderConfig& config,
       forward_name_(block_name(layer) + " forward"),
       backward_name_(block_name(layer) + " backward"),
       heads_(config.heads),
-      attention_norm_(store, block_name(layer) + ".attention_norm", config.width),
+      norm_(config.norm),
+      attention_norm_(store, block_name(layer) + ".attention_norm", config.width, config.norm_eps),
       query_(store, block_name(layer) + ".query", config.width, config.width),
       key_(store, block_name(layer) + ".key", config.width, config.width),
       value_(store, block_name(layer) + ".value", config.width, config.width),
       attention_(make_attention(attention_shape(config, layer))),
       out_(store, block_name(layer) + ".out", config.width, config.width),
       attention_dropout_{static_cast<float>(config.dropout), DropoutSite::kAttentionOut},
-      feedforward_norm_(store, block_name(layer) + ".feedforward_norm", config.width),
+      feedforward_norm_(store, block_name(layer) + ".feedforward_norm", config.width,
+                        config.norm_eps),
       feedforward_(store, block_name(layer) + ".feedforward", config.width, config.feedforward,
                    config.dropout) {}
 
@@ -86,15 +89,26 @@ void EncoderBlock::rotate_backward(Context& ctx, const RotaryTable& rotary, Real
   if (attention_->reads_content()) kernels::add(ctx.stream, {.y = dx, .a = dx, .b = dcontent});
 }
 
-void EncoderBlock::attend(Context& ctx, const Input& input, View<const float> x, View<float> y,
+/// What a branch reads of the residual stream, as activations are stored.
+ConstRealView EncoderBlock::branch_input(Context& ctx, const LayerNorm& norm, View<const float> x,
+                                         LayerNorm::Saved& saved) const {
+  if (norm_ == NormPlace::kPost && ctx.precision() == Precision::kFp32) return x;
+  const RealView y = ctx.saved.alloc(ctx.precision(), x.shape);
+  if (norm_ == NormPlace::kPost) {
+    kernels::convert(ctx.stream, {.y = y, .x = x});
+  } else {
+    norm.forward(ctx, x, y, saved);
+  }
+  return y;
+}
+
+void EncoderBlock::attend(Context& ctx, const Input& input, ConstRealView x, View<float> y,
                           Saved& saved) const {
-  const RealView normed = ctx.saved.alloc(ctx.precision(), x.shape);
-  attention_norm_.forward(ctx, x, normed, saved.attention_norm);
-  saved.content_q = project_to_heads(ctx, query_, normed, saved.query);
-  saved.content_k = project_to_heads(ctx, key_, normed, saved.key);
+  saved.content_q = project_to_heads(ctx, query_, x, saved.query);
+  saved.content_k = project_to_heads(ctx, key_, x, saved.key);
   saved.q = rotated(ctx, saved.rotary, saved.content_q);
   saved.k = rotated(ctx, saved.rotary, saved.content_k);
-  saved.v = project_to_heads(ctx, value_, normed, saved.value);
+  saved.v = project_to_heads(ctx, value_, x, saved.value);
   saved.o = ctx.saved.alloc(ctx.precision(), saved.q.shape);
   attention_->forward(ctx, attention_inputs(input, saved), saved.o, *saved.attention);
   if (ctx.graphs != nullptr) {
@@ -111,14 +125,18 @@ void EncoderBlock::attend(Context& ctx, const Input& input, View<const float> x,
 void EncoderBlock::forward(Context& ctx, const Input& input, View<const float> x, View<float> y,
                            Saved& saved) const {
   const ProfilerRange range(forward_name_.c_str());
-  const View<float> middle = ctx.saved.alloc<float>(x.shape);
-  const RealView normed = ctx.saved.alloc(ctx.precision(), x.shape);
-  attend(ctx, input, x, middle, saved);
-  kernels::add(ctx.stream, {.y = middle, .a = middle, .b = x});
+  const bool is_post = norm_ == NormPlace::kPost;
+  const View<float> attended = ctx.saved.alloc<float>(x.shape);
+  attend(ctx, input, branch_input(ctx, attention_norm_, x, saved.attention_norm), attended, saved);
+  kernels::add(ctx.stream, {.y = attended, .a = attended, .b = x});
+  const View<float> middle = is_post ? ctx.saved.alloc<float>(x.shape) : attended;
+  if (is_post) attention_norm_.forward(ctx, attended, middle, saved.attention_norm);
 
-  feedforward_norm_.forward(ctx, middle, normed, saved.feedforward_norm);
-  feedforward_.forward(ctx, normed, input.samples, y, saved.feedforward);
-  kernels::add(ctx.stream, {.y = y, .a = y, .b = middle});
+  const View<float> fed = is_post ? ctx.saved.alloc<float>(x.shape) : y;
+  feedforward_.forward(ctx, branch_input(ctx, feedforward_norm_, middle, saved.feedforward_norm),
+                       input.samples, fed, saved.feedforward);
+  kernels::add(ctx.stream, {.y = fed, .a = fed, .b = middle});
+  if (is_post) feedforward_norm_.forward(ctx, fed, y, saved.feedforward_norm);
 }
 
 /// Writes dx, or adds to it where the attention has begun it.
@@ -169,7 +187,6 @@ void EncoderBlock::attend_backward(Context& ctx, const Input& input, const Saved
   rotate_backward(ctx, saved.rotary, grads.dq, grads.dcontent_q);
   rotate_backward(ctx, saved.rotary, grads.dk, grads.dcontent_k);
   project_backward(ctx, saved, grads, dx);
-  attention_norm_.backward(ctx, saved.attention_norm, dx, dx);
 }
 
 void EncoderBlock::backward(Context& ctx, const Input& input, const Saved& saved,
@@ -177,12 +194,16 @@ void EncoderBlock::backward(Context& ctx, const Input& input, const Saved& saved
   const ProfilerRange range(backward_name_.c_str());
   Arena::Scope scope(ctx.scratch);
   const RealView branch = ctx.scratch.alloc(ctx.precision(), dx.shape);
+  const bool is_post = norm_ == NormPlace::kPost;
+  if (is_post) feedforward_norm_.backward(ctx, saved.feedforward_norm, dx, dx);
   feedforward_.backward(ctx, saved.feedforward, dx, branch);
-  feedforward_norm_.backward(ctx, saved.feedforward_norm, branch, branch);
+  if (!is_post) feedforward_norm_.backward(ctx, saved.feedforward_norm, branch, branch);
   kernels::add(ctx.stream, {.y = dx, .a = dx, .b = branch});
   ctx.observer.grads_ready(store_.range(feedforward_norm_.first(), feedforward_.last()));
 
+  if (is_post) attention_norm_.backward(ctx, saved.attention_norm, dx, dx);
   attend_backward(ctx, input, saved, dx, branch);
+  if (!is_post) attention_norm_.backward(ctx, saved.attention_norm, branch, branch);
   kernels::add(ctx.stream, {.y = dx, .a = dx, .b = branch});
   ctx.observer.grads_ready(store_.range(attention_norm_.first(), out_.last()));
 }
@@ -206,8 +227,10 @@ Encoder::Encoder(ParameterStore& store, const EncoderConfig& config,
     : store_(store),
       head_dim_(config.width / config.heads),
       rotary_(config.rotary),
-      blocks_(make_blocks(store, config, make_attention)),
-      norm_(store, "encoder.norm", config.width) {}
+      blocks_(make_blocks(store, config, make_attention)) {
+  if (config.norm == NormPlace::kPre)
+    norm_.emplace(store, "encoder.norm", config.width, config.norm_eps);
+}
 
 Encoder::Saved Encoder::make_saved() const {
   Saved saved;
@@ -224,14 +247,15 @@ void Encoder::forward(Context& ctx, const Input& input, View<const float> x, Vie
   const RotaryTable rotary =
       rotary_ ? RotaryTable::make(ctx, x.shape[1], head_dim_) : RotaryTable{};
   for (size_t i = 0; i < blocks_.size(); ++i) {
-    const View<float> next = ctx.saved.alloc<float>(x.shape);
+    const bool is_end = !norm_ && i + 1 == blocks_.size();
+    const View<float> next = is_end ? y : ctx.saved.alloc<float>(x.shape);
     saved.blocks[i].rotary = rotary;
     ctx.layer = static_cast<int>(i);
     blocks_[i].forward(ctx, input, x, next, saved.blocks[i]);
     x = next;
   }
   ctx.layer = 0;
-  norm_.forward(ctx, x, y, saved.norm);
+  if (norm_) norm_->forward(ctx, x, y, saved.norm);
   kernels::mask_rows(ctx.stream, {.x = y, .mask = input.mask});
 }
 
@@ -248,8 +272,10 @@ std::vector<std::unique_ptr<AttentionCache>> Encoder::make_caches(Arena& arena,
 
 void Encoder::backward(Context& ctx, const Input& input, const Saved& saved, View<float> dx) const {
   kernels::mask_rows(ctx.stream, {.x = dx, .mask = input.mask});
-  norm_.backward(ctx, saved.norm, dx, dx);
-  ctx.observer.grads_ready(store_.range(norm_.first(), norm_.last()));
+  if (norm_) {
+    norm_->backward(ctx, saved.norm, dx, dx);
+    ctx.observer.grads_ready(store_.range(norm_->first(), norm_->last()));
+  }
   for (size_t i = blocks_.size(); i-- > 0;) {
     ctx.layer = static_cast<int>(i);
     blocks_[i].backward(ctx, input, saved.blocks[i], dx);

@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// Pre-LN encoder: blocks of { x += attention(LN(x)); x += feedforward(LN(x)) }, then a last LN and
-// zeros on padding. A block saves, per token, 7 width + 2 feedforward activations of the precision
-// in force, 2 width + 4 floats, and what its attention saves: the residual stream x stays fp32.
-// Rotary positions add 2 width where the attention reads_content().
+// Encoder: blocks of { x += attention(LN(x)); x += feedforward(LN(x)) } and a last LN (pre), or of
+// { x = LN(x + attention(x)); x = LN(x + feedforward(x)) } (post), then zeros on padding. A pre block
+// saves, per token, 7 width + 2 feedforward activations of the precision in force, 2 width + 4
+// floats, and what its attention saves: the residual stream x stays fp32. A post block saves 2 width
+// floats more, and 2 width activations less where they are fp32. Rotary positions add 2 width where
+// the attention reads_content().
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -17,6 +20,7 @@
 #include "model/layers/layernorm.h"
 #include "model/layers/linear.h"
 #include "model/layers/rotary.h"
+#include "model/norm.h"
 #include "model/parameter_store.h"
 
 namespace stipple::model {
@@ -30,6 +34,8 @@ struct EncoderConfig {
   double dropout = 0;
   bool is_causal = false;  ///< a token's vector depends on that token and earlier ones only
   bool rotary = false;  ///< queries and keys are rotated by their positions; width / heads is even
+  NormPlace norm = NormPlace::kPre;
+  double norm_eps = 1e-5;
 };
 
 class EncoderBlock {
@@ -65,7 +71,9 @@ class EncoderBlock {
   RealView project_to_heads(Context&, const Linear&, ConstRealView x, Linear::Saved&) const;
   RealView rotated(Context&, const RotaryTable&, RealView content) const;
   void rotate_backward(Context&, const RotaryTable&, RealView dx, RealView dcontent) const;
-  void attend(Context&, const Input&, View<const float> x, View<float> y, Saved&) const;
+  ConstRealView branch_input(Context&, const LayerNorm&, View<const float> x,
+                             LayerNorm::Saved&) const;
+  void attend(Context&, const Input&, ConstRealView x, View<float> y, Saved&) const;
   void attend_backward(Context&, const Input&, const Saved&, View<const float> dy,
                        RealView dx) const;
   void project_backward(Context&, const Saved&, const AttentionGrads&, RealView dx) const;
@@ -73,6 +81,7 @@ class EncoderBlock {
   const ParameterStore& store_;
   std::string forward_name_, backward_name_;  ///< for profilers
   int64_t heads_;
+  NormPlace norm_;
   LayerNorm attention_norm_;
   Linear query_, key_, value_;
   std::unique_ptr<Attention> attention_;
@@ -86,7 +95,7 @@ class Encoder {
  public:
   struct Saved {
     std::vector<EncoderBlock::Saved> blocks;
-    LayerNorm::Saved norm;
+    LayerNorm::Saved norm;  // of NormPlace::kPre
   };
 
   /// Calls the factory once a layer, where the parameters of its attention are to stand.
@@ -108,7 +117,7 @@ class Encoder {
   int64_t head_dim_;
   bool rotary_;
   std::vector<EncoderBlock> blocks_;
-  LayerNorm norm_;
+  std::optional<LayerNorm> norm_;  ///< of NormPlace::kPre
 };
 
 }  // namespace stipple::model

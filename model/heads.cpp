@@ -1,22 +1,55 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "model/heads.h"
 
-#include "kernels/activation.h"
+#include "core/copy.h"
+#include "core/error.h"
 #include "kernels/cross_entropy.h"
 #include "kernels/squared_error.h"
 
 namespace stipple::model {
 
+namespace {
+
+HeadConfig with_pooler(HeadConfig config) {
+  if (!config.has_pooler) return config;
+  STIPPLE_CHECK_AS(ConfigError, !is_per_token(config.fields.label),
+                   "model.pooler: is for tasks whose examples have one label each; use "
+                   "model.pooler=false");
+  config.hidden = config.fields.sequences * config.width;
+  return config;
+}
+
+}  // namespace
+
 Head::Head(ParameterStore& store, FactTable& facts, const std::string& name,
            const HeadConfig& config)
     : store_(store),
-      config_(config),
+      config_(with_pooler(config)),
       loss_sum_(facts.declare<double>(kLossSum)),
       count_(facts.declare<int64_t>(kLabels)),
       hidden_(store, name + ".hidden",
-              is_pooled() ? config.fields.sequences * config.width : config.width, config.hidden),
-      out_(store, name + ".out", config.hidden, num_outputs()) {
+              is_pooled() ? config.fields.sequences * config.width : config.width, config_.hidden),
+      out_(store, name + ".out", config_.hidden, num_outputs()),
+      dropout_{config.has_pooler ? static_cast<float>(config.dropout) : 0.0f, DropoutSite::kHead} {
   if (!is_value()) correct_ = facts.declare<int64_t>("correct");
+}
+
+kernels::ActivationKind Head::activation() const {
+  return config_.has_pooler ? kernels::ActivationKind::kTanh : kernels::ActivationKind::kRelu;
+}
+
+/// Hidden units of pooled examples as dropout draws for them: [R, 1, hidden / sequences].
+Shape Head::as_rows(int64_t labels) const {
+  return {labels * config_.fields.sequences, 1, config_.hidden / config_.fields.sequences};
+}
+
+/// In place of `activated`, whose derivative backward reads of what it was.
+View<float> Head::dropped(Context& ctx, const Input& input, View<float> activated) const {
+  if (!ctx.training || dropout_.rate == 0.0f) return activated;
+  const View<float> y = ctx.saved.alloc<float>(activated.shape);
+  copy_bytes(ctx.stream, y.data, activated.data, y.bytes());
+  dropout_.apply(ctx, input.samples, y.reshape(as_rows(y.shape[0])));
+  return y;
 }
 
 void Head::classify(Context& ctx, const Input& input, View<float> out,
@@ -61,10 +94,9 @@ void Head::forward(Context& ctx, const Input& input, View<const float> x, View<i
   saved.activated = ctx.saved.alloc<float>({labels, config_.hidden});
   saved.dout = ctx.saved.alloc<float>({labels, num_outputs()});
   hidden_.forward(ctx, features, saved.activated, saved.hidden);
-  kernels::activation(
-      ctx.stream,
-      {.y = saved.activated, .x = saved.activated, .kind = kernels::ActivationKind::kRelu});
-  out_.forward(ctx, saved.activated, saved.dout, saved.out);
+  kernels::activation(ctx.stream,
+                      {.y = saved.activated, .x = saved.activated, .kind = activation()});
+  out_.forward(ctx, dropped(ctx, input, saved.activated), saved.dout, saved.out);
   if (!is_value()) return classify(ctx, input, saved.dout, prediction);
   STIPPLE_CHECK(prediction.empty(), "a model of numbers predicts no classes");
   measure(ctx, input, saved.dout);
@@ -74,10 +106,9 @@ void Head::backward(Context& ctx, const Input& input, const Saved& saved, View<f
   Arena::Scope scope(ctx.scratch);
   const View<float> dhidden = ctx.scratch.alloc<float>(saved.activated.shape);
   out_.backward(ctx, saved.out, saved.dout, dhidden);
-  kernels::activation_backward(ctx.stream, {.dx = dhidden,
-                                            .dy = dhidden,
-                                            .saved = saved.activated,
-                                            .kind = kernels::ActivationKind::kRelu});
+  if (is_pooled()) dropout_.apply(ctx, input.samples, dhidden.reshape(as_rows(dhidden.shape[0])));
+  kernels::activation_backward(
+      ctx.stream, {.dx = dhidden, .dy = dhidden, .saved = saved.activated, .kind = activation()});
   if (!is_pooled()) {
     hidden_.backward(ctx, saved.hidden, dhidden, dx);
   } else {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // From token vectors to loss: width -> hidden -> ReLU -> outputs, either of what is pooled of an
-// example, or of every token by itself (labels [R, N]). Where examples have several sequences, their
+// example, or of every token by itself (labels [R, N]). With a pooler, as BERT: hidden is width, with
+// tanh in place of ReLU, then dropout; only of what is pooled. Where examples have several sequences, their
 // pooled vectors stand side by side: width is that of all of them. Outputs are classes with cross
 // entropy, or a number with squared error. Saves hidden + outputs floats for each label, and width
 // of what is pooled.
@@ -9,9 +10,11 @@
 #include <optional>
 #include <string>
 
+#include "kernels/activation.h"
 #include "kernels/pooling.h"
 #include "model/context.h"
 #include "model/input.h"
+#include "model/layers/dropout.h"
 #include "model/layers/linear.h"
 #include "model/parameter_store.h"
 
@@ -24,6 +27,8 @@ struct HeadConfig {
   LeafFields fields{};
   kernels::MeanOver mean_over = kernels::MeanOver::kPadded;
   int64_t max_length = 1;  ///< divisor of MeanOver::kPadded, whatever the length of the leaf
+  bool has_pooler = false;
+  double dropout = 0;  ///< of what the pooler gives
 };
 
 class Head {
@@ -47,6 +52,9 @@ class Head {
   bool is_pooled() const { return !is_per_token(config_.fields.label); }
   bool is_value() const { return config_.fields.label == LabelKind::kValue; }
   int64_t num_outputs() const { return is_value() ? 1 : config_.num_classes; }
+  kernels::ActivationKind activation() const;
+  Shape as_rows(int64_t labels) const;
+  View<float> dropped(Context&, const Input&, View<float> activated) const;
   void classify(Context&, const Input&, View<float> out, View<int32_t> prediction) const;
   void measure(Context&, const Input&, View<float> out) const;
 
@@ -56,6 +64,7 @@ class Head {
   std::optional<FactId> correct_;
   Linear hidden_;
   Linear out_;
+  Dropout dropout_;
 };
 
 }  // namespace stipple::model

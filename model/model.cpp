@@ -30,16 +30,24 @@ EncoderConfig encoder_config(const ModelConfig& config, const ModelTask& task) {
           .max_length = task.max_length,
           .dropout = config.dropout,
           .is_causal = config.causal || is_language_model(task),
-          .rotary = rotary};
+          .rotary = rotary,
+          .norm = config.norm,
+          .norm_eps = config.norm_eps};
 }
 
 EmbeddingConfig embedding_config(const ModelConfig& config, const ModelTask& task) {
+  STIPPLE_CHECK_AS(ConfigError,
+                   config.max_positions == 0 || config.max_positions >= task.max_length,
+                   "model.max_positions: ", config.max_positions, " are fewer than the ",
+                   task.max_length, " tokens that an example may have (data.max_length)");
   return {.vocab_size = task.vocab_size,
-          .max_length = task.max_length,
-          .segments = task.fields.segments,
+          .max_positions = config.max_positions > 0 ? config.max_positions : task.max_length,
+          .segments = std::max(config.segments, task.fields.segments),
           .width = config.width,
           .positions = config.positions,
-          .dropout = config.dropout};
+          .dropout = config.dropout,
+          .has_norm = config.norm == NormPlace::kPost,
+          .norm_eps = config.norm_eps};
 }
 
 HeadConfig head_config(const ModelConfig& config, const ModelTask& task) {
@@ -48,7 +56,9 @@ HeadConfig head_config(const ModelConfig& config, const ModelTask& task) {
           .num_classes = task.num_classes,
           .fields = task.fields,
           .mean_over = config.mean_over,
-          .max_length = task.max_length};
+          .max_length = task.max_length,
+          .has_pooler = config.pooler,
+          .dropout = config.dropout};
 }
 
 }  // namespace
@@ -72,9 +82,32 @@ void ModelConfig::describe(ConfigVisitor& v) {
            {.doc = "How the model tells where a token stands: learned, a vector for each of "
                    "data.max_length positions; sinusoidal, fixed sines; rotary, queries and keys "
                    "are rotated, so that scores depend on distances (width / heads is even)."});
+  v.field("max_positions", max_positions,
+          {.doc = "Rows of the table of learned positions; 0: data.max_length. A model that begins "
+                  "from another one needs that one's.",
+           .unit = "tokens",
+           .min = 0,
+           .max = 65536});
+  v.field(
+      "segments", segments,
+      {.doc = "Kinds of tokens that have a vector which is added to theirs (BERT: 2), where the "
+              "task does not tell more apart; where it tells none, all are of the first kind.",
+       .min = 0,
+       .max = 1024});
+  v.choice(
+      "norm", norm, {"pre", "post"},
+      {.doc = "Where blocks normalise: pre, what a branch reads, and once after the last block; "
+              "post, as BERT, the sum of a branch and what it branched off from, and the "
+              "embedding."});
+  v.field("norm_eps", norm_eps,
+          {.doc = "What layer norms add to a variance; BERT: 1e-12.", .min = 0, .max = 1});
   v.choice("mean_over", mean_over, {"padded", "valid", "cls"},
            {.doc = "What a sequence is pooled over: all positions up to data.max_length (padding "
                    "adds zeros), its tokens, or its first token only."});
+  v.field("pooler", pooler,
+          {.doc = "BERT's head in place of the classifier with head_hidden units: what is pooled "
+                  "(BERT: mean_over=cls) goes through a layer of its own width, tanh, dropout and "
+                  "one layer to the outputs. Not where tokens have labels."});
 }
 
 struct Model::Parts {

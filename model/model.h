@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The classifier of the Long Range Arena family: embeddings, pre-LN encoder, pooled or per-token
-// head (docs/attention/sbm.md). Or, for a task that asks for the next token, a language model: the
+// The classifier of the Long Range Arena family: embeddings, encoder, pooled or per-token head
+// (docs/attention/sbm.md); with norm, segments and pooler as BERT has them, BERT. Or, for a task that asks for the next token, a language model: the
 // same encoder, causal, under a head that is tied to the embedding (model/language_head.h).
 #pragma once
 
@@ -13,6 +13,7 @@
 #include "model/attention/attention_config.h"
 #include "model/context.h"
 #include "model/input.h"
+#include "model/norm.h"
 #include "model/parameter_store.h"
 #include "model/positions.h"
 
@@ -27,7 +28,12 @@ struct ModelConfig {
   double dropout = 0.1;
   bool causal = false;
   Positions positions = Positions::kLearned;
+  int64_t max_positions = 0;  ///< of learned positions; 0: those of the task
+  int64_t segments = 0;       ///< at least; a task may have more
+  NormPlace norm = NormPlace::kPre;
+  double norm_eps = 1e-5;
   kernels::MeanOver mean_over = kernels::MeanOver::kPadded;
+  bool pooler = false;  ///< the head is BERT's
   void describe(ConfigVisitor&);
 };
 

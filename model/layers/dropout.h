@@ -14,6 +14,7 @@ enum class DropoutSite : uint8_t {
   kAttentionOut = 1,
   kFeedForwardHidden = 2,
   kFeedForwardOut = 3,
+  kHead = 4,  ///< in layer 0, too
 };
 
 struct Dropout {

@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "core/copy.h"
 #include "kernels/embedding.h"
 #include "kernels/positions.h"
 #include "model/rows.h"
@@ -24,8 +25,9 @@ Embedding::Embedding(ParameterStore& store, const std::string& name, const Embed
     return store.declare(name + what, {rows, config.width}, init, Decay::kNo);
   };
   tokens_ = declare(".tokens", config.vocab_size);
-  if (kind_ == Positions::kLearned) positions_ = declare(".positions", config.max_length);
+  if (kind_ == Positions::kLearned) positions_ = declare(".positions", config.max_positions);
   if (config.segments > 0) segments_ = declare(".segments", config.segments);
+  if (config.has_norm) norm_.emplace(store, name + ".norm", config.width, config.norm_eps);
 }
 
 float Embedding::logit_scale() const {
@@ -33,8 +35,16 @@ float Embedding::logit_scale() const {
   return static_cast<float>(1.0 / std::sqrt(static_cast<double>(width_)));
 }
 
-void Embedding::forward(Context& ctx, const Input& input, View<float> y, Saved& saved) const {
-  saved = {.ids = input.ids, .segments = input.segments, .samples = input.samples};
+/// Segments as the table is asked for them; of scratch memory where they are not given.
+View<const int32_t> Embedding::kinds(Context& ctx, const Shape& tokens,
+                                     View<const int32_t> segments) const {
+  if (!segments_ || !segments.empty()) return segments;
+  const View<int32_t> zeros = ctx.scratch.alloc<int32_t>(tokens);
+  fill_zero(ctx.stream, zeros);
+  return zeros;
+}
+
+void Embedding::look_up(Context& ctx, const Input& input, View<float> y) const {
   const Arena::Scope scope(ctx.scratch);
   View<float> positions;
   if (positions_) positions = store_.value(*positions_);
@@ -48,13 +58,25 @@ void Embedding::forward(Context& ctx, const Input& input, View<float> y, Saved& 
                       .ids = input.ids,
                       .table = store_.value(tokens_),
                       .positions = positions,
-                      .segments = input.segments,
+                      .segments = kinds(ctx, input.ids.shape, input.segments),
                       .segment_table = segments_ ? store_.value(*segments_) : View<float>{}});
+}
+
+void Embedding::forward(Context& ctx, const Input& input, View<float> y, Saved& saved) const {
+  saved = {.ids = input.ids, .segments = input.segments, .samples = input.samples, .norm = {}};
+  if (norm_) {
+    const View<float> sum = ctx.saved.alloc<float>(y.shape);
+    look_up(ctx, input, sum);
+    norm_->forward(ctx, sum, y, saved.norm);
+  } else {
+    look_up(ctx, input, y);
+  }
   dropout_.apply(ctx, input.samples, y);
 }
 
 void Embedding::backward(Context& ctx, const Saved& saved, View<float> dy) const {
   dropout_.apply(ctx, saved.samples, dy);
+  if (norm_) norm_->backward(ctx, saved.norm, dy, dy);
   kernels::embedding_backward(ctx.stream,
                               {.dtable = store_.grad(tokens_),
                                .dpositions = positions_ ? store_.grad(*positions_) : View<float>{},
@@ -62,10 +84,11 @@ void Embedding::backward(Context& ctx, const Saved& saved, View<float> dy) const
                                .ids = saved.ids,
                                .scratch = &ctx.scratch});
   if (!segments_) return;
+  const Arena::Scope scope(ctx.scratch);
   kernels::embedding_backward(ctx.stream, {.dtable = store_.grad(*segments_),
                                            .dpositions = {},
                                            .dy = dy,
-                                           .ids = saved.segments,
+                                           .ids = kinds(ctx, saved.ids.shape, saved.segments),
                                            .scratch = &ctx.scratch});
 }
 

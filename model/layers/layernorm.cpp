@@ -5,8 +5,8 @@
 
 namespace stipple::model {
 
-LayerNorm::LayerNorm(ParameterStore& store, const std::string& name, int64_t width)
-    : store_(store), width_(width) {
+LayerNorm::LayerNorm(ParameterStore& store, const std::string& name, int64_t width, double eps)
+    : store_(store), width_(width), eps_(static_cast<float>(eps)) {
   weight_ = store.declare(name + ".weight", {width}, Init::constant(1), Decay::kNo);
   bias_ = store.declare(name + ".bias", {width}, Init::constant(0), Decay::kNo);
 }
@@ -19,7 +19,8 @@ void LayerNorm::forward(Context& ctx, View<const float> x, RealView y, Saved& sa
                                   .rstd = saved.rstd,
                                   .x = x.reshape({rows, width_}),
                                   .weight = store_.value(weight_),
-                                  .bias = store_.value(bias_)});
+                                  .bias = store_.value(bias_),
+                                  .eps = eps_});
 }
 
 void LayerNorm::backward(Context& ctx, const Saved& saved, ConstRealView dy, RealView dx) const {

@@ -18,7 +18,7 @@ class LayerNorm {
   };
 
   /// Declares `name`.weight = 1 and `name`.bias = 0, both [width].
-  LayerNorm(ParameterStore& store, const std::string& name, int64_t width);
+  LayerNorm(ParameterStore& store, const std::string& name, int64_t width, double eps = 1e-5);
 
   /// x must stay untouched until backward.
   void forward(Context&, View<const float> x, RealView y, Saved&) const;
@@ -31,6 +31,7 @@ class LayerNorm {
  private:
   const ParameterStore& store_;
   int64_t width_;
+  float eps_;
   ParamId weight_;
   ParamId bias_;
 };

@@ -38,12 +38,13 @@ ModelCase differentiable_case(AttentionKind kind) {
 
 /// Initial values are small; larger ones make every path matter more than rounding. Every other
 /// rectifier is held open and the rest shut, so that no step of a difference crosses its kink.
-void enlarge(ModelRun& run) {
+void enlarge(const ModelCase& c, ModelRun& run) {
   constexpr float kTokenScale = 0.5f;
   for (const ParameterStore::Entry& entry : run.store.entries()) {
-    const bool embedding = entry.name.starts_with("embedding");
-    const bool rectified =
-        entry.name == "head.hidden.bias" || entry.name.ends_with("phi.hidden.bias");
+    const bool embedding =
+        entry.name.starts_with("embedding") && entry.init.kind == Init::Kind::kNormal;
+    const bool rectified = (entry.name == "head.hidden.bias" && !c.config.pooler) ||
+                           entry.name.ends_with("phi.hidden.bias");
     const auto stddev = static_cast<float>(entry.init.scale);
     float offset = rectified ? 4.0f : 0.1f;
     for (float& x : run.store.value(*run.store.find(entry.name)).span()) {
@@ -55,7 +56,7 @@ void enlarge(ModelRun& run) {
 
 void check_every_parameter(const ModelCase& c) {
   ModelRun run(c);
-  enlarge(run);
+  enlarge(c, run);
   LeafArrays leaf(c.task, c.batch, c.length);
   if (is_per_token(c.task)) {
     // Token vectors of padding are zero even where a label says otherwise.
@@ -128,6 +129,43 @@ TEST(ModelGradient, OfPairs) {
 TEST(ModelGradient, OfNumbers) {
   ModelCase c = differentiable_case(AttentionKind::kSoftmax);
   c.task.fields.label = LabelKind::kValue;
+  check_every_parameter(c);
+}
+
+/// Post-norm, segments of which the task knows nothing, a table of more positions than it has.
+ModelCase bert_case(AttentionKind kind) {
+  ModelCase c = differentiable_case(kind);
+  c.config.norm = NormPlace::kPost;
+  c.config.norm_eps = 1e-3;
+  c.config.segments = 2;
+  c.config.max_positions = 11;
+  c.config.mean_over = kernels::MeanOver::kCls;
+  c.config.pooler = true;
+  return c;
+}
+
+TEST(ModelGradient, OfBertWithEveryAttention) {
+  for (const AttentionKind kind : test::every_attention()) {
+    SCOPED_TRACE(test::name_of(kind));
+    check_every_parameter(bert_case(kind));
+  }
+}
+
+TEST(ModelGradient, OfBertWithSegmentsAndOfItsPairsAndNumbers) {
+  for (const int64_t sequences : {1, 2}) {
+    for (const LabelKind label : {LabelKind::kClass, LabelKind::kValue}) {
+      ModelCase c = bert_case(AttentionKind::kSoftmax);
+      c.task.fields = {.label = label, .sequences = sequences, .segments = 2};
+      check_every_parameter(c);
+    }
+  }
+}
+
+TEST(ModelGradient, OfPostNormLanguageModels) {
+  ModelCase c = bert_case(AttentionKind::kSoftmax);
+  c.config.pooler = false;
+  c.task.fields.label = LabelKind::kNextToken;
+  c.task.num_classes = c.task.vocab_size;
   check_every_parameter(c);
 }
 

@@ -91,6 +91,39 @@ TEST(Model, OnlyLearnedPositionsAreParameters) {
   EXPECT_EQ(names(Positions::kRotary), learned);
 }
 
+TEST(Model, HasTheTensorsOfBertOnlyWhereAsked) {
+  const auto has = [](const ModelRun& run, const char* name) {
+    return run.store.find(name).has_value();
+  };
+  const ModelRun usual(small_case(AttentionKind::kSoftmax));
+  ModelCase c = small_case(AttentionKind::kSoftmax);
+  c.config.norm = NormPlace::kPost;
+  c.config.segments = 2;
+  c.config.max_positions = 20;
+  c.config.pooler = true;
+  const ModelRun bert(c);
+  for (const char* name : {"embedding.norm.weight", "embedding.norm.bias", "embedding.segments"}) {
+    EXPECT_TRUE(has(bert, name)) << name;
+    EXPECT_FALSE(has(usual, name)) << name;
+  }
+  EXPECT_TRUE(has(usual, "encoder.norm.weight"));
+  EXPECT_FALSE(has(bert, "encoder.norm.weight"));
+  const auto shape = [&](const char* name) {
+    return bert.store.entry(*bert.store.find(name)).shape;
+  };
+  EXPECT_EQ(shape("embedding.positions"), (Shape{20, c.config.width}));
+  EXPECT_EQ(shape("head.hidden.weight"), (Shape{c.config.width, c.config.width}));
+}
+
+TEST(Model, RefusesKeysOfBertThatDoNotFitTheTask) {
+  ModelCase c = small_case(AttentionKind::kSoftmax);
+  c.config.max_positions = c.task.max_length - 1;
+  EXPECT_THROW(ModelRun{c}, ConfigError);
+  c.config = {.heads = 2, .pooler = true};
+  c.task.fields.label = LabelKind::kTokenClass;
+  EXPECT_THROW(ModelRun{c}, ConfigError);
+}
+
 /// The loss of one example that begins at position `first`, behind padding.
 double loss_from(int64_t first, Positions positions, bool reversed = false) {
   ModelCase c = small_case(AttentionKind::kSoftmax);
