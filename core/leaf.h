@@ -14,15 +14,17 @@ namespace stipple {
 
 /// What a task has the model say.
 enum class LabelKind : uint8_t {
-  kClass,       ///< one class per example
-  kTokenClass,  ///< one class per token
-  kValue,       ///< one number per example
-  kNextToken,   ///< the token that comes next, at every token
+  kClass,        ///< one class per example
+  kTokenClass,   ///< one class per token
+  kValue,        ///< one number per example
+  kNextToken,    ///< the token that comes next, at every token
+  kMaskedToken,  ///< the token that was masked, where one was
 };
 
-/// Every token has a label.
+/// Labels stand at tokens.
 constexpr bool is_per_token(LabelKind label) {
-  return label == LabelKind::kTokenClass || label == LabelKind::kNextToken;
+  return label == LabelKind::kTokenClass || label == LabelKind::kNextToken ||
+         label == LabelKind::kMaskedToken;
 }
 
 /// What a task's examples consist of.
@@ -48,9 +50,12 @@ struct LeafArrays {
   Array<int32_t> segments{};  // [R, N]  kinds of tokens, where the task has some
   Array<uint8_t> mask{};      // [R, N]  1 on tokens
   Array<int32_t> labels{};    // [B] or [R, N], where they are classes; -1: none
-  Array<float> values{};      // [B], where labels are numbers; NaN: none
-  Array<uint32_t> samples{};  // [R]  names the row's random numbers within the global batch
-  Array<float> loss_scale{};  // [1]  1 / labels of the global batch; 1 in evaluation
+  Array<int32_t>
+      label_rows{};  // [R N], of kMaskedToken: which tokens have a label, ascending; then 0
+  Array<int32_t> row_labels{};  // [R N], the labels of these; then -1
+  Array<float> values{};        // [B], where labels are numbers; NaN: none
+  Array<uint32_t> samples{};    // [R]  names the row's random numbers within the global batch
+  Array<float> loss_scale{};    // [1]  1 / labels of the global batch; 1 in evaluation
 };
 
 template <class T>
@@ -80,6 +85,11 @@ void for_each_array(const LeafSizes& sizes, Visit visit, Arrays&... arrays) {
   } else {
     const Shape& labels = is_per_token(label) ? tokens : examples;
     visit(LeafArray<int32_t>{"labels", labels, -1}, arrays.labels...);
+    if (label == LabelKind::kMaskedToken) {
+      const Shape flat{tokens.numel()};
+      visit(LeafArray<int32_t>{"label_rows", flat, 0}, arrays.label_rows...);
+      visit(LeafArray<int32_t>{"row_labels", flat, -1}, arrays.row_labels...);
+    }
   }
   visit(LeafArray<uint32_t>{"samples", rows, 0}, arrays.samples...);
   visit(LeafArray<float>{"loss_scale", Shape{1}, 1.0f}, arrays.loss_scale...);

@@ -106,6 +106,16 @@ void name_rows(Leaf& leaf, int64_t place, int64_t number) {
   }
 }
 
+/// Where the labels stand that a masked language model is asked for.
+void list_labels(Leaf& leaf) {
+  size_t listed = 0;
+  for (size_t i = 0; i < leaf.labels.size(); ++i) {
+    if (leaf.labels[i] < 0) continue;
+    leaf.label_rows[listed] = static_cast<int32_t>(i);
+    leaf.row_labels[listed++] = leaf.labels[i];
+  }
+}
+
 /// The arrays of leaf.draws, all but samples and scale.
 void fill(const Dataset& dataset, const TaskInfo& info, bool is_fixed, Leaf& leaf) {
   leaf.sizes = {.fields = info.fields,
@@ -117,10 +127,13 @@ void fill(const Dataset& dataset, const TaskInfo& info, bool is_fixed, Leaf& lea
         memory.assign(static_cast<size_t>(array.shape.numel()), array.none);
       },
       leaf);
+  leaf.num_labels = 0;
   for (int64_t place = 0; place < leaf.sizes.batch; ++place) {
-    if (leaf.draws[static_cast<size_t>(place)].example >= 0)
-      fill_example(dataset, info, leaf, place);
+    if (leaf.draws[static_cast<size_t>(place)].example < 0) continue;
+    fill_example(dataset, info, leaf, place);
+    leaf.num_labels += count_labels(leaf, place);
   }
+  if (leaf.sizes.fields.label == LabelKind::kMaskedToken) list_labels(leaf);
 }
 
 uint64_t reverse_bits(uint64_t x, int bits) {

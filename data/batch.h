@@ -22,6 +22,7 @@ struct Leaf : LeafArrays<HostArray> {
   /// sequence rounded up to a multiple of 64, at most max_length. Samples count the sequences of the
   /// global batch by slot; in evaluation, those of the dataset.
   LeafSizes sizes;
+  int64_t num_labels = 0;   ///< that are some
   std::vector<Draw> draws;  ///< [B]  example -1 past the end: its rows hold nothing
 };
 

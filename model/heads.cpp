@@ -77,20 +77,30 @@ void Head::measure(Context& ctx, const Input& input, View<float> out) const {
                                       .scale = input.loss_scale});
 }
 
+/// What the first layer reads: [labels, its inputs].
+View<const float> Head::features(Context& ctx, const Input& input, View<const float> x) const {
+  if (!is_pooled()) return x;
+  const int64_t rows = x.shape[0], sequences = config_.fields.sequences;
+  const View<float> pooled = ctx.saved.alloc<float>({rows, config_.width});
+  kernels::pooling(ctx.stream, {.y = pooled,
+                                .x = x,
+                                .mask = input.mask,
+                                .mean_over = config_.mean_over,
+                                .padded_length = config_.max_length});
+  return pooled.reshape({rows / sequences, sequences * config_.width});
+}
+
+void Head::pooled(Context& ctx, const Input& input, View<const float> x, View<float> y) const {
+  Linear::Saved saved;
+  hidden_.forward(ctx, features(ctx, input, x), y, saved);
+  kernels::activation(ctx.stream, {.y = y, .x = y, .kind = activation()});
+}
+
 void Head::forward(Context& ctx, const Input& input, View<const float> x, View<int32_t> prediction,
                    Saved& saved) const {
-  const int64_t rows = x.shape[0], sequences = config_.fields.sequences;
-  const int64_t labels = is_pooled() ? rows / sequences : rows * x.shape[1];
-  View<const float> features = x;
-  if (is_pooled()) {
-    const View<float> pooled = ctx.saved.alloc<float>({rows, config_.width});
-    kernels::pooling(ctx.stream, {.y = pooled,
-                                  .x = x,
-                                  .mask = input.mask,
-                                  .mean_over = config_.mean_over,
-                                  .padded_length = config_.max_length});
-    features = pooled.reshape({labels, sequences * config_.width});
-  }
+  const int64_t rows = x.shape[0];
+  const int64_t labels = is_pooled() ? rows / config_.fields.sequences : rows * x.shape[1];
+  const View<const float> features = this->features(ctx, input, x);
   saved.activated = ctx.saved.alloc<float>({labels, config_.hidden});
   saved.dout = ctx.saved.alloc<float>({labels, num_outputs()});
   hidden_.forward(ctx, features, saved.activated, saved.hidden);

@@ -45,12 +45,15 @@ class Head {
   /// also makes the gradient of the outputs. prediction [B] or [R, N] written; empty: not wanted,
   /// and where labels are numbers, impossible.
   void forward(Context&, const Input&, View<const float> x, View<int32_t> prediction, Saved&) const;
+  /// pooled [B, hidden], written: what the last layer is given, in evaluation, of x as above.
+  void pooled(Context&, const Input&, View<const float> x, View<float> pooled) const;
   /// dx [R, N, width] written.
   void backward(Context&, const Input&, const Saved&, View<float> dx) const;
 
  private:
   bool is_pooled() const { return !is_per_token(config_.fields.label); }
   bool is_value() const { return config_.fields.label == LabelKind::kValue; }
+  View<const float> features(Context&, const Input&, View<const float> x) const;
   int64_t num_outputs() const { return is_value() ? 1 : config_.num_classes; }
   kernels::ActivationKind activation() const;
   Shape as_rows(int64_t labels) const;

@@ -8,20 +8,13 @@
 #include "kernels/cross_entropy.h"
 #include "kernels/matmul.h"
 #include "kernels/runs.h"
+#include "model/logit_chunks.h"
 #include "model/rows.h"
 
 namespace stipple::model {
 namespace {
 
-/// Logits of a chunk: 4 MB, enough rows for products to run at their speed, little beside what the
-/// encoder saves.
-constexpr int64_t kChunkLogits = int64_t{1} << 20;
-constexpr int64_t kFewestChunkRows = 64;
 constexpr int64_t kPlaces = 8;
-
-int64_t chunk_rows(int64_t vocabulary) {
-  return std::max(kFewestChunkRows, kChunkLogits / vocabulary);
-}
 
 }  // namespace
 
@@ -68,7 +61,7 @@ void LanguageHead::forward(Context& ctx, const Input& input, View<const float> x
     saved = {.dx = ctx.saved.alloc<float>(x.shape), .dtable = ctx.saved.alloc<float>(table.shape)};
     dx_rows = saved.dx.reshape({rows, width});
   }
-  const int64_t run = chunk_rows(vocabulary);
+  const int64_t run = rows_of_logit_chunk(vocabulary);
   Arena::Scope scope(ctx.scratch);
   const View<float> memory = ctx.scratch.alloc<float>({std::min(rows, run), vocabulary});
   View<float> losses;

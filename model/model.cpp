@@ -9,12 +9,14 @@
 #include "model/heads.h"
 #include "model/language_head.h"
 #include "model/layers/embedding.h"
+#include "model/masked_head.h"
 #include "model/rows.h"
 
 namespace stipple::model {
 namespace {
 
 bool is_language_model(const ModelTask& task) { return task.fields.label == LabelKind::kNextToken; }
+bool is_masked_model(const ModelTask& task) { return task.fields.label == LabelKind::kMaskedToken; }
 
 EncoderConfig encoder_config(const ModelConfig& config, const ModelTask& task) {
   STIPPLE_CHECK_AS(ConfigError, config.width % config.heads == 0, "model.width (", config.width,
@@ -122,11 +124,12 @@ struct Model::Parts {
                   return make_attention(attention, parameters, facts, shape);
                 }),
         classifier(make_classifier(parameters, facts, config)),
-        language_head(make_language_head(facts, attention.combiner.block)) {}
+        language_head(make_language_head(facts, attention.combiner.block)),
+        masked_head(make_masked_head(parameters, facts, config)) {}
 
   std::optional<Head> make_classifier(ParameterStore& parameters, FactTable& facts,
                                       const ModelConfig& config) const {
-    if (is_language_model(task)) return std::nullopt;
+    if (is_language_model(task) || is_masked_model(task)) return std::nullopt;
     return Head(parameters, facts, "head", head_config(config, task));
   }
   /// Whatever the attention: softmax tells its losses by the places of another's blocks, to be
@@ -139,6 +142,16 @@ struct Model::Parts {
                          .block = std::min(block, task.max_length)});
   }
 
+  std::optional<MaskedHead> make_masked_head(ParameterStore& parameters, FactTable& facts,
+                                             const ModelConfig& config) const {
+    if (!is_masked_model(task)) return std::nullopt;
+    STIPPLE_CHECK_AS(ConfigError, !config.causal,
+                     "model.causal: masked tokens are told by what comes after them, too; use "
+                     "model.causal=false");
+    return MaskedHead(parameters, facts, "masked_head",
+                      {.width = width, .table = embedding.table(), .norm_eps = config.norm_eps});
+  }
+
   void check(const Input& input) const;
 
   // Declaration order is forward order: the parameter store lays gradients out by it.
@@ -147,9 +160,10 @@ struct Model::Parts {
   ModelTask task;
   Embedding embedding;
   Encoder encoder;
-  // One of the two.
+  // One of the three.
   std::optional<Head> classifier;
   std::optional<LanguageHead> language_head;
+  std::optional<MaskedHead> masked_head;
 };
 
 struct Model::Saved {
@@ -157,6 +171,7 @@ struct Model::Saved {
   Encoder::Saved encoder;
   Head::Saved classifier;
   LanguageHead::Saved language_head;
+  MaskedHead::Saved masked_head;
 };
 
 void Model::Parts::check(const Input& input) const {
@@ -191,29 +206,45 @@ void Model::begin_step(const Stream& stream, const RngKey& rng) const {
   parts_->encoder.begin_step(stream, rng);
 }
 
+void Model::encode(Context& ctx, const Input& input, Saved& saved, View<float> encoded) const {
+  const View<float> embedded = ctx.saved.alloc<float>(encoded.shape);
+  parts_->embedding.forward(ctx, input, embedded, saved.embedding);
+  parts_->encoder.forward(ctx, input, embedded, encoded, saved.encoder);
+}
+
 void Model::forward(Context& ctx, const Input& input, Saved& saved,
                     View<int32_t> prediction) const {
   parts_->check(input);
-  const Shape tokens{input.ids.shape[0], input.ids.shape[1], parts_->width};
-  const View<float> embedded = ctx.saved.alloc<float>(tokens);
-  const View<float> encoded = ctx.saved.alloc<float>(tokens);
-  parts_->embedding.forward(ctx, input, embedded, saved.embedding);
-  parts_->encoder.forward(ctx, input, embedded, encoded, saved.encoder);
+  const View<float> encoded =
+      ctx.saved.alloc<float>({input.ids.shape[0], input.ids.shape[1], parts_->width});
+  encode(ctx, input, saved, encoded);
   if (parts_->classifier) {
     parts_->classifier->forward(ctx, input, encoded, prediction, saved.classifier);
-  } else {
+  } else if (parts_->language_head) {
     parts_->language_head->forward(ctx, input, encoded, prediction, saved.language_head);
+  } else {
+    STIPPLE_CHECK(prediction.empty(), "a masked language model predicts no classes of all tokens");
+    parts_->masked_head->forward(ctx, input, encoded, saved.masked_head);
   }
+}
+
+void Model::masked_logits(Context& ctx, View<const float> encoded, View<float> logits) const {
+  STIPPLE_CHECK(parts_->masked_head && !ctx.training,
+                "masked_logits: of a masked language model only");
+  parts_->masked_head->logits(ctx, encoded, logits);
+}
+
+void Model::pooled(Context& ctx, const Input& input, View<const float> encoded,
+                   View<float> pooled) const {
+  STIPPLE_CHECK(parts_->classifier && !ctx.training, "pooled: of a classifier only");
+  parts_->classifier->pooled(ctx, input, encoded, pooled);
 }
 
 void Model::next_logits(Context& ctx, const Input& input, Saved& saved, View<float> logits) const {
   STIPPLE_CHECK(parts_->language_head && !ctx.training, "next_logits: of a language model only");
   const int64_t tokens = input.ids.shape[1];
-  const Shape shape{1, tokens, parts_->width};
-  const View<float> embedded = ctx.saved.alloc<float>(shape);
-  const View<float> encoded = ctx.saved.alloc<float>(shape);
-  parts_->embedding.forward(ctx, input, embedded, saved.embedding);
-  parts_->encoder.forward(ctx, input, embedded, encoded, saved.encoder);
+  const View<float> encoded = ctx.saved.alloc<float>({1, tokens, parts_->width});
+  encode(ctx, input, saved, encoded);
   const View<float> last = rows_from(encoded.reshape({tokens, parts_->width}), tokens - 1);
   parts_->language_head->logits(ctx, last, logits);
 }
@@ -230,8 +261,10 @@ void Model::backward(Context& ctx, const Input& input, Saved& saved) const {
       ctx.scratch.alloc<float>({input.ids.shape[0], input.ids.shape[1], parts_->width});
   if (parts_->classifier) {
     parts_->classifier->backward(ctx, input, saved.classifier, dx);
-  } else {
+  } else if (parts_->language_head) {
     parts_->language_head->backward(ctx, saved.language_head, dx);
+  } else {
+    parts_->masked_head->backward(ctx, saved.masked_head, dx);
   }
   parts_->encoder.backward(ctx, input, saved.encoder, dx);
   parts_->embedding.backward(ctx, saved.embedding, dx);

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The classifier of the Long Range Arena family: embeddings, encoder, pooled or per-token head
 // (docs/attention/sbm.md); with norm, segments and pooler as BERT has them, BERT. Or, for a task that asks for the next token, a language model: the
-// same encoder, causal, under a head that is tied to the embedding (model/language_head.h).
+// same encoder, causal, under a head that is tied to the embedding (model/language_head.h); for
+// one that asks for masked tokens, not causal, under one of its own (model/masked_head.h).
 #pragma once
 
 #include <memory>
@@ -61,7 +62,8 @@ class Model {
   /// `rng` names (Attention::begin_step).
   void begin_step(const Stream&, const RngKey& rng) const;
   /// Tells the leaf's loss and more in ctx.facts. With ctx.training, keeps in `saved` and ctx.saved
-  /// what backward reads. prediction [B] or [R, N]: classes, written; empty: not wanted.
+  /// what backward reads. prediction [B] or [R, N]: classes, written; empty: not wanted, and of
+  /// masked tokens impossible.
   void forward(Context&, const Input&, Saved&, View<int32_t> prediction = {}) const;
   /// Adds the gradient of (loss * loss_scale + regularisers) to the store's gradients;
   /// reports ranges as they become final.
@@ -70,6 +72,13 @@ class Model {
   /// Logits [1, V] of what follows the last token of ids [1, N]: of a language model, in
   /// evaluation. Of the input's arrays, ids, mask and samples are read. With ctx.decoding, N = 1.
   void next_logits(Context&, const Input&, Saved&, View<float> logits) const;
+  /// What a model makes of a leaf, in evaluation: token vectors [R, N, width], written, zero on
+  /// padding. Of the input's arrays, ids, segments, mask and samples are read.
+  void encode(Context&, const Input&, Saved&, View<float> encoded) const;
+  /// And what its head makes of these: logits [rows, V] of some, [rows, width], of a masked language
+  /// model; or [B, hidden], what the last layer of a classifier is given.
+  void masked_logits(Context&, View<const float> encoded, View<float> logits) const;
+  void pooled(Context&, const Input&, View<const float> encoded, View<float> pooled) const;
   /// Of one sequence of at most `longest` tokens, for Decoding; empty where the attention has none.
   std::vector<std::unique_ptr<AttentionCache>> make_caches(Arena&, const Stream&,
                                                            int64_t longest) const;

@@ -69,7 +69,7 @@ class FakeDataset final : public Dataset {
   }
   /// Places for labels.
   int64_t spots(Draw draw, int64_t s) const {
-    if (fields_.label == LabelKind::kTokenClass) return length(draw.example, s);
+    if (is_per_token(fields_.label)) return length(draw.example, s);
     return s == 0 ? 1 : 0;
   }
   const LeafFields& fields() const { return fields_; }
@@ -90,6 +90,7 @@ const LeafFields kEveryFields[] = {
     {.label = LabelKind::kClass, .segments = 3},
     {.label = LabelKind::kClass, .sequences = 2},
     {.label = LabelKind::kTokenClass, .sequences = 3, .segments = 3},
+    {.label = LabelKind::kMaskedToken, .segments = 3},
 };
 
 std::vector<int64_t> random_lengths(int64_t n) {
@@ -122,7 +123,7 @@ std::vector<Leaf> load_step(TrainBatches& batches, int64_t step) {
 /// A row must hold exactly its sequence, and nothing on padding.
 void expect_row(const Leaf& leaf, const FakeDataset& dataset, Draw draw, int64_t sequence,
                 int64_t row) {
-  const bool per_token = dataset.fields().label == LabelKind::kTokenClass;
+  const bool per_token = is_per_token(dataset.fields().label);
   const int64_t length = draw.example < 0 ? 0 : dataset.length(draw.example, sequence);
   for (int64_t k = 0; k < leaf.sizes.length; ++k) {
     const auto at = static_cast<size_t>(row * leaf.sizes.length + k);
@@ -138,6 +139,21 @@ void expect_row(const Leaf& leaf, const FakeDataset& dataset, Draw draw, int64_t
   }
 }
 
+/// The tokens with a label, ascending, then nothing.
+void expect_labels_listed(const Leaf& leaf) {
+  std::vector<int32_t> rows, labels;
+  for (size_t i = 0; i < leaf.labels.size(); ++i) {
+    if (leaf.labels[i] < 0) continue;
+    rows.push_back(static_cast<int32_t>(i));
+    labels.push_back(leaf.labels[i]);
+  }
+  ASSERT_EQ(leaf.num_labels, static_cast<int64_t>(rows.size()));
+  rows.resize(leaf.labels.size(), 0);
+  labels.resize(leaf.labels.size(), -1);
+  ASSERT_EQ(leaf.label_rows, rows);
+  ASSERT_EQ(leaf.row_labels, labels);
+}
+
 void expect_contents(const Leaf& leaf, const FakeDataset& dataset) {
   ASSERT_EQ(static_cast<int64_t>(leaf.draws.size()), leaf.sizes.batch);
   for_each_array(
@@ -146,6 +162,7 @@ void expect_contents(const Leaf& leaf, const FakeDataset& dataset) {
         ASSERT_EQ(static_cast<int64_t>(memory.size()), array.shape.numel()) << array.name;
       },
       leaf);
+  if (dataset.fields().label == LabelKind::kMaskedToken) expect_labels_listed(leaf);
   const int64_t sequences = dataset.fields().sequences;
   for (int64_t place = 0; place < leaf.sizes.batch; ++place) {
     const Draw draw = leaf.draws[static_cast<size_t>(place)];

@@ -55,6 +55,7 @@ inline bool is_per_token(const model::ModelTask& task) {
 struct LeafArrays : stipple::LeafArrays<Array> {
   LeafSizes sizes;
   float batch_share = 1.0f;
+  std::optional<int64_t> num_labels = {};
 
   LeafArrays(const model::ModelTask& task, int64_t batch, int64_t length, uint32_t seed = 1)
       : sizes{task.fields, batch, length} {
@@ -86,6 +87,22 @@ struct LeafArrays : stipple::LeafArrays<Array> {
     const auto counted = [](int32_t label) { return label >= 0; };
     const auto classes = std::count_if(labels.values().begin(), labels.values().end(), counted);
     loss_scale[0] = 1.0f / static_cast<float>(is_value(task) ? batch : classes);
+    if (task.fields.label == LabelKind::kMaskedToken) mask_some();
+  }
+
+  /// Every third token keeps its label, and a list says which.
+  void mask_some() {
+    int64_t listed = 0;
+    label_rows.fill(0);
+    row_labels.fill(-1);
+    for (int64_t i = 0; i < labels.numel(); ++i) {
+      if (i % 3 != 1) labels[i] = -1;
+      if (labels[i] < 0) continue;
+      label_rows[listed] = static_cast<int32_t>(i);
+      row_labels[listed++] = labels[i];
+    }
+    num_labels = listed;
+    loss_scale[0] = 1.0f / static_cast<float>(listed);
   }
 
   model::Input input() const {
@@ -93,6 +110,7 @@ struct LeafArrays : stipple::LeafArrays<Array> {
     for_each_array(
         sizes, [](const auto&, const auto& memory, auto& view) { view = memory; }, *this, input);
     input.batch_share = batch_share;
+    input.num_labels = num_labels;
     return input;
   }
 };
@@ -157,7 +175,9 @@ class ModelRun {
 
  private:
   View<int32_t> wanted() {
-    return is_value(case_.task) ? View<int32_t>{} : View<int32_t>(prediction);
+    const bool has_none =
+        is_value(case_.task) || case_.task.fields.label == LabelKind::kMaskedToken;
+    return has_none ? View<int32_t>{} : View<int32_t>(prediction);
   }
 
   model::Context context(bool training) {

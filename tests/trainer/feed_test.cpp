@@ -102,6 +102,26 @@ TEST(Feed, BringsEveryArrayOfALeafToTheDevice) {
   }
 }
 
+TEST(Feed, KnowsHowManyLabelsThereAreUnlessStepsAreReplayed) {
+  for (Device device : test::test_devices()) {
+    SCOPED_TRACE(test::name_of(device));
+    const FakeDataset dataset(LabelKind::kTokenClass);
+    const Stream stream(device);
+    data::TrainBatches batches(dataset, kInfo, {.batch = kBatch, .micro_batch = kMicroBatch});
+    data::Leaf leaf;
+    batches.load(0, 0, leaf);
+    FeedOptions options = options_of(kInfo);
+    Feed eager(stream, options);
+    eager.put(0, 0, leaf);
+    EXPECT_EQ(eager.input(0).num_labels, leaf.num_labels);
+    EXPECT_GT(leaf.num_labels, 0);
+    options.is_captured = true;
+    Feed captured(stream, options);
+    captured.put(0, 0, leaf);
+    EXPECT_EQ(captured.input(0).num_labels, std::nullopt);
+  }
+}
+
 TEST(Feed, SaysTheShapesOfALeafWithoutMemory) {
   const FeedOptions options = options_of(kInfo);
   const model::Input input = input_over(nullptr, options, options.largest);

@@ -42,6 +42,11 @@ model::Input make_input(const FeedOptions& options, const LeafSizes& sizes) {
   return input;
 }
 
+std::optional<int64_t> known_labels(const data::Leaf& leaf, const FeedOptions& options) {
+  if (options.is_captured) return std::nullopt;
+  return leaf.num_labels;
+}
+
 model::Input view_of(const data::Leaf& leaf, const FeedOptions& options) {
   model::Input input = make_input(options, leaf.sizes);
   for_each_array(
@@ -50,6 +55,7 @@ model::Input view_of(const data::Leaf& leaf, const FeedOptions& options) {
         view = {from.data(), array.shape};
       },
       leaf, input);
+  input.num_labels = known_labels(leaf, options);
   return input;
 }
 
@@ -107,6 +113,7 @@ void Feed::put(int64_t step, int64_t slot, const data::Leaf& leaf) {
   compute_.wait(landed_);
   copy_bytes(compute_, device_.data() + offset, landing, bytes);
   input = input_over(device_.data() + offset, options_, leaf.sizes);
+  input.num_labels = known_labels(leaf, options_);
 }
 
 }  // namespace stipple::trainer

@@ -22,6 +22,7 @@ struct FeedOptions {
   int64_t slots = 1;         ///< leaves on the device at one time
   int64_t global_batch = 1;  ///< examples of one step
   LeafSizes largest{};       ///< no leaf is larger
+  bool is_captured = false;  ///< steps are replayed, whatever their leaves hold
 };
 
 /// A leaf as its device sees it, over one block of memory (null: shapes only).

@@ -19,7 +19,8 @@ namespace {
 FeedOptions feed_options(const Config& config, const data::TaskInfo& info, int64_t slots) {
   return {.slots = slots,
           .global_batch = config.train.batch,
-          .largest = {info.fields, config.train.micro_batch, info.max_length}};
+          .largest = {info.fields, config.train.micro_batch, info.max_length},
+          .is_captured = config.step.graph};
 }
 
 /// cuBLASLt's workspace and constants; NCCL's channels, as its version 2.28 has them by default.
