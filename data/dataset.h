@@ -30,11 +30,17 @@ struct TaskInfo {
   LeafFields fields = {};
   int64_t vocab_size = 0;   ///< size of the embedding table
   int64_t num_classes = 0;  ///< of labels that are classes
+  /// What the classes are called, where a prediction is to be told in words.
+  std::vector<std::string> class_names = {};
+  ValueRange value_range = {};  ///< of labels that are numbers
   int64_t max_length =
       0;  ///< longest sequence an example may have after truncation; the model's padded length
   Writes writes = Writes::kNothing;
   std::vector<Metric> metrics = {};  ///< what it is judged by; ladders are in the first
   std::vector<Profile> profiles = {};
+
+  /// Whether a model's answer to an example can be told: a class by its name, or a number.
+  bool has_answers() const { return !class_names.empty() || fields.label == LabelKind::kValue; }
 };
 
 /// One showing of an example. What is random about it (which tokens are masked, ...) is a function

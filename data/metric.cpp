@@ -19,12 +19,24 @@ double perplexity(Sums sum) { return std::exp(mean_loss(sum)); }
 }  // namespace
 
 const Metric kBitsPerByte{
-    .name = "bits_per_byte", .title = "Bits per byte", .falls = true, .of = &bits};
+    .name = "bits_per_byte", .title = "Bits per byte", .less_is_better = true, .of = &bits};
 const Metric kBitsPerDimension{
-    .name = "bits_per_dim", .title = "Bits per dimension", .falls = true, .of = &bits};
+    .name = "bits_per_dim", .title = "Bits per dimension", .less_is_better = true, .of = &bits};
 const Metric kPerplexity{
-    .name = "perplexity", .title = "Perplexity", .falls = true, .of = &perplexity};
+    .name = "perplexity", .title = "Perplexity", .less_is_better = true, .of = &perplexity};
 const Metric kAccuracy{.name = "accuracy", .title = "Accuracy", .is_share = true, .of = &accuracy};
+const Metric kF1{.name = "f1", .title = "F1", .is_share = true, .of_answers = &f1};
+const Metric kMacroF1{
+    .name = "macro_f1", .title = "Mean F1 of classes", .is_share = true, .of_answers = &macro_f1};
+const Metric kMatthews{
+    .name = "matthews", .title = "Matthews correlation", .of_answers = &matthews};
+const Metric kPearson{.name = "pearson", .title = "Pearson correlation", .of_answers = &pearson};
+const Metric kSpearman{
+    .name = "spearman", .title = "Spearman correlation", .of_answers = &spearman};
+const Metric kMeanSquaredError{.name = "mse",
+                               .title = "Mean squared error",
+                               .less_is_better = true,
+                               .of_answers = &mean_squared_error};
 
 namespace {
 

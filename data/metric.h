@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a task is judged by: formulas over sums that the model's head tells. Ratios are taken of
-// sums, never averaged.
+// What a task is judged by: formulas over sums that the model's head tells, or over its answers to
+// all examples. Ratios are taken of sums, never averaged.
 #pragma once
 
 #include <string>
@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "core/function_ref.h"
+#include "data/answers.h"
 
 namespace stipple::data {
 
@@ -18,8 +19,10 @@ struct Metric {
   std::string_view name;  ///< the key in metrics.jsonl
   std::string_view title;
   bool is_share = false;  ///< between 0 and 1, shown in percent
-  bool falls = false;     ///< less is better
+  bool less_is_better = false;
+  // One of the two.
   double (*of)(Sums) = nullptr;
+  double (*of_answers)(const Answers&) = nullptr;  ///< of whole splits: evaluation alone tells it
 };
 
 /// Labels that the model's first choice gets right: "correct" / "count".
@@ -30,6 +33,9 @@ extern const Metric kAccuracy;
 extern const Metric kBitsPerByte;
 extern const Metric kBitsPerDimension;
 extern const Metric kPerplexity;
+
+/// Of answers (data/answers.h).
+extern const Metric kF1, kMacroF1, kMatthews, kPearson, kSpearman, kMeanSquaredError;
 
 /// A measure by where labels stand: over / under, of evaluations, value by value, both summed over
 /// all examples.

@@ -7,6 +7,7 @@
 #include "core/range.h"
 #include "core/rng.h"
 #include "core/stream.h"
+#include "core/view.h"
 #include "model/decoding.h"
 #include "model/facts.h"
 
@@ -39,8 +40,11 @@ struct Context {
   int layer =
       0;  ///< the block that runs: tells random streams and facts of layers apart, also where
           ///< layers share a module
-  GraphSink* graphs = nullptr;   ///< gets the graphs that forward draws (attention/graph.h); null:
-                                 ///< nobody asked
+  GraphSink* graphs = nullptr;  ///< gets the graphs that forward draws (attention/graph.h); null:
+                                ///< nobody asked
+  View<float>
+      outputs{};  ///< [B, outputs]  written by a head of examples: logits, or the number, as
+                  ///< they are before the loss; empty: nobody asked
   Decoding* decoding = nullptr;  ///< evaluation of a sequence token by token; null: passes see
                                  ///< whole sequences
 

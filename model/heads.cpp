@@ -107,6 +107,11 @@ void Head::forward(Context& ctx, const Input& input, View<const float> x, View<i
   kernels::activation(ctx.stream,
                       {.y = saved.activated, .x = saved.activated, .kind = activation()});
   out_.forward(ctx, dropped(ctx, input, saved.activated), saved.dout, saved.out);
+  if (!ctx.outputs.empty()) {
+    STIPPLE_CHECK_AS(ShapeError, ctx.outputs.shape == saved.dout.shape, "head: outputs have shape ",
+                     ctx.outputs.shape.str(), ", expected ", saved.dout.shape.str());
+    copy_bytes(ctx.stream, ctx.outputs.data, saved.dout.data, saved.dout.bytes());
+  }
   if (!is_value()) return classify(ctx, input, saved.dout, prediction);
   STIPPLE_CHECK(prediction.empty(), "a model of numbers predicts no classes");
   measure(ctx, input, saved.dout);

@@ -44,6 +44,7 @@ void print(const EvalResult& result, const EvalRecord& record,
                                : data::metric_text(result.spread(), false),
                seeds);
   }
+  if (!result.sameness.empty()) fmt::print("alarm        {}\n", result.sameness);
   fmt::print("speed        {:.0f} examples/s\n", record.examples_per_s);
 }
 

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <limits>
 #include <numeric>
+#include <vector>
 
 #include "core/stopwatch.h"
 #include "model/attention/graph_figures.h"
@@ -23,8 +24,11 @@ constexpr int64_t kRoundsBetweenLooks = 8;
 /// Whether it came to its end.
 bool evaluate_once(Replica& replica, comm::Communicator& communicator,
                    const data::EvalBatches& batches, const RngKey& rng, FactSums& sums,
-                   bool (*stop)()) {
+                   AnswerSheet& answers, bool (*stop)()) {
   sums.clear();
+  answers.clear();
+  const int64_t outputs = num_answer_outputs(answers.info());
+  std::vector<float> said;
   data::Leaf leaf;
   StepObserver nobody;
   const Buffer memory = Buffer::staging(replica.stream().device(), replica.facts().bytes());
@@ -37,11 +41,17 @@ bool evaluate_once(Replica& replica, comm::Communicator& communicator,
     replica.feed().put(round, 0, leaf);
     replica.forward(0, rng, false, nobody);
     replica.fetch_facts(1, memory.data());
+    if (outputs > 0) {
+      said.resize(static_cast<size_t>(leaf.sizes.batch * outputs));
+      replica.fetch_outputs(said);
+    }
     replica.stream().synchronize();
     sums.add(i, {replica.facts(), memory.data()});
+    if (outputs > 0) answers.add(leaf, said);
     communicator.progress();
   }
   sums.all_reduce(communicator);
+  answers.all_reduce(communicator);
   sums.require_limits();
   return true;
 }
@@ -181,23 +191,29 @@ std::optional<EvalResult> evaluate(Replica& replica, comm::Communicator& communi
   Stopwatch watch;
   const data::EvalBatches batches(dataset, info, batch_options(config, /*is_captured=*/false));
   FactSums sums(replica.facts(), batches.num_leaves());
+  AnswerSheet answers(info, dataset.size());
   FigureTotals figures(replica.facts());
   ProfileTotals profiles(replica.facts(), info.profiles);
   EvalResult result;
   result.examples = dataset.size();
   for (const data::Metric& metric : info.metrics) result.seed_metrics.emplace_back(metric.name, 0);
   for (int64_t seed = 0; seed < seeds; ++seed) {
-    if (!evaluate_once(replica, communicator, batches, evaluation_rng(config, seed), sums, stop))
+    if (!evaluate_once(replica, communicator, batches, evaluation_rng(config, seed), sums, answers,
+                       stop))
       return std::nullopt;
+    if (seed == 0) result.answers = answers.answers();
     const double labels = std::max(1.0, sums.total(model::kLabels));
     result.loss += sums.total(model::kLossSum) / labels / static_cast<double>(seeds);
     for (size_t m = 0; m < info.metrics.size(); ++m) {
+      const data::Metric& metric = info.metrics[m];
       const auto sum = [&](std::string_view name) { return sums.total(name); };
-      result.seed_metrics[m].second.push_back(info.metrics[m].of(sum));
+      result.seed_metrics[m].second.push_back(
+          metric.of != nullptr ? metric.of(sum) : metric.of_answers(answers.answers()));
     }
     figures.add(sums);
     profiles.add(sums);
   }
+  if (info.has_answers()) result.sameness = data::sameness(result.answers, info.class_names);
   result.figures = figures.values();
   result.layers = figures.layers();
   result.profiles = profiles.values();

@@ -11,6 +11,7 @@
 
 #include "comm/communicator.h"
 #include "data/batch.h"
+#include "trainer/loop/answer_sheet.h"
 #include "trainer/loop/replica.h"
 #include "trainer/record/metrics.h"
 #include "trainer/record/report.h"
@@ -23,6 +24,8 @@ struct EvalResult {
   Named<double> figures = {};                    ///< that have a total, over all seeds
   Named<std::vector<double>> profiles = {};      ///< the task's, over all seeds
   std::vector<LayerRecord> layers = {};          ///< figures, over all seeds
+  data::Answers answers = {};  ///< under the first sampling seed; none where the task tells none
+  std::string sameness = {};   ///< a word about answers that are all the same, else empty
   int64_t examples = 0;
   double seconds = 0;
 

@@ -44,6 +44,11 @@ model::ModelTask model_task(const data::TaskInfo& info) {
           .max_length = info.max_length};
 }
 
+int64_t num_answer_outputs(const data::TaskInfo& info) {
+  if (!info.has_answers()) return 0;
+  return info.fields.label == LabelKind::kValue ? 1 : info.num_classes;
+}
+
 data::BatchOptions batch_options(const Config& config, bool is_captured) {
   // Where padding takes part, its amount must not depend on the neighbours in a leaf. A captured step
   // has one shape.
@@ -170,6 +175,9 @@ Replica::Replica(const Config& config, const data::TaskInfo& info, Device device
       scratch_("scratch", device, plan.scratch),
       feed_(stream_, feed_options(config, info, slots)),
       leaf_facts_(device, static_cast<size_t>(slots) * facts_.bytes()),
+      num_outputs_(num_answer_outputs(info)),
+      outputs_(device,
+               static_cast<size_t>(config.train.micro_batch * num_outputs_) * sizeof(float)),
       model_saved_(model_.make_saved()) {
   parameters_.allocate(device);
   parameters_.initialize(stream_, static_cast<uint64_t>(config.run.seed));
@@ -185,12 +193,22 @@ void Replica::forward(int64_t slot, const RngKey& rng, bool training, model::Obs
   fill_zero_bytes(stream_, memory, facts_.bytes());
   model::Context context{stream_, saved_, scratch_, rng_, training, observer, {facts_, memory}};
   context.graphs = graphs;
+  if (!training && num_outputs_ > 0) {
+    const model::Input& input = feed_.input(slot);
+    const int64_t examples = (input.values.empty() ? input.labels.shape : input.values.shape)[0];
+    context.outputs = {reinterpret_cast<float*>(outputs_.data()), {examples, num_outputs_}};
+  }
   model_.forward(context, feed_.input(slot), *model_saved_);
 }
 
 void Replica::backward(model::Observer& observer) {
   model::Context context{stream_, saved_, scratch_, rng_, true, observer, {}};
   model_.backward(context, feed_.input(slot_), *model_saved_);
+}
+
+void Replica::fetch_outputs(std::span<float> to) {
+  STIPPLE_CHECK(to.size_bytes() <= outputs_.bytes(), "no ", to.size(), " outputs of a leaf");
+  copy_bytes(stream_, to.data(), outputs_.data(), to.size_bytes());
 }
 
 void Replica::fetch_facts(int64_t slots, std::byte* to) {

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 
 #include "comm/gradient_reducer.h"
@@ -22,6 +23,8 @@ namespace stipple::trainer {
 
 /// What a configuration, or a task, means to the layers below.
 model::ModelTask model_task(const data::TaskInfo&);
+/// Logits, or a number: what is kept of an example in evaluation; 0 where the task tells no answers.
+int64_t num_answer_outputs(const data::TaskInfo&);
 data::BatchOptions batch_options(const Config&, bool is_captured);
 comm::ReducerOptions reducer_options(const Config&, int64_t numel);
 
@@ -82,6 +85,9 @@ class Replica {
   /// Copies the facts of the first `slots` leaves to host memory, in stream order: facts().bytes()
   /// each.
   void fetch_facts(int64_t slots, std::byte* to);
+  /// Copies what the last forward, not of training, said of each example to host memory, in stream
+  /// order: num_answer_outputs() each.
+  void fetch_outputs(std::span<float> to);
   const model::FactTable& facts() const { return facts_; }
 
   model::ParameterStore& parameters() { return parameters_; }
@@ -100,7 +106,9 @@ class Replica {
   Arena saved_;
   Arena scratch_;
   Feed feed_;
-  Buffer leaf_facts_;  ///< by slot
+  Buffer leaf_facts_;    ///< by slot
+  int64_t num_outputs_;  ///< that the head makes of an example and somebody may ask for
+  Buffer outputs_;       ///< [micro_batch, num_outputs]
   std::unique_ptr<model::Model::Saved, void (*)(model::Model::Saved*)> model_saved_;
   int64_t slot_ = 0;  ///< of the last forward
   RngKey rng_;

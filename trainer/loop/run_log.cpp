@@ -54,7 +54,7 @@ void RunLog::open(const RunDirectory& directory, int64_t restored_step) {
 Named<double> RunLog::metrics(data::Sums sums) const {
   Named<double> values;
   for (const data::Metric& metric : task_.metrics)
-    values.emplace_back(metric.name, metric.of(sums));
+    if (metric.of != nullptr) values.emplace_back(metric.name, metric.of(sums));
   return values;
 }
 
@@ -114,6 +114,8 @@ void RunLog::evaluation(const EvalResult& result, int64_t step, std::string_view
   }
   scalars.add(result.figures, split);
   log::info(fmt::format("{}  ({} examples in {:.1f} s)", line, result.examples, result.seconds));
+  if (!result.sameness.empty())
+    log::warn(fmt::format("step {}  {}: {}", step, split, result.sameness));
   metrics_->write(record);
   scalars.write(*board_, step);
 }

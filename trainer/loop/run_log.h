@@ -24,7 +24,7 @@ class RunLog {
   /// Rank 0: opens the files. Lines after `restored_step` are dropped; -1: a run from the start.
   void open(const RunDirectory&, int64_t restored_step);
 
-  /// The task's metrics over `sums`.
+  /// Those of the task's metrics that are of sums.
   Named<double> metrics(data::Sums sums) const;
   /// Figures of the last step: over all layers and heads, and per layer.
   Named<double> figures(const FactSums&) const;

@@ -126,9 +126,9 @@ void require_own_sweep(const std::string& csv) {
 std::string sweep_page(const Sweep& sweep, const std::string& run_name) {
   const data::Metric& judged = sweep.metric;
   Chart metric = chart(sweep, {.title = std::string(judged.title),
-                               .unit = judged.falls ? "lower is better" : "",
+                               .unit = judged.less_is_better ? "lower is better" : "",
                                .is_share = judged.is_share,
-                               .falls = judged.falls,
+                               .falls = judged.less_is_better,
                                .value = metric_of});
   metric.references = {{"exact attention", sweep.exact.metric}};
   const Chart recall = chart(sweep, {.title = "Recall",
