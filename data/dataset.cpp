@@ -31,6 +31,11 @@ Picture Task::picture_of(std::span<const int32_t>) const {
   throw Error(info().name + " has no pictures of tokens");
 }
 
+std::unique_ptr<Dataset> Task::open_input(const std::string&) const {
+  throw ConfigError("data.task of this run (" + info().name +
+                    ") reads no file of texts; only glue and tsv do");
+}
+
 Range Task::next_tokens(int64_t) const { return {0, info().vocab_size}; }
 
 std::vector<Split> splits_named(const std::vector<std::string>& names) {

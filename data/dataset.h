@@ -85,6 +85,9 @@ class Task {
   /// DataError when files are missing or malformed: names file, line, and the command that makes
   /// them.
   virtual std::unique_ptr<Dataset> open(Split) const = 0;
+  /// Examples of a user's own, without labels, to be predicted. ConfigError of tasks that read no
+  /// such; DataError as open().
+  virtual std::unique_ptr<Dataset> open_input(const std::string& path) const;
   /// The files that open() reads; none where examples are made.
   virtual std::vector<std::string> files(Split) const { return {}; }
   /// Of a task that writes: the tokens that a model is given for a text to go on from, at least one

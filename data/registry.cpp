@@ -22,6 +22,8 @@ constexpr std::array kTasks = {
     Entry{"repeated_token", &tasks::make_repeated_token},
     Entry{"text_lm", &tasks::make_text_lm, /*predicts_next_token=*/true},
     Entry{"image_lm", &tasks::make_image_lm, /*predicts_next_token=*/true},
+    Entry{"glue", &tasks::make_glue},
+    Entry{"tsv", &tasks::make_tsv},
 };
 
 const Entry& entry_of(TaskKind kind) {
@@ -41,7 +43,8 @@ void DataConfig::describe(ConfigVisitor& visitor) {
       {.doc = "Folder with basic_train.tsv, basic_val.tsv and basic_test.tsv (listops), as "
               "`stipple data listops` writes them or as published; folder below which data.files "
               "are (text_lm); folder with data_batch_1.bin to data_batch_5.bin and test_batch.bin "
-              "(image_lm)."});
+              "(image_lm); folder with the folders CoLA, SST-2, ... of GLUE (glue); folder of the "
+              "files (tsv)."});
   visitor.field(
       "files", files,
       {.doc =
@@ -59,6 +62,20 @@ void DataConfig::describe(ConfigVisitor& visitor) {
   visitor.field("skip_bad_rows", skip_bad_rows,
                 {.doc = "Leave out rows of the files that are malformed or whose label is wrong, "
                         "and tell how many; false: the first such row is an error."});
+  visitor.field("vocab", vocab,
+                {.doc = "The vocab.txt of the tokenizer, a token a line (glue, tsv)."});
+  visitor.field("lower_case", lower_case,
+                {.doc = "The vocabulary is an uncased one: texts are lower-cased and lose their "
+                        "accents (glue, tsv)."});
+  visitor.choice("wordpiece_profile", wordpiece_profile, {"google", "hf"},
+                 {.doc = "Whose rules of splitting hold where BERT's and Hugging Face's differ, "
+                         "which is in rare characters only (glue, tsv)."});
+  visitor.field("val_fraction", val_fraction,
+                {.doc = "Validation is this share of the training examples, drawn by run.seed, and "
+                        "the published validation file is the test: choices by validation then "
+                        "are none by what is reported. 0: validation is that file (glue, tsv).",
+                 .min = 0,
+                 .max = 0.9});
   visitor.section("repeated_token", repeated_token,
                   "Does this token occur again in the sequence? Made on the fly.");
   visitor.section("text_lm", text_lm,
@@ -67,6 +84,10 @@ void DataConfig::describe(ConfigVisitor& visitor) {
       "image_lm", image_lm,
       "The next value of a picture, pixel by pixel, red, green, blue; makes model.causal "
       "true (data.task = image_lm).");
+  visitor.section("glue", glue, "A task of GLUE, from its published files (data.task = glue).");
+  visitor.section("tsv", tsv,
+                  "A class or a number for a text or two, from tsv files of your own: a line is a "
+                  "row, tabs end fields, quotes have no meaning (data.task = tsv).");
 }
 
 bool predicts_next_token(TaskKind kind) { return entry_of(kind).predicts_next_token; }

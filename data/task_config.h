@@ -7,10 +7,12 @@
 
 #include "core/config.h"
 #include "data/dataset.h"
+#include "data/glue/benchmark.h"
+#include "data/wordpiece/wordpiece.h"
 
 namespace stipple::data {
 
-enum class TaskKind : uint8_t { kListops, kRepeatedToken, kTextLm, kImageLm };
+enum class TaskKind : uint8_t { kListops, kRepeatedToken, kTextLm, kImageLm, kGlue, kTsv };
 
 /// "Does this token occur again in the sequence": `sequence` integers drawn uniformly
 /// from 1..sequence; the synthetic task of the SBM-Transformer paper.
@@ -35,15 +37,38 @@ struct ImageLmConfig {
   void describe(ConfigVisitor&);
 };
 
+/// A task of GLUE.
+struct GlueConfig {
+  glue::TaskId task = glue::TaskId::kMrpc;
+  void describe(ConfigVisitor&);
+};
+
+/// Texts and labels of tsv files of one's own.
+struct TsvConfig {
+  std::string train = "train.tsv", validation = "dev.tsv", test = "test.tsv";
+  bool header = true;
+  std::string text = "sentence";
+  std::string second_text;
+  std::string label = "label";
+  std::string labels;
+  void describe(ConfigVisitor&);
+};
+
 struct DataConfig {
   TaskKind task = TaskKind::kListops;
   std::string dir = "datasets/listops";  ///< folder of the files
   std::string files = "*.txt";           ///< patterns of their names, of tasks without fixed ones
   int64_t max_length = 2048;             ///< sequences are cut to this; the model's padded length
   bool skip_bad_rows = false;
+  std::string vocab;  ///< path of a vocab.txt, of tasks of words
+  bool lower_case = true;
+  wordpiece::Profile wordpiece_profile = wordpiece::Profile::kGoogle;
+  double val_fraction = 0;  ///< of the training examples; 0: validation has a file
   RepeatedTokenConfig repeated_token;
   TextLmConfig text_lm;
   ImageLmConfig image_lm;
+  GlueConfig glue;
+  TsvConfig tsv;
   void describe(ConfigVisitor&);
 };
 

@@ -22,4 +22,10 @@ std::unique_ptr<Task> make_text_lm(const DataConfig&, uint64_t seed);
 /// Values of pictures, each told from those before it; files as CIFAR-10's binary ones.
 std::unique_ptr<Task> make_image_lm(const DataConfig&, uint64_t seed);
 
+/// A task of GLUE, read from the published files (data/glue/files.h).
+std::unique_ptr<Task> make_glue(const DataConfig&, uint64_t seed);
+
+/// A class or a number for a text or two, read from tsv files (data/tsv/read.h).
+std::unique_ptr<Task> make_tsv(const DataConfig&, uint64_t seed);
+
 }  // namespace stipple::data::tasks

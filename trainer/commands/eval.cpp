@@ -21,6 +21,17 @@
 namespace stipple::trainer {
 namespace {
 
+/// Of published tests, some have none.
+void require_labels(const data::Dataset& dataset, const data::TaskInfo& info, data::Split split) {
+  for (int64_t i = 0; i < dataset.size(); ++i) {
+    if (dataset.num_labels({.example = i}) > 0) return;
+  }
+  throw ConfigError(fmt::format(
+      "the split '{}' of {} has no labels to evaluate by; `stipple predict` writes what the model "
+      "says of it",
+      data::split_name(split), info.name));
+}
+
 void print(const EvalResult& result, const EvalRecord& record,
            const std::vector<ShownFigure>& shown, const Ladder& ladder) {
   fmt::print("step         {}\n", record.step);
@@ -69,6 +80,7 @@ int eval(comm::Communicator& communicator, const std::string& run_dir,
   const Config& config = run.config;
   const data::Task* task = run.task.get();
   const auto dataset = open_split(communicator, *task, config.eval.split);
+  comm::agree(communicator, [&] { require_labels(*dataset, task->info(), config.eval.split); });
   const auto [replica, meta] = load_model(communicator, run, config);
   std::vector<std::string> overridden;
   comm::agree(communicator, [&] {

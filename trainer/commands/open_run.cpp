@@ -10,6 +10,7 @@
 #include "trainer/commands/commands.h"
 #include "trainer/config/config_text.h"
 #include "trainer/config/user_path.h"
+#include "trainer/loop/open_split.h"
 
 namespace stipple::trainer {
 
@@ -24,7 +25,7 @@ OpenedRun open_run(comm::Communicator& communicator, const std::string& run_dir,
   Config trained = load_config_on_all_ranks(communicator, [&] { return directory.load_config(); });
   Config config =
       load_config_on_all_ranks(communicator, [&] { return trained.with({}, overrides); });
-  auto task = data::make_task(config.data, static_cast<uint64_t>(config.run.seed));
+  auto task = open_task(communicator, config);
   return {std::move(directory), std::move(trained), std::move(config), std::move(task)};
 }
 

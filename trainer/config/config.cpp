@@ -234,6 +234,7 @@ Config Config::with(const std::vector<std::string>& files,
   std::string& fitted = config.attention.sparsefinder.fitted;
   if (set.is_set("attention.sparsefinder.fitted") && !fitted.empty())
     fitted = expand_path(fitted, "attention.sparsefinder.fitted");
+  if (set.is_set("data.vocab")) config.data.vocab = expand_path(config.data.vocab, "data.vocab");
   if (set.is_set("data.dir")) config.data.dir = expand_path(config.data.dir, "data.dir");
   config.origins.add(set);
   return config;

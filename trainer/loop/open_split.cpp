@@ -6,6 +6,13 @@
 
 namespace stipple::trainer {
 
+std::unique_ptr<data::Task> open_task(comm::Communicator& communicator, const Config& config) {
+  std::unique_ptr<data::Task> task;
+  comm::agree(communicator,
+              [&] { task = data::make_task(config.data, static_cast<uint64_t>(config.run.seed)); });
+  return task;
+}
+
 std::unique_ptr<data::Dataset> open_split(comm::Communicator& communicator, const data::Task& task,
                                           data::Split split) {
   std::unique_ptr<data::Dataset> dataset;

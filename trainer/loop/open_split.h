@@ -1,13 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-// A split of the task, read by every rank.
+// The task and its splits, read by every rank.
 #pragma once
 
 #include <memory>
 
 #include "comm/communicator.h"
-#include "data/dataset.h"
+#include "data/task_config.h"
+#include "trainer/config/config.h"
 
 namespace stipple::trainer {
+
+/// ConfigError or DataError on all ranks when it cannot be. Collective.
+std::unique_ptr<data::Task> open_task(comm::Communicator&, const Config&);
 
 /// DataError when it cannot be read or holds no examples. Rank 0 tells what was lost on the way.
 /// Collective.

@@ -45,7 +45,7 @@ Trainer::Trainer(const Config& config, comm::Communicator& communicator)
     : config_(config),
       communicator_(communicator),
       directory_(config.run.dir),
-      task_(data::make_task(config.data, static_cast<uint64_t>(config.run.seed))),
+      task_(open_task(communicator, config)),
       train_set_(open_split(communicator, *task_, data::Split::kTrain)),
       validation_set_(open_split(communicator, *task_, data::Split::kValidation)),
       device_(choose_device(config, communicator)),
