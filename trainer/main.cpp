@@ -93,7 +93,10 @@ struct CommandLine {
   int ranks_per_node = 0;
   int64_t seed = 0;
   std::vector<std::string> splits;
+  std::string prediction_split = "test";
+  std::string checkpoint = "newest";
   data::listops::GeneratorOptions listops;
+  PredictOptions prediction;
   SampleOptions sampling;
   SweepOptions sweep;
   std::function<int()> action;
@@ -114,6 +117,7 @@ struct CommandLine {
         "and stopped by a signal, 93 diverged (starting again would not help)");
     add_train();
     add_eval();
+    add_predict();
     add_sample();
     add_sparsefinder();
     add_data();
@@ -137,10 +141,12 @@ struct CommandLine {
     });
   }
   void add_eval() {
-    CLI::App* command = app.add_subcommand("eval", "Evaluate the newest checkpoint of a run");
+    CLI::App* command =
+        app.add_subcommand("eval", "Evaluate a checkpoint of a run, the newest by default");
     command->add_option("run_dir", path, "Run directory that `train` wrote")->required();
     command->add_option("overrides", config,
                         "key=value overrides, e.g. eval.split=test eval.seeds=5");
+    add_checkpoint_option(command);
     command
         ->add_option("--dump-graphs", graphs,
                      "Write the attention graphs of the split's first N examples into the run "
@@ -149,7 +155,46 @@ struct CommandLine {
         ->type_name("N");
     command->callback([this] {
       action = [this] {
-        return run_collective([this](auto& c) { return eval(c, path, config, graphs); });
+        return run_collective(
+            [this](auto& c) { return eval(c, path, config, checkpoint, graphs); });
+      };
+    });
+  }
+  void add_checkpoint_option(CLI::App* command) {
+    command
+        ->add_option("--checkpoint", checkpoint,
+                     "newest; best, by the first measure on validation, of those that are kept "
+                     "(checkpoint.keep); or a step")
+        ->capture_default_str();
+  }
+  void add_predict() {
+    CLI::App* command = app.add_subcommand(
+        "predict", "Write the answers of a run's model to a split or to texts of your own");
+    command->add_option("run_dir", path, "Run directory that `train` wrote")->required();
+    command->add_option("overrides", config,
+                        "key=value overrides, e.g. data.glue.task=mnli_mm for a run of mnli");
+    CLI::Option* split =
+        command
+            ->add_option("--split", prediction_split,
+                         "Published examples to predict, without data.val_fraction")
+            ->capture_default_str()
+            ->check(CLI::IsMember({"train", "val", "test"}));
+    command
+        ->add_option("--input", prediction.input,
+                     "File of texts to predict in place of a split: one a line, or two with a tab "
+                     "between them; written with probabilities")
+        ->excludes(split);
+    add_checkpoint_option(command);
+    command->add_option("--out", prediction.out, "The tsv file to write: index, prediction")
+        ->required();
+    command->add_flag("--probabilities", prediction.probabilities,
+                      "Write the probability of each class, too");
+    command->callback([this] {
+      action = [this] {
+        prediction.split = data::splits_named({prediction_split}).front();
+        prediction.probabilities |= !prediction.input.empty();
+        prediction.checkpoint = checkpoint;
+        return run_collective([this](auto& c) { return predict(c, path, config, prediction); });
       };
     });
   }

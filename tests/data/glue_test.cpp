@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "data/glue/files.h"
+#include "data/predictions.h"
 #include "data/task_config.h"
 #include "tests/data/glue_fixture.h"
 #include "tests/data/what_open_says.h"
@@ -285,6 +286,25 @@ TEST_F(Glue, TextsOfOnesOwnAreReadWithoutLabels) {
   EXPECT_EQ(examples(*single->open_input(folder_ / "mine.txt")),
             (Lines{"2 5 10 6 3|00000|-1", "2 7 3|000|-1"}));
   EXPECT_THROW(pairs->open_input(folder_ / "mine.txt"), DataError);
+}
+
+TEST_F(Glue, PredictionsAreTheLeaderboardsFile) {
+  const auto text = [&](TaskId id, const Answers& answers) {
+    return predictions_text(make_task(config(id), 1)->info(), answers, false);
+  };
+  const float nan = std::nanf("");
+  const Answers two{.num_outputs = 2, .outputs = {0.5f, -1, -2, 3}, .labels = {nan, nan}};
+  EXPECT_EQ(text(TaskId::kCola, two), "index\tprediction\n0\t0\n1\t1\n");
+  EXPECT_EQ(text(TaskId::kRte, two), "index\tprediction\n0\tentailment\n1\tnot_entailment\n");
+  const Answers three{
+      .num_outputs = 3, .outputs = {0, 1, 2, 0, 2, 1, 2, 1, 0}, .labels = {nan, nan, nan}};
+  EXPECT_EQ(text(TaskId::kMnli, three),
+            "index\tprediction\n0\tcontradiction\n1\tneutral\n2\tentailment\n");
+  const Answers numbers{.num_outputs = 1, .outputs = {0, 4.98765f, 5}, .labels = {nan, nan, nan}};
+  EXPECT_EQ(text(TaskId::kStsb, numbers), "index\tprediction\n0\t0.000\n1\t4.988\n2\t5.000\n");
+  EXPECT_EQ(predictions_text(make_task(config(TaskId::kQnli), 1)->info(), two, true),
+            "index\tprediction\tprobability_entailment\tprobability_not_entailment\n"
+            "0\tentailment\t0.817574\t0.182426\n1\tnot_entailment\t0.006693\t0.993307\n");
 }
 
 }  // namespace

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "comm/communicator.h"
+#include "data/dataset.h"
 #include "data/listops.h"
 #include "trainer/config/arguments.h"
 #include "trainer/loop/predictor_fit.h"
@@ -18,10 +19,22 @@ namespace stipple::trainer {
 
 /// Trains, or goes on training, the run in run.dir. Collective.
 int train(comm::Communicator&, const ConfigArguments&);
-/// Evaluates the newest checkpoint of a run on eval.split. graphs: of how many examples the graphs
-/// are written, too. Collective.
+/// Evaluates a checkpoint of a run (chosen_checkpoint.h) on eval.split. graphs: of how many examples
+/// the graphs are written, too. Collective.
 int eval(comm::Communicator&, const std::string& run_dir, const std::vector<std::string>& overrides,
-         std::optional<int64_t> graphs);
+         const std::string& checkpoint, std::optional<int64_t> graphs);
+struct PredictOptions {
+  data::Split split = data::Split::kTest;  ///< as published, whatever data.val_fraction
+  std::string input =
+      {};           ///< a file of one's own in place of a split: a text a line, or two with a tab
+  std::string out;  ///< the file to write
+  bool probabilities = false;         ///< of classes, as columns more
+  std::string checkpoint = "newest";  ///< chosen_checkpoint.h
+};
+/// Writes the answers of the model of a run to all examples (data/predictions.h), under the first
+/// sampling seed. ConfigError where the run's task has no answers to tell. Collective.
+int predict(comm::Communicator&, const std::string& run_dir,
+            const std::vector<std::string>& overrides, const PredictOptions&);
 struct SampleOptions {
   std::optional<int64_t> length;  ///< tokens to write; none: 256 of a text, a whole picture
   std::string prompt;             ///< what they go on from

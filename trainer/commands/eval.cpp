@@ -8,6 +8,7 @@
 
 #include "core/log.h"
 #include "data/task_config.h"
+#include "trainer/commands/chosen_checkpoint.h"
 #include "trainer/commands/commands.h"
 #include "trainer/commands/dump_graphs.h"
 #include "trainer/commands/load_parameters.h"
@@ -74,18 +75,22 @@ void keep(const RunDirectory& directory, const EvalRecord& record) {
 }  // namespace
 
 int eval(comm::Communicator& communicator, const std::string& run_dir,
-         const std::vector<std::string>& overrides, std::optional<int64_t> graphs) {
+         const std::vector<std::string>& overrides, const std::string& checkpoint,
+         std::optional<int64_t> graphs) {
   const OpenedRun run = open_run(communicator, run_dir, overrides);
   const RunDirectory& directory = run.directory;
   const Config& config = run.config;
   const data::Task* task = run.task.get();
   const auto dataset = open_split(communicator, *task, config.eval.split);
   comm::agree(communicator, [&] { require_labels(*dataset, task->info(), config.eval.split); });
-  const auto [replica, meta] = load_model(communicator, run, config);
+  const auto [replica, meta] = load_model(communicator, run, config, checkpoint);
   std::vector<std::string> overridden;
   comm::agree(communicator, [&] {
     if (communicator.rank() != 0) return;
     overridden = overridden_keys(run);
+    // The run's own evaluation of that step, if there is one, stays the one that counts.
+    if (checkpoint != kNewestCheckpoint)
+      overridden.push_back(fmt::format("checkpoint={}", checkpoint));
     require_same_data(meta, run, config.eval.split, *dataset);
     if (graphs) require_dump(directory, config, task->info(), *dataset, *graphs);
   });

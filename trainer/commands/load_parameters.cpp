@@ -13,7 +13,7 @@ namespace stipple::trainer {
 
 CheckpointMeta load_parameters(comm::Communicator& communicator, const OpenedRun& run,
                                const Config& config, const Stream& stream,
-                               model::ParameterStore& parameters) {
+                               model::ParameterStore& parameters, const std::string& checkpoint) {
   // The checkpoint of another attention has nothing of what is fixed in this one.
   if (parameters.has_fixed()) parameters.initialize(stream, static_cast<uint64_t>(config.run.seed));
   const HostTensors tensors(stream, [&](StateVisitor& v) {
@@ -21,10 +21,12 @@ CheckpointMeta load_parameters(comm::Communicator& communicator, const OpenedRun
     parameters.describe_fixed(v);
   });
   tensors.fetch();  // what the checkpoint lacks stays
-  const std::string& run_dir = run.directory.path();
-  const auto found = load_checkpoint(run_dir, communicator, tensors.refs());
+  const auto found =
+      load_checkpoint(chosen_checkpoint(communicator, run.directory, run.task->info(), checkpoint),
+                      communicator, tensors.refs());
   comm::agree(communicator, [&] {
-    STIPPLE_CHECK_AS(ConfigError, found.has_value(), run_dir, " has no checkpoint yet");
+    STIPPLE_CHECK_AS(ConfigError, found.has_value(), run.directory.path(),
+                     " has no checkpoint yet");
   });
   tensors.put_back();
   if (config.attention.sparsefinder.fitted != run.trained.attention.sparsefinder.fitted)
@@ -32,8 +34,8 @@ CheckpointMeta load_parameters(comm::Communicator& communicator, const OpenedRun
   return *found;
 }
 
-LoadedModel load_model(comm::Communicator& communicator, const OpenedRun& run,
-                       const Config& config) {
+LoadedModel load_model(comm::Communicator& communicator, const OpenedRun& run, const Config& config,
+                       const std::string& checkpoint) {
   const data::TaskInfo& info = run.task->info();
   const int threads = threads_per_rank(config, communicator.local_size());
   const Device device = choose_device(config, communicator);
@@ -41,8 +43,8 @@ LoadedModel load_model(comm::Communicator& communicator, const OpenedRun& run,
                                       communicator.size(), PlanFor::kEvaluation);
   require_memory(plan, config, info, threads, device, communicator, PlanFor::kEvaluation);
   auto replica = std::make_unique<Replica>(config, info, device, threads, 1, plan);
-  const CheckpointMeta meta =
-      load_parameters(communicator, run, config, replica->stream(), replica->parameters());
+  const CheckpointMeta meta = load_parameters(communicator, run, config, replica->stream(),
+                                              replica->parameters(), checkpoint);
   return {std::move(replica), meta};
 }
 
