@@ -11,14 +11,13 @@
 #include <string>
 #include <vector>
 
-#include "core/cpu/isa.h"
-#include "core/stream.h"
-#include "kernels/attend.h"
+#include "bench/attention_problem.h"
 
 namespace {
 
 using namespace stipple;
 using namespace stipple::kernels;
+using namespace stipple::bench;
 
 struct Case {
   EdgeForm form = EdgeForm::kBits;
@@ -35,17 +34,16 @@ struct Case {
 class Problem {
  public:
   explicit Problem(const Case& c)
-      : case_(c), memory_("bench", kCpuDevice, size_t{256} << 20), stream_(kCpuDevice) {
-    const Shape rows = {1, 1, c.n, c.d};
+      : case_(c),
+        memory_("bench", kCpuDevice, size_t{256} << 20),
+        stream_(kCpuDevice),
+        a_(memory_, generator_, c.n, c.d) {
     const Shape memberships = {1, 1, c.n, c.clusters};
-    for (auto* view : {&q_, &k_, &v_, &dout_}) *view = random(rows);
-    for (auto* view : {&o_, &dq_, &dk_, &dv_}) *view = memory_.alloc<float>(rows);
-    lse_ = memory_.alloc<float>({1, 1, c.n});
     samples_ = memory_.alloc<uint32_t>({1});
     samples_[0] = 5;
     if (c.clusters > 0) {
-      y_ = random(memberships);
-      z_ = random(memberships);
+      for (auto* view : {&y_, &z_})
+        fill_normal(*view = memory_.alloc<float>(memberships), generator_);
       row_grad_ = memory_.alloc<float>(memberships);
       column_grad_ = memory_.alloc<float>(memberships);
     }
@@ -57,61 +55,35 @@ class Problem {
   }
 
   void forward() {
-    if (case_.dense) {
-      attend_dense(stream_, {.o = o_,
-                             .lse = lse_,
-                             .q = q_,
-                             .k = k_,
-                             .v = v_,
-                             .pattern = {.is_causal = case_.causal},
-                             .scale = scale(),
-                             .dropout = dropout(),
-                             .scratch = &memory_});
-    } else {
-      attend_edges(stream_, {.o = o_,
-                             .lse = lse_,
-                             .q = q_,
-                             .k = k_,
-                             .v = v_,
-                             .edges = edges_,
-                             .scale = scale(),
-                             .dropout = dropout(),
-                             .scratch = &memory_});
-    }
+    if (case_.dense) return softmax_forward(stream_, memory_, a_, pattern(), dropout());
+    attend_edges(stream_, {.o = a_.o,
+                           .lse = a_.lse,
+                           .q = a_.q,
+                           .k = a_.k,
+                           .v = a_.v,
+                           .edges = edges_,
+                           .scale = a_.scale,
+                           .dropout = dropout(),
+                           .scratch = &memory_});
   }
 
   void backward() {
-    if (case_.dense) {
-      attend_dense_backward(stream_, {.dq = dq_,
-                                      .dk = dk_,
-                                      .dv = dv_,
-                                      .q = q_,
-                                      .k = k_,
-                                      .v = v_,
-                                      .o = o_,
-                                      .dout = dout_,
-                                      .lse = lse_,
-                                      .pattern = {.is_causal = case_.causal},
-                                      .scale = scale(),
-                                      .dropout = dropout(),
-                                      .scratch = &memory_});
-      return;
-    }
+    if (case_.dense) return softmax_backward(stream_, memory_, a_, pattern(), dropout());
     StraightThrough ste;
     if (case_.clusters > 0) {
       ste = {.row_grad = row_grad_, .column_grad = column_grad_, .y = y_, .z = z_};
     }
-    attend_edges_backward(stream_, {.dq = dq_,
-                                    .dk = dk_,
-                                    .dv = dv_,
-                                    .q = q_,
-                                    .k = k_,
-                                    .v = v_,
-                                    .o = o_,
-                                    .dout = dout_,
-                                    .lse = lse_,
+    attend_edges_backward(stream_, {.dq = a_.dq,
+                                    .dk = a_.dk,
+                                    .dv = a_.dv,
+                                    .q = a_.q,
+                                    .k = a_.k,
+                                    .v = a_.v,
+                                    .o = a_.o,
+                                    .dout = a_.dout,
+                                    .lse = a_.lse,
                                     .edges = edges_,
-                                    .scale = scale(),
+                                    .scale = a_.scale,
                                     .dropout = dropout(),
                                     .ste = ste,
                                     .scratch = &memory_});
@@ -120,16 +92,9 @@ class Problem {
   int64_t num_edges() const { return case_.dense ? case_.n * case_.n : edges_.num_edges(0); }
 
  private:
-  float scale() const { return 1.0f / std::sqrt(static_cast<float>(case_.d)); }
+  Pattern pattern() const { return {.is_causal = case_.causal}; }
   AttentionDropout dropout() const {
     return {.rate = case_.dropout, .rng = {1, 2}, .samples = samples_, .kept = kept_};
-  }
-
-  View<float> random(Shape shape) {
-    const View<float> view = memory_.alloc<float>(shape);
-    std::normal_distribution<float> normal;
-    for (float& x : view.span()) x = normal(generator_);
-    return view;
   }
 
   void make_edges() {
@@ -146,7 +111,8 @@ class Problem {
   Arena memory_;
   Stream stream_;
   std::mt19937 generator_{7};
-  View<float> q_, k_, v_, dout_, o_, dq_, dk_, dv_, lse_, y_, z_, row_grad_, column_grad_;
+  AttentionArrays a_;
+  View<float> y_, z_, row_grad_, column_grad_;
   View<uint32_t> samples_, kept_;
   EdgeSet edges_;
 };
@@ -163,7 +129,7 @@ void measure(benchmark::State& state, const Case& c, bool forward, bool backward
       benchmark::Counter(runs * static_cast<double>(c.n * c.n) * 1e-9, benchmark::Counter::kIsRate);
   state.counters["Medge/s"] = benchmark::Counter(
       runs * static_cast<double>(problem.num_edges()) * 1e-6, benchmark::Counter::kIsRate);
-  state.SetLabel(std::string(stipple::cpu::isa_name(stipple::cpu::isa())));
+  label_with_isa(state);
 }
 
 void add(const std::string& pass, const Case& c) {
@@ -229,10 +195,4 @@ void add_all() {
 
 }  // namespace
 
-int main(int argc, char** argv) {
-  add_all();
-  benchmark::Initialize(&argc, argv);
-  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
-  benchmark::RunSpecifiedBenchmarks();
-  return 0;
-}
+int main(int argc, char** argv) { return stipple::bench::run_benchmarks(argc, argv, add_all); }

@@ -3,29 +3,27 @@
 // 1,024 to 16,384 tokens. `exact` is softmax by attend_dense. `per_token` is CPU time of the
 // measuring thread, `bytes/token` what an operation takes beyond its inputs and results.
 //
-// At the end, of Combiner by blocks near the root of the length, the slopes of log CPU time and of log bytes
-// (all that a step reads and writes) over log length.
+// At the end, of Combiner by blocks near the root of the length, the slopes of log CPU time and of log
+// bytes (all that a step reads and writes) over log length.
 //
 //   bench_combiner --benchmark_filter='step/.*/N:4096'
 //   bench_combiner --benchmark_filter='fixed_root/|slope'
 #include <benchmark/benchmark.h>
 
 #include <cmath>
-#include <ctime>
 #include <map>
 #include <random>
 #include <string>
 
+#include "bench/attention_problem.h"
 #include "bench/log_log_slope.h"
-#include "core/cpu/isa.h"
-#include "core/stream.h"
-#include "kernels/attend.h"
 #include "kernels/combine.h"
 
 namespace {
 
 using namespace stipple;
 using namespace stipple::kernels;
+using namespace stipple::bench;
 
 constexpr int64_t kDim = 64;
 constexpr const char* kRootName = "fixed_root";
@@ -40,11 +38,10 @@ struct Case {
 class Problem {
  public:
   explicit Problem(const Case& c)
-      : case_(c), memory_("bench", kCpuDevice, size_t{1} << 29), stream_(kCpuDevice) {
-    const Shape rows = {1, 1, c.partition.length, kDim};
-    for (auto* view : {&q_, &k_, &v_, &dout_}) *view = random(rows);
-    for (auto* view : {&o_, &dq_, &dk_, &dv_}) *view = memory_.alloc<float>(rows);
-    lse_ = memory_.alloc<float>({1, 1, c.partition.length});
+      : case_(c),
+        memory_("bench", kCpuDevice, size_t{1} << 29),
+        stream_(kCpuDevice),
+        a_(memory_, generator_, c.partition.length, kDim) {
     const Arena::Mark before = memory_.mark();
     if (!c.is_exact) {
       summaries_ = alloc_summaries(memory_, Precision::kFp32, 1, 1, kDim, c.partition,
@@ -58,80 +55,56 @@ class Problem {
   }
 
   void forward() {
-    if (case_.is_exact) {
-      attend_dense(stream_, {.o = o_,
-                             .lse = lse_,
-                             .q = q_,
-                             .k = k_,
-                             .v = v_,
-                             .pattern = {.is_causal = case_.partition.is_causal},
-                             .scale = kScale,
-                             .scratch = &memory_});
-      return;
-    }
+    if (case_.is_exact) return softmax_forward(stream_, memory_, a_, pattern());
     summarize_regions(stream_, {.out = summaries_,
-                                .q = q_,
-                                .k = k_,
-                                .v = v_,
+                                .q = a_.q,
+                                .k = a_.k,
+                                .v = a_.v,
                                 .partition = case_.partition,
-                                .scale = kScale,
+                                .scale = a_.scale,
                                 .scratch = &memory_});
-    combine(stream_, {.o = o_,
-                      .lse = lse_,
-                      .q = q_,
-                      .k = k_,
-                      .v = v_,
+    combine(stream_, {.o = a_.o,
+                      .lse = a_.lse,
+                      .q = a_.q,
+                      .k = a_.k,
+                      .v = a_.v,
                       .region_key = summaries_.key,
                       .region_value = summaries_.value,
                       .region_tokens = summaries_.tokens,
                       .partition = case_.partition,
-                      .scale = kScale,
+                      .scale = a_.scale,
                       .scratch = &memory_});
   }
 
   void backward() {
-    if (case_.is_exact) {
-      attend_dense_backward(stream_, {.dq = dq_,
-                                      .dk = dk_,
-                                      .dv = dv_,
-                                      .q = q_,
-                                      .k = k_,
-                                      .v = v_,
-                                      .o = o_,
-                                      .dout = dout_,
-                                      .lse = lse_,
-                                      .pattern = {.is_causal = case_.partition.is_causal},
-                                      .scale = kScale,
-                                      .scratch = &memory_});
-      return;
-    }
-    combine_backward(stream_, {.dq = dq_,
-                               .dk = dk_,
-                               .dv = dv_,
+    if (case_.is_exact) return softmax_backward(stream_, memory_, a_, pattern());
+    combine_backward(stream_, {.dq = a_.dq,
+                               .dk = a_.dk,
+                               .dv = a_.dv,
                                .dregion_key = dkey_,
                                .dregion_value = dvalue_,
-                               .q = q_,
-                               .k = k_,
-                               .v = v_,
+                               .q = a_.q,
+                               .k = a_.k,
+                               .v = a_.v,
                                .region_key = summaries_.key,
                                .region_value = summaries_.value,
                                .region_tokens = summaries_.tokens,
-                               .o = o_,
-                               .dout = dout_,
-                               .lse = lse_,
+                               .o = a_.o,
+                               .dout = a_.dout,
+                               .lse = a_.lse,
                                .partition = case_.partition,
-                               .scale = kScale,
+                               .scale = a_.scale,
                                .scratch = &memory_});
-    summarize_regions_backward(stream_, {.dq = dq_,
-                                         .dk = dk_,
-                                         .dv = dv_,
+    summarize_regions_backward(stream_, {.dq = a_.dq,
+                                         .dk = a_.dk,
+                                         .dv = a_.dv,
                                          .dkey = dkey_,
                                          .dvalue = dvalue_,
                                          .saved = summaries_,
-                                         .k = k_,
-                                         .v = v_,
+                                         .k = a_.k,
+                                         .v = a_.v,
                                          .partition = case_.partition,
-                                         .scale = kScale,
+                                         .scale = a_.scale,
                                          .scratch = &memory_});
   }
 
@@ -139,20 +112,14 @@ class Problem {
   size_t all_bytes() const { return memory_.peak(); }
 
  private:
-  static constexpr float kScale = 0.125f;  // 1 / sqrt(kDim)
-
-  View<float> random(Shape shape) {
-    const View<float> view = memory_.alloc<float>(shape);
-    std::normal_distribution<float> normal;
-    for (float& x : view.span()) x = normal(generator_);
-    return view;
-  }
+  Pattern pattern() const { return {.is_causal = case_.partition.is_causal}; }
 
   Case case_;
   Arena memory_;
   Stream stream_;
   std::mt19937 generator_{7};
-  View<float> q_, k_, v_, dout_, o_, dq_, dk_, dv_, lse_, dkey_, dvalue_;
+  AttentionArrays a_;
+  View<float> dkey_, dvalue_;
   Summaries summaries_;
   size_t bytes_ = 0;
 };
@@ -175,23 +142,21 @@ void log_log_slopes(benchmark::State& state) {
 
 void measure(benchmark::State& state, const Case& c, bool forward, bool backward) {
   Problem problem(c);
-  const std::clock_t begin = std::clock();
+  const double begin = thread_seconds();
   for (auto _ : state) {
     if (forward) problem.forward();
     if (backward) problem.backward();
     benchmark::ClobberMemory();
   }
-  const double cpu_seconds = static_cast<double>(std::clock() - begin) / CLOCKS_PER_SEC;
+  const double cpu_seconds = thread_seconds() - begin;
   if (forward && backward && c.name == kRootName) {
     costs().seconds[c.partition.length] = cpu_seconds / static_cast<double>(state.iterations());
     costs().bytes[c.partition.length] = static_cast<double>(problem.all_bytes());
   }
   const auto tokens = static_cast<double>(c.partition.length);
-  state.counters["per_token"] =
-      benchmark::Counter(static_cast<double>(state.iterations()) * tokens,
-                         benchmark::Counter::kIsRate | benchmark::Counter::kInvert);
+  state.counters["per_token"] = seconds_per(state, tokens);
   state.counters["bytes/token"] = static_cast<double>(problem.bytes()) / tokens;
-  state.SetLabel(std::string(stipple::cpu::isa_name(stipple::cpu::isa())));
+  label_with_isa(state);
 }
 
 void add(const Case& c) {
@@ -202,10 +167,6 @@ void add(const Case& c) {
       measure(state, c, which != "backward", which != "forward");
     })->Unit(benchmark::kMillisecond);
   }
-}
-
-int64_t near_root(int64_t n) {
-  return static_cast<int64_t>(std::lround(std::sqrt(static_cast<double>(n))));
 }
 
 void add_all() {
@@ -231,10 +192,4 @@ void add_all() {
 
 }  // namespace
 
-int main(int argc, char** argv) {
-  add_all();
-  benchmark::Initialize(&argc, argv);
-  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
-  benchmark::RunSpecifiedBenchmarks();
-  return 0;
-}
+int main(int argc, char** argv) { return stipple::bench::run_benchmarks(argc, argv, add_all); }

@@ -8,18 +8,13 @@
 //
 //   bench_entmax --benchmark_filter='step/.*N:4096'
 #include <benchmark/benchmark.h>
-#include <time.h>
 
-#include <algorithm>
 #include <cmath>
-#include <functional>
 #include <random>
 #include <string>
 #include <vector>
 
-#include "core/cpu/isa.h"
-#include "core/stream.h"
-#include "kernels/attend.h"
+#include "bench/attention_problem.h"
 #include "kernels/attend_entmax.h"
 #include "kernels/entmax.h"
 
@@ -27,19 +22,10 @@ namespace {
 
 using namespace stipple;
 using namespace stipple::kernels;
+using namespace stipple::bench;
 
 constexpr float kSharpSigma = 2.45f;
 constexpr float kFlatSigma = 0.1f;
-
-void fill_normal(View<float> view, double deviation, uint64_t seed) {
-  std::mt19937_64 generator(seed);
-  std::normal_distribution<double> normal(0.0, deviation);
-  for (float& x : view.span()) x = static_cast<float>(normal(generator));
-}
-
-void label(benchmark::State& state) {
-  state.SetLabel(std::string(stipple::cpu::isa_name(stipple::cpu::isa())));
-}
 
 // --- rows ----------------------------------------------------------------------------------------
 
@@ -49,7 +35,8 @@ void rows(benchmark::State& state, float alpha, float sigma, int64_t length) {
   Arena memory("bench", kCpuDevice, size_t{1} << 26);
   const Stream stream(kCpuDevice);
   const View<float> z = memory.alloc<float>({count, length});
-  fill_normal(z, double{sigma}, 3);
+  std::mt19937 generator(3);
+  fill_normal(z, generator, sigma);
   const View<float> alphas = memory.alloc<float>({1});
   alphas[0] = alpha;
   const Entmax args = {.tau = memory.alloc<float>({count}),
@@ -62,10 +49,8 @@ void rows(benchmark::State& state, float alpha, float sigma, int64_t length) {
     entmax(stream, args);
     benchmark::ClobberMemory();
   }
-  state.counters["per_score"] =
-      benchmark::Counter(static_cast<double>(state.iterations()) * kScores,
-                         benchmark::Counter::kIsRate | benchmark::Counter::kInvert);
-  label(state);
+  state.counters["per_score"] = seconds_per(state, kScores);
+  label_with_isa(state);
 }
 
 // --- attention -----------------------------------------------------------------------------------
@@ -83,66 +68,47 @@ class Problem {
   explicit Problem(const Case& c)
       : memory_("bench", kCpuDevice, size_t{1} << 29),
         stream_(kCpuDevice),
-        scale_(1.0f / std::sqrt(static_cast<float>(c.dim))) {
-    const Shape shape = {1, 1, c.tokens, c.dim};
-    const double deviation = std::sqrt(double{c.sigma});  // of q and of k: that of scores is sigma
-    for (auto* view : {&q_, &k_})
-      fill_normal(*view = memory_.alloc<float>(shape), deviation, seed_++);
-    for (auto* view : {&v_, &dout_}) fill_normal(*view = memory_.alloc<float>(shape), 1.0, seed_++);
-    for (auto* view : {&o_, &dq_, &dk_, &dv_}) *view = memory_.alloc<float>(shape);
-    lse_ = memory_.alloc<float>({1, 1, c.tokens});
+        a_(memory_, generator_, c.tokens, c.dim, std::sqrt(c.sigma)) {  // scores have sigma
     alpha_ = memory_.alloc<float>({1});
     alpha_[0] = c.alpha;
     const Arena::Mark before = memory_.mark();
-    o2_ = memory_.alloc<float>(shape);
+    o2_ = memory_.alloc<float>(a_.q.shape);
     support_ = alloc_entmax_support(memory_, 1, 1, c.tokens);
     entmax_step();
     bytes_ = memory_.peak() - before;
   }
 
   void softmax_step() {
-    attend_dense(
-        stream_,
-        {.o = o_, .lse = lse_, .q = q_, .k = k_, .v = v_, .scale = scale_, .scratch = &memory_});
-    attend_dense_backward(stream_, {.dq = dq_,
-                                    .dk = dk_,
-                                    .dv = dv_,
-                                    .q = q_,
-                                    .k = k_,
-                                    .v = v_,
-                                    .o = o_,
-                                    .dout = dout_,
-                                    .lse = lse_,
-                                    .scale = scale_,
-                                    .scratch = &memory_});
+    softmax_forward(stream_, memory_, a_);
+    softmax_backward(stream_, memory_, a_);
   }
 
   void entmax_forward() {
-    attend_entmax(stream_, {.o = o_,
+    attend_entmax(stream_, {.o = a_.o,
                             .o2 = o2_,
-                            .tau = lse_,
+                            .tau = a_.lse,
                             .support = support_,
-                            .q = q_,
-                            .k = k_,
-                            .v = v_,
+                            .q = a_.q,
+                            .k = a_.k,
+                            .v = a_.v,
                             .heads = {.alpha = alpha_},
-                            .scale = scale_,
+                            .scale = a_.scale,
                             .scratch = &memory_});
   }
   void entmax_step() {
     entmax_forward();
-    attend_entmax_backward(stream_, {.dq = dq_,
-                                     .dk = dk_,
-                                     .dv = dv_,
-                                     .q = q_,
-                                     .k = k_,
-                                     .v = v_,
+    attend_entmax_backward(stream_, {.dq = a_.dq,
+                                     .dk = a_.dk,
+                                     .dv = a_.dv,
+                                     .q = a_.q,
+                                     .k = a_.k,
+                                     .v = a_.v,
                                      .o2 = o2_,
-                                     .dout = dout_,
-                                     .tau = lse_,
+                                     .dout = a_.dout,
+                                     .tau = a_.lse,
                                      .support = support_,
                                      .heads = {.alpha = alpha_},
-                                     .scale = scale_,
+                                     .scale = a_.scale,
                                      .scratch = &memory_});
   }
 
@@ -157,30 +123,12 @@ class Problem {
  private:
   Arena memory_;
   Stream stream_;
-  float scale_;
-  uint64_t seed_ = 7;
-  View<float> q_, k_, v_, dout_, o_, o2_, dq_, dk_, dv_, lse_, alpha_;
+  std::mt19937 generator_{7};
+  AttentionArrays a_;
+  View<float> o2_, alpha_;
   EntmaxSupport support_;
   size_t bytes_ = 0;
 };
-
-double thread_seconds() {
-  timespec now{};
-  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
-  return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
-}
-
-double seconds_of(const std::function<void()>& work) {
-  const double begin = thread_seconds();
-  work();
-  return thread_seconds() - begin;
-}
-
-double median(std::vector<double> times) {
-  std::nth_element(times.begin(), times.begin() + static_cast<int64_t>(times.size() / 2),
-                   times.end());
-  return times[times.size() / 2];
-}
 
 void step(benchmark::State& state, const Case& c) {
   Problem problem(c);
@@ -202,7 +150,7 @@ void step(benchmark::State& state, const Case& c) {
   if (!of_1_5.empty()) state.counters["of_1.5"] = median(own) / median(of_1_5);
   state.counters["bytes/token"] =
       static_cast<double>(problem.bytes()) / static_cast<double>(c.tokens);
-  label(state);
+  label_with_isa(state);
 }
 
 std::string text_of(float x) {
@@ -240,10 +188,4 @@ void add_all() {
 
 }  // namespace
 
-int main(int argc, char** argv) {
-  add_all();
-  benchmark::Initialize(&argc, argv);
-  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
-  benchmark::RunSpecifiedBenchmarks();
-  return 0;
-}
+int main(int argc, char** argv) { return stipple::bench::run_benchmarks(argc, argv, add_all); }

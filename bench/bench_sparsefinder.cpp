@@ -11,8 +11,7 @@
 #include <random>
 #include <string>
 
-#include "core/cpu/isa.h"
-#include "core/stream.h"
+#include "bench/attention_problem.h"
 #include "kernels/attend_entmax.h"
 #include "kernels/group_edges.h"
 #include "kernels/predict.h"
@@ -21,29 +20,25 @@ namespace {
 
 using namespace stipple;
 using namespace stipple::kernels;
+using namespace stipple::bench;
 
 constexpr int64_t kDim = 64;
 constexpr int64_t kProjectedDim = 4;
-constexpr float kScale = 0.125f;  // 1 / sqrt(kDim)
-
-int64_t near_root(int64_t n) {
-  return static_cast<int64_t>(std::lround(std::sqrt(static_cast<double>(n))));
-}
 
 /// Everything that prediction, forward and backward of one problem read and write.
 class Problem {
  public:
   Problem(int64_t n, bool is_exact)
-      : n_(n), topics_(near_root(n)), is_exact_(is_exact), stream_(kCpuDevice) {
-    const Shape rows = {1, 1, n, kDim};
-    for (auto* view : {&q_, &k_, &v_, &dout_, &o_, &o2_, &dq_, &dk_, &dv_})
-      *view = memory_.alloc<float>(rows);
-    for (auto* view : {&v_, &dout_}) fill(*view, 1.0f);
+      : n_(n),
+        topics_(near_root(n)),
+        is_exact_(is_exact),
+        stream_(kCpuDevice),
+        a_(memory_, generator_, n, kDim) {
+    o2_ = memory_.alloc<float>(a_.q.shape);
     weight_ = memory_.alloc<float>({1, kDim, kProjectedDim});
-    fill(weight_, 0.5f);
+    fill_normal(weight_, generator_, 0.5f);
     centroids_ = memory_.alloc<float>({1, topics_, kProjectedDim});
     make_topics();
-    tau_ = memory_.alloc<float>({1, 1, n});
     support_ = alloc_entmax_support(memory_, 1, 1, n);
     alpha_ = memory_.alloc<float>({1});
     alpha_[0] = 1.5f;
@@ -57,7 +52,7 @@ class Problem {
   }
 
   void predict() {
-    for (const auto& [x, groups] : {std::pair{q_, query_groups_}, {k_, key_groups_}}) {
+    for (const auto& [x, groups] : {std::pair{a_.q, query_groups_}, {a_.k, key_groups_}}) {
       project_tokens(stream_, {.y = projected_, .x = x, .weight = weight_});
       nearest_groups(stream_, {.groups = groups, .x = projected_, .centroids = centroids_});
     }
@@ -69,32 +64,32 @@ class Problem {
                                 .scratch = &memory_});
   }
   void forward() {
-    attend_entmax(stream_, {.o = o_,
+    attend_entmax(stream_, {.o = a_.o,
                             .o2 = o2_,
-                            .tau = tau_,
+                            .tau = a_.lse,
                             .support = support_,
-                            .q = q_,
-                            .k = k_,
-                            .v = v_,
+                            .q = a_.q,
+                            .k = a_.k,
+                            .v = a_.v,
                             .heads = {.alpha = alpha_},
                             .edges = is_exact_ ? EdgeSet{} : edges_,
-                            .scale = kScale,
+                            .scale = a_.scale,
                             .scratch = &memory_});
   }
   void backward() {
-    attend_entmax_backward(stream_, {.dq = dq_,
-                                     .dk = dk_,
-                                     .dv = dv_,
-                                     .q = q_,
-                                     .k = k_,
-                                     .v = v_,
+    attend_entmax_backward(stream_, {.dq = a_.dq,
+                                     .dk = a_.dk,
+                                     .dv = a_.dv,
+                                     .q = a_.q,
+                                     .k = a_.k,
+                                     .v = a_.v,
                                      .o2 = o2_,
-                                     .dout = dout_,
-                                     .tau = tau_,
+                                     .dout = a_.dout,
+                                     .tau = a_.lse,
                                      .support = support_,
                                      .heads = {.alpha = alpha_},
                                      .edges = is_exact_ ? EdgeSet{} : edges_,
-                                     .scale = kScale,
+                                     .scale = a_.scale,
                                      .scratch = &memory_});
   }
   double degree() const {
@@ -107,20 +102,16 @@ class Problem {
   }
 
  private:
-  void fill(View<float> view, float stddev) {
-    std::normal_distribution<float> normal(0.0f, stddev);
-    for (float& x : view.span()) x = normal(generator_);
-  }
   /// A direction for each topic, of which queries and keys are noisy copies, in any order; its
   /// centroid is where it is projected to.
   void make_topics() {
     const View<float> topics = memory_.alloc<float>({1, 1, topics_, kDim});
-    fill(topics, 1.0f);
+    fill_normal(topics, generator_);
     project_tokens(
         stream_,
         {.y = centroids_.reshape({1, 1, topics_, kProjectedDim}), .x = topics, .weight = weight_});
     std::normal_distribution<float> noise(0.0f, 0.1f);
-    for (const View<float>& x : {q_, k_}) {
+    for (const View<float>& x : {a_.q, a_.k}) {
       for (int64_t i = 0; i < n_; ++i) {
         const auto topic = static_cast<int64_t>(generator_() % static_cast<uint64_t>(topics_));
         for (int64_t c = 0; c < kDim; ++c)
@@ -134,8 +125,8 @@ class Problem {
   Arena memory_{"bench", kCpuDevice, size_t{1} << 29};
   Stream stream_;
   std::mt19937 generator_{7};
-  View<float> q_, k_, v_, dout_, o_, o2_, dq_, dk_, dv_, weight_, centroids_, projected_, tau_,
-      alpha_;
+  AttentionArrays a_;
+  View<float> o2_, weight_, centroids_, projected_, alpha_;
   View<int32_t> query_groups_, key_groups_;
   EntmaxSupport support_;
   EdgeSet edges_;
@@ -151,7 +142,7 @@ void measure(benchmark::State& state, const std::string& pass, int64_t n, bool i
   }
   state.counters["degree"] = problem.degree();
   state.counters["support"] = problem.support();
-  state.SetLabel(std::string(stipple::cpu::isa_name(stipple::cpu::isa())));
+  label_with_isa(state);
 }
 
 void add_all() {
@@ -171,10 +162,4 @@ void add_all() {
 
 }  // namespace
 
-int main(int argc, char** argv) {
-  benchmark::Initialize(&argc, argv);
-  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
-  add_all();
-  benchmark::RunSpecifiedBenchmarks();
-  return 0;
-}
+int main(int argc, char** argv) { return stipple::bench::run_benchmarks(argc, argv, add_all); }
