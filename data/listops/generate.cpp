@@ -17,8 +17,8 @@
 #include "core/stream.h"
 #include "data/listops.h"
 #include "data/listops/evaluator.h"
-#include "data/listops/output_file.h"
 #include "data/listops/source.h"
+#include "data/output_file.h"
 #include "data/random_stream.h"
 
 namespace stipple::data::listops {

@@ -13,7 +13,7 @@
 #include <set>
 
 #include "core/error.h"
-#include "data/listops/output_file.h"
+#include "data/output_file.h"
 #include "data/task_config.h"
 #include "tests/data/scratch_folder.h"
 

@@ -7,7 +7,7 @@
 #include <string>
 #include <string_view>
 
-namespace stipple::data::listops {
+namespace stipple::data {
 
 class OutputFile {
  public:
@@ -41,4 +41,4 @@ void remove_stale_partials(const std::string& final_path);
 /// The name that this process gives to its temporary file.
 std::string partial_name(const std::string& final_path);
 
-}  // namespace stipple::data::listops
+}  // namespace stipple::data

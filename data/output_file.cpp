@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "data/listops/output_file.h"
+#include "data/output_file.h"
 
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -15,7 +15,7 @@
 
 #include "core/error.h"
 
-namespace stipple::data::listops {
+namespace stipple::data {
 namespace {
 
 constexpr size_t kBufferBytes = size_t{1} << 20;
@@ -112,4 +112,4 @@ void remove_stale_partials(const std::string& final_path) {
   }
 }
 
-}  // namespace stipple::data::listops
+}  // namespace stipple::data
