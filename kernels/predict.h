@@ -22,10 +22,11 @@ inline constexpr int64_t kMostNearest = 32;    ///< centroids that a token may b
 
 /// y = x W + b, per head. O(N D R)
 struct ProjectTokens {
-  View<float> y;             // [B, H, N, R]  written
-  ConstRealView x;           // [B, H, N, D]
-  View<const float> weight;  // [H, D, R]
-  View<const float> bias{};  // [H, R]; empty: 0
+  View<float> y;                // [B, H, N, R]  written
+  ConstRealView x;              // [B, H, N, D]
+  View<const float> weight;     // [H, D, R]
+  View<const float> bias{};     // [H, R]; empty: 0
+  bool to_unit_length = false;  ///< then y / |y|, 0 where y is 0
 };
 void project_tokens(const Stream&, const ProjectTokens&);
 
@@ -48,6 +49,7 @@ void nearest_groups(const Stream&, const NearestGroups&);
 enum class Quantisation : uint8_t {
   kEqual,     ///< by rank among the real tokens, ceil(real / buckets) of them in each
   kInterval,  ///< equal parts of (-1, 1), of tanh(temperature x)
+  kLowest,    ///< of the equal ones the first, and no group for who is in another
 };
 struct QuantiseTokens {
   View<int32_t> groups;        // [B, H, N, R]  written

@@ -40,13 +40,16 @@ void fill(const ParameterStore::Entry& entry, uint64_t seed, std::span<float> x)
   const PhiloxKey key = RngKey{seed, hash_name(entry.name)}.philox();
   std::vector<double> drawn(x.size());
   for (size_t i = 0; i < x.size(); ++i) drawn[i] = draw(entry.init, key, i);
-  if (entry.init.kind == Init::Kind::kDirections) {
+  const bool are_opposites = entry.init.kind == Init::Kind::kOpposites;
+  if (are_opposites || entry.init.kind == Init::Kind::kDirections) {
     const auto width = static_cast<size_t>(entry.shape[entry.shape.rank() - 1]);
     for (size_t first = 0; first < x.size(); first += width) {
       double squares = 0;
       for (size_t e = first; e < first + width; ++e) squares += drawn[e] * drawn[e];
       for (size_t e = first; e < first + width; ++e)
-        drawn[e] *= entry.init.scale / std::sqrt(squares);
+        drawn[e] = are_opposites && first / width % 2 == 1
+                       ? -drawn[e - width]
+                       : drawn[e] * entry.init.scale / std::sqrt(squares);
     }
   }
   for (size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(drawn[i]);

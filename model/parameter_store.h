@@ -23,7 +23,13 @@ namespace stipple::model {
 
 /// How a tensor is filled before training. A pure function of (seed, name, element).
 struct Init {
-  enum class Kind : uint8_t { kConstant, kNormal, kUniform, kDirections } kind = Kind::kConstant;
+  enum class Kind : uint8_t {
+    kConstant,
+    kNormal,
+    kUniform,
+    kDirections,
+    kOpposites
+  } kind = Kind::kConstant;
   double scale = 0.0;  ///< the constant; the standard deviation; the half-width; the length
 
   static Init constant(double value) { return {Kind::kConstant, value}; }
@@ -31,6 +37,8 @@ struct Init {
   static Init uniform(double half_width) { return {Kind::kUniform, half_width}; }
   /// Vectors along the last dimension, of length 1 and uniformly distributed directions.
   static Init directions() { return {Kind::kDirections, 1.0}; }
+  /// Likewise, each second one the opposite of the one before.
+  static Init opposites() { return {Kind::kOpposites, 1.0}; }
 };
 
 /// Whether weight decay applies: matrices yes; biases, norms and embeddings no.

@@ -283,6 +283,10 @@ struct CommandLine {
     list("--tops", sweep.tops, "In how many clusters a token is");
     list("--buckets", sweep.buckets, "Buckets of each dimension");
     list("--thresholds", sweep.thresholds, "Squared distances");
+    list("--hashes", sweep.hashes, "Reformer: hashes, of as many buckets as clusters");
+    list("--random-blocks", sweep.random_blocks, "BigBird: keys of a query at random");
+    list("--random-tokens", sweep.random_tokens, "Longformer: global tokens at random places");
+    list("--strides", sweep.strides, "Sparse Transformer: keys of a block, and strides");
   }
   void add_data() {
     CLI::App* command =

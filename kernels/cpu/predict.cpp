@@ -82,6 +82,9 @@ void project_tokens(const Stream& stream, const ProjectTokens& args) {
     const int64_t first = p * n + tokens.begin;
     project_run(head, static_cast<size_t>(tokens.size()), x.data + first * d,
                 args.y.data + first * r);
+    if (!args.to_unit_length) return;
+    for (int64_t i = 0; i < tokens.size(); ++i)
+      math::to_unit_length(args.y.data + (first + i) * r, r);
   });
 }
 
@@ -111,8 +114,8 @@ void quantise_tokens(const Stream& stream, const QuantiseTokens& args) {
   const Shape& shape = args.x.shape;
   const int64_t heads = shape[1], n = shape[2], r = shape[3];
   const Arena::Scope scope(*args.scratch);
-  const View<uint64_t> keys =
-      args.scratch->alloc<uint64_t>({args.kind == Quantisation::kEqual ? stream.threads() : 1, n});
+  const View<uint64_t> keys = args.scratch->alloc<uint64_t>(
+      {args.kind == Quantisation::kInterval ? 1 : stream.threads(), n});
   const auto group = [&](int64_t p, int64_t i, int64_t e) -> int32_t& {
     return args.groups.data[(p * n + i) * r + e];
   };
@@ -133,9 +136,10 @@ void quantise_tokens(const Stream& stream, const QuantiseTokens& args) {
     std::sort(sorted, sorted + n);
     const int64_t real = count_real(mask, n);
     const int64_t size = math::bucket_size(real, args.buckets);
+    const int64_t last = args.kind == Quantisation::kLowest ? std::min(size, real) : real;
     for (int64_t rank = 0; rank < n; ++rank)
       group(p, math::token_of(sorted[rank]), e) =
-          rank < real ? first + static_cast<int32_t>(rank / size) : kNoGroup;
+          rank < last ? first + static_cast<int32_t>(rank / size) : kNoGroup;
   });
 }
 

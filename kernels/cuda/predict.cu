@@ -44,6 +44,7 @@ struct Projection {
   const float* bias;
   HeadRows tokens;
   int64_t d, r;
+  bool to_unit_length;
 };
 
 template <class T>
@@ -57,6 +58,7 @@ __global__ void __launch_bounds__(kPredictThreads) project_tokens_kernel(Project
       sum += to_float(f.x[row * f.d + k]) * f.weight[(h * f.d + k) * f.r + e];
     f.y[row * f.r + e] = sum;
   }
+  if (f.to_unit_length) math::to_unit_length(f.y + row * f.r, f.r);
 }
 
 // --- centroids -----------------------------------------------------------------------------------
@@ -97,6 +99,7 @@ struct Buckets {
   HeadRows tokens;
   int64_t r, buckets;
   float temperature;
+  bool only_lowest;
 };
 
 __global__ void __launch_bounds__(kPredictThreads) quantise_intervals_kernel(Buckets f) {
@@ -146,10 +149,11 @@ __global__ void __launch_bounds__(kPredictThreads)
   const int64_t real =
       count_real<kPredictThreads>(mask, n, reinterpret_cast<int64_t*>(shared_memory()));
   const int64_t size = math::bucket_size(real, f.buckets);
+  const int64_t last = f.only_lowest && size < real ? size : real;
   for (int64_t rank = threadIdx.x; rank < n; rank += kPredictThreads) {
     const int64_t token = math::token_of(sorted[list * n + rank]);
     f.groups[(p * n + token) * f.r + list % f.r] =
-        rank < real ? static_cast<int32_t>(list % f.r * f.buckets + rank / size) : kNoGroup;
+        rank < last ? static_cast<int32_t>(list % f.r * f.buckets + rank / size) : kNoGroup;
   }
 }
 
@@ -166,7 +170,8 @@ void project_tokens(const Stream& stream, const ProjectTokens& args) {
                          .bias = args.bias.data,
                          .tokens = tokens,
                          .d = args.x.shape[3],
-                         .r = args.y.shape[3]});
+                         .r = args.y.shape[3],
+                         .to_unit_length = args.to_unit_length});
   });
 }
 
@@ -192,10 +197,11 @@ void quantise_tokens(const Stream& stream, const QuantiseTokens& args) {
                   .tokens = head_rows(args.x.shape, args.mask),
                   .r = args.x.shape[3],
                   .buckets = args.buckets,
-                  .temperature = args.temperature};
+                  .temperature = args.temperature,
+                  .only_lowest = args.kind == Quantisation::kLowest};
   const int64_t count = f.tokens.rows * f.r;
   const Arena::Scope scope(*args.scratch);
-  const int64_t sorted = args.kind == Quantisation::kEqual ? count : 1;
+  const int64_t sorted = args.kind == Quantisation::kInterval ? 1 : count;
   View<uint64_t> from = args.scratch->alloc<uint64_t>({sorted});
   View<uint64_t> to = args.scratch->alloc<uint64_t>({sorted});
   if (count == 0) return;

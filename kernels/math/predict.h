@@ -3,6 +3,7 @@
 #pragma once
 
 #include <bit>
+#include <cmath>
 #include <cstdint>
 
 #include "core/host_device.h"
@@ -16,6 +17,15 @@ STIPPLE_HD inline uint32_t ordered_bits(float x) {
   if (x != x) return 0xFFFFFFFFu;
   const uint32_t bits = std::bit_cast<uint32_t>(x == 0.0f ? 0.0f : x);
   return (bits & kSign) != 0 ? ~bits : bits | kSign;
+}
+
+/// Divides y [R] by its length, where that is not 0.
+STIPPLE_HD inline void to_unit_length(float* y, int64_t r) {
+  float squares = 0.0f;
+  for (int64_t e = 0; e < r; ++e) squares += y[e] * y[e];
+  const float length = std::sqrt(squares);
+  if (length > 0.0f)
+    for (int64_t e = 0; e < r; ++e) y[e] /= length;
 }
 
 /// To compare the distances of x to the centroids c [R] of one head: their squares, less |x|^2, and

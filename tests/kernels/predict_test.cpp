@@ -82,6 +82,28 @@ TEST(ProjectTokens, HasTheSameBitsOnEveryDeviceAndForAnyThreads) {
   });
 }
 
+TEST(ProjectTokens, MayBeOfLengthOneOrZero) {
+  const Array<float> x({1, 1, 2, 2}, {3, 1, 0, 0}), w({1, 2, 2}, {1, 0, 0, -4});
+  for (const Device device : test_devices()) {
+    DeviceMemory memory(device);
+    const View<float> y = memory.fresh<float>({1, 1, 2, 2});
+    project_tokens(
+        memory.stream(),
+        {.y = y, .x = memory.put(x), .weight = memory.put(w), .bias = {}, .to_unit_length = true});
+    EXPECT_EQ(memory.get(y).values(), (std::vector<float>{0.6f, -0.8f, 0, 0}));
+  }
+  const Array<float> many = random_normal({2, 2, 300, 9}, 1), to = random_normal({2, 9, 5}, 2);
+  expect_same_on_every_device([&](DeviceMemory& memory) {
+    const View<float> y = memory.fresh<float>({2, 2, 300, 5});
+    project_tokens(memory.stream(), {.y = y,
+                                     .x = memory.put(many),
+                                     .weight = memory.put(to),
+                                     .bias = {},
+                                     .to_unit_length = true});
+    return memory.get(y);
+  });
+}
+
 // --- centroids -----------------------------------------------------------------------------------
 
 TEST(NearestGroups, AreTheNearestByDistanceAndNumber) {
@@ -190,6 +212,28 @@ TEST(QuantiseTokens, EqualBucketsHaveAsManyTokensByRank) {
           }
         }
       }
+    }
+  }
+}
+
+TEST(QuantiseTokens, TheLowestBucketAloneIsAGroup) {
+  const Array<float> x({1, 1, 5, 2}, {4, 1, 3, 2, 9, 9, 2, 3, 1, 4});
+  const Array<uint8_t> mask({1, 5}, {1, 1, 0, 1, 1});
+  for (const Device device : test_devices()) {
+    DeviceMemory memory(device);
+    for (const int64_t buckets : {2, 9}) {
+      const View<int32_t> groups = memory.fresh<int32_t>({1, 1, 5, 2});
+      quantise_tokens(memory.stream(), {.groups = groups,
+                                        .x = memory.put(x),
+                                        .mask = memory.put(mask),
+                                        .kind = Quantisation::kLowest,
+                                        .buckets = buckets,
+                                        .scratch = &memory.scratch()});
+      const auto second = static_cast<int32_t>(buckets);
+      const int32_t of_two = buckets == 2 ? second : kNoGroup;  // the second of two in its bucket
+      EXPECT_EQ(memory.get(groups).values(),
+                (std::vector<int32_t>{kNoGroup, second, kNoGroup, of_two, kNoGroup, kNoGroup,
+                                      of_two == kNoGroup ? kNoGroup : 0, kNoGroup, 0, kNoGroup}));
     }
   }
 }

@@ -138,5 +138,25 @@ TEST(OccupancyEntropy, IsAShareOfThatOfEqualSizes) {
   EXPECT_EQ(occupancy_entropy(std::vector<int64_t>{9}), 1.0);
 }
 
+TEST(Kmeans, SphericalCentroidsHaveLengthOneAndTheDirectionOfTheirPointsSum) {
+  test::Array<float> x = test::random_normal({400, 3}, 5);
+  for (int64_t i = 0; i < 400; ++i) to_length_one({&x[i * 3], 3});
+  const Points points{.values = x.values(), .dim = 3};
+  const std::vector<float> centroids =
+      kmeans(points, {.clusters = 5, .seed = 2, .is_spherical = true}, kAlone);
+  std::vector<double> sums(15);
+  for (int64_t i = 0; i < 400; ++i) {
+    const int64_t c = nearest(points.at(i), centroids, 3);
+    for (int64_t e = 0; e < 3; ++e)
+      sums[static_cast<size_t>(c * 3 + e)] += static_cast<double>(points.at(i)[e]);
+  }
+  for (size_t c = 0; c < 15; c += 3) {
+    const double length =
+        std::sqrt(sums[c] * sums[c] + sums[c + 1] * sums[c + 1] + sums[c + 2] * sums[c + 2]);
+    for (size_t e = c; e < c + 3; ++e)
+      EXPECT_NEAR(static_cast<double>(centroids[e]), sums[e] / length, 1e-5);
+  }
+}
+
 }  // namespace
 }  // namespace stipple::model

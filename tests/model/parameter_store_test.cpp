@@ -103,6 +103,25 @@ TEST(ParameterStore, DirectionsHaveLengthOneAndPointEverywhere) {
     EXPECT_NEAR(square, 1.0 / 3, 5 * std::sqrt(4.0 / 45 / kCount));
 }
 
+TEST(ParameterStore, EachSecondOfOppositesIsTheOppositeOfTheOneBefore) {
+  ParameterStore store;
+  const ParamId all = store.declare("directions", {2, 6, 3}, Init::directions());
+  const ParamId id = store.declare("opposites", {2, 6, 3}, Init::opposites());
+  store.allocate(kCpuDevice);
+  store.initialize(Stream(kCpuDevice), 3);
+  const View<float> x = store.value(id);
+  for (int64_t row = 0; row < 12; row += 2) {
+    double length = 0;
+    for (int64_t e = row * 3; e < row * 3 + 3; ++e) {
+      EXPECT_EQ(x[e + 3], -x[e]);
+      length += static_cast<double>(x[e]) * static_cast<double>(x[e]);
+    }
+    EXPECT_NEAR(length, 1.0, 1e-6);
+    EXPECT_TRUE(row == 0 || x[row * 3] != x[row * 3 - 6]);
+  }
+  EXPECT_NE(store.value(all)[3], -store.value(all)[0]);
+}
+
 TEST(ParameterStore, PaddingStaysZero) {
   ParameterStore store;
   store.declare("a", {3}, Init::constant(1));

@@ -69,8 +69,20 @@ int64_t count(const std::vector<uint8_t>& graph) {
   return std::count(graph.begin(), graph.end(), uint8_t{1});
 }
 
+SparsefinderConfig other(SparsefinderPredictor predictor, int64_t clusters = 4) {
+  return {.predictor = predictor,
+          .cluster = {.clusters = clusters},
+          .places = {.random_blocks = 2, .random_tokens = 2, .stride = 3}};
+}
+
 std::vector<SparsefinderConfig> every_predictor() {
-  return {clustered(3),
+  return {other(SparsefinderPredictor::kReformer),
+          other(SparsefinderPredictor::kRouting),
+          other(SparsefinderPredictor::kBigbird),
+          other(SparsefinderPredictor::kLongformer),
+          other(SparsefinderPredictor::kFixed),
+          other(SparsefinderPredictor::kStrided),
+          clustered(3),
           clustered(5, 2),
           clustered(5, 1, 2),
           quantized(3, Quantisation::kEqual),
@@ -119,6 +131,10 @@ TEST(SparsefinderAttention, IsEntmaxOverTheGraphWithItsGradients) {
         return sum;
       };
       expect_gradient(run.out.values(), output(), 1e-5, "out");
+      // Differences are slow, and of a graph it does not matter to them who made it.
+      if (sparsefinder.predictor != SparsefinderPredictor::kDistance &&
+          sparsefinder.predictor != SparsefinderPredictor::kRouting)
+        continue;
       expect_gradient(run.dq.values(), differences(at.q, loss), 2e-4, "dq");
       expect_gradient(run.dk.values(), differences(at.k, loss), 2e-4, "dk");
       expect_gradient(run.dv.values(), differences(at.v, loss), 1e-4, "dv");
@@ -264,6 +280,128 @@ TEST(SparsefinderAttention, OfficialClustersMustBeOfEqualRank) {
   const std::vector<uint8_t> more = graph_of(any, c), fewer = graph_of(ranked, c);
   EXPECT_LT(count(fewer), count(more));
   for (size_t e = 0; e < more.size(); ++e) EXPECT_LE(fewer[e], more[e]);
+}
+
+/// Content times W, [B, H, N, R].
+Doubles projected(const AttentionRun& run, const test::Array<float>& x) {
+  const View<float> w = run.value("attention.project");
+  const int64_t heads = w.shape[0], d = w.shape[1], r = w.shape[2], n = x.shape()[2];
+  Doubles y;
+  for (int64_t row = 0; row < x.numel() / d; ++row) {
+    for (int64_t e = 0; e < r; ++e) {
+      double sum = 0;
+      for (int64_t c = 0; c < d; ++c)
+        sum += static_cast<double>(x[row * d + c]) *
+               static_cast<double>(w[(row / n % heads * d + c) * r + e]);
+      y.push_back(sum);
+    }
+  }
+  return y;
+}
+
+TEST(SparsefinderAttention, ReformersBucketIsTheLargestOfAHashAndItsOpposite) {
+  const AttentionCase c{.length = 23, .head_dim = 4, .seed = 51};
+  SparsefinderConfig sparsefinder = other(SparsefinderPredictor::kReformer, 6);
+  sparsefinder.cluster.rounds = 2;
+  sparsefinder.window = 0;
+  AttentionRun run(config_of(sparsefinder), c);
+  run.forward();
+  const Doubles q = projected(run, run.q), k = projected(run, run.k);
+  const View<float> directions = run.value("attention.centroids");
+  const int64_t r = directions.shape[3];
+  const auto bucket = [&](const double* x, int64_t round, int64_t head) {
+    int64_t best = 0;
+    double largest = -1;
+    for (int64_t g = 0; g < 3; ++g) {
+      double dot = 0;
+      for (int64_t e = 0; e < r; ++e)
+        dot +=
+            x[e] * static_cast<double>(directions[((round * c.heads + head) * 6 + 2 * g) * r + e]);
+      if (std::abs(dot) <= largest) continue;
+      largest = std::abs(dot);
+      best = 2 * g + (dot < 0 ? 1 : 0);
+    }
+    return best;
+  };
+  const std::vector<uint8_t> graph = graph_of(run, c);
+  for (int64_t p = 0; p < c.batch * c.heads; ++p) {
+    for (int64_t e = 0; e < c.length * c.length; ++e) {
+      const double* of_query = q.data() + (p * c.length + e / c.length) * r;
+      const double* of_key = k.data() + (p * c.length + e % c.length) * r;
+      bool shares = false;
+      for (const int64_t round : {0, 1})
+        shares =
+            shares || bucket(of_query, round, p % c.heads) == bucket(of_key, round, p % c.heads);
+      ASSERT_EQ(graph[static_cast<size_t>(p * c.length * c.length + e)] != 0, shares);
+    }
+  }
+}
+
+TEST(SparsefinderAttention, RoutingsClustersTakeTheirNearestQueriesAndKeysByAngle) {
+  const AttentionCase c{.length = 23, .head_dim = 4, .seed = 51};
+  SparsefinderConfig sparsefinder = other(SparsefinderPredictor::kRouting, 5);
+  sparsefinder.window = 0;
+  AttentionRun run(config_of(sparsefinder), c);
+  add_padding(run);
+  run.forward();
+  const View<float> routing = run.value("attention.routing");
+  const int64_t r = routing.shape[1];
+  /// Who is among the nearest tokens of each cluster.
+  const auto members = [&](const Doubles& x, int64_t p, int64_t cluster) {
+    std::vector<std::pair<double, int64_t>> by_angle;
+    for (int64_t i = 0; i < c.length; ++i) {
+      if (run.mask[p / c.heads * c.length + i] == 0) continue;
+      const double* own = x.data() + (p * c.length + i) * r;
+      double dot = 0, squares = 0;
+      for (int64_t e = 0; e < r; ++e) {
+        dot += own[e] * static_cast<double>(routing[(p % c.heads * r + e) * 5 + cluster]);
+        squares += own[e] * own[e];
+      }
+      by_angle.emplace_back(dot / std::sqrt(squares), i);
+    }
+    std::sort(by_angle.begin(), by_angle.end());
+    std::vector<bool> is_in(static_cast<size_t>(c.length));
+    for (size_t rank = 0; rank < (by_angle.size() + 4) / 5; ++rank)
+      is_in[static_cast<size_t>(by_angle[rank].second)] = true;
+    return is_in;
+  };
+  const Doubles q = projected(run, run.q), k = projected(run, run.k);
+  const std::vector<uint8_t> graph = graph_of(run, c);
+  for (int64_t p = 0; p < c.batch * c.heads; ++p) {
+    std::vector<uint8_t> expected(static_cast<size_t>(c.length * c.length));
+    for (int64_t cluster = 0; cluster < 5; ++cluster) {
+      const auto queries = members(q, p, cluster), keys = members(k, p, cluster);
+      for (size_t e = 0; e < expected.size(); ++e) {
+        const auto n = static_cast<size_t>(c.length);
+        if (queries[e / n] && keys[e % n]) expected[e] = 1;
+      }
+    }
+    const auto first = graph.begin() + p * c.length * c.length;
+    EXPECT_EQ(std::vector<uint8_t>(first, first + c.length * c.length), expected) << p;
+  }
+}
+
+TEST(SparsefinderAttention, GraphsByPlaceHaveWindowsAndGlobalTokensBeside) {
+  const AttentionCase c = small();
+  for (const SparsefinderPredictor predictor :
+       {SparsefinderPredictor::kBigbird, SparsefinderPredictor::kFixed,
+        SparsefinderPredictor::kStrided}) {
+    SparsefinderConfig alone = other(predictor), more = alone;
+    alone.window = 0;
+    more.window = 9;
+    more.global_tokens = 1;
+    AttentionRun a(config_of(alone), c), b(config_of(more), c);
+    a.forward();
+    b.forward();
+    const std::vector<uint8_t> fewer = graph_of(a, c), all = graph_of(b, c);
+    for (int64_t e = 0; e < std::ssize(all); ++e) {
+      const int64_t i = e / c.length % c.length, j = e % c.length;
+      const bool always = std::abs(i - j) <= 4 || i == 0 || j == 0;
+      ASSERT_EQ(all[static_cast<size_t>(e)] != 0, fewer[static_cast<size_t>(e)] != 0 || always);
+      if (predictor != SparsefinderPredictor::kStrided) continue;
+      ASSERT_EQ(fewer[static_cast<size_t>(e)] != 0, (i - j) % 3 == 0 || std::abs(i - j) <= 3);
+    }
+  }
 }
 
 // --- what is not learned -------------------------------------------------------------------------

@@ -8,7 +8,8 @@ sparsefinder="attention.kind=sparsefinder attention.sparsefinder.cluster.cluster
 figure() { sed -nE "s/^$1 +([0-9.]+).*/\1/p" <<<"$output"; }
 
 # --- from scratch, on any number of ranks, killed or not ---
-for attention in "" "attention.sparsefinder.predictor=quantize" "attention.sparsefinder.predictor=distance"; do
+for attention in "" predictor=quantize predictor=distance predictor=routing predictor=bigbird; do
+  [ -z "$attention" ] || attention=attention.sparsefinder.$attention
   run_train 1 run.dir=one $sparsefinder $attention train.steps=8 2>/dev/null
   run_train 3 run.dir=three $sparsefinder $attention train.steps=4 optimizer.schedule.warmup_steps=2 2>/dev/null
   rm -rf three
@@ -59,25 +60,38 @@ run_train 1 run.dir=predicted $sparsefinder train.steps=3 optimizer.schedule.war
 mv kept.safetensors exact/sparsefinder.safetensors
 
 # --- many ways at once ---
-expect 0 "$STIPPLE" sparsefinder sweep exact --out swept --examples 32 --windows 1,3 --globals 2 --clusters 2,4 --tops 1,2 --buckets 4 --thresholds 1
-equal "$(wc -l <swept/sweep.csv)" 18 "lines of sweep.csv: a head, exact attention, and eight ways with each of two windows"
+others="--hashes 1,2 --random-blocks 2 --random-tokens 2 --strides 8"
+expect 0 "$STIPPLE" sparsefinder sweep exact --out swept --examples 32 --windows 1,3 --globals 2 --clusters 2,4 --tops 1,2 --buckets 4 --thresholds 1 $others
+equal "$(wc -l <swept/sweep.csv)" 38 "lines of sweep.csv: a head, exact attention, and eighteen ways with each of two windows"
 equal "$(head -1 swept/sweep.csv)" predictor,setting,window,density,sparsity,recall,precision,exact,dropped_mass,loss,accuracy,frontier "columns"
 # Twice in the nearest two of two clusters is everything: exact.
 row=$(grep '^cluster several,clusters=2 top=2,1,' swept/sweep.csv)
 equal "$(cut -d, -f4,6,8 <<<"$row")" 1,1,1 "density, recall and exact rows of everything"
 contains "$(cat swept/sweep.html)" "Dropped mass"
+for way in reformer routing bigbird longformer fixed strided; do
+  contains "$(cat swept/sweep.html)" "$way"
+  # Each is a graph: not nothing, not everything.
+  awk -F, -v way="$way" '$1 == way { n += 1; bad += !($4 > 0.01 && $4 < 0.99 && $6 > 0 && $6 < 1) } END { exit !(n >= 2 && !bad) }' swept/sweep.csv || fail "$way: $(grep "^$way," swept/sweep.csv)"
+done
 sum=$(sha256sum <swept/sweep.csv)
-expect 0 "$STIPPLE" sparsefinder sweep exact --out swept --examples 32 --windows 1,3 --globals 2 --clusters 2,4 --tops 1,2 --buckets 4 --thresholds 1 threads=2
+expect 0 "$STIPPLE" sparsefinder sweep exact --out swept --examples 32 --windows 1,3 --globals 2 --clusters 2,4 --tops 1,2 --buckets 4 --thresholds 1 $others threads=2
 equal "$(sha256sum <swept/sweep.csv)" "$sum" "swept once more"
 # A sweep is over what is predicted, whatever the run's mode.
-few="--examples 8 --epochs 1 --windows 1 --globals 2 --clusters 4,1000 --tops 1 --buckets 4 --thresholds 1"
+few="$others --examples 8 --epochs 1 --windows 1 --globals 2 --clusters 4,1000 --tops 1 --buckets 4 --thresholds 1"
 expect 0 "$STIPPLE" sparsefinder sweep exact --out few $few
 contains "$output" "clusters=1000 top=1 is left out: sequences have at most 64 tokens"
 sum=$(sha256sum <few/sweep.csv)
-expect 0 "$STIPPLE" sparsefinder sweep exact attention.sparsefinder.mode=full --out few $few
+expect 0 "$STIPPLE" sparsefinder sweep exact attention.sparsefinder.mode=full attention.sparsefinder.predictor=bigbird --out few $few
 equal "$(sha256sum <few/sweep.csv)" "$sum" "swept with mode=full"
 
 # --- what cannot be is refused in one line ---
+expect 2 "$STIPPLE" sparsefinder fit exact attention.sparsefinder.predictor=bigbird
+contains "$output" "attention.sparsefinder.predictor: "
+contains "$output" "there is nothing to fit"
+expect 2 "$STIPPLE" train small.yaml $sparsefinder attention.sparsefinder.predictor=reformer attention.sparsefinder.cluster.clusters=5
+contains "$output" "attention.sparsefinder.cluster.clusters: predictor=reformer"
+expect 2 "$STIPPLE" train small.yaml $sparsefinder attention.sparsefinder.predictor=routing attention.sparsefinder.cluster.clusters=31
+contains "$output" "attention.sparsefinder.cluster.clusters: with predictor=routing"
 run_train 1 run.dir=softmax attention.kind=softmax train.steps=2 optimizer.schedule.warmup_steps=1 2>/dev/null
 expect 2 "$STIPPLE" sparsefinder fit softmax
 contains "$output" "attention.kind=softmax, of which no support can be predicted"

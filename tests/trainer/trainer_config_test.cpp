@@ -326,6 +326,26 @@ TEST(TrainerConfig, SparsefinderSaysWhatDoesNotFit) {
       "0 and 2; lower it, or use metric=l2");
   EXPECT_EQ(mistake({kind, prefix + "max_density=0"}),
             "attention.sparsefinder.max_density: 0 leaves no room for any edge; use up to 1");
+  EXPECT_EQ(mistake({kind, prefix + "predictor=reformer", prefix + "cluster.clusters=5"}),
+            "attention.sparsefinder.cluster.clusters: predictor=reformer has directions and their "
+            "opposites, so 5 buckets cannot be; use an even number");
+  EXPECT_EQ(mistake({kind, prefix + "predictor=routing", prefix + "cluster.clusters=31"}),
+            "attention.sparsefinder.cluster.clusters: with predictor=routing and clusters=31 a "
+            "token is in 31 groups; at most 30");
+  EXPECT_EQ(mistake({kind, prefix + "predictor=routing", prefix + "cluster.rounds=2"}),
+            "attention.sparsefinder.cluster.rounds: 2 sets of clusters; predictor=routing has one");
+  EXPECT_EQ(mistake({kind, prefix + "predictor=routing", prefix + "cluster.top=2"}),
+            "attention.sparsefinder.cluster.top: 2 is predictor=cluster's; use 1 with reformer and "
+            "routing");
+  EXPECT_EQ(mistake({kind, prefix + "predictor=fixed", prefix + "places.summary=17"}),
+            "attention.sparsefinder.places.summary: the last 17 keys of blocks of 16; lower it or "
+            "raise places.stride");
+  for (const std::string predictor : {"reformer", "bigbird", "longformer", "fixed", "strided"})
+    EXPECT_EQ(mistake({kind, "model.causal=true", prefix + "predictor=" + predictor}), "none");
+  EXPECT_TRUE(
+      mistake({kind, "model.causal=true", prefix + "predictor=routing"})
+          .starts_with("model.causal: attention.kind=sparsefinder lets tokens see later ones and "
+                       "cannot be causal, unless attention.sparsefinder.predictor=cluster; "));
   EXPECT_TRUE(
       mistake({kind, "model.causal=true", prefix + "predictor=quantize"})
           .starts_with("model.causal: attention.kind=sparsefinder lets tokens see later ones"));

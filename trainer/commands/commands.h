@@ -63,6 +63,11 @@ struct SweepOptions {
   std::vector<int64_t> tops = {1, 2};
   std::vector<int64_t> buckets = {8, 16};
   std::vector<double> thresholds = {0.5, 1, 2, 4};
+  // Of what others do.
+  std::vector<int64_t> hashes = {1, 4};
+  std::vector<int64_t> random_blocks = {1, 4};
+  std::vector<int64_t> random_tokens = {4, 16};
+  std::vector<int64_t> strides = {8, 16};
 };
 /// Evaluates a run with exact attention over graphs that many predictors predict, each fitted to it,
 /// and writes what each is worth. ConfigError as above.

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include "core/error.h"
 #include "model/attention/registry.h"
 #include "trainer/commands/commands.h"
 #include "trainer/commands/exact_run.h"
@@ -17,6 +18,9 @@ int sparsefinder_fit(comm::Communicator& communicator, const std::string& run_di
   const OpenedRun run = open_exact_run(communicator, "fit", run_dir, overrides);
   const Config config = with_attention(run.config, model::AttentionKind::kSparsefinder);
   model::attention_row(config.attention.kind).validate(config.attention);
+  STIPPLE_CHECK_AS(ConfigError, config.attention.sparsefinder.projects(),
+                   "attention.sparsefinder.predictor: this one goes by the places of tokens alone, "
+                   "and there is nothing to fit; take one that projects them");
   const RunLock lock(run.directory);
   PredictorFit fit(config, run.task->info());
   const ExactSupports supports = supports_of(communicator, run, options.examples);

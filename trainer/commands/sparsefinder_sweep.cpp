@@ -3,10 +3,12 @@
 // the attention of all layers and heads restricted to what it predicts.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <filesystem>
 
 #include "core/log.h"
+#include "kernels/group_edges.h"
 #include "model/attention/registry.h"
 #include "trainer/checkpoint/durable_file.h"
 #include "trainer/commands/commands.h"
@@ -54,23 +56,74 @@ class Candidates {
 /// No pair is nearer than nothing: the pairs that are always there remain.
 const std::vector<std::string> kNothing = {"predictor=distance", "distance.threshold=0"};
 
+/// Says once, of all windows, that there can be no such way.
+void leave_out(const SweepOptions& options, int64_t window, const std::string& setting,
+               const std::string& why) {
+  if (window == options.windows.front()) log::info(fmt::format("{} is left out: {}", setting, why));
+}
+
 void add_clusters(Candidates& candidates, const SweepOptions& options, int64_t window,
                   int64_t longest) {
   for (const int64_t clusters : options.clusters) {
     for (const int64_t top : options.tops) {
       const std::string setting = fmt::format("clusters={} top={}", clusters, top);
       if (clusters > longest || top > clusters) {
-        if (window == options.windows.front())
-          log::info(fmt::format("{} is left out: {}", setting,
-                                top > clusters
-                                    ? "a token has no more clusters than there are"
-                                    : fmt::format("sequences have at most {} tokens", longest)));
+        leave_out(options, window, setting,
+                  top > clusters ? "a token has no more clusters than there are"
+                                 : fmt::format("sequences have at most {} tokens", longest));
         continue;
       }
       candidates.add(top == 1 ? "cluster" : "cluster several", setting, window,
                      {"predictor=cluster", fmt::format("cluster.clusters={}", clusters),
                       fmt::format("cluster.top={}", top)});
     }
+  }
+}
+
+/// Of others' clusters and hashes, over the same projections.
+void add_other_clusters(Candidates& candidates, const SweepOptions& options, int64_t window,
+                        int64_t longest, bool is_causal) {
+  for (const int64_t clusters : options.clusters) {
+    if (clusters > longest) continue;
+    const std::string count = fmt::format("cluster.clusters={}", clusters);
+    for (const int64_t hashes : options.hashes) {
+      const std::string setting = fmt::format("buckets={} hashes={}", clusters, hashes);
+      if (clusters % 2 != 0) {
+        leave_out(options, window, "reformer " + setting, "buckets are even in number");
+        continue;
+      }
+      candidates.add(
+          "reformer", setting, window,
+          {"predictor=reformer", "cluster.top=1", count, fmt::format("cluster.rounds={}", hashes)});
+    }
+    const std::string setting = fmt::format("clusters={}", clusters);
+    if (is_causal || clusters > kernels::kMostGroupsOfToken) {
+      leave_out(options, window, "routing " + setting,
+                is_causal ? "it ranks the whole sequence, and the model is causal"
+                          : fmt::format("it has at most {} clusters", kernels::kMostGroupsOfToken));
+      continue;
+    }
+    candidates.add("routing", setting, window,
+                   {"predictor=routing", "cluster.top=1", "cluster.rounds=1", count});
+  }
+}
+
+/// Graphs that do not look at tokens.
+void add_places(Candidates& candidates, const SweepOptions& options, int64_t window) {
+  const auto add = [&](const char* predictor, const char* key, int64_t value,
+                       std::vector<std::string> more = {}) {
+    const std::string setting = fmt::format("{}={}", key, value);
+    more.push_back(fmt::format("predictor={}", predictor));
+    more.push_back("places." + setting);
+    candidates.add(predictor, setting, window, more);
+  };
+  for (const int64_t blocks : options.random_blocks)
+    add("bigbird", "random_blocks", blocks, {"global_tokens=1"});
+  for (const int64_t tokens : options.random_tokens) add("longformer", "random_tokens", tokens);
+  for (const int64_t stride : options.strides) {
+    add("fixed", "stride", stride,
+        {fmt::format("places.summary={}", std::min<int64_t>(2, stride))});
+    add("strided", "stride", stride);
   }
 }
 
@@ -95,6 +148,8 @@ std::vector<Candidate> candidates_of(const Config& base, const SweepOptions& opt
       candidates.add("distance", fmt::format("threshold={}", threshold), window,
                      {"predictor=distance", fmt::format("distance.threshold={}", threshold)});
     }
+    add_other_clusters(candidates, options, window, longest, base.model.causal);
+    add_places(candidates, options, window);
   }
   return candidates.all;
 }
@@ -173,6 +228,8 @@ int sparsefinder_sweep(comm::Communicator& communicator, const std::string& run_
   Config base = with_attention(run.config, model::AttentionKind::kSparsefinder);
   base.attention.sparsefinder.mode = model::SparsefinderMode::kPredicted;
   base.attention.sparsefinder.measure = true;
+  // Projections are fitted once, for all, by a predictor that has them and nothing else.
+  base.attention.sparsefinder.predictor = model::SparsefinderPredictor::kDistance;
   std::vector<Candidate> candidates = candidates_of(base, options, run.task->info().max_length);
   const SweepFiles files(options.out);
 

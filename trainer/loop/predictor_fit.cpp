@@ -72,6 +72,7 @@ uint64_t PredictorFit::seed_of(int64_t layer, int64_t head) const {
 
 PredictorFit::ByHead PredictorFit::fit_projections(const ExactSupports& supports,
                                                    const model::ProjectionFitOptions& options) {
+  if (!config_.attention.sparsefinder.projects()) return {};
   const bool is_shared = config_.attention.sparsefinder.projection.shared;
   ByHead losses(static_cast<size_t>(config_.model.layers));
   for_each_head([&](int64_t layer, int64_t head) {
@@ -96,6 +97,7 @@ PredictorFit::ByHead PredictorFit::fit_projections(const ExactSupports& supports
 }
 
 void PredictorFit::take_projections(const PredictorFit& other) {
+  if (!config_.attention.sparsefinder.projects()) return;
   for_each_head([&](int64_t layer, int64_t head) {
     for (const bool of_keys : {false, true}) {
       const View<float> from = other.projection(layer, of_keys, head);
@@ -117,27 +119,50 @@ std::vector<float> PredictorFit::projected(
 }
 
 PredictorFit::ByHead PredictorFit::fit_centroids(const ExactSupports& supports) {
-  const model::SparsefinderConfig& sparsefinder = config_.attention.sparsefinder;
-  if (sparsefinder.predictor != model::SparsefinderPredictor::kCluster) return {};
-  ByHead occupancy(static_cast<size_t>(config_.model.layers));
+  using model::SparsefinderPredictor;
+  const SparsefinderPredictor predictor = config_.attention.sparsefinder.predictor;
+  ByHead occupancy;
+  if (predictor == SparsefinderPredictor::kRouting)
+    for_each_head([&](int64_t layer, int64_t head) { fit_routing(supports, layer, head); });
+  if (predictor != SparsefinderPredictor::kCluster) return occupancy;
+  occupancy.resize(static_cast<size_t>(config_.model.layers));
   for_each_head([&](int64_t layer, int64_t head) {
-    const std::vector<float> values = projected(layer, head, of_head(supports, layer, head));
-    const model::Points points{.values = values, .dim = sparsefinder.projection.dim};
-    double entropy = 0;
-    for (int64_t round = 0; round < sparsefinder.cluster.rounds; ++round) {
-      const std::vector<float> centroids =
-          model::kmeans(points,
-                        {.clusters = sparsefinder.cluster.clusters,
-                         .seed = seed_of(layer, head) + static_cast<uint64_t>(round)},
-                        model::Ranks());
-      std::copy(centroids.begin(), centroids.end(),
-                tensor(layer, "centroids").at(round).at(head).data);
-      entropy += model::occupancy_entropy(sizes_of(points, centroids));
-    }
-    occupancy[static_cast<size_t>(layer)].push_back(
-        entropy / static_cast<double>(sparsefinder.cluster.rounds));
+    occupancy[static_cast<size_t>(layer)].push_back(fit_clusters(supports, layer, head));
   });
   return occupancy;
+}
+
+double PredictorFit::fit_clusters(const ExactSupports& supports, int64_t layer, int64_t head) {
+  const model::SparsefinderConfig& sparsefinder = config_.attention.sparsefinder;
+  const std::vector<float> values = projected(layer, head, of_head(supports, layer, head));
+  const model::Points points{.values = values, .dim = sparsefinder.projection.dim};
+  double entropy = 0;
+  for (int64_t round = 0; round < sparsefinder.cluster.rounds; ++round) {
+    const std::vector<float> centroids =
+        model::kmeans(points,
+                      {.clusters = sparsefinder.cluster.clusters,
+                       .seed = seed_of(layer, head) + static_cast<uint64_t>(round)},
+                      model::Ranks());
+    std::copy(centroids.begin(), centroids.end(),
+              tensor(layer, "centroids").at(round).at(head).data);
+    entropy += model::occupancy_entropy(sizes_of(points, centroids));
+  }
+  return entropy / static_cast<double>(sparsefinder.cluster.rounds);
+}
+
+void PredictorFit::fit_routing(const ExactSupports& supports, int64_t layer, int64_t head) {
+  const int64_t dim = config_.attention.sparsefinder.projection.dim;
+  const int64_t clusters = config_.attention.sparsefinder.cluster.clusters;
+  std::vector<float> values = projected(layer, head, of_head(supports, layer, head));
+  for (auto first = values.begin(); first != values.end(); first += dim)
+    model::to_length_one({first, first + dim});
+  const std::vector<float> centroids = model::kmeans(
+      {.values = values, .dim = dim},
+      {.clusters = clusters, .seed = seed_of(layer, head), .is_spherical = true}, model::Ranks());
+  const View<float> routing = tensor(layer, "routing").at(head);
+  for (int64_t c = 0; c < clusters; ++c)
+    for (int64_t e = 0; e < dim; ++e)
+      routing[e * clusters + c] = -centroids[static_cast<size_t>(c * dim + e)];
 }
 
 }  // namespace stipple::trainer

@@ -20,13 +20,14 @@ class PredictorFit {
   PredictorFit(const Config&, const data::TaskInfo&);
 
   using ByHead = std::vector<std::vector<double>>;  ///< by layer
-  /// The loss of the last epoch; the configuration knows what is causal and which seed. ConfigError
-  /// where a fit leaves the numbers.
+  /// The loss of the last epoch; the configuration knows what is causal and which seed. Nothing where
+  /// the predictor does not project. ConfigError where a fit leaves the numbers.
   ByHead fit_projections(const ExactSupports&, const model::ProjectionFitOptions&);
   /// Those of another fit of the same model.
   void take_projections(const PredictorFit&);
   /// By k-means over projected queries and keys; how evenly these are spread over the clusters
-  /// (model::occupancy_entropy, the mean of the rounds). Nothing where the predictor has none.
+  /// (model::occupancy_entropy, the mean of the rounds). Nothing where the predictor has none, or
+  /// makes them equal.
   ByHead fit_centroids(const ExactSupports&);
 
   const model::ParameterStore& parameters() const { return parameters_; }
@@ -41,6 +42,8 @@ class PredictorFit {
                                std::span<const model::ProjectionExample>) const;
   const std::vector<model::ProjectionExample>& of_head(const ExactSupports&, int64_t layer,
                                                        int64_t head) const;
+  double fit_clusters(const ExactSupports&, int64_t layer, int64_t head);
+  void fit_routing(const ExactSupports&, int64_t layer, int64_t head);
   uint64_t seed_of(int64_t layer, int64_t head) const;
 
   Config config_;

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "model/attention/sparsefinder/graph_predictor.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "core/error.h"
 #include "kernels/group_edges.h"
+#include "kernels/place_groups.h"
 #include "kernels/predict.h"
 #include "kernels/write_edges.h"
 
@@ -20,27 +22,40 @@ Init projection_init(const SparsefinderConfig& config) {
 
 GraphPredictor::GraphPredictor(const SparsefinderConfig& config, ParameterStore& store,
                                const AttentionShape& shape)
-    : store_(store), config_(config), is_causal_(shape.is_causal) {
+    : store_(store), config_(config), is_causal_(shape.is_causal), longest_(shape.max_length) {
   const int64_t heads = shape.num_heads, r = config.projection.dim;
+  if (!config.projects()) {
+    draws_ = store.declare_fixed(shape.name + ".draws", {heads}, Init::uniform(1.0));
+    return;
+  }
   const auto declare = [&](const char* name) {
     return store.declare_fixed(shape.name + name, {heads, shape.head_dim, r},
                                projection_init(config));
   };
   query_projection_ = declare(config.projection.shared ? ".project" : ".project_query");
   key_projection_ = config.projection.shared ? query_projection_ : declare(".project_key");
-  if (config.predictor != SparsefinderPredictor::kCluster) return;
+  if (!config.has_clusters()) return;
   const SparsefinderCluster& cluster = config.cluster;
   STIPPLE_CHECK_AS(ConfigError, cluster.clusters <= shape.max_length,
                    "attention.sparsefinder.cluster.clusters: ", cluster.clusters,
                    " clusters of sequences with at most ", shape.max_length,
                    " tokens; lower clusters");
+  if (config.predictor == SparsefinderPredictor::kRouting) {
+    routing_ = store.declare_fixed(shape.name + ".routing", {heads, r, cluster.clusters},
+                                   Init::normal(1.0));
+    return;
+  }
   // Of one length, so that at first the direction of a token decides and not its size.
   centroids_ = store.declare_fixed(
-      shape.name + ".centroids", {cluster.rounds, heads, cluster.clusters, r}, Init::directions());
+      shape.name + ".centroids", {cluster.rounds, heads, cluster.clusters, r},
+      config.predictor == SparsefinderPredictor::kReformer ? Init::opposites()
+                                                           : Init::directions());
 }
 
 kernels::math::AlwaysThere GraphPredictor::always() const {
-  return {.radius = config_.window == 0 ? -1 : config_.window / 2,
+  const int64_t window = config_.window == 0 ? -1 : config_.window / 2;
+  const bool is_strided = config_.predictor == SparsefinderPredictor::kStrided;
+  return {.radius = is_strided ? std::max(window, config_.places.stride) : window,
           .globals = config_.global_tokens};
 }
 
@@ -48,7 +63,12 @@ GraphPredictor::Projected GraphPredictor::project(Context& ctx, const AttentionI
   const auto projected = [&](ConstRealView x, ParamId weight) {
     const View<float> y =
         ctx.scratch.alloc<float>({x.shape[0], x.shape[1], x.shape[2], config_.projection.dim});
-    kernels::project_tokens(ctx.stream, {.y = y, .x = x, .weight = store_.value(weight)});
+    kernels::project_tokens(
+        ctx.stream, {.y = y,
+                     .x = x,
+                     .weight = store_.value(weight),
+                     .bias = {},
+                     .to_unit_length = config_.predictor == SparsefinderPredictor::kRouting});
     return y;
   };
   return {.q = projected(in.content_q, query_projection_),
@@ -70,6 +90,19 @@ View<int32_t> GraphPredictor::groups_of(Context& ctx, View<const float> x,
                               .scratch = &ctx.scratch});
     return groups;
   }
+  if (config_.predictor == SparsefinderPredictor::kRouting) {
+    const int64_t clusters = config_.cluster.clusters;
+    const View<float> far =
+        ctx.scratch.alloc<float>({x.shape[0], x.shape[1], x.shape[2], clusters});
+    kernels::project_tokens(ctx.stream, {.y = far, .x = x, .weight = store_.value(routing_)});
+    kernels::quantise_tokens(ctx.stream, {.groups = groups,
+                                          .x = far,
+                                          .mask = mask,
+                                          .kind = kernels::Quantisation::kLowest,
+                                          .buckets = clusters,
+                                          .scratch = &ctx.scratch});
+    return groups;
+  }
   const int64_t rounds = config_.cluster.rounds;
   const auto of_round = static_cast<int32_t>(config_.num_groups() / rounds);
   for (int64_t round = 0; round < rounds; ++round) {
@@ -86,9 +119,39 @@ View<int32_t> GraphPredictor::groups_of(Context& ctx, View<const float> x,
   return groups;
 }
 
+GraphPredictor::Groups GraphPredictor::groups_by_place(Context& ctx,
+                                                       const AttentionInputs& in) const {
+  const kernels::math::PlaceRule rule = config_.place_rule(is_causal_, longest_);
+  const int64_t slots = kernels::groups_of_place(rule);
+  const Shape& q = in.q.shape;
+  const auto groups = [&] { return ctx.scratch.alloc<int32_t>({q[0], q[1], q[2], slots}); };
+  const Groups all{
+      .queries = groups(), .keys = groups(), .count = kernels::num_place_groups(rule, q[2])};
+  kernels::place_groups(ctx.stream, {.query_groups = all.queries,
+                                     .key_groups = all.keys,
+                                     .draws = store_.value(draws_),
+                                     .mask = in.mask,
+                                     .rule = rule});
+  return all;
+}
+
+void GraphPredictor::write_group_edges(Context& ctx, const AttentionInputs& in,
+                                       const Groups& groups, const kernels::EdgeSet& edges) const {
+  kernels::write_group_edges(ctx.stream, {.edges = edges,
+                                          .query_groups = groups.queries,
+                                          .key_groups = groups.keys,
+                                          .num_groups = groups.count,
+                                          .always = always(),
+                                          .is_causal = is_causal_,
+                                          .query_mask = in.mask,
+                                          .key_mask = in.mask,
+                                          .scratch = &ctx.scratch});
+}
+
 void GraphPredictor::write_edges(Context& ctx, const AttentionInputs& in,
                                  const kernels::EdgeSet& edges) const {
   const Arena::Scope scope(ctx.scratch);
+  if (!config_.projects()) return write_group_edges(ctx, in, groups_by_place(ctx, in), edges);
   const Projected x = project(ctx, in);
   if (config_.predictor == SparsefinderPredictor::kDistance) {
     return kernels::write_near_edges(ctx.stream,
@@ -103,15 +166,11 @@ void GraphPredictor::write_edges(Context& ctx, const AttentionInputs& in,
                                       .key_mask = in.mask,
                                       .scratch = &ctx.scratch});
   }
-  kernels::write_group_edges(ctx.stream, {.edges = edges,
-                                          .query_groups = groups_of(ctx, x.q, in.mask),
-                                          .key_groups = groups_of(ctx, x.k, in.mask),
-                                          .num_groups = config_.num_groups(),
-                                          .always = always(),
-                                          .is_causal = is_causal_,
-                                          .query_mask = in.mask,
-                                          .key_mask = in.mask,
-                                          .scratch = &ctx.scratch});
+  write_group_edges(ctx, in,
+                    {.queries = groups_of(ctx, x.q, in.mask),
+                     .keys = groups_of(ctx, x.k, in.mask),
+                     .count = config_.num_groups()},
+                    edges);
 }
 
 kernels::EdgeSet GraphPredictor::predict(Context& ctx, const AttentionInputs& in,

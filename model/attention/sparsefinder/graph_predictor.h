@@ -5,7 +5,10 @@
 //
 // Declares, for a layer named `name`:
 //   name.project [H, D, R]        or name.project_query and name.project_key, where not shared
-//   name.centroids [rounds, H, C, R]   of the cluster predictor
+//   name.centroids [rounds, H, C, R]   of clusters; of hashes, directions and their opposites
+//   name.routing [H, R, C]        of routing: centroids, as columns, times -1
+//   name.draws [H]                where a graph goes by places: what names random choices
+// Which of them is there: SparsefinderConfig::projects(), has_clusters().
 #pragma once
 
 #include <string>
@@ -28,15 +31,23 @@ class GraphPredictor {
   struct Projected {
     View<float> q, k;  // [B, H, N, R]
   };
+  struct Groups {
+    View<int32_t> queries, keys;  // [B, H, N, T]
+    int64_t count;                ///< in all
+  };
   Projected project(Context&, const AttentionInputs&) const;
   View<int32_t> groups_of(Context&, View<const float> x, View<const uint8_t> mask) const;
+  Groups groups_by_place(Context&, const AttentionInputs&) const;
+  void write_group_edges(Context&, const AttentionInputs&, const Groups&,
+                         const kernels::EdgeSet&) const;
   void write_edges(Context&, const AttentionInputs&, const kernels::EdgeSet&) const;
   kernels::math::AlwaysThere always() const;
 
   const ParameterStore& store_;
   SparsefinderConfig config_;
   bool is_causal_;
-  ParamId query_projection_, key_projection_, centroids_;
+  int64_t longest_;  ///< tokens
+  ParamId query_projection_, key_projection_, centroids_, routing_, draws_;
 };
 
 }  // namespace stipple::model

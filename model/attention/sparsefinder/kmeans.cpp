@@ -150,6 +150,7 @@ class Clustering {
       for (int64_t e = 0; e < points_.dim; ++e)
         centroid(static_cast<int64_t>(c))[e] = static_cast<float>(
             std::ldexp(static_cast<double>(own[e]) / static_cast<double>(size), -grid_));
+      if (options_.is_spherical) to_length_one({centroid(static_cast<int64_t>(c)), stride - 1});
     }
     return true;
   }
@@ -162,6 +163,14 @@ class Clustering {
 };
 
 }  // namespace
+
+void to_length_one(std::span<float> x) {
+  double squares = 0;
+  for (const float value : x) squares += static_cast<double>(value) * static_cast<double>(value);
+  if (squares == 0) return;
+  for (float& value : x)
+    value = static_cast<float>(static_cast<double>(value) / std::sqrt(squares));
+}
 
 std::vector<float> kmeans(const Points& points, const KmeansOptions& options, const Ranks& ranks) {
   STIPPLE_CHECK(points.dim > 0 && options.clusters > 0, "kmeans: ", options.clusters,

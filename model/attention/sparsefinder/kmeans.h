@@ -36,12 +36,18 @@ struct KmeansOptions {
   int64_t clusters = 16;
   int64_t most_rounds = 50;  ///< of Lloyd, which ends earlier where no point moves
   uint64_t seed = 0;
+  /// Of points of length 1: centroids are brought to that length whenever they move, so that who is
+  /// near has a small angle (Dhillon and Modha, 2001).
+  bool is_spherical = false;
 };
 
 /// Centroids [clusters, dim]. A cluster that loses all its points stays where it is. With fewer
 /// different points than clusters some centroids are equal, of which the first has the points.
 /// O(rounds count clusters dim). Error where there is no point, or one that is no number.
 std::vector<float> kmeans(const Points&, const KmeansOptions&, const Ranks&);
+
+/// Unless it is 0.
+void to_length_one(std::span<float>);
 
 /// The nearest of centroids [clusters, dim], as kernels::nearest_groups has it.
 int64_t nearest(const float* x, std::span<const float> centroids, int64_t dim);

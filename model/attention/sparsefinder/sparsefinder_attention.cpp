@@ -16,7 +16,7 @@ SparsefinderAttention::SparsefinderAttention(const AttentionConfig& config, Para
 AttentionTraits SparsefinderAttention::traits(const AttentionConfig& config) {
   return {.has_graph = true,
           .can_be_causal = config.sparsefinder.can_be_causal(),
-          .if_causal = "attention.sparsefinder.quantize.kind=interval"};
+          .if_causal = config.sparsefinder.if_causal()};
 }
 
 void SparsefinderAttention::validate(const AttentionConfig& config) {

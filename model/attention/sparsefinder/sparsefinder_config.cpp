@@ -63,19 +63,55 @@ void SparsefinderDistance::describe(ConfigVisitor& v) {
            {.doc = "l2: the square of the distance; cosine: 1 less the cosine of the angle."});
 }
 
+void SparsefinderPlaces::describe(ConfigVisitor& v) {
+  v.field("random_blocks", random_blocks,
+          {.doc = "predictor=bigbird: blocks of keys that each query sees at random, drawn once by "
+                  "run.seed; beside them window and global_tokens.",
+           .min = 1,
+           .max = static_cast<double>(kernels::kMostGroupsOfToken)});
+  v.field("block", block,
+          {.doc = "predictor=bigbird: keys of a block.",
+           .unit = "tokens",
+           .min = 1,
+           .max = kMostWindow});
+  v.field("random_tokens", random_tokens,
+          {.doc = "predictor=longformer: tokens at random places, by run.seed, that all see and "
+                  "that see all; beside them window.",
+           .unit = "tokens",
+           .min = 0,
+           .max = static_cast<double>(kernels::math::kMostRandomTokens)});
+  v.field("stride", stride,
+          {.doc = "predictor=fixed: keys of a block, of which a query sees its own; "
+                  "predictor=strided: a query sees every such key, and its neighbours as far.",
+           .unit = "tokens",
+           .min = 1,
+           .max = kMostWindow});
+  v.field("summary", summary,
+          {.doc = "predictor=fixed: the last keys of each block, that all see.",
+           .unit = "tokens",
+           .min = 0,
+           .max = kMostWindow});
+}
+
 void SparsefinderConfig::describe(ConfigVisitor& v) {
   v.choice("mode", mode, {"full", "predicted"},
            {.doc = "predicted: attention over the predicted graph; full: exact attention over all "
                    "pairs, beside which the prediction is only measured."});
   v.choice(
-      "predictor", predictor, {"cluster", "quantize", "distance"},
+      "predictor", predictor,
+      {"cluster", "quantize", "distance", "reformer", "routing", "bigbird", "longformer", "fixed",
+       "strided"},
       {.doc = "How the graph is predicted from projected queries and keys. cluster: who shares "
               "a cluster; quantize: who shares a bucket; distance: who is near, for which "
-              "every pair is looked at."});
+              "every pair is looked at. Others, to compare with: reformer: who shares a bucket of "
+              "cluster.clusters in one of cluster.rounds hashes; routing: clusters that take their "
+              "nearest queries and keys, equally many; by place alone: bigbird, longformer, "
+              "and the Sparse Transformer's fixed and strided."});
   v.section("projection", projection, "Of queries and keys, per head, before they are compared.");
-  v.section("cluster", cluster, "predictor=cluster.");
+  v.section("cluster", cluster, "predictor=cluster, reformer and routing.");
   v.section("quantize", quantize, "predictor=quantize.");
   v.section("distance", distance, "predictor=distance.");
+  v.section("places", places, "Predictors that go by the places of tokens alone.");
   v.field("window", window,
           {.doc = "Keys around its own place that a query always sees, itself included: an odd "
                   "number, or 0. Without any, a token alone in its cluster gives 0.",
@@ -119,13 +155,11 @@ void SparsefinderConfig::validate() const {
   STIPPLE_CHECK_AS(ConfigError, cluster.top <= cluster.clusters,
                    "attention.sparsefinder.cluster.top: the nearest ", cluster.top, " of ",
                    cluster.clusters, " clusters; lower top or raise clusters");
-  STIPPLE_CHECK_AS(ConfigError, groups_of_token() <= kernels::kMostGroupsOfToken,
-                   predictor == SparsefinderPredictor::kCluster
-                       ? "attention.sparsefinder.cluster.rounds: with top="
-                       : "attention.sparsefinder.projection.dim: with predictor=quantize and dim=",
-                   predictor == SparsefinderPredictor::kCluster ? cluster.top : projection.dim,
-                   " a token is in ", groups_of_token(), " groups; at most ",
-                   kernels::kMostGroupsOfToken);
+  validate_groups();
+  STIPPLE_CHECK_AS(ConfigError,
+                   predictor != SparsefinderPredictor::kFixed || places.summary <= places.stride,
+                   "attention.sparsefinder.places.summary: the last ", places.summary,
+                   " keys of blocks of ", places.stride, "; lower it or raise places.stride");
   STIPPLE_CHECK_AS(
       ConfigError,
       distance.metric != kernels::math::Nearness::kCosine || distance.threshold <= kMostCosine,
@@ -133,20 +167,89 @@ void SparsefinderConfig::validate() const {
       " is no cosine distance, which lies between 0 and 2; lower it, or use metric=l2");
 }
 
+/// Of baselines that are made of clusters, and how many groups a token may be in.
+void SparsefinderConfig::validate_groups() const {
+  const bool is_reformer = predictor == SparsefinderPredictor::kReformer;
+  const bool is_routing = predictor == SparsefinderPredictor::kRouting;
+  STIPPLE_CHECK_AS(ConfigError, !(is_reformer || is_routing) || cluster.top == 1,
+                   "attention.sparsefinder.cluster.top: ", cluster.top,
+                   " is predictor=cluster's; use 1 with reformer and routing");
+  STIPPLE_CHECK_AS(ConfigError, !is_routing || cluster.rounds == 1,
+                   "attention.sparsefinder.cluster.rounds: ", cluster.rounds,
+                   " sets of clusters; predictor=routing has one");
+  STIPPLE_CHECK_AS(ConfigError, !is_reformer || cluster.clusters % 2 == 0,
+                   "attention.sparsefinder.cluster.clusters: predictor=reformer has directions "
+                   "and their opposites, so ",
+                   cluster.clusters, " buckets cannot be; use an even number");
+  const char* too_many =
+      is_routing ? "attention.sparsefinder.cluster.clusters: with predictor=routing and clusters="
+      : predictor == SparsefinderPredictor::kQuantize
+          ? "attention.sparsefinder.projection.dim: with predictor=quantize and dim="
+          : "attention.sparsefinder.cluster.rounds: with top=";
+  STIPPLE_CHECK_AS(ConfigError, groups_of_token() <= kernels::kMostGroupsOfToken, too_many,
+                   is_routing                                      ? cluster.clusters
+                   : predictor == SparsefinderPredictor::kQuantize ? projection.dim
+                                                                   : cluster.top,
+                   " a token is in ", groups_of_token(), " groups; at most ",
+                   kernels::kMostGroupsOfToken);
+}
+
 int64_t SparsefinderConfig::groups_of_token() const {
-  if (predictor == SparsefinderPredictor::kCluster) return cluster.top * cluster.rounds;
-  return predictor == SparsefinderPredictor::kQuantize ? projection.dim : 1;
+  switch (predictor) {
+    case SparsefinderPredictor::kCluster:
+    case SparsefinderPredictor::kReformer:
+      return cluster.top * cluster.rounds;
+    case SparsefinderPredictor::kQuantize:
+      return projection.dim;
+    case SparsefinderPredictor::kRouting:
+      return cluster.clusters;
+    default:
+      return 1;
+  }
 }
 
 int64_t SparsefinderConfig::num_groups() const {
   if (predictor == SparsefinderPredictor::kQuantize) return projection.dim * quantize.buckets;
+  if (predictor == SparsefinderPredictor::kRouting) return cluster.clusters * cluster.clusters;
   const bool is_ranked = compat == SparsefinderCompat::kOfficial;
   return cluster.rounds * cluster.clusters * (is_ranked ? cluster.top : 1);
 }
 
+kernels::math::PlaceRule SparsefinderConfig::place_rule(bool is_causal, int64_t longest) const {
+  using Kind = kernels::math::PlaceRuleKind;
+  kernels::math::PlaceRule rule{
+      .summary = places.summary, .longest = longest, .is_causal = is_causal};
+  switch (predictor) {
+    case SparsefinderPredictor::kBigbird:
+      rule.kind = Kind::kRandomBlocks;
+      rule.size = places.block;
+      rule.count = places.random_blocks;
+      return rule;
+    case SparsefinderPredictor::kLongformer:
+      rule.kind = Kind::kRandomTokens;
+      rule.count = places.random_tokens;
+      return rule;
+    case SparsefinderPredictor::kFixed:
+    case SparsefinderPredictor::kStrided:
+      rule.kind = predictor == SparsefinderPredictor::kFixed ? Kind::kFixed : Kind::kStrided;
+      rule.size = places.stride;
+      return rule;
+    default:
+      break;
+  }
+  throw Error("sparsefinder: this predictor has no rule of places");
+}
+
 bool SparsefinderConfig::can_be_causal() const {
-  return predictor != SparsefinderPredictor::kQuantize ||
-         quantize.kind == kernels::Quantisation::kInterval;
+  const bool ranks_equal = predictor == SparsefinderPredictor::kQuantize &&
+                           quantize.kind != kernels::Quantisation::kInterval;
+  return !ranks_equal && predictor != SparsefinderPredictor::kRouting;
+}
+
+std::string_view SparsefinderConfig::if_causal() const {
+  return predictor == SparsefinderPredictor::kRouting
+             ? "attention.sparsefinder.predictor=cluster"
+             : "attention.sparsefinder.quantize.kind=interval";
 }
 
 }  // namespace stipple::model

@@ -4,15 +4,28 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 
 #include "core/config.h"
 #include "kernels/math/near.h"
+#include "kernels/math/place_groups.h"
 #include "kernels/predict.h"
 
 namespace stipple::model {
 
 enum class SparsefinderMode : uint8_t { kFull, kPredicted };
-enum class SparsefinderPredictor : uint8_t { kCluster, kQuantize, kDistance };
+enum class SparsefinderPredictor : uint8_t {
+  kCluster,
+  kQuantize,
+  kDistance,
+  // What others do, to compare with.
+  kReformer,
+  kRouting,
+  kBigbird,
+  kLongformer,
+  kFixed,
+  kStrided,
+};
 enum class SparsefinderCompat : uint8_t { kNone, kOfficial };
 
 struct SparsefinderProjection {
@@ -41,6 +54,16 @@ struct SparsefinderDistance {
   void describe(ConfigVisitor&);
 };
 
+/// Of graphs that do not look at tokens.
+struct SparsefinderPlaces {
+  int64_t random_blocks = 3;
+  int64_t block = 1;
+  int64_t random_tokens = 4;
+  int64_t stride = 16;
+  int64_t summary = 1;
+  void describe(ConfigVisitor&);
+};
+
 struct SparsefinderConfig {
   SparsefinderMode mode = SparsefinderMode::kPredicted;
   SparsefinderPredictor predictor = SparsefinderPredictor::kCluster;
@@ -48,6 +71,7 @@ struct SparsefinderConfig {
   SparsefinderCluster cluster = {};
   SparsefinderQuantize quantize = {};
   SparsefinderDistance distance = {};
+  SparsefinderPlaces places = {};
   int64_t window = 1;
   int64_t global_tokens = 0;
   SparsefinderCompat compat = SparsefinderCompat::kNone;
@@ -58,12 +82,27 @@ struct SparsefinderConfig {
   void describe(ConfigVisitor&);
   /// ConfigError for keys that contradict each other.
   void validate() const;
+  /// Whether queries and keys are projected; otherwise a graph goes by places alone.
+  bool projects() const { return predictor < SparsefinderPredictor::kBigbird; }
+  /// Whether tokens are put into clusters, or the buckets of hashes.
+  bool has_clusters() const {
+    return predictor == SparsefinderPredictor::kCluster ||
+           predictor == SparsefinderPredictor::kReformer ||
+           predictor == SparsefinderPredictor::kRouting;
+  }
   /// Groups that a token may be in.
   int64_t groups_of_token() const;
-  /// In all.
+  /// In all; by places: kernels::num_place_groups() of a sequence.
   int64_t num_groups() const;
+  /// Where projects() is false.
+  kernels::math::PlaceRule place_rule(bool is_causal, int64_t longest) const;
   /// Whether a token's groups depend on no later token.
   bool can_be_causal() const;
+  /// With which key it could be.
+  std::string_view if_causal() const;
+
+ private:
+  void validate_groups() const;
 };
 
 }  // namespace stipple::model
