@@ -27,7 +27,6 @@ void project_tokens(const Stream& stream, const ProjectTokens& args) {
   const int64_t r = args.y.shape[3];
   STIPPLE_CHECK_SHAPE("project_tokens", args.y, ({x[0], x[1], x[2], r}));
   STIPPLE_CHECK_SHAPE("project_tokens", args.weight, ({x[1], x[3], r}));
-  if (!args.bias.empty()) STIPPLE_CHECK_SHAPE("project_tokens", args.bias, ({x[1], r}));
   STIPPLE_CHECK(r <= kMostProjected, kOp, ": to ", r, " dimensions; at most ", kMostProjected);
   STIPPLE_DISPATCH(stream, project_tokens, args);
 }

@@ -20,12 +20,11 @@ inline constexpr int32_t kNoGroup = -1;
 inline constexpr int64_t kMostProjected = 32;  ///< dimensions R that tokens may be projected to
 inline constexpr int64_t kMostNearest = 32;    ///< centroids that a token may be near to
 
-/// y = x W + b, per head. O(N D R)
+/// y = x W, per head. O(N D R)
 struct ProjectTokens {
   View<float> y;                // [B, H, N, R]  written
   ConstRealView x;              // [B, H, N, D]
   View<const float> weight;     // [H, D, R]
-  View<const float> bias{};     // [H, R]; empty: 0
   bool to_unit_length = false;  ///< then y / |y|, 0 where y is 0
 };
 void project_tokens(const Stream&, const ProjectTokens&);

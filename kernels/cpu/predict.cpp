@@ -16,19 +16,16 @@ constexpr size_t kTokenBlock = 4;      ///< tokens whose sums run side by side, 
 constexpr size_t kDimensionBlock = 4;  ///< dimensions in one SSE register
 constexpr int64_t kProjectRun = 256;   ///< tokens of one piece of work
 
-/// A head's projection: W [D, R] and bias [R] or null.
+/// A head's projection: W [D, R].
 struct HeadProjection {
   const float* weight;
-  const float* bias;
   size_t d, r;
 };
 
 /// Dimensions [c, c + kWidth) of kTokens tokens.
 template <size_t kTokens, size_t kWidth>
 void project_block(const HeadProjection& head, size_t c, const float* x, float* y) {
-  float sum[kTokens][kWidth];
-  for (size_t t = 0; t < kTokens; ++t)
-    for (size_t e = 0; e < kWidth; ++e) sum[t][e] = head.bias == nullptr ? 0.0f : head.bias[c + e];
+  float sum[kTokens][kWidth] = {};
   for (size_t k = 0; k < head.d; ++k) {
     const float* w = head.weight + k * head.r + c;
     for (size_t t = 0; t < kTokens; ++t)
@@ -76,7 +73,6 @@ void project_tokens(const Stream& stream, const ProjectTokens& args) {
     const int64_t p = piece / runs, h = p % heads;
     const Range tokens = nth_run(piece % runs, n, kProjectRun);
     const HeadProjection head{.weight = args.weight.data + h * d * r,
-                              .bias = args.bias.empty() ? nullptr : args.bias.data + h * r,
                               .d = static_cast<size_t>(d),
                               .r = static_cast<size_t>(r)};
     const int64_t first = p * n + tokens.begin;

@@ -41,7 +41,6 @@ struct Projection {
   float* y;
   const T* x;
   const float* weight;
-  const float* bias;
   HeadRows tokens;
   int64_t d, r;
   bool to_unit_length;
@@ -53,7 +52,7 @@ __global__ void __launch_bounds__(kPredictThreads) project_tokens_kernel(Project
   if (row >= f.tokens.rows) return;
   const int64_t h = f.tokens.head(row);
   for (int64_t e = 0; e < f.r; ++e) {
-    float sum = f.bias == nullptr ? 0.0f : f.bias[h * f.r + e];
+    float sum = 0.0f;
     for (int64_t k = 0; k < f.d; ++k)
       sum += to_float(f.x[row * f.d + k]) * f.weight[(h * f.d + k) * f.r + e];
     f.y[row * f.r + e] = sum;
@@ -167,7 +166,6 @@ void project_tokens(const Stream& stream, const ProjectTokens& args) {
            Projection<T>{.y = args.y.data,
                          .x = args.x.as<T>().data,
                          .weight = args.weight.data,
-                         .bias = args.bias.data,
                          .tokens = tokens,
                          .d = args.x.shape[3],
                          .r = args.y.shape[3],

@@ -35,26 +35,22 @@ TEST(ProjectTokens, EveryHeadHasItsOwnMap) {
       for (const int64_t r : {1, 4, 7}) {
         DeviceMemory memory(device, {.threads = 2});
         const Array<float> x = test::rounded(random_normal({2, 3, 11, 5}, 1), storage);
-        const Array<float> w = random_normal({3, 5, r}, 2), b = random_normal({3, r}, 3);
-        for (const bool has_bias : {true, false}) {
-          const View<float> y = memory.fresh<float>({2, 3, 11, r});
-          project_tokens(memory.stream(), {.y = y,
-                                           .x = memory.put(x, storage),
-                                           .weight = memory.put(w),
-                                           .bias = has_bias ? memory.put(b) : View<const float>{}});
-          Array<double> expected({2, 3, 11, r});
-          for (int64_t row = 0; row < 2 * 3 * 11; ++row) {
-            const int64_t h = row / 11 % 3;
-            for (int64_t e = 0; e < r; ++e) {
-              double sum = has_bias ? static_cast<double>(b[h * r + e]) : 0.0;
-              for (int64_t k = 0; k < 5; ++k)
-                sum += static_cast<double>(x[row * 5 + k]) *
-                       static_cast<double>(w[(h * 5 + k) * r + e]);
-              expected[row * r + e] = sum;
-            }
+        const Array<float> w = random_normal({3, 5, r}, 2);
+        const View<float> y = memory.fresh<float>({2, 3, 11, r});
+        project_tokens(memory.stream(),
+                       {.y = y, .x = memory.put(x, storage), .weight = memory.put(w)});
+        Array<double> expected({2, 3, 11, r});
+        for (int64_t row = 0; row < 2 * 3 * 11; ++row) {
+          const int64_t h = row / 11 % 3;
+          for (int64_t e = 0; e < r; ++e) {
+            double sum = 0;
+            for (int64_t k = 0; k < 5; ++k)
+              sum +=
+                  static_cast<double>(x[row * 5 + k]) * static_cast<double>(w[(h * 5 + k) * r + e]);
+            expected[row * r + e] = sum;
           }
-          test::expect_close(memory.get(y), expected, 1e-6);
         }
+        test::expect_close(memory.get(y), expected, 1e-6);
       }
     }
   }
@@ -72,12 +68,10 @@ void expect_same_on_every_device(const Run& run) {
 }
 
 TEST(ProjectTokens, HasTheSameBitsOnEveryDeviceAndForAnyThreads) {
-  const Array<float> x = random_normal({2, 2, 300, 33}, 1), w = random_normal({2, 33, 6}, 2),
-                     b = random_normal({2, 6}, 3);
+  const Array<float> x = random_normal({2, 2, 300, 33}, 1), w = random_normal({2, 33, 6}, 2);
   expect_same_on_every_device([&](DeviceMemory& memory) {
     const View<float> y = memory.fresh<float>({2, 2, 300, 6});
-    project_tokens(memory.stream(),
-                   {.y = y, .x = memory.put(x), .weight = memory.put(w), .bias = memory.put(b)});
+    project_tokens(memory.stream(), {.y = y, .x = memory.put(x), .weight = memory.put(w)});
     return memory.get(y);
   });
 }
@@ -87,19 +81,16 @@ TEST(ProjectTokens, MayBeOfLengthOneOrZero) {
   for (const Device device : test_devices()) {
     DeviceMemory memory(device);
     const View<float> y = memory.fresh<float>({1, 1, 2, 2});
-    project_tokens(
-        memory.stream(),
-        {.y = y, .x = memory.put(x), .weight = memory.put(w), .bias = {}, .to_unit_length = true});
+    project_tokens(memory.stream(),
+                   {.y = y, .x = memory.put(x), .weight = memory.put(w), .to_unit_length = true});
     EXPECT_EQ(memory.get(y).values(), (std::vector<float>{0.6f, -0.8f, 0, 0}));
   }
   const Array<float> many = random_normal({2, 2, 300, 9}, 1), to = random_normal({2, 9, 5}, 2);
   expect_same_on_every_device([&](DeviceMemory& memory) {
     const View<float> y = memory.fresh<float>({2, 2, 300, 5});
-    project_tokens(memory.stream(), {.y = y,
-                                     .x = memory.put(many),
-                                     .weight = memory.put(to),
-                                     .bias = {},
-                                     .to_unit_length = true});
+    project_tokens(
+        memory.stream(),
+        {.y = y, .x = memory.put(many), .weight = memory.put(to), .to_unit_length = true});
     return memory.get(y);
   });
 }

@@ -299,5 +299,12 @@ TEST(FitProjection, GainsFivePointsOfRecallAtEqualDensityAndClustersBeatBuckets)
   EXPECT_LT(after.density, buckets.density);
 }
 
+TEST(ProjectionFit, MipsBringsTheKeysOfAnExampleToOneLength) {
+  ProjectionExample plain{.q = {1, 2, 3, 4}, .k = {3, 4, 0, 1}, .gold = {}};
+  const ProjectionExample more = with_mips(plain, 2);
+  EXPECT_EQ(more.q, (std::vector<float>{1, 2, 0, 3, 4, 0}));
+  EXPECT_EQ(more.k, (std::vector<float>{3, 4, 0, 0, 1, std::sqrt(24.0f)}));
+}
+
 }  // namespace
 }  // namespace stipple::model

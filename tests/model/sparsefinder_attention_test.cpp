@@ -75,8 +75,22 @@ SparsefinderConfig other(SparsefinderPredictor predictor, int64_t clusters = 4) 
           .places = {.random_blocks = 2, .random_tokens = 2, .stride = 3}};
 }
 
+SparsefinderConfig unprojected(SparsefinderConfig config, bool mips = false) {
+  config.projection.kind = SparsefinderProjectionKind::kNone;
+  config.projection.mips = mips;
+  return config;
+}
+
+SparsefinderConfig with_mips(SparsefinderConfig config) {
+  config.projection.mips = true;
+  return config;
+}
+
 std::vector<SparsefinderConfig> every_predictor() {
-  return {other(SparsefinderPredictor::kReformer),
+  return {unprojected(clustered(3)),
+          unprojected(near(4.0), /*mips=*/true),
+          with_mips(clustered(3)),
+          other(SparsefinderPredictor::kReformer),
           other(SparsefinderPredictor::kRouting),
           other(SparsefinderPredictor::kBigbird),
           other(SparsefinderPredictor::kLongformer),
@@ -401,6 +415,59 @@ TEST(SparsefinderAttention, GraphsByPlaceHaveWindowsAndGlobalTokensBeside) {
       if (predictor != SparsefinderPredictor::kStrided) continue;
       ASSERT_EQ(fewer[static_cast<size_t>(e)] != 0, (i - j) % 3 == 0 || std::abs(i - j) <= 3);
     }
+  }
+}
+
+TEST(SparsefinderAttention, WithoutProjectionsTokensAreComparedAsTheyAre) {
+  const AttentionCase c = small();
+  SparsefinderConfig sparsefinder = unprojected(near(5.0));
+  sparsefinder.window = 0;
+  AttentionRun run(config_of(sparsefinder), c);
+  run.forward();
+  EXPECT_FALSE(run.store.find("attention.project").has_value());
+  const std::vector<uint8_t> graph = graph_of(run, c);
+  for (int64_t e = 0; e < std::ssize(graph); ++e) {
+    const int64_t p = e / (c.length * c.length), i = e / c.length % c.length, j = e % c.length;
+    double squared = 0;
+    for (int64_t d = 0; d < c.head_dim; ++d) {
+      const double away = static_cast<double>(run.q[(p * c.length + i) * c.head_dim + d]) -
+                          static_cast<double>(run.k[(p * c.length + j) * c.head_dim + d]);
+      squared += away * away;
+    }
+    ASSERT_EQ(graph[static_cast<size_t>(e)] != 0, squared < 5.0);
+  }
+}
+
+/// Without projections the near keys of a query are those with the largest products.
+TEST(SparsefinderAttention, MipsMakesNearKeysThoseWithLargeProducts) {
+  const AttentionCase c = small();
+  for (const bool mips : {true, false}) {
+    SparsefinderConfig sparsefinder = unprojected(near(8.0), mips);
+    sparsefinder.window = 0;
+    AttentionRun run(config_of(sparsefinder), c);
+    add_padding(run);
+    run.forward();
+    const std::vector<uint8_t> graph = graph_of(run, c);
+    int64_t unordered = 0;
+    for (int64_t row = 0; row < c.batch * c.heads * c.length; ++row) {
+      double least_near = 1e9, most_far = -1e9;
+      if (run.mask[row / (c.heads * c.length) * c.length + row % c.length] == 0) continue;
+      for (int64_t j = 0; j < c.length; ++j) {
+        if (run.mask[row / (c.heads * c.length) * c.length + j] == 0) continue;
+        double product = 0;
+        for (int64_t d = 0; d < c.head_dim; ++d)
+          product += static_cast<double>(run.q[row * c.head_dim + d]) *
+                     static_cast<double>(run.k[(row / c.length * c.length + j) * c.head_dim + d]);
+        if (graph[static_cast<size_t>(row * c.length + j)] != 0) {
+          least_near = std::min(least_near, product);
+        } else {
+          most_far = std::max(most_far, product);
+        }
+      }
+      unordered += least_near < most_far ? 1 : 0;
+    }
+    EXPECT_GT(count(graph), 0);
+    EXPECT_EQ(unordered == 0, mips);
   }
 }
 

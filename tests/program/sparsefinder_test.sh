@@ -84,7 +84,22 @@ sum=$(sha256sum <few/sweep.csv)
 expect 0 "$STIPPLE" sparsefinder sweep exact attention.sparsefinder.mode=full attention.sparsefinder.predictor=bigbird --out few $few
 equal "$(sha256sum <few/sweep.csv)" "$sum" "swept with mode=full"
 
+# Queries and keys as they are, and long keys brought near.
+for projection in kind=none mips=true "kind=none attention.sparsefinder.projection.mips=true"; do
+  projection="attention.sparsefinder.projection.$projection"
+  expect 0 "$STIPPLE" sparsefinder fit exact attention.sparsefinder.cluster.clusters=4 --examples 32 $projection
+  contains "$output" "occupancy of clusters"
+  expect 0 "$STIPPLE" eval exact $sparsefinder $projection attention.sparsefinder.fitted=exact/sparsefinder.safetensors
+  awk "BEGIN { exit !($(figure recall) > 0.2) }" || fail "recall $(figure recall) with $projection"
+done
+expect 0 "$STIPPLE" sparsefinder sweep exact --out plain $few attention.sparsefinder.projection.kind=none
+contains "$output" "quantize buckets=4 is left out: it needs the few channels of a projection"
+contains "$output" "routing clusters=4 is left out: it needs the few channels of a projection"
+expect 0 $fit
+
 # --- what cannot be is refused in one line ---
+expect 2 "$STIPPLE" sparsefinder fit exact attention.sparsefinder.predictor=distance attention.sparsefinder.projection.kind=none
+contains "$output" "attention.sparsefinder.projection.kind: "
 expect 2 "$STIPPLE" sparsefinder fit exact attention.sparsefinder.predictor=bigbird
 contains "$output" "attention.sparsefinder.predictor: "
 contains "$output" "there is nothing to fit"

@@ -340,6 +340,14 @@ TEST(TrainerConfig, SparsefinderSaysWhatDoesNotFit) {
   EXPECT_EQ(mistake({kind, prefix + "predictor=fixed", prefix + "places.summary=17"}),
             "attention.sparsefinder.places.summary: the last 17 keys of blocks of 16; lower it or "
             "raise places.stride");
+  EXPECT_EQ(mistake({kind, prefix + "predictor=quantize", prefix + "projection.kind=none"}),
+            "attention.sparsefinder.projection.kind: none leaves all channels of a head, and "
+            "predictor=quantize and routing take few; use linear");
+  EXPECT_EQ(mistake({kind, prefix + "projection.mips=true"}), "none");
+  EXPECT_TRUE(
+      mistake({kind, "model.causal=true", prefix + "projection.mips=true"})
+          .starts_with("model.causal: attention.kind=sparsefinder lets tokens see later ones and "
+                       "cannot be causal, unless attention.sparsefinder.projection.mips=false; "));
   for (const std::string predictor : {"reformer", "bigbird", "longformer", "fixed", "strided"})
     EXPECT_EQ(mistake({kind, "model.causal=true", prefix + "predictor=" + predictor}), "none");
   EXPECT_TRUE(

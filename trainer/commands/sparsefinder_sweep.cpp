@@ -56,6 +56,8 @@ class Candidates {
 /// No pair is nearer than nothing: the pairs that are always there remain.
 const std::vector<std::string> kNothing = {"predictor=distance", "distance.threshold=0"};
 
+const std::string kNoProjection = "it needs the few channels of a projection";
+
 /// Says once, of all windows, that there can be no such way.
 void leave_out(const SweepOptions& options, int64_t window, const std::string& setting,
                const std::string& why) {
@@ -82,7 +84,7 @@ void add_clusters(Candidates& candidates, const SweepOptions& options, int64_t w
 
 /// Of others' clusters and hashes, over the same projections.
 void add_other_clusters(Candidates& candidates, const SweepOptions& options, int64_t window,
-                        int64_t longest, bool is_causal) {
+                        int64_t longest, bool projects, bool is_causal) {
   for (const int64_t clusters : options.clusters) {
     if (clusters > longest) continue;
     const std::string count = fmt::format("cluster.clusters={}", clusters);
@@ -97,10 +99,12 @@ void add_other_clusters(Candidates& candidates, const SweepOptions& options, int
           {"predictor=reformer", "cluster.top=1", count, fmt::format("cluster.rounds={}", hashes)});
     }
     const std::string setting = fmt::format("clusters={}", clusters);
-    if (is_causal || clusters > kernels::kMostGroupsOfToken) {
+    if (!projects || is_causal || clusters > kernels::kMostGroupsOfToken) {
       leave_out(options, window, "routing " + setting,
-                is_causal ? "it ranks the whole sequence, and the model is causal"
-                          : fmt::format("it has at most {} clusters", kernels::kMostGroupsOfToken));
+                !projects ? kNoProjection
+                : is_causal
+                    ? "it ranks the whole sequence, and the model is causal"
+                    : fmt::format("it has at most {} clusters", kernels::kMostGroupsOfToken));
       continue;
     }
     candidates.add("routing", setting, window,
@@ -139,6 +143,10 @@ std::vector<Candidate> candidates_of(const Config& base, const SweepOptions& opt
     }
     add_clusters(candidates, options, window, longest);
     for (const int64_t buckets : options.buckets) {
+      if (!base.attention.sparsefinder.projects()) {
+        leave_out(options, window, fmt::format("quantize buckets={}", buckets), kNoProjection);
+        continue;
+      }
       std::vector<std::string> keys = {"predictor=quantize",
                                        fmt::format("quantize.buckets={}", buckets)};
       if (base.model.causal) keys.emplace_back("quantize.kind=interval");
@@ -148,7 +156,8 @@ std::vector<Candidate> candidates_of(const Config& base, const SweepOptions& opt
       candidates.add("distance", fmt::format("threshold={}", threshold), window,
                      {"predictor=distance", fmt::format("distance.threshold={}", threshold)});
     }
-    add_other_clusters(candidates, options, window, longest, base.model.causal);
+    add_other_clusters(candidates, options, window, longest, base.attention.sparsefinder.projects(),
+                       base.model.causal);
     add_places(candidates, options, window);
   }
   return candidates.all;

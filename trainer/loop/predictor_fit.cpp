@@ -70,8 +70,28 @@ uint64_t PredictorFit::seed_of(int64_t layer, int64_t head) const {
   return splitmix64(static_cast<uint64_t>(config_.run.seed) ^ splitmix64(number));
 }
 
+/// Calls fit() with what is projected or compared: with its coordinate of mips where it has one.
+template <class Fit>
+PredictorFit::ByHead PredictorFit::with_contents(const ExactSupports& supports,
+                                                 const Fit& fit) const {
+  const model::SparsefinderConfig& sparsefinder = config_.attention.sparsefinder;
+  if (!sparsefinder.compares() || !sparsefinder.projection.mips) return fit(supports);
+  ExactSupports contents = supports;
+  for (std::vector<model::ProjectionExample>& of_head : contents)
+    for (model::ProjectionExample& example : of_head)
+      example = model::with_mips(std::move(example), config_.model.width / config_.model.heads);
+  return fit(contents);
+}
+
 PredictorFit::ByHead PredictorFit::fit_projections(const ExactSupports& supports,
                                                    const model::ProjectionFitOptions& options) {
+  return with_contents(supports, [&](const ExactSupports& contents) {
+    return fit_projections_to(contents, options);
+  });
+}
+
+PredictorFit::ByHead PredictorFit::fit_projections_to(const ExactSupports& supports,
+                                                      const model::ProjectionFitOptions& options) {
   if (!config_.attention.sparsefinder.projects()) return {};
   const bool is_shared = config_.attention.sparsefinder.projection.shared;
   ByHead losses(static_cast<size_t>(config_.model.layers));
@@ -106,11 +126,17 @@ void PredictorFit::take_projections(const PredictorFit& other) {
   });
 }
 
-std::vector<float> PredictorFit::projected(
+std::vector<float> PredictorFit::compared(
     int64_t layer, int64_t head, std::span<const model::ProjectionExample> examples) const {
+  std::vector<float> points;
+  if (!config_.attention.sparsefinder.projects()) {
+    for (const model::ProjectionExample& example : examples)
+      for (const std::vector<float>* x : {&example.q, &example.k})
+        points.insert(points.end(), x->begin(), x->end());
+    return points;
+  }
   const View<float> query = projection(layer, false, head), key = projection(layer, true, head);
   const std::vector<double> query_weight = doubles_of(query), key_weight = doubles_of(key);
-  std::vector<float> points;
   for (const model::ProjectionExample& example : examples) {
     model::append_projected(example.q, query_weight, query.shape[0], query.shape[1], points);
     model::append_projected(example.k, key_weight, query.shape[0], query.shape[1], points);
@@ -121,21 +147,25 @@ std::vector<float> PredictorFit::projected(
 PredictorFit::ByHead PredictorFit::fit_centroids(const ExactSupports& supports) {
   using model::SparsefinderPredictor;
   const SparsefinderPredictor predictor = config_.attention.sparsefinder.predictor;
-  ByHead occupancy;
-  if (predictor == SparsefinderPredictor::kRouting)
-    for_each_head([&](int64_t layer, int64_t head) { fit_routing(supports, layer, head); });
-  if (predictor != SparsefinderPredictor::kCluster) return occupancy;
-  occupancy.resize(static_cast<size_t>(config_.model.layers));
-  for_each_head([&](int64_t layer, int64_t head) {
-    occupancy[static_cast<size_t>(layer)].push_back(fit_clusters(supports, layer, head));
+  return with_contents(supports, [&](const ExactSupports& contents) {
+    ByHead occupancy;
+    if (predictor == SparsefinderPredictor::kRouting)
+      for_each_head([&](int64_t layer, int64_t head) { fit_routing(contents, layer, head); });
+    if (predictor != SparsefinderPredictor::kCluster) return occupancy;
+    occupancy.resize(static_cast<size_t>(config_.model.layers));
+    for_each_head([&](int64_t layer, int64_t head) {
+      occupancy[static_cast<size_t>(layer)].push_back(fit_clusters(contents, layer, head));
+    });
+    return occupancy;
   });
-  return occupancy;
 }
 
 double PredictorFit::fit_clusters(const ExactSupports& supports, int64_t layer, int64_t head) {
   const model::SparsefinderConfig& sparsefinder = config_.attention.sparsefinder;
-  const std::vector<float> values = projected(layer, head, of_head(supports, layer, head));
-  const model::Points points{.values = values, .dim = sparsefinder.projection.dim};
+  const std::vector<float> values = compared(layer, head, of_head(supports, layer, head));
+  const model::Points points{
+      .values = values,
+      .dim = sparsefinder.compared_channels(config_.model.width / config_.model.heads)};
   double entropy = 0;
   for (int64_t round = 0; round < sparsefinder.cluster.rounds; ++round) {
     const std::vector<float> centroids =
@@ -153,7 +183,7 @@ double PredictorFit::fit_clusters(const ExactSupports& supports, int64_t layer, 
 void PredictorFit::fit_routing(const ExactSupports& supports, int64_t layer, int64_t head) {
   const int64_t dim = config_.attention.sparsefinder.projection.dim;
   const int64_t clusters = config_.attention.sparsefinder.cluster.clusters;
-  std::vector<float> values = projected(layer, head, of_head(supports, layer, head));
+  std::vector<float> values = compared(layer, head, of_head(supports, layer, head));
   for (auto first = values.begin(); first != values.end(); first += dim)
     model::to_length_one({first, first + dim});
   const std::vector<float> centroids = model::kmeans(

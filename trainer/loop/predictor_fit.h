@@ -38,8 +38,12 @@ class PredictorFit {
   /// Of a head: [D, dim], or of centroids [rounds, H, clusters, dim] all.
   View<float> projection(int64_t layer, bool of_keys, int64_t head) const;
   View<float> tensor(int64_t layer, const char* what) const;
-  std::vector<float> projected(int64_t layer, int64_t head,
-                               std::span<const model::ProjectionExample>) const;
+  template <class Fit>
+  ByHead with_contents(const ExactSupports&, const Fit&) const;
+  ByHead fit_projections_to(const ExactSupports& contents, const model::ProjectionFitOptions&);
+  /// What clusters are of: queries and keys, as projections or as they are.
+  std::vector<float> compared(int64_t layer, int64_t head,
+                              std::span<const model::ProjectionExample>) const;
   const std::vector<model::ProjectionExample>& of_head(const ExactSupports&, int64_t layer,
                                                        int64_t head) const;
   double fit_clusters(const ExactSupports&, int64_t layer, int64_t head);

@@ -5,7 +5,9 @@
 #include <cmath>
 
 #include "core/error.h"
+#include "kernels/convert.h"
 #include "kernels/group_edges.h"
+#include "kernels/mips.h"
 #include "kernels/place_groups.h"
 #include "kernels/predict.h"
 #include "kernels/write_edges.h"
@@ -23,17 +25,20 @@ Init projection_init(const SparsefinderConfig& config) {
 GraphPredictor::GraphPredictor(const SparsefinderConfig& config, ParameterStore& store,
                                const AttentionShape& shape)
     : store_(store), config_(config), is_causal_(shape.is_causal), longest_(shape.max_length) {
-  const int64_t heads = shape.num_heads, r = config.projection.dim;
-  if (!config.projects()) {
+  const int64_t heads = shape.num_heads, r = config.compared_channels(shape.head_dim);
+  if (!config.compares()) {
     draws_ = store.declare_fixed(shape.name + ".draws", {heads}, Init::uniform(1.0));
     return;
   }
   const auto declare = [&](const char* name) {
-    return store.declare_fixed(shape.name + name, {heads, shape.head_dim, r},
+    return store.declare_fixed(shape.name + name,
+                               {heads, config.content_channels(shape.head_dim), r},
                                projection_init(config));
   };
-  query_projection_ = declare(config.projection.shared ? ".project" : ".project_query");
-  key_projection_ = config.projection.shared ? query_projection_ : declare(".project_key");
+  if (config.projects()) {
+    query_projection_ = declare(config.projection.shared ? ".project" : ".project_query");
+    key_projection_ = config.projection.shared ? query_projection_ : declare(".project_key");
+  }
   if (!config.has_clusters()) return;
   const SparsefinderCluster& cluster = config.cluster;
   STIPPLE_CHECK_AS(ConfigError, cluster.clusters <= shape.max_length,
@@ -59,20 +64,33 @@ kernels::math::AlwaysThere GraphPredictor::always() const {
           .globals = config_.global_tokens};
 }
 
-GraphPredictor::Projected GraphPredictor::project(Context& ctx, const AttentionInputs& in) const {
-  const auto projected = [&](ConstRealView x, ParamId weight) {
-    const View<float> y =
-        ctx.scratch.alloc<float>({x.shape[0], x.shape[1], x.shape[2], config_.projection.dim});
-    kernels::project_tokens(
-        ctx.stream, {.y = y,
-                     .x = x,
-                     .weight = store_.value(weight),
-                     .bias = {},
-                     .to_unit_length = config_.predictor == SparsefinderPredictor::kRouting});
+ConstRealView GraphPredictor::content_of(Context& ctx, const AttentionInputs& in,
+                                         bool are_keys) const {
+  const ConstRealView x = are_keys ? in.content_k : in.content_q;
+  if (!config_.projection.mips) return x;
+  const View<float> y =
+      ctx.scratch.alloc<float>({x.shape[0], x.shape[1], x.shape[2], x.shape[3] + 1});
+  kernels::mips_tokens(ctx.stream, {.y = y, .x = x, .mask = in.mask, .are_keys = are_keys});
+  return y;
+}
+
+View<const float> GraphPredictor::compared(Context& ctx, const AttentionInputs& in,
+                                           bool are_keys) const {
+  const ConstRealView x = content_of(ctx, in, are_keys);
+  const Shape& shape = x.shape;
+  if (!config_.projects() && x.precision == Precision::kFp32) return x.floats();
+  const View<float> y = ctx.scratch.alloc<float>(
+      {shape[0], shape[1], shape[2], config_.compared_channels(in.q.shape[3])});
+  if (!config_.projects()) {
+    kernels::convert(ctx.stream, {.y = y, .x = x});
     return y;
-  };
-  return {.q = projected(in.content_q, query_projection_),
-          .k = projected(in.content_k, key_projection_)};
+  }
+  kernels::project_tokens(ctx.stream,
+                          {.y = y,
+                           .x = x,
+                           .weight = store_.value(are_keys ? key_projection_ : query_projection_),
+                           .to_unit_length = config_.predictor == SparsefinderPredictor::kRouting});
+  return y;
 }
 
 View<int32_t> GraphPredictor::groups_of(Context& ctx, View<const float> x,
@@ -151,13 +169,14 @@ void GraphPredictor::write_group_edges(Context& ctx, const AttentionInputs& in,
 void GraphPredictor::write_edges(Context& ctx, const AttentionInputs& in,
                                  const kernels::EdgeSet& edges) const {
   const Arena::Scope scope(ctx.scratch);
-  if (!config_.projects()) return write_group_edges(ctx, in, groups_by_place(ctx, in), edges);
-  const Projected x = project(ctx, in);
+  if (!config_.compares()) return write_group_edges(ctx, in, groups_by_place(ctx, in), edges);
+  const View<const float> q = compared(ctx, in, /*are_keys=*/false);
+  const View<const float> k = compared(ctx, in, /*are_keys=*/true);
   if (config_.predictor == SparsefinderPredictor::kDistance) {
     return kernels::write_near_edges(ctx.stream,
                                      {.edges = edges,
-                                      .q = x.q,
-                                      .k = x.k,
+                                      .q = q,
+                                      .k = k,
                                       .nearness = config_.distance.metric,
                                       .threshold = static_cast<float>(config_.distance.threshold),
                                       .always = always(),
@@ -167,8 +186,8 @@ void GraphPredictor::write_edges(Context& ctx, const AttentionInputs& in,
                                       .scratch = &ctx.scratch});
   }
   write_group_edges(ctx, in,
-                    {.queries = groups_of(ctx, x.q, in.mask),
-                     .keys = groups_of(ctx, x.k, in.mask),
+                    {.queries = groups_of(ctx, q, in.mask),
+                     .keys = groups_of(ctx, k, in.mask),
                      .count = config_.num_groups()},
                     edges);
 }

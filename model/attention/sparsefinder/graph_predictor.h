@@ -4,11 +4,12 @@
 // a function of the seed alone, and `stipple sparsefinder fit` finds better ones.
 //
 // Declares, for a layer named `name`:
-//   name.project [H, D, R]        or name.project_query and name.project_key, where not shared
+//   name.project [H, D, R]        or name.project_query and name.project_key, where not shared; with
+//                                 mips, D + 1
 //   name.centroids [rounds, H, C, R]   of clusters; of hashes, directions and their opposites
 //   name.routing [H, R, C]        of routing: centroids, as columns, times -1
 //   name.draws [H]                where a graph goes by places: what names random choices
-// Which of them is there: SparsefinderConfig::projects(), has_clusters().
+// Which of them is there: SparsefinderConfig::projects(), compares(), has_clusters().
 #pragma once
 
 #include <string>
@@ -28,14 +29,13 @@ class GraphPredictor {
   kernels::EdgeSet predict(Context&, const AttentionInputs&, View<int32_t> overflow) const;
 
  private:
-  struct Projected {
-    View<float> q, k;  // [B, H, N, R]
-  };
   struct Groups {
     View<int32_t> queries, keys;  // [B, H, N, T]
     int64_t count;                ///< in all
   };
-  Projected project(Context&, const AttentionInputs&) const;
+  /// Queries or keys before they are projected, [B, H, N, content_channels()], and as compared.
+  ConstRealView content_of(Context&, const AttentionInputs&, bool are_keys) const;
+  View<const float> compared(Context&, const AttentionInputs&, bool are_keys) const;
   View<int32_t> groups_of(Context&, View<const float> x, View<const uint8_t> mask) const;
   Groups groups_by_place(Context&, const AttentionInputs&) const;
   void write_group_edges(Context&, const AttentionInputs&, const Groups&,

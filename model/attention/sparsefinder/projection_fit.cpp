@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "core/rng.h"
+#include "kernels/math/mips.h"
 
 namespace stipple::model {
 namespace {
@@ -135,6 +136,25 @@ Projection zeros_like(const Projection& p) {
 }
 
 }  // namespace
+
+ProjectionExample with_mips(ProjectionExample example, int64_t d) {
+  const auto tokens = static_cast<int64_t>(example.k.size()) / d;
+  const auto squares = [&](int64_t j) {
+    return kernels::math::squared_length(example.k.data() + j * d, d);
+  };
+  float largest = 0.0f;
+  for (int64_t j = 0; j < tokens; ++j) largest = std::max(largest, squares(j));
+  std::vector<float> q, k;
+  for (int64_t i = 0; i < tokens; ++i) {
+    q.insert(q.end(), example.q.begin() + i * d, example.q.begin() + (i + 1) * d);
+    q.push_back(0.0f);
+    k.insert(k.end(), example.k.begin() + i * d, example.k.begin() + (i + 1) * d);
+    k.push_back(kernels::math::mips_coordinate(largest, squares(i)));
+  }
+  example.q = std::move(q);
+  example.k = std::move(k);
+  return example;
+}
 
 kernels::EdgeList draw_others(const kernels::EdgeList& gold, bool is_causal, uint64_t seed) {
   kernels::EdgeList others;

@@ -22,6 +22,9 @@ struct ProjectionExample {
   kernels::EdgeList gold;   // [N, N]
 };
 
+/// With the coordinate of kernels/mips.h: D + 1 channels.
+ProjectionExample with_mips(ProjectionExample, int64_t d);
+
 /// Keys to keep away from: for each query as many as it has gold keys, or all others where there are
 /// fewer; without replacement, uniformly, of those up to itself where causal. A pure function of its
 /// arguments.

@@ -15,6 +15,9 @@ constexpr double kMostCosine = 2.0;  ///< 1 - the cosine of opposite directions
 }  // namespace
 
 void SparsefinderProjection::describe(ConfigVisitor& v) {
+  v.choice("kind", kind, {"linear", "none"},
+           {.doc = "linear: a matrix for each head; none: queries and keys are compared as they "
+                   "are, in all channels of a head."});
   v.field("dim", dim,
           {.doc = "Dimensions that queries and keys are compared in.",
            .min = 1,
@@ -22,6 +25,10 @@ void SparsefinderProjection::describe(ConfigVisitor& v) {
   v.field("shared", shared,
           {.doc = "One projection for the queries and the keys of a head. Two are unrelated until "
                   "they are fitted."});
+  v.field("mips", mips,
+          {.doc = "Keys get one coordinate more, which brings all of a sequence to one length, "
+                  "queries a zero: then near is who has a large product, long keys too. A model "
+                  "cannot be causal."});
 }
 
 void SparsefinderCluster::describe(ConfigVisitor& v) {
@@ -155,6 +162,13 @@ void SparsefinderConfig::validate() const {
   STIPPLE_CHECK_AS(ConfigError, cluster.top <= cluster.clusters,
                    "attention.sparsefinder.cluster.top: the nearest ", cluster.top, " of ",
                    cluster.clusters, " clusters; lower top or raise clusters");
+  STIPPLE_CHECK_AS(
+      ConfigError,
+      projection.kind == SparsefinderProjectionKind::kLinear ||
+          (predictor != SparsefinderPredictor::kQuantize &&
+           predictor != SparsefinderPredictor::kRouting),
+      "attention.sparsefinder.projection.kind: none leaves all channels of a head, and "
+      "predictor=quantize and routing take few; use linear");
   validate_groups();
   STIPPLE_CHECK_AS(ConfigError,
                    predictor != SparsefinderPredictor::kFixed || places.summary <= places.stride,
@@ -243,10 +257,12 @@ kernels::math::PlaceRule SparsefinderConfig::place_rule(bool is_causal, int64_t 
 bool SparsefinderConfig::can_be_causal() const {
   const bool ranks_equal = predictor == SparsefinderPredictor::kQuantize &&
                            quantize.kind != kernels::Quantisation::kInterval;
-  return !ranks_equal && predictor != SparsefinderPredictor::kRouting;
+  const bool sees_longest = compares() && projection.mips;
+  return !ranks_equal && !sees_longest && predictor != SparsefinderPredictor::kRouting;
 }
 
 std::string_view SparsefinderConfig::if_causal() const {
+  if (compares() && projection.mips) return "attention.sparsefinder.projection.mips=false";
   return predictor == SparsefinderPredictor::kRouting
              ? "attention.sparsefinder.predictor=cluster"
              : "attention.sparsefinder.quantize.kind=interval";

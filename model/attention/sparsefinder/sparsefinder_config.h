@@ -26,11 +26,14 @@ enum class SparsefinderPredictor : uint8_t {
   kFixed,
   kStrided,
 };
+enum class SparsefinderProjectionKind : uint8_t { kLinear, kNone };
 enum class SparsefinderCompat : uint8_t { kNone, kOfficial };
 
 struct SparsefinderProjection {
+  SparsefinderProjectionKind kind = SparsefinderProjectionKind::kLinear;
   int64_t dim = 4;
   bool shared = true;
+  bool mips = false;
   void describe(ConfigVisitor&);
 };
 
@@ -82,8 +85,17 @@ struct SparsefinderConfig {
   void describe(ConfigVisitor&);
   /// ConfigError for keys that contradict each other.
   void validate() const;
-  /// Whether queries and keys are projected; otherwise a graph goes by places alone.
-  bool projects() const { return predictor < SparsefinderPredictor::kBigbird; }
+  /// Whether queries and keys are compared; otherwise a graph goes by places alone.
+  bool compares() const { return predictor < SparsefinderPredictor::kBigbird; }
+  /// Whether by projections of them.
+  bool projects() const {
+    return compares() && projection.kind == SparsefinderProjectionKind::kLinear;
+  }
+  /// Channels of what is projected, and of what is compared.
+  int64_t content_channels(int64_t head_dim) const { return head_dim + (projection.mips ? 1 : 0); }
+  int64_t compared_channels(int64_t head_dim) const {
+    return projects() ? projection.dim : content_channels(head_dim);
+  }
   /// Whether tokens are put into clusters, or the buckets of hashes.
   bool has_clusters() const {
     return predictor == SparsefinderPredictor::kCluster ||
@@ -94,7 +106,7 @@ struct SparsefinderConfig {
   int64_t groups_of_token() const;
   /// In all; by places: kernels::num_place_groups() of a sequence.
   int64_t num_groups() const;
-  /// Where projects() is false.
+  /// Where compares() is false.
   kernels::math::PlaceRule place_rule(bool is_causal, int64_t longest) const;
   /// Whether a token's groups depend on no later token.
   bool can_be_causal() const;
