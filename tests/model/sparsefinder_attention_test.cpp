@@ -219,6 +219,70 @@ TEST(SparsefinderAttention, WhereTheWholeSupportIsPredictedItIsExactToTheBit) {
   }
 }
 
+/// Tokens of topics that come by turns; a query asks for its own.
+void take_topics(AttentionRun& run, const AttentionCase& c, int64_t topics) {
+  const test::Array<float> centres = test::random_normal({topics, c.head_dim}, 7);
+  for (int64_t row = 0; row < c.batch * c.heads * c.length; ++row) {
+    for (int64_t d = 0; d < c.head_dim; ++d) {
+      const float centre = 3.0f * centres[row % c.length % topics * c.head_dim + d];
+      run.q[row * c.head_dim + d] = centre + 0.3f * run.q[row * c.head_dim + d];
+      run.k[row * c.head_dim + d] = centre + 0.3f * run.k[row * c.head_dim + d];
+    }
+  }
+}
+
+int64_t told_sum(AttentionRun& run, const char* name) {
+  const Facts told = run.observer.told(run.facts);
+  int64_t all = 0;
+  for (const int64_t x : told.at<int64_t>(run.facts.find(name), AttentionRun::kLayer).span())
+    all += x;
+  return all;
+}
+
+TEST(SparsefinderAttention, CertifiedIsExactToTheBitOverFewerPairs) {
+  for (const bool is_causal : {false, true}) {
+    for (const bool is_rough : {false, true}) {
+      AttentionCase c{.length = 60, .head_dim = 4, .seed = 51, .is_causal = is_causal};
+      SparsefinderConfig certified = clustered(12, is_rough ? 2 : 1);
+      // Without a window a row may see nobody, of which there is no bound.
+      certified.window = is_rough ? 0 : 3;
+      certified.mode = SparsefinderMode::kCertified;
+      SparsefinderConfig exact = certified;
+      exact.mode = SparsefinderMode::kFull;
+      const auto run_on_topics = [&](AttentionRun& run) {
+        take_topics(run, c, 10);
+        run_both_ways(run);
+      };
+      AttentionRun full(config_of(exact, 0.3), c);
+      run_on_topics(full);
+      for (const int threads : {1, 3}) {
+        c.threads = threads;
+        AttentionRun run(config_of(certified, 0.3), c);
+        run_on_topics(run);
+        expect_same(run, full);
+        EXPECT_LT(told_sum(run, "computed"), told_sum(run, "pairs") * 2 / 3);
+        EXPECT_GE(told_sum(run, "computed"), told_sum(run, "weighted"));
+      }
+      c.threads = 1;
+    }
+  }
+}
+
+TEST(SparsefinderAttention, CertifiedIsMeasuredAsFullIs) {
+  const AttentionCase c = small();
+  SparsefinderConfig sparsefinder = clustered(4);
+  const auto measured = [&](SparsefinderMode mode) {
+    sparsefinder.mode = mode;
+    AttentionRun run(config_of(sparsefinder), c);
+    run_both_ways(run);
+    run.forward(/*training=*/false);
+    return std::array{told_sum(run, "support"), told_sum(run, "support_found"),
+                      told_sum(run, "measured_edges"), told_sum(run, "exact_rows"),
+                      told_sum(run, "edges")};
+  };
+  EXPECT_EQ(measured(SparsefinderMode::kCertified), measured(SparsefinderMode::kFull));
+}
+
 // --- the graph -----------------------------------------------------------------------------------
 
 TEST(SparsefinderAttention, ClustersAreTheNearestCentroidsOfProjectedContent) {

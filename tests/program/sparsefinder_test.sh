@@ -8,7 +8,7 @@ sparsefinder="attention.kind=sparsefinder attention.sparsefinder.cluster.cluster
 figure() { sed -nE "s/^$1 +([0-9.]+).*/\1/p" <<<"$output"; }
 
 # --- from scratch, on any number of ranks, killed or not ---
-for attention in "" predictor=quantize predictor=distance predictor=routing predictor=bigbird; do
+for attention in "" mode=certified predictor=quantize predictor=distance predictor=routing predictor=bigbird; do
   [ -z "$attention" ] || attention=attention.sparsefinder.$attention
   run_train 1 run.dir=one $sparsefinder $attention train.steps=8 2>/dev/null
   run_train 3 run.dir=three $sparsefinder $attention train.steps=4 optimizer.schedule.warmup_steps=2 2>/dev/null
@@ -20,6 +20,11 @@ for attention in "" predictor=quantize predictor=distance predictor=routing pred
   contains "$output" "dropped_mass"
   rm -rf one three
 done
+# Bounds rule out nothing that matters: training is that of all pairs.
+run_train 1 run.dir=one $sparsefinder attention.sparsefinder.mode=certified train.steps=4 optimizer.schedule.warmup_steps=2 2>/dev/null
+run_train 2 run.dir=full $sparsefinder attention.sparsefinder.mode=full train.steps=4 optimizer.schedule.warmup_steps=2 2>/dev/null
+equal "$(state one)" "$(state full)" "certified training"
+rm -rf one full
 
 # --- fitted to exact attention ---
 run_train 1 run.dir=exact attention.kind=entmax 2>/dev/null
@@ -41,6 +46,9 @@ expect 0 "$STIPPLE" eval exact
 loss=$(figure loss)
 expect 0 "$STIPPLE" eval exact $sparsefinder attention.sparsefinder.mode=full
 equal "$(figure loss)" "$loss" "loss with mode=full"
+expect 0 "$STIPPLE" eval exact $sparsefinder attention.sparsefinder.mode=certified
+equal "$(figure loss)" "$loss" "loss with mode=certified"
+contains "$output" "computed"
 # All in one cluster: everything is predicted.
 expect 0 "$STIPPLE" eval exact attention.kind=sparsefinder attention.sparsefinder.cluster.clusters=1
 equal "$(figure loss)" "$loss" "loss with one cluster"

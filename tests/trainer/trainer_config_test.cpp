@@ -344,6 +344,10 @@ TEST(TrainerConfig, SparsefinderSaysWhatDoesNotFit) {
             "attention.sparsefinder.projection.kind: none leaves all channels of a head, and "
             "predictor=quantize and routing take few; use linear");
   EXPECT_EQ(mistake({kind, prefix + "projection.mips=true"}), "none");
+  EXPECT_EQ(mistake({kind, prefix + "mode=certified"}), "none");
+  EXPECT_EQ(mistake({kind, prefix + "mode=certified", prefix + "predictor=distance"}),
+            "attention.sparsefinder.mode: certified bounds the scores of clusters of keys; use "
+            "predictor=cluster, or mode=full");
   EXPECT_TRUE(
       mistake({kind, "model.causal=true", prefix + "projection.mips=true"})
           .starts_with("model.causal: attention.kind=sparsefinder lets tokens see later ones and "

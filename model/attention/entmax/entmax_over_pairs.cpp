@@ -86,9 +86,13 @@ EntmaxOverPairs::Rows EntmaxOverPairs::alloc_rows(Arena& arena, ConstRealView q,
           .o = arena.alloc(q.precision, shape)};
 }
 
-void EntmaxOverPairs::over_all_pairs(Context& ctx, const AttentionInputs& in,
-                                     const kernels::EntmaxHeads& heads, const Rows& rows) const {
+kernels::EntmaxHeads EntmaxOverPairs::heads(Context& ctx) const { return heads_.forward(ctx); }
+
+void EntmaxOverPairs::over_pairs(Context& ctx, const AttentionInputs& in,
+                                 const kernels::EntmaxHeads& heads, const kernels::EdgeSet& edges,
+                                 const Rows& rows) const {
   kernels::AttendEntmax args = arguments(ctx, in, heads, rows.o);
+  args.edges = edges;
   args.tau = rows.tau;
   args.support = rows.support;
   args.dropout = {};

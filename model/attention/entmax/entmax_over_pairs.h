@@ -45,9 +45,15 @@ class EntmaxOverPairs {
 
   /// Memory for rows of the shape and storage of q, with room for so many keys of a support.
   static Rows alloc_rows(Arena&, ConstRealView q, int64_t room = kernels::kEntmaxRoom);
-  /// Of all pairs, nothing dropped.
-  void over_all_pairs(Context&, const AttentionInputs&, const kernels::EntmaxHeads&,
-                      const Rows&) const;
+  /// Alpha and temperature as forward() has them.
+  kernels::EntmaxHeads heads(Context&) const;
+  /// Of all pairs, or of these, nothing dropped.
+  void over_all_pairs(Context& ctx, const AttentionInputs& in, const kernels::EntmaxHeads& heads,
+                      const Rows& rows) const {
+    over_pairs(ctx, in, heads, {}, rows);
+  }
+  void over_pairs(Context&, const AttentionInputs&, const kernels::EntmaxHeads&,
+                  const kernels::EdgeSet&, const Rows&) const;
   /// One token over all keys that are not masked: `in` has its q, and k, v and mask of a cache.
   void decode(Context&, const AttentionInputs& in, RealView out) const;
 

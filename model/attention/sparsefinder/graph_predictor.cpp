@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "core/error.h"
+#include "kernels/bound_edges.h"
 #include "kernels/convert.h"
 #include "kernels/group_edges.h"
 #include "kernels/mips.h"
@@ -192,20 +193,57 @@ void GraphPredictor::write_edges(Context& ctx, const AttentionInputs& in,
                     edges);
 }
 
-kernels::EdgeSet GraphPredictor::predict(Context& ctx, const AttentionInputs& in,
-                                         View<int32_t> overflow) const try {
+kernels::EdgeSet GraphPredictor::alloc_graph(Context& ctx, const AttentionInputs& in,
+                                             View<int32_t> overflow) const {
   // Above any density: lists of keys are all that is ever kept.
   constexpr double kNeverBits = 2.0;
   kernels::EdgeSet edges =
       kernels::alloc_edges(ctx.saved, in.q.shape[0] * in.q.shape[1], in.q.shape[2], in.k.shape[2],
                            {.tile_density = kNeverBits, .max_density = config_.max_density});
   if (!edges.overflow.empty()) edges.overflow = overflow;
-  ctx.observer.begin(Phase::kSampling, ctx.stream);
-  write_edges(ctx, in, edges);
-  ctx.observer.end(Phase::kSampling, ctx.stream);
   return edges;
+}
+
+/// Whoever owns the settings says under which name.
+template <class Write>
+auto naming_the_key(const Write& write) try {
+  return write();
 } catch (const kernels::EdgeRoomError& error) {
   throw ConfigError(detail::concat("attention.sparsefinder: ", error.what()));
+}
+
+kernels::EdgeSet GraphPredictor::predict(Context& ctx, const AttentionInputs& in,
+                                         View<int32_t> overflow) const {
+  return naming_the_key([&] {
+    const kernels::EdgeSet edges = alloc_graph(ctx, in, overflow);
+    ctx.observer.begin(Phase::kSampling, ctx.stream);
+    write_edges(ctx, in, edges);
+    ctx.observer.end(Phase::kSampling, ctx.stream);
+    return edges;
+  });
+}
+
+kernels::EdgeSet GraphPredictor::certify(Context& ctx, const AttentionInputs& in,
+                                         const kernels::EntmaxHeads& heads, float scale,
+                                         View<const float> tau, View<int32_t> overflow) const {
+  return naming_the_key([&] {
+    const kernels::EdgeSet edges = alloc_graph(ctx, in, overflow);
+    const Arena::Scope scope(ctx.scratch);
+    const View<const float> k = compared(ctx, in, /*are_keys=*/true);
+    kernels::write_bound_edges(ctx.stream, {.edges = edges,
+                                            .q = in.q,
+                                            .k = in.k,
+                                            .tau = tau,
+                                            .key_groups = groups_of(ctx, k, in.mask),
+                                            .num_groups = config_.num_groups(),
+                                            .heads = heads,
+                                            .scale = scale,
+                                            .is_causal = is_causal_,
+                                            .query_mask = in.mask,
+                                            .key_mask = in.mask,
+                                            .scratch = &ctx.scratch});
+    return edges;
+  });
 }
 
 }  // namespace stipple::model

@@ -14,6 +14,7 @@
 
 #include <string>
 
+#include "kernels/attend_entmax.h"
 #include "kernels/edges.h"
 #include "model/attention/attention.h"
 #include "model/attention/sparsefinder/sparsefinder_config.h"
@@ -27,6 +28,10 @@ class GraphPredictor {
   /// The graph of this leaf, in ctx.saved; `overflow`, on CUDA: where edges without room are
   /// counted. kernels::EdgeRoomError. O(N D R + edges), with the distance predictor O(N M R).
   kernels::EdgeSet predict(Context&, const AttentionInputs&, View<int32_t> overflow) const;
+  /// Keys of clusters that may hold some of a query's exact support, in ctx.saved; tau: of attention
+  /// over any pairs, such as the predicted graph. Only of clusters. kernels::EdgeRoomError as above.
+  kernels::EdgeSet certify(Context&, const AttentionInputs&, const kernels::EntmaxHeads&,
+                           float scale, View<const float> tau, View<int32_t> overflow) const;
 
  private:
   struct Groups {
@@ -40,6 +45,7 @@ class GraphPredictor {
   Groups groups_by_place(Context&, const AttentionInputs&) const;
   void write_group_edges(Context&, const AttentionInputs&, const Groups&,
                          const kernels::EdgeSet&) const;
+  kernels::EdgeSet alloc_graph(Context&, const AttentionInputs&, View<int32_t> overflow) const;
   void write_edges(Context&, const AttentionInputs&, const kernels::EdgeSet&) const;
   kernels::math::AlwaysThere always() const;
 

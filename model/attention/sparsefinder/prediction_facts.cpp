@@ -5,7 +5,8 @@
 
 namespace stipple::model {
 
-PredictionFacts::PredictionFacts(FactTable& facts, int64_t heads, bool measures)
+PredictionFacts::PredictionFacts(FactTable& facts, int64_t heads, bool measures,
+                                 bool computes_apart)
     : edges_(facts.declare_per_layer<int64_t>("edges", heads)),
       empty_rows_(facts.declare_per_layer<int64_t>("empty_rows", heads)),
       weighted_(facts.declare_per_layer<int64_t>("weighted", heads)),
@@ -30,10 +31,25 @@ PredictionFacts::PredictionFacts(FactTable& facts, int64_t heads, bool measures)
               .unit = "keys with a weight, of a query",
               .over = weighted_,
               .under = rows_});
-  facts.require_zero({.fact = overflow_,
-                      .message_before = "attention.sparsefinder.max_density: the graphs of this "
-                                        "step have ",
-                      .message_after = " edges more than was reserved; raise it"});
+  const auto require_room = [&](FactId overflow) {
+    facts.require_zero({.fact = overflow,
+                        .message_before = "attention.sparsefinder.max_density: the graphs of this "
+                                          "step have ",
+                        .message_after = " edges more than was reserved; raise it"});
+  };
+  require_room(overflow_);
+  if (computes_apart) {
+    computed_ = facts.declare_per_layer<int64_t>("computed", heads);
+    computed_overflow_ = facts.declare_per_layer<int32_t>("computed_overflow");
+    require_room(computed_overflow_);
+    facts.show({.name = "computed",
+                .title = "Computed",
+                .unit = "pairs that bounds do not rule out / pairs",
+                .is_share = true,
+                .over = computed_,
+                .under = pairs_,
+                .has_total = true});
+  }
   if (measures) show_recall(facts, heads);
 }
 
@@ -67,6 +83,10 @@ View<int32_t> PredictionFacts::overflow(Context& ctx) const {
   return ctx.facts.at<int32_t>(overflow_, ctx.layer);
 }
 
+View<int32_t> PredictionFacts::computed_overflow(Context& ctx) const {
+  return ctx.facts.at<int32_t>(computed_overflow_, ctx.layer);
+}
+
 void PredictionFacts::tell_graph(Context& ctx, const AttentionInputs& in,
                                  const kernels::EdgeSet& graph,
                                  const kernels::EntmaxSupport& support, bool is_causal) const {
@@ -77,12 +97,24 @@ void PredictionFacts::tell_graph(Context& ctx, const AttentionInputs& in,
                                            .size = support.size,
                                            .mask = in.mask,
                                            .is_causal = is_causal});
+  tell_edges(ctx, in, graph, edges_, counts(empty_rows_));
+}
+
+void PredictionFacts::tell_computed(Context& ctx, const AttentionInputs& in,
+                                    const kernels::EdgeSet& pairs) const {
+  const Arena::Scope scope(ctx.scratch);
+  tell_edges(ctx, in, pairs, computed_, ctx.scratch.alloc<int64_t>({in.q.shape[1]}));
+}
+
+void PredictionFacts::tell_edges(Context& ctx, const AttentionInputs& in,
+                                 const kernels::EdgeSet& graph, FactId edges,
+                                 View<int64_t> empty_rows) const {
   const Arena::Scope scope(ctx.scratch);
   const int64_t heads = in.q.shape[1];
   // Pairs up to oneself only are another matter to it.
-  kernels::edge_statistics(ctx.stream, {.edges = counts(edges_),
+  kernels::edge_statistics(ctx.stream, {.edges = ctx.facts.at<int64_t>(edges, ctx.layer),
                                         .pairs = ctx.scratch.alloc<int64_t>({heads}),
-                                        .empty_rows = counts(empty_rows_),
+                                        .empty_rows = empty_rows,
                                         .rows = ctx.scratch.alloc<int64_t>({heads}),
                                         .graph = graph,
                                         .query_mask = in.mask,

@@ -17,21 +17,28 @@ class PredictionFacts {
     View<const int32_t> support_size;  // [B, H, N]
   };
 
-  PredictionFacts(FactTable&, int64_t heads, bool measures);
+  /// computes_apart: pairs that are not those of the graph.
+  PredictionFacts(FactTable&, int64_t heads, bool measures, bool computes_apart);
 
   /// Where edges without room are counted.
   View<int32_t> overflow(Context&) const;
+  View<int32_t> computed_overflow(Context&) const;
   /// The graph, and what of it has weight.
   void tell_graph(Context&, const AttentionInputs&, const kernels::EdgeSet&,
                   const kernels::EntmaxSupport&, bool is_causal) const;
+  /// Which pairs attention computed.
+  void tell_computed(Context&, const AttentionInputs&, const kernels::EdgeSet&) const;
   void tell_recall(Context&, const AttentionInputs&, const kernels::EdgeSet&, const Exact&,
                    const kernels::EntmaxHeads&, float scale) const;
 
  private:
   void show_recall(FactTable&, int64_t heads);
+  void tell_edges(Context&, const AttentionInputs&, const kernels::EdgeSet&, FactId edges,
+                  View<int64_t> empty_rows) const;
 
   FactId edges_, empty_rows_, weighted_, pairs_, rows_;                   // int64_t [H]
-  FactId overflow_;                                                       // int32_t [1]
+  FactId computed_;                                                       // int64_t [H]
+  FactId overflow_, computed_overflow_;                                   // int32_t [1]
   FactId support_, found_, measured_edges_, exact_rows_, measured_rows_;  // int64_t [H]
   FactId dropped_;                                                        // double [H]
 };

@@ -11,7 +11,8 @@ SparsefinderAttention::SparsefinderAttention(const AttentionConfig& config, Para
     : config_(config.sparsefinder),
       predictor_(config.sparsefinder, store, shape),
       entmax_(config, store, facts, shape),
-      facts_(facts, shape.num_heads, config.sparsefinder.measure) {}
+      facts_(facts, shape.num_heads, config.sparsefinder.measure,
+             config.sparsefinder.mode == SparsefinderMode::kCertified) {}
 
 AttentionTraits SparsefinderAttention::traits(const AttentionConfig& config) {
   return {.has_graph = true,
@@ -40,9 +41,23 @@ void SparsefinderAttention::do_forward(Context& ctx, const AttentionInputs& in, 
                                        Attention::Saved& base) const {
   Saved& saved = static_cast<Saved&>(base);
   saved.graph = predictor_.predict(ctx, in, facts_.overflow(ctx));
-  entmax_.forward(ctx, in, is_full() ? kernels::EdgeSet{} : saved.graph, out, saved);
+  entmax_.forward(ctx, in, pairs_of(ctx, in, saved.graph), out, saved);
   facts_.tell_graph(ctx, in, saved.graph, saved.support, entmax_.is_causal());
+  if (config_.mode == SparsefinderMode::kCertified) facts_.tell_computed(ctx, in, saved.edges);
   if (config_.measure && !ctx.training) measure(ctx, in, saved);
+}
+
+kernels::EdgeSet SparsefinderAttention::pairs_of(Context& ctx, const AttentionInputs& in,
+                                                 const kernels::EdgeSet& graph) const {
+  if (config_.mode == SparsefinderMode::kFull) return {};
+  if (config_.mode == SparsefinderMode::kPredicted) return graph;
+  // Attention over some pairs tells what a key must score at least to have any weight among all.
+  const Arena::Scope scope(ctx.scratch);
+  const kernels::EntmaxHeads heads = entmax_.heads(ctx);
+  const EntmaxOverPairs::Rows lower = EntmaxOverPairs::alloc_rows(ctx.scratch, in.q, /*room=*/1);
+  entmax_.over_pairs(ctx, in, heads, graph, lower);
+  return predictor_.certify(ctx, in, heads, entmax_.scale(), lower.tau,
+                            facts_.computed_overflow(ctx));
 }
 
 /// The graph beside exact attention, which a predicted one must compute for it.
@@ -50,7 +65,7 @@ void SparsefinderAttention::measure(Context& ctx, const AttentionInputs& in,
                                     const Saved& saved) const {
   const Arena::Scope scope(ctx.scratch);
   EntmaxOverPairs::Rows exact{saved.tau, saved.support, {}};
-  if (!is_full()) {
+  if (!config_.is_exact()) {
     exact = EntmaxOverPairs::alloc_rows(ctx.scratch, in.q);
     entmax_.over_all_pairs(ctx, in, saved.heads, exact);
   }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Entmax attention over a graph that is predicted before it is computed, or exact attention beside
-// which the prediction is measured. Formulas, deviations and costs: README.md beside this file.
+// Entmax attention over a graph that is predicted before it is computed, or exact attention, over all
+// pairs or those that the prediction leaves possible, beside which the prediction is measured. Formulas, deviations and costs: README.md beside this file.
 //
-// Saves what entmax over pairs does, and the room of the graph.
+// Saves what entmax over pairs does, and the room of the graph; certified, of two.
 #pragma once
 
 #include "model/attention/entmax/entmax_over_pairs.h"
@@ -31,7 +31,8 @@ class SparsefinderAttention final : public Attention {
   void do_forward(Context&, const AttentionInputs&, RealView out, Attention::Saved&) const override;
   void do_backward(Context&, const AttentionInputs&, ConstRealView out, ConstRealView dout,
                    const Attention::Saved&, const AttentionGrads&) const override;
-  bool is_full() const { return config_.mode == SparsefinderMode::kFull; }
+  /// The pairs to compute; none: all.
+  kernels::EdgeSet pairs_of(Context&, const AttentionInputs&, const kernels::EdgeSet& graph) const;
   void measure(Context&, const AttentionInputs&, const Saved&) const;
 
   SparsefinderConfig config_;

@@ -101,9 +101,11 @@ void SparsefinderPlaces::describe(ConfigVisitor& v) {
 }
 
 void SparsefinderConfig::describe(ConfigVisitor& v) {
-  v.choice("mode", mode, {"full", "predicted"},
+  v.choice("mode", mode, {"full", "predicted", "certified"},
            {.doc = "predicted: attention over the predicted graph; full: exact attention over all "
-                   "pairs, beside which the prediction is only measured."});
+                   "pairs, beside which the prediction is only measured; certified: exact "
+                   "attention, over the clusters that bounds do not rule out once the predicted "
+                   "graph is computed."});
   v.choice(
       "predictor", predictor,
       {"cluster", "quantize", "distance", "reformer", "routing", "bigbird", "longformer", "fixed",
@@ -169,6 +171,11 @@ void SparsefinderConfig::validate() const {
            predictor != SparsefinderPredictor::kRouting),
       "attention.sparsefinder.projection.kind: none leaves all channels of a head, and "
       "predictor=quantize and routing take few; use linear");
+  STIPPLE_CHECK_AS(
+      ConfigError,
+      mode != SparsefinderMode::kCertified || predictor == SparsefinderPredictor::kCluster,
+      "attention.sparsefinder.mode: certified bounds the scores of clusters of keys; "
+      "use predictor=cluster, or mode=full");
   validate_groups();
   STIPPLE_CHECK_AS(ConfigError,
                    predictor != SparsefinderPredictor::kFixed || places.summary <= places.stride,

@@ -13,7 +13,7 @@
 
 namespace stipple::model {
 
-enum class SparsefinderMode : uint8_t { kFull, kPredicted };
+enum class SparsefinderMode : uint8_t { kFull, kPredicted, kCertified };
 enum class SparsefinderPredictor : uint8_t {
   kCluster,
   kQuantize,
@@ -108,6 +108,8 @@ struct SparsefinderConfig {
   int64_t num_groups() const;
   /// Where compares() is false.
   kernels::math::PlaceRule place_rule(bool is_causal, int64_t longest) const;
+  /// Whether attention is exact, whatever is predicted.
+  bool is_exact() const { return mode != SparsefinderMode::kPredicted; }
   /// Whether a token's groups depend on no later token.
   bool can_be_causal() const;
   /// With which key it could be.
