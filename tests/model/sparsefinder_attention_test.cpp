@@ -601,6 +601,22 @@ TEST(SparsefinderAttention, EvaluationTellsWhatTheGraphIsWorth) {
   EXPECT_NEAR(beside.dropped, wider.dropped, 1e-6);
 }
 
+TEST(SparsefinderAttention, EvaluationTellsHowEvenlyClustersAreFilled) {
+  const auto told = [](int64_t clusters, bool training) {
+    AttentionRun run(config_of(clustered(clusters)), small());
+    run.forward(training);
+    const Facts facts = run.observer.told(run.facts);
+    const int layer = AttentionRun::kLayer;
+    return std::pair(facts.at<double>(run.facts.find("occupancy"), layer)[0],
+                     facts.at<int64_t>(run.facts.find("occupancy_sequences"), layer)[0]);
+  };
+  EXPECT_EQ(told(1, false), std::pair(2.0, int64_t{2}));  // one cluster is full, of two sequences
+  EXPECT_EQ(told(1, true), std::pair(0.0, int64_t{0}));
+  const double some = told(4, false).first / 2;
+  EXPECT_GT(some, 0.3);
+  EXPECT_LT(some, 1.0);
+}
+
 TEST(SparsefinderAttention, AGraphWithoutRoomNamesTheKeyThatReservesIt) {
   SparsefinderConfig sparsefinder = clustered(1);
   sparsefinder.max_density = 0.01;

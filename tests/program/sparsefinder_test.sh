@@ -18,6 +18,7 @@ for attention in "" mode=certified predictor=quantize predictor=distance predict
   expect 0 "$STIPPLE" eval one
   contains "$output" "recall"
   contains "$output" "dropped_mass"
+  [ -n "$attention" ] || contains "$output" "occupancy"
   rm -rf one three
 done
 # Bounds rule out nothing that matters: training is that of all pairs.

@@ -8,6 +8,7 @@
 #include "kernels/bound_edges.h"
 #include "kernels/convert.h"
 #include "kernels/group_edges.h"
+#include "kernels/group_occupancy.h"
 #include "kernels/mips.h"
 #include "kernels/place_groups.h"
 #include "kernels/predict.h"
@@ -24,7 +25,7 @@ Init projection_init(const SparsefinderConfig& config) {
 }  // namespace
 
 GraphPredictor::GraphPredictor(const SparsefinderConfig& config, ParameterStore& store,
-                               const AttentionShape& shape)
+                               FactTable& facts, const AttentionShape& shape)
     : store_(store), config_(config), is_causal_(shape.is_causal), longest_(shape.max_length) {
   const int64_t heads = shape.num_heads, r = config.compared_channels(shape.head_dim);
   if (!config.compares()) {
@@ -50,6 +51,16 @@ GraphPredictor::GraphPredictor(const SparsefinderConfig& config, ParameterStore&
     routing_ = store.declare_fixed(shape.name + ".routing", {heads, r, cluster.clusters},
                                    Init::normal(1.0));
     return;
+  }
+  if (config.measure) {
+    occupancy_ = facts.declare_per_layer<double>("occupancy", heads);
+    sequences_ = facts.declare_per_layer<int64_t>("occupancy_sequences", heads);
+    facts.show({.name = "occupancy",
+                .title = "Occupancy of clusters",
+                .unit = "entropy of a sequence's queries and keys over clusters / of equal ones",
+                .is_share = true,
+                .over = occupancy_,
+                .under = sequences_});
   }
   // Of one length, so that at first the direction of a token decides and not its size.
   centroids_ = store.declare_fixed(
@@ -138,6 +149,15 @@ View<int32_t> GraphPredictor::groups_of(Context& ctx, View<const float> x,
   return groups;
 }
 
+void GraphPredictor::tell_occupancy(Context& ctx, const Groups& groups) const {
+  kernels::group_occupancy(ctx.stream, {.entropy = ctx.facts.at<double>(occupancy_, ctx.layer),
+                                        .sequences = ctx.facts.at<int64_t>(sequences_, ctx.layer),
+                                        .query_groups = groups.queries,
+                                        .key_groups = groups.keys,
+                                        .num_groups = groups.count,
+                                        .scratch = &ctx.scratch});
+}
+
 GraphPredictor::Groups GraphPredictor::groups_by_place(Context& ctx,
                                                        const AttentionInputs& in) const {
   const kernels::math::PlaceRule rule = config_.place_rule(is_causal_, longest_);
@@ -186,11 +206,11 @@ void GraphPredictor::write_edges(Context& ctx, const AttentionInputs& in,
                                       .key_mask = in.mask,
                                       .scratch = &ctx.scratch});
   }
-  write_group_edges(ctx, in,
-                    {.queries = groups_of(ctx, q, in.mask),
-                     .keys = groups_of(ctx, k, in.mask),
-                     .count = config_.num_groups()},
-                    edges);
+  const Groups groups{.queries = groups_of(ctx, q, in.mask),
+                      .keys = groups_of(ctx, k, in.mask),
+                      .count = config_.num_groups()};
+  if (occupancy_.exists() && !ctx.training) tell_occupancy(ctx, groups);
+  write_group_edges(ctx, in, groups, edges);
 }
 
 kernels::EdgeSet GraphPredictor::alloc_graph(Context& ctx, const AttentionInputs& in,

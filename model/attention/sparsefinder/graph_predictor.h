@@ -23,7 +23,7 @@ namespace stipple::model {
 
 class GraphPredictor {
  public:
-  GraphPredictor(const SparsefinderConfig&, ParameterStore&, const AttentionShape&);
+  GraphPredictor(const SparsefinderConfig&, ParameterStore&, FactTable&, const AttentionShape&);
 
   /// The graph of this leaf, in ctx.saved; `overflow`, on CUDA: where edges without room are
   /// counted. kernels::EdgeRoomError. O(N D R + edges), with the distance predictor O(N M R).
@@ -41,6 +41,8 @@ class GraphPredictor {
   /// Queries or keys before they are projected, [B, H, N, content_channels()], and as compared.
   ConstRealView content_of(Context&, const AttentionInputs&, bool are_keys) const;
   View<const float> compared(Context&, const AttentionInputs&, bool are_keys) const;
+  /// In evaluation: how evenly tokens are spread over clusters.
+  void tell_occupancy(Context&, const Groups&) const;
   View<int32_t> groups_of(Context&, View<const float> x, View<const uint8_t> mask) const;
   Groups groups_by_place(Context&, const AttentionInputs&) const;
   void write_group_edges(Context&, const AttentionInputs&, const Groups&,
@@ -52,7 +54,8 @@ class GraphPredictor {
   const ParameterStore& store_;
   SparsefinderConfig config_;
   bool is_causal_;
-  int64_t longest_;  ///< tokens
+  int64_t longest_;               ///< tokens
+  FactId occupancy_, sequences_;  ///< double [H], int64_t [H]; of clusters that are measured
   ParamId query_projection_, key_projection_, centroids_, routing_, draws_;
 };
 

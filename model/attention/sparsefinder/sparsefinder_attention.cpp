@@ -9,7 +9,7 @@ namespace stipple::model {
 SparsefinderAttention::SparsefinderAttention(const AttentionConfig& config, ParameterStore& store,
                                              FactTable& facts, const AttentionShape& shape)
     : config_(config.sparsefinder),
-      predictor_(config.sparsefinder, store, shape),
+      predictor_(config.sparsefinder, store, facts, shape),
       entmax_(config, store, facts, shape),
       facts_(facts, shape.num_heads, config.sparsefinder.measure,
              config.sparsefinder.mode == SparsefinderMode::kCertified) {}
