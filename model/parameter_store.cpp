@@ -141,15 +141,28 @@ bool ParameterStore::has_fixed() const {
                      [](const Entry& e) { return !e.is_learned; });
 }
 
-void ParameterStore::copy_fixed_to(const Stream& stream, const ParameterStore& to) const {
+template <class Copy>
+void ParameterStore::copy_fixed(const Stream& stream, const ParameterStore& other,
+                                const Copy& copy) const {
   for (const Entry& e : entries_) {
     if (e.is_learned) continue;
-    const std::optional<ParamId> id = to.find(e.name);
-    STIPPLE_CHECK(id && to.entry(*id).shape == e.shape, "there is no fixed tensor '", e.name,
+    const std::optional<ParamId> id = other.find(e.name);
+    STIPPLE_CHECK(id && other.entry(*id).shape == e.shape, "there is no fixed tensor '", e.name,
                   "' of shape ", e.shape.str());
-    upload(stream, to.value(*id), std::span<const float>(value(*find(e.name)).span()));
+    copy(value(*find(e.name)), other.value(*id));
   }
   stream.synchronize();
+}
+
+void ParameterStore::copy_fixed_to(const Stream& stream, const ParameterStore& to) const {
+  copy_fixed(stream, to, [&](View<float> own, View<float> other) {
+    upload(stream, other, std::span<const float>(own.span()));
+  });
+}
+
+void ParameterStore::copy_fixed_from(const Stream& stream, const ParameterStore& from) const {
+  copy_fixed(stream, from,
+             [&](View<float> own, View<float> other) { download(stream, own.span(), other); });
 }
 
 int64_t ParameterStore::num_parameters() const {

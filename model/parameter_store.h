@@ -84,8 +84,9 @@ class ParameterStore {
   /// What is not learned, as "fixed/<name>", likewise.
   void describe_fixed(StateVisitor&) const;
   bool has_fixed() const;
-  /// Copies it, from host memory, to a store that has the same.
+  /// Copies it, from host memory, to a store that has the same; and back.
   void copy_fixed_to(const Stream&, const ParameterStore& to) const;
+  void copy_fixed_from(const Stream&, const ParameterStore& from) const;
 
   std::span<const Entry> entries() const { return entries_; }  ///< in declaration order
   const Entry& entry(ParamId) const;
@@ -95,6 +96,8 @@ class ParameterStore {
   Range range(ParamId first, ParamId last) const;
 
  private:
+  template <class Copy>
+  void copy_fixed(const Stream&, const ParameterStore& other, const Copy&) const;
   void describe(StateVisitor&, std::string_view kind, View<float> flat, bool is_learned) const;
 
   std::vector<Entry> entries_;

@@ -44,6 +44,9 @@ class GraphSink {
   virtual ~GraphSink() = default;
   /// What a layer attends by; before its graphs.
   virtual void hear(const Context&, const AttentionInputs&) {}
+  /// Whether an attention over a predicted graph is to tell the support of exact attention instead,
+  /// which costs that attention once more.
+  virtual bool wants_support() const { return false; }
   /// Whether the graphs of this row of the leaf are wanted.
   virtual bool wants(int64_t row) const = 0;
   virtual void take(std::unique_ptr<AttentionGraph>) = 0;

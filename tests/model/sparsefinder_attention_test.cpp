@@ -7,6 +7,7 @@
 
 #include "core/error.h"
 #include "kernels/attend_entmax_reference.h"
+#include "model/attention/graph.h"
 #include "tests/model/attention_reference.h"
 
 namespace stipple::model {
@@ -532,6 +533,49 @@ TEST(SparsefinderAttention, MipsMakesNearKeysThoseWithLargeProducts) {
     }
     EXPECT_GT(count(graph), 0);
     EXPECT_EQ(unordered == 0, mips);
+  }
+}
+
+/// Keeps what it is told.
+class HeardGraphs final : public GraphSink {
+ public:
+  explicit HeardGraphs(bool wants_support) : wants_support_(wants_support) {}
+  bool wants_support() const override { return wants_support_; }
+  bool wants(int64_t) const override { return true; }
+  void take(std::unique_ptr<AttentionGraph> graph) override {
+    for (const kernels::EdgeList& edges : graph->edges) {
+      columns.push_back(edges.columns);
+      row_ptrs.push_back(edges.row_ptr);
+    }
+  }
+  std::vector<std::vector<int32_t>> columns;
+  std::vector<std::vector<int64_t>> row_ptrs;
+
+ private:
+  bool wants_support_;
+};
+
+TEST(SparsefinderAttention, WhoFitsHearsTheSupportOfExactAttentionInEveryMode) {
+  const AttentionCase c{.length = 80, .head_dim = 4, .seed = 51};  // more keys than are kept
+  const auto told = [&](AttentionConfig config, bool wants_support) {
+    AttentionRun run(config, c);
+    add_padding(run);
+    for (float& x : run.q.values()) x *= 0.5f;
+    run.forward(/*training=*/false);
+    HeardGraphs sink(wants_support);
+    run.tell_graphs(sink);
+    return std::pair(sink.columns, sink.row_ptrs);
+  };
+  AttentionConfig exact;
+  exact.kind = AttentionKind::kEntmax;
+  exact.dropout = 0.0;
+  const auto expected = told(exact, false);
+  for (const SparsefinderMode mode :
+       {SparsefinderMode::kFull, SparsefinderMode::kPredicted, SparsefinderMode::kCertified}) {
+    SparsefinderConfig sparsefinder = clustered(5);
+    sparsefinder.mode = mode;
+    EXPECT_EQ(told(config_of(sparsefinder), true), expected);
+    EXPECT_NE(told(config_of(sparsefinder), false), expected);
   }
 }
 

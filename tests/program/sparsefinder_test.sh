@@ -21,6 +21,17 @@ for attention in "" mode=certified predictor=quantize predictor=distance predict
   [ -n "$attention" ] || contains "$output" "occupancy"
   rm -rf one three
 done
+# What predicts the graph follows the model: on any number of ranks, and after a resume, to the bit.
+refreshed="$sparsefinder train.steps=8 optimizer.schedule.warmup_steps=2 checkpoint.every=5 attention.sparsefinder.refresh_every=3 attention.sparsefinder.refresh_examples=4"
+run_train 1 run.dir=one $refreshed 2>/dev/null
+run_train 3 run.dir=three $refreshed 2>/dev/null
+equal "$(state three)" "$(state one)" "three ranks, refreshed"
+rm -rf "$(ls -d three/checkpoints/*8 | head -1)"
+run_train 2 run.dir=three $refreshed 2>/dev/null
+equal "$(state three)" "$(state one)" "resumed, refreshed"
+run_train 1 run.dir=never $refreshed attention.sparsefinder.refresh_every=0 2>/dev/null
+[ "$(state never)" != "$(state one)" ] || fail "refreshing changed nothing"
+rm -rf one three never
 # Bounds rule out nothing that matters: training is that of all pairs.
 run_train 1 run.dir=one $sparsefinder attention.sparsefinder.mode=certified train.steps=4 optimizer.schedule.warmup_steps=2 2>/dev/null
 run_train 2 run.dir=full $sparsefinder attention.sparsefinder.mode=full train.steps=4 optimizer.schedule.warmup_steps=2 2>/dev/null

@@ -345,6 +345,10 @@ TEST(TrainerConfig, SparsefinderSaysWhatDoesNotFit) {
             "predictor=quantize and routing take few; use linear");
   EXPECT_EQ(mistake({kind, prefix + "projection.mips=true"}), "none");
   EXPECT_EQ(mistake({kind, prefix + "mode=certified"}), "none");
+  EXPECT_EQ(mistake({kind, prefix + "refresh_every=5"}), "none");
+  EXPECT_EQ(mistake({kind, prefix + "refresh_every=5", prefix + "predictor=bigbird"}),
+            "attention.sparsefinder.refresh_every: this predictor has neither projections nor "
+            "clusters, and there is nothing to fit; use 0");
   EXPECT_EQ(mistake({kind, prefix + "mode=certified", prefix + "predictor=distance"}),
             "attention.sparsefinder.mode: certified bounds the scores of clusters of keys; use "
             "predictor=cluster, or mode=full");

@@ -253,7 +253,48 @@ std::vector<Config> every_attention(const std::string& name) {
       attention.sparsefinder.predictor = predictor;
     });
   }
+  add([](auto& attention) {
+    attention.kind = model::AttentionKind::kSparsefinder;
+    attention.sparsefinder.cluster.clusters = 4;
+    attention.sparsefinder.refresh_every = 2;
+    attention.sparsefinder.refresh_examples = 4;
+  });
   return configs;
+}
+
+TEST(Trainer, WhatPredictsTheGraphFollowsTheModelOnEveryRank) {
+  Config config = small_config("refreshed");
+  config.attention.kind = model::AttentionKind::kSparsefinder;
+  config.attention.sparsefinder.cluster.clusters = 4;
+  config.attention.sparsefinder.refresh_every = 2;
+  config.attention.sparsefinder.refresh_examples = 4;
+  config.train.batch = config.train.micro_batch;  // the second rank has no leaf
+  std::vector<std::vector<float>> of_rank(2);
+  comm::run_ranks(2, [&](comm::Communicator& communicator) {
+    Trainer trainer(config, communicator);
+    const model::ParameterStore& parameters = trainer.replica().parameters();
+    const auto fixed = [&] {
+      std::vector<float> all;
+      for (const char* name : {"encoder.0.attention.project", "encoder.0.attention.centroids"}) {
+        const auto own = parameters.value(*parameters.find(name)).span();
+        all.insert(all.end(), own.begin(), own.end());
+      }
+      return all;
+    };
+    const std::vector<float> first = fixed();
+    trainer.train_step();
+    EXPECT_EQ(fixed(), first);
+    trainer.train_step();
+    const std::vector<float> second = fixed();
+    for (size_t e = 0; e < first.size(); ++e) EXPECT_NE(second[e], first[e]) << e;
+    trainer.train_step();
+    EXPECT_EQ(fixed(), second);
+    trainer.train_step();
+    EXPECT_NE(fixed(), second);
+    of_rank[static_cast<size_t>(communicator.rank())] = fixed();
+  });
+  EXPECT_EQ(of_rank[0], of_rank[1]);
+  std::filesystem::remove_all(config.run.dir);
 }
 
 TEST(Trainer, AnAnnealedAlphaFollowsTheStepOnEveryRank) {

@@ -237,6 +237,7 @@ int sparsefinder_sweep(comm::Communicator& communicator, const std::string& run_
   Config base = with_attention(run.config, model::AttentionKind::kSparsefinder);
   base.attention.sparsefinder.mode = model::SparsefinderMode::kPredicted;
   base.attention.sparsefinder.measure = true;
+  base.attention.sparsefinder.refresh_every = 0;
   // Projections are fitted once, for all, by a predictor that has them and nothing else.
   base.attention.sparsefinder.predictor = model::SparsefinderPredictor::kDistance;
   std::vector<Candidate> candidates = candidates_of(base, options, run.task->info().max_length);

@@ -17,6 +17,7 @@ class SupportSink final : public model::GraphSink {
   SupportSink(ExactSupports& supports, int64_t heads, int64_t rows)
       : supports_(supports), heads_(heads), rows_(rows) {}
 
+  bool wants_support() const override { return true; }
   bool wants(int64_t row) const override { return row < rows_; }
 
   void hear(const model::Context& ctx, const model::AttentionInputs& in) override {
@@ -52,7 +53,8 @@ class SupportSink final : public model::GraphSink {
 }  // namespace
 
 ExactSupports exact_supports(Replica& replica, const data::Dataset& training,
-                             const data::TaskInfo& info, const Config& config, int64_t count) {
+                             const data::TaskInfo& info, const Config& config, int64_t count,
+                             int64_t first_step) {
   ExactSupports supports(static_cast<size_t>(config.model.layers * config.model.heads));
   data::TrainBatches batches(training, info, batch_options(config, /*is_captured=*/false));
   const RngKey rng = evaluation_rng(config, /*seed=*/0);
@@ -60,7 +62,7 @@ ExactSupports exact_supports(Replica& replica, const data::Dataset& training,
   data::Leaf leaf;
   StepObserver nobody;
   for (int64_t l = 0; l < leaves; ++l) {
-    batches.load(l / batches.num_leaves(), l % batches.num_leaves(), leaf);
+    batches.load(first_step + l / batches.num_leaves(), l % batches.num_leaves(), leaf);
     replica.feed().put(l, 0, leaf);
     SupportSink sink(supports, config.model.heads, leaf.sizes.rows());
     replica.forward(0, rng, /*training=*/false, nobody, &sink);

@@ -14,10 +14,10 @@ namespace stipple::trainer {
 /// Of every head of every layer (layer * heads + head), its sequences.
 using ExactSupports = std::vector<std::vector<model::ProjectionExample>>;
 
-/// Of the first `count` examples, or a few more, in the order of training, run as the evaluation runs
-/// them, by a replica whose attention is entmax. In host memory: per sequence and head 2 tokens
+/// Of the first `count` examples, or a few more, in the order of training from `first_step` on, run as
+/// the evaluation runs them, by a replica whose attention is entmax or sparsefinder. In host memory: per sequence and head 2 tokens
 /// head_dim floats and the support.
 ExactSupports exact_supports(Replica&, const data::Dataset& training, const data::TaskInfo&,
-                             const Config&, int64_t count);
+                             const Config&, int64_t count, int64_t first_step = 0);
 
 }  // namespace stipple::trainer

@@ -34,7 +34,8 @@ std::vector<int64_t> sizes_of(const model::Points& points, std::span<const float
 
 }  // namespace
 
-PredictorFit::PredictorFit(const Config& config, const data::TaskInfo& info) : config_(config) {
+PredictorFit::PredictorFit(const Config& config, const data::TaskInfo& info, uint64_t turn)
+    : config_(config), turn_(turn) {
   model::FactTable facts(config.model.layers);
   const model::Model model(parameters_, facts, config.model, config.attention, model_task(info));
   parameters_.allocate(kCpuDevice);
@@ -67,7 +68,8 @@ const std::vector<model::ProjectionExample>& PredictorFit::of_head(const ExactSu
 
 uint64_t PredictorFit::seed_of(int64_t layer, int64_t head) const {
   const auto number = static_cast<uint64_t>(layer * config_.model.heads + head);
-  return splitmix64(static_cast<uint64_t>(config_.run.seed) ^ splitmix64(number));
+  const uint64_t seed = static_cast<uint64_t>(config_.run.seed) ^ splitmix64(number);
+  return splitmix64(turn_ == 0 ? seed : seed ^ splitmix64(~turn_));
 }
 
 /// Calls fit() with what is projected or compared: with its coordinate of mips where it has one.

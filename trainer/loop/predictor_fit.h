@@ -17,12 +17,17 @@ namespace stipple::trainer {
 /// training from scratch begins with it.
 class PredictorFit {
  public:
-  PredictorFit(const Config&, const data::TaskInfo&);
+  /// turn: fits of one run draw other numbers in another turn.
+  PredictorFit(const Config&, const data::TaskInfo&, uint64_t turn = 0);
 
   using ByHead = std::vector<std::vector<double>>;  ///< by layer
   /// The loss of the last epoch; the configuration knows what is causal and which seed. Nothing where
   /// the predictor does not project. ConfigError where a fit leaves the numbers.
   ByHead fit_projections(const ExactSupports&, const model::ProjectionFitOptions&);
+  /// All that a model has now.
+  void take(const Stream& stream, const model::ParameterStore& from) {
+    parameters_.copy_fixed_from(stream, from);
+  }
   /// Those of another fit of the same model.
   void take_projections(const PredictorFit&);
   /// By k-means over projected queries and keys; how evenly these are spread over the clusters
@@ -51,6 +56,7 @@ class PredictorFit {
   uint64_t seed_of(int64_t layer, int64_t head) const;
 
   Config config_;
+  uint64_t turn_;
   model::ParameterStore parameters_;
 };
 

@@ -15,6 +15,7 @@
 #include "trainer/loop/graph_sample.h"
 #include "trainer/loop/memory_check.h"
 #include "trainer/loop/open_split.h"
+#include "trainer/loop/predictor_refresh.h"
 #include "trainer/loop/signals.h"
 #include "trainer/record/report.h"
 
@@ -127,6 +128,8 @@ StepResult Trainer::collect_step() {
   const StepResult result = pipeline_.collect(step());
   state_.advance(result.loss, pipeline_.facts(), result.skipped);
   throughput_.add(result);
+  if (refreshes_after(config_, step()))
+    refresh_predictor(replica_, *train_set_, task_->info(), config_, step());
   return result;
 }
 
@@ -135,10 +138,11 @@ StepResult Trainer::train_step() {
   return collect_step();
 }
 
-/// Steps after which parameters are read, so that no later step may have begun.
+/// Steps after which parameters are read, or fixed ones set, so that no later step may have begun.
 bool Trainer::is_boundary(int64_t step) const {
   const auto falls_due = [step](int64_t every) { return every > 0 && step % every == 0; };
-  return falls_due(config_.eval.every) || falls_due(config_.checkpoint.every);
+  return falls_due(config_.eval.every) || falls_due(config_.checkpoint.every) ||
+         refreshes_after(config_, step);
 }
 
 bool Trainer::may_enqueue() const {

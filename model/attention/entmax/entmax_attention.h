@@ -27,8 +27,6 @@ class EntmaxAttention final : public Attention {
   void do_decode(Context&, const AttentionInputs&, RealView out, AttentionCache&) const override;
   void do_backward(Context&, const AttentionInputs&, ConstRealView out, ConstRealView dout,
                    const Attention::Saved&, const AttentionGrads&) const override;
-  kernels::EdgeList support_of(Context&, const AttentionInputs&, const Saved&, int64_t row,
-                               int64_t head) const;
 
   int64_t num_heads_, head_dim_;
   EntmaxOverPairs entmax_;

@@ -54,10 +54,19 @@ class EntmaxOverPairs {
   }
   void over_pairs(Context&, const AttentionInputs&, const kernels::EntmaxHeads&,
                   const kernels::EdgeSet&, const Rows&) const;
+  /// The supports of exact attention of a row of the leaf, by head, among these of its tokens. `kept`
+  /// holds them where there was room; longer ones are computed once more, with room for all, and all
+  /// are where it is empty. Waits for the stream.
+  std::vector<kernels::EdgeList> supports(Context&, const AttentionInputs&,
+                                          const kernels::EntmaxHeads&,
+                                          const kernels::EntmaxSupport& kept, int64_t row,
+                                          const std::vector<int64_t>& tokens) const;
   /// One token over all keys that are not masked: `in` has its q, and k, v and mask of a cache.
   void decode(Context&, const AttentionInputs& in, RealView out) const;
 
  private:
+  kernels::EdgeList support_of(Context&, const AttentionInputs&, const kernels::EntmaxHeads&,
+                               const kernels::EntmaxSupport& kept, int64_t row, int64_t head) const;
   /// All but what the caller wants to know.
   kernels::AttendEntmax arguments(Context&, const AttentionInputs&, const kernels::EntmaxHeads&,
                                   RealView out) const;

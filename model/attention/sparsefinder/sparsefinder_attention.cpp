@@ -84,7 +84,12 @@ void SparsefinderAttention::tell_graphs(Context& ctx, const AttentionInputs& in,
   const Saved& saved = static_cast<const Saved&>(base);
   tell_rows(ctx, in, [&](int64_t row, const std::vector<int64_t>& tokens) {
     auto graph = std::make_unique<SupportGraph>();
-    graph->edges = download_heads(ctx.stream, saved.graph, row, in.q.shape[1], tokens);
+    graph->edges =
+        ctx.graphs->wants_support()
+            ? entmax_.supports(ctx, in, saved.heads,
+                               config_.is_exact() ? saved.support : kernels::EntmaxSupport{}, row,
+                               tokens)
+            : download_heads(ctx.stream, saved.graph, row, in.q.shape[1], tokens);
     return graph;
   });
 }

@@ -141,6 +141,16 @@ void SparsefinderConfig::describe(ConfigVisitor& v) {
       {.doc = "File of projections and centroids that `stipple sparsefinder fit` wrote, which "
               "training begins with and checkpoints then hold; an evaluation reads it where its "
               "run was trained without or with another one. Empty: initial ones."});
+  v.field("refresh_every", refresh_every,
+          {.doc = "Training fits projections and centroids anew after so many steps, to the exact "
+                  "attention that the model has then. 0: never.",
+           .unit = "steps",
+           .min = 0,
+           .max = kMostWindow});
+  v.field("refresh_examples", refresh_examples,
+          {.doc = "To how many examples, or a few more: the first of the next step's.",
+           .min = 1,
+           .max = kMostClusters});
   v.field("measure", measure,
           {.doc = "Evaluation compares the predicted graph with exact attention: recall, "
                   "precision, exact rows, dropped mass. With mode=predicted that is one exact "
@@ -176,6 +186,9 @@ void SparsefinderConfig::validate() const {
       mode != SparsefinderMode::kCertified || predictor == SparsefinderPredictor::kCluster,
       "attention.sparsefinder.mode: certified bounds the scores of clusters of keys; "
       "use predictor=cluster, or mode=full");
+  STIPPLE_CHECK_AS(ConfigError, refresh_every == 0 || can_be_fitted(),
+                   "attention.sparsefinder.refresh_every: this predictor has neither projections "
+                   "nor clusters, and there is nothing to fit; use 0");
   validate_groups();
   STIPPLE_CHECK_AS(ConfigError,
                    predictor != SparsefinderPredictor::kFixed || places.summary <= places.stride,

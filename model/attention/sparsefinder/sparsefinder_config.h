@@ -79,6 +79,8 @@ struct SparsefinderConfig {
   int64_t global_tokens = 0;
   SparsefinderCompat compat = SparsefinderCompat::kNone;
   std::string fitted = {};
+  int64_t refresh_every = 0;
+  int64_t refresh_examples = 16;
   bool measure = true;
   double max_density = 1.0;
 
@@ -110,6 +112,8 @@ struct SparsefinderConfig {
   kernels::math::PlaceRule place_rule(bool is_causal, int64_t longest) const;
   /// Whether attention is exact, whatever is predicted.
   bool is_exact() const { return mode != SparsefinderMode::kPredicted; }
+  /// Whether there are projections or centroids that fit a model.
+  bool can_be_fitted() const { return projects() || predictor == SparsefinderPredictor::kCluster; }
   /// Whether a token's groups depend on no later token.
   bool can_be_causal() const;
   /// With which key it could be.
