@@ -1,18 +1,45 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "data/wordpiece/wordpiece.h"
 
+#include <array>
 #include <string>
 #include <utility>
 
+#include "data/wordpiece/normalizer.h"
 #include "data/wordpiece/piece_trie.h"
 
 namespace stipple::data::wordpiece {
+namespace {
 
-struct WordPiece::State {
-  Vocabulary vocabulary;
-  Options options;
-  PieceTrie trie;
+/// What a byte of the text means as long as its word is plain ASCII.
+enum class ByteKind : uint8_t {
+  kLetter,
+  kBlank,
+  kPunctuation,
+  kOther  ///< no ASCII, or left out: for Normalizer
 };
+
+std::array<ByteKind, 256> byte_kinds(const CharacterTable& table) {
+  std::array<ByteKind, 256> kinds;
+  kinds.fill(ByteKind::kOther);
+  for (char32_t code = 0; code < 128; ++code) {
+    const Character& character = table[code];
+    kinds[code] = character.is(Character::kBlank)         ? ByteKind::kBlank
+                  : character.is(Character::kPunctuation) ? ByteKind::kPunctuation
+                  : character.is(Character::kControl)     ? ByteKind::kOther
+                                                          : ByteKind::kLetter;
+  }
+  return kinds;
+}
+
+/// Bytes that are no capital ASCII letters stay as they are.
+std::string in_lower_case(std::string_view text) {
+  std::string lower(text);
+  for (char& c : lower) c = static_cast<char>(c >= 'A' && c <= 'Z' ? c | 0x20 : c);
+  return lower;
+}
+
+}  // namespace
 
 std::string_view profile_name(Profile profile) {
   return profile == Profile::kGoogle ? "google" : "hf";
@@ -25,10 +52,39 @@ std::optional<Profile> profile_named(std::string_view name) {
   return std::nullopt;
 }
 
-WordPiece::WordPiece(Vocabulary vocabulary, Options options) {
-  PieceTrie trie(vocabulary);
-  state_ = std::make_unique<const State>(State{std::move(vocabulary), options, std::move(trie)});
-}
+struct WordPiece::State {
+  Vocabulary vocabulary;
+  Options options;
+  PieceTrie trie;
+  Normalizer normalizer;
+  std::array<ByteKind, 256> kinds;
+
+  State(Vocabulary tokens, const Options& of)
+      : vocabulary(std::move(tokens)),
+        options(of),
+        trie(vocabulary),
+        normalizer(options),
+        kinds(byte_kinds(CharacterTable::of(options.profile))) {}
+
+  ByteKind kind(char c) const { return kinds[static_cast<uint8_t>(c)]; }
+
+  void append_word(std::string_view word, size_t characters, std::vector<int32_t>& ids) const {
+    const size_t before = ids.size();
+    bool is_known = characters <= static_cast<size_t>(options.max_word_length);
+    for (std::string_view rest = word; is_known && !rest.empty();) {
+      const PieceTrie::Match match = trie.longest(rest, rest.size() < word.size());
+      is_known = match.id >= 0;
+      ids.push_back(match.id);
+      rest.remove_prefix(match.bytes);
+    }
+    if (is_known) return;
+    ids.resize(before);
+    ids.push_back(vocabulary.special().unknown);
+  }
+};
+
+WordPiece::WordPiece(Vocabulary vocabulary, Options options)
+    : state_(std::make_unique<const State>(std::move(vocabulary), options)) {}
 WordPiece::~WordPiece() = default;
 WordPiece::WordPiece(WordPiece&&) noexcept = default;
 WordPiece& WordPiece::operator=(WordPiece&&) noexcept = default;
@@ -36,45 +92,38 @@ WordPiece& WordPiece::operator=(WordPiece&&) noexcept = default;
 const Vocabulary& WordPiece::vocabulary() const { return state_->vocabulary; }
 const Options& WordPiece::options() const { return state_->options; }
 
-namespace {
-
-bool is_blank(char c) { return c == ' ' || c == '\t' || c == '\n' || c == '\r'; }
-bool is_punctuation(char c) {
-  return (c >= 33 && c <= 47) || (c >= 58 && c <= 64) || (c >= 91 && c <= 96) ||
-         (c >= 123 && c <= 126);
-}
-
-}  // namespace
-
 void WordPiece::encode(std::string_view text, std::vector<int32_t>& ids) const {
-  std::string word;
-  const auto finish = [&] {
-    const size_t before = ids.size();
-    std::string_view rest = word;
-    bool is_whole = word.size() <= static_cast<size_t>(state_->options.max_word_length);
-    while (is_whole && !rest.empty()) {
-      const PieceTrie::Match match = state_->trie.longest(rest, rest.size() < word.size());
-      is_whole = match.id >= 0;
-      ids.push_back(match.id);
-      rest.remove_prefix(match.bytes);
+  const State& state = *state_;
+  const std::string lowered = state.options.lower_case ? in_lower_case(text) : std::string();
+  const std::string_view plain = state.options.lower_case ? std::string_view(lowered) : text;
+  Normalizer::Scratch scratch;
+  const size_t size = text.size();
+  for (size_t at = 0; at < size;) {
+    if (state.kind(text[at]) == ByteKind::kBlank) {
+      ++at;
+      continue;
     }
-    if (!is_whole) {
-      ids.resize(before);
-      ids.push_back(state_->vocabulary.special().unknown);
+    // Between blanks nothing depends on what is outside.
+    const size_t begin = at;
+    const size_t ids_before = ids.size();
+    ByteKind kind = state.kind(text[at]);
+    while (at < size && (kind = state.kind(text[at])) < ByteKind::kOther) {
+      if (kind == ByteKind::kBlank) break;
+      const size_t word = at++;
+      if (kind == ByteKind::kLetter) {
+        while (at < size && state.kind(text[at]) == ByteKind::kLetter) ++at;
+      }
+      if (at < size && state.kind(text[at]) == ByteKind::kOther) break;
+      state.append_word(plain.substr(word, at - word), at - word, ids);
     }
-    word.clear();
-  };
-  for (const char c : text) {
-    if (is_blank(c) || is_punctuation(c)) {
-      finish();
-      if (is_blank(c)) continue;
-      word += c;
-      finish();
-    } else {
-      word += state_->options.lower_case && c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c;
-    }
+    if (at == size || state.kind(text[at]) != ByteKind::kOther) continue;
+    ids.resize(ids_before);
+    while (at < size && state.kind(text[at]) != ByteKind::kBlank) ++at;
+    state.normalizer.split(text.substr(begin, at - begin), scratch,
+                           [&](std::string_view word, size_t characters) {
+                             state.append_word(word, characters, ids);
+                           });
   }
-  finish();
 }
 
 }  // namespace stipple::data::wordpiece
