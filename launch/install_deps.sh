@@ -8,7 +8,7 @@
 set -euo pipefail
 
 packages=(g++ cmake ninja-build pkg-config libopenmpi-dev openmpi-bin libyaml-cpp-dev libfmt-dev libcli11-dev
-  nlohmann-json3-dev libdnnl-dev ocl-icd-opencl-dev libxxhash-dev libpng-dev)
+  nlohmann-json3-dev libdnnl-dev ocl-icd-opencl-dev libxxhash-dev libpng-dev libzip-dev)
 case "${1:-}" in
   "") ;;
   --tests) packages+=(libgtest-dev libbenchmark-dev libboost-context-dev procps ccache clang-format-14 clang-tidy-14 python3-torch python3-pandas) ;;

@@ -85,6 +85,7 @@ struct CommandLine {
                "stipple"};
   std::vector<std::string> config;
   std::vector<std::string> runs;
+  std::vector<std::string> files;
   std::string path;
   std::string out;
   bool explains = false;
@@ -118,6 +119,7 @@ struct CommandLine {
     add_train();
     add_eval();
     add_predict();
+    add_submission();
     add_sample();
     add_sparsefinder();
     add_data();
@@ -197,6 +199,15 @@ struct CommandLine {
         return run_collective([this](auto& c) { return predict(c, path, config, prediction); });
       };
     });
+  }
+  void add_submission() {
+    CLI::App* command = app.add_subcommand(
+        "submission", "Make the zip that GLUE's leaderboard takes, of files that `predict` wrote");
+    command
+        ->add_option("files", files, "CoLA.tsv, SST-2.tsv, MRPC.tsv, ...: the leaderboard's names")
+        ->required();
+    command->add_option("--out", out, "The zip to write")->required();
+    command->callback([this] { action = [this] { return submission(files, out); }; });
   }
   void add_sample() {
     CLI::App* command =

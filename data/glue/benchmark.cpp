@@ -159,6 +159,8 @@ const Published& published(TaskId id) {
   return task;
 }
 
+std::span<const Published> all_published() { return kTable; }
+
 std::span<const std::string_view> task_names() { return kNames; }
 
 std::vector<Metric> metrics_of(TaskId id) {

@@ -54,6 +54,7 @@ struct Published {
 };
 
 const Published& published(TaskId);
+std::span<const Published> all_published();  ///< in the order of TaskId
 std::span<const std::string_view> task_names();
 /// The first one chooses among epochs.
 std::vector<Metric> metrics_of(TaskId);

@@ -121,6 +121,20 @@ expect 0 "$STIPPLE" predict numbers --out STS-B.tsv
 equal "$(wc -l <STS-B.tsv)" 32 "lines of STS-B"
 grep -vE $'^[0-9]+\t[0-5]\\.[0-9]{3}$|^index' STS-B.tsv && fail "numbers of STS-B"
 
+# The zip for the leaderboard.
+expect 0 "$STIPPLE" submission STS-B.tsv MRPC.tsv --out submission.zip
+contains "$output" "MRPC.tsv has 31 predictions, and the published test 1725 examples"
+contains "$output" "without CoLA.tsv"
+/usr/bin/python3 - <<'PYTHON' || fail "submission"
+import zipfile
+archive = zipfile.ZipFile("submission.zip")
+assert archive.testzip() is None and archive.namelist() == ["MRPC.tsv", "STS-B.tsv"], archive.namelist()
+for name in archive.namelist(): assert archive.read(name) == open(name, "rb").read(), name
+PYTHON
+cp ranks.tsv mrpc_with_probabilities.tsv
+expect 2 "$STIPPLE" submission mrpc_with_probabilities.tsv --out refused.zip
+[ ! -e refused.zip ] || fail "a submission that was refused"
+
 # A model that has learnt nothing says so.
 run_train 1 run.dir=nothing train.steps=1 optimizer.schedule.warmup_steps=0 optimizer.learning_rate=0 2>log
 expect 0 "$STIPPLE" eval nothing optimizer.learning_rate=0

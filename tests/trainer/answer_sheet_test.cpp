@@ -40,7 +40,7 @@ class FakeExamples final : public data::Dataset {
   LabelKind label_;
 };
 
-data::TaskInfo info_of(LabelKind label) {
+data::TaskInfo answers_info(LabelKind label) {
   data::TaskInfo info{.name = "fake",
                       .fields = {.label = label},
                       .vocab_size = 100,
@@ -53,12 +53,12 @@ data::TaskInfo info_of(LabelKind label) {
 }
 
 /// What a model says of an example, output k; a negative zero among them.
-float said(int64_t example, int64_t k) {
+float said_of(int64_t example, int64_t k) {
   return example == 0 ? -0.0f : std::sin(static_cast<float>(3 * example + k)) * 7.0f;
 }
 
-data::Answers gather(LabelKind label, int ranks) {
-  const data::TaskInfo info = info_of(label);
+data::Answers gathered(LabelKind label, int ranks) {
+  const data::TaskInfo info = answers_info(label);
   const FakeExamples examples(label);
   const int64_t outputs = num_answer_outputs(info);
   std::vector<data::Answers> of_ranks(static_cast<size_t>(ranks));
@@ -74,7 +74,7 @@ data::Answers gather(LabelKind label, int ranks) {
         std::vector<float> out;
         for (const data::Draw& draw : leaf.draws) {
           for (int64_t k = 0; k < outputs; ++k)
-            out.push_back(draw.example < 0 ? 99.0f : said(draw.example, k));
+            out.push_back(draw.example < 0 ? 99.0f : said_of(draw.example, k));
         }
         sheet.add(leaf, out);
       }
@@ -91,7 +91,7 @@ data::Answers gather(LabelKind label, int ranks) {
 }
 
 TEST(AnswerSheet, ClassesComeInTheOrderOfExamples) {
-  const data::Answers answers = gather(LabelKind::kClass, 1);
+  const data::Answers answers = gathered(LabelKind::kClass, 1);
   ASSERT_EQ(answers.size(), kExamples);
   ASSERT_EQ(answers.num_outputs, 3);
   for (int64_t i = 0; i < kExamples; ++i) {
@@ -101,15 +101,15 @@ TEST(AnswerSheet, ClassesComeInTheOrderOfExamples) {
     } else {
       EXPECT_EQ(label, static_cast<float>(i % 3));
     }
-    for (int64_t k = 0; k < 3; ++k) EXPECT_EQ(answers.of(i)[static_cast<size_t>(k)], said(i, k));
+    for (int64_t k = 0; k < 3; ++k) EXPECT_EQ(answers.of(i)[static_cast<size_t>(k)], said_of(i, k));
   }
 }
 
 TEST(AnswerSheet, NumbersAreMovedIntoTheirRange) {
-  const data::Answers answers = gather(LabelKind::kValue, 1);
+  const data::Answers answers = gathered(LabelKind::kValue, 1);
   int64_t low = 0, high = 0;
   for (int64_t i = 0; i < kExamples; ++i) {
-    EXPECT_EQ(answers.of(i)[0], std::clamp(said(i, 0), 0.0f, 5.0f));
+    EXPECT_EQ(answers.of(i)[0], std::clamp(said_of(i, 0), 0.0f, 5.0f));
     low += answers.of(i)[0] == 0.0f;
     high += answers.of(i)[0] == 5.0f;
   }
@@ -119,9 +119,9 @@ TEST(AnswerSheet, NumbersAreMovedIntoTheirRange) {
 
 TEST(AnswerSheet, AnyNumberOfRanksGivesTheSameBits) {
   for (const LabelKind label : {LabelKind::kClass, LabelKind::kValue}) {
-    const data::Answers one = gather(label, 1);
+    const data::Answers one = gathered(label, 1);
     for (const int ranks : {2, 3, 8}) {
-      const data::Answers many = gather(label, ranks);
+      const data::Answers many = gathered(label, ranks);
       ASSERT_EQ(many.outputs.size(), one.outputs.size());
       EXPECT_EQ(
           std::memcmp(many.outputs.data(), one.outputs.data(), one.outputs.size() * sizeof(float)),

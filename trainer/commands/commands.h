@@ -73,6 +73,9 @@ struct SweepOptions {
 /// and writes what each is worth. ConfigError as above.
 int sparsefinder_sweep(comm::Communicator&, const std::string& run_dir,
                        const std::vector<std::string>& overrides, const SweepOptions&);
+/// Writes the zip that GLUE's leaderboard takes, of files that predict() wrote
+/// (data/glue/submission.h).
+int submission(const std::vector<std::string>& files, const std::string& out);
 /// Writes the files of ListOps. DataError where one exists, unless options.replace.
 int data_listops(const std::string& out, const data::listops::GeneratorOptions&);
 /// Prints what a run would use, without running it.
