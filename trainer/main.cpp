@@ -88,6 +88,7 @@ struct CommandLine {
   std::vector<std::string> files;
   std::string path;
   std::string out;
+  std::string format;
   bool explains = false;
   std::optional<int64_t> graphs;
   int ranks = 1;
@@ -100,6 +101,7 @@ struct CommandLine {
   PredictOptions prediction;
   SampleOptions sampling;
   SweepOptions sweep;
+  ExportOptions exporting;
   std::function<int()> action;
 
   CommandLine() {
@@ -123,6 +125,8 @@ struct CommandLine {
     add_sample();
     add_sparsefinder();
     add_data();
+    add_import();
+    add_export();
     add_dry_run();
     add_keys();
     add_inspect();
@@ -339,6 +343,36 @@ struct CommandLine {
         return data_listops(out, listops);
       };
     });
+  }
+  void add_import() {
+    CLI::App* command =
+        app.add_subcommand("import", "Take over a model that another program trained");
+    command->require_subcommand(1);
+    CLI::App* bert = command->add_subcommand(
+        "huggingface",
+        "A BERT as transformers keeps it: config.json, model.safetensors, vocab.txt");
+    bert->set_version_flag("--version", "stipple " STIPPLE_VERSION);
+    bert->add_option("folder", path, "Folder of the model")->required();
+    bert->add_option("--out", out, "Folder to write, for init.from and export")->required();
+    bert->callback([this] { action = [this] { return import_huggingface(path, out); }; });
+  }
+  void add_export() {
+    CLI::App* command = app.add_subcommand("export", "Write a model as another program reads it");
+    command
+        ->add_option("model", path,
+                     "Run directory (its newest checkpoint), checkpoint, or imported model")
+        ->required();
+    command->add_option("--format", format, "huggingface: a BERT that transformers opens")
+        ->required()
+        ->check(CLI::IsMember({"huggingface"}));
+    command->add_option("--out", exporting.out, "Folder to write")->required();
+    command
+        ->add_option("--labels", exporting.labels,
+                     "Names of the classes, in the order of their numbers, e.g. no,yes")
+        ->delimiter(',');
+    command->add_option("--vocab", exporting.vocabulary,
+                        "vocab.txt to put beside it; that of an imported model by default");
+    command->callback([this] { action = [this] { return export_huggingface(path, exporting); }; });
   }
   void add_dry_run() {
     CLI::App* command = app.add_subcommand(

@@ -69,7 +69,7 @@ TEST(TrainerConfig, SectionsComeInTheOrderOfTheStruct) {
     if (order.empty() || order.back() != top) order.push_back(top);
   }
   EXPECT_EQ(order, (std::vector<std::string>{"run", "device", "precision", "reduction", "threads",
-                                             "train", "step", "comm", "eval", "checkpoint", "log",
+                                             "init", "train", "step", "comm", "eval", "checkpoint", "log",
                                              "data", "model", "attention", "optimizer", "guard"}));
 }
 

@@ -4,10 +4,13 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <cmath>
 #include <cstring>
+#include <limits>
 #include <optional>
 #include <set>
 
+#include "core/bf16.h"
 #include "core/error.h"
 #include "core/json.h"
 
@@ -27,7 +30,8 @@ struct TypeInfo {
   std::string_view name;
   int64_t bytes;
 };
-constexpr std::array<TypeInfo, 3> kTypes{{{"F32", 4}, {"I64", 8}, {"U8", 1}}};
+constexpr std::array<TypeInfo, 5> kTypes{
+    {{"F32", 4}, {"I64", 8}, {"U8", 1}, {"F16", 2}, {"BF16", 2}}};
 
 const TypeInfo& info_of(TensorType type) { return kTypes[static_cast<size_t>(type)]; }
 
@@ -129,6 +133,20 @@ std::string read_header(const ReadableFile& file) {
   return header;
 }
 
+/// IEEE 754 binary16. Its subnormal numbers are normal ones of fp32.
+float from_f16(uint16_t bits) {
+  const auto exponent = static_cast<int>(bits >> 10 & 0x1f);
+  const auto fraction = static_cast<float>(bits & 0x3ff);
+  const float sign = bits >> 15 != 0 ? -1.0f : 1.0f;
+  if (exponent == 0x1f)
+    return fraction == 0.0f ? sign * std::numeric_limits<float>::infinity()
+                            : std::numeric_limits<float>::quiet_NaN();
+  if (exponent == 0) return sign * std::ldexp(fraction, -24);
+  return sign * std::ldexp(fraction + 1024.0f, exponent - 25);
+}
+
+float from_bf16(uint16_t bits) { return to_float(bf16{bits}); }
+
 }  // namespace
 
 std::string_view name_of(TensorType type) { return info_of(type).name; }
@@ -204,6 +222,23 @@ SafetensorsFile::SafetensorsFile(std::string path) : file_(std::move(path)) {
   } catch (const Error& e) {
     throw CheckpointError(detail::concat(file_.path(), " is no safetensors file: ", e.what()));
   }
+}
+
+std::vector<float> SafetensorsFile::floats(const Entry& entry) const {
+  std::vector<float> values(static_cast<size_t>(entry.shape.numel()));
+  if (entry.type == TensorType::kF32) {
+    read(entry, std::as_writable_bytes(std::span(values)));
+    return values;
+  }
+  STIPPLE_CHECK_AS(CheckpointError,
+                   entry.type == TensorType::kF16 || entry.type == TensorType::kBf16, path(),
+                   ": tensor '", entry.name, "' is stored as ", name_of(entry.type),
+                   ", expected F32, F16 or BF16");
+  std::vector<uint16_t> halves(values.size());
+  read(entry, std::as_writable_bytes(std::span(halves)));
+  std::transform(halves.begin(), halves.end(), values.begin(),
+                 entry.type == TensorType::kF16 ? from_f16 : from_bf16);
+  return values;
 }
 
 const SafetensorsFile::Entry* SafetensorsFile::find(std::string_view name) const {

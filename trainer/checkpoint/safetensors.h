@@ -18,7 +18,7 @@
 
 namespace stipple::trainer {
 
-enum class TensorType : uint8_t { kF32, kI64, kU8 };
+enum class TensorType : uint8_t { kF32, kI64, kU8, kF16, kBf16 };
 
 std::string_view name_of(TensorType);
 int64_t bytes_of(TensorType);
@@ -61,6 +61,9 @@ class SafetensorsFile {
   const Entry* find(std::string_view name) const;
   /// `into` has exactly the entry's size.
   void read(const Entry&, std::span<std::byte> into) const;
+  /// The numbers of an entry of kF32, kF16 or kBf16, all of which are numbers of fp32, too.
+  /// CheckpointError of others.
+  std::vector<float> floats(const Entry&) const;
 
  private:
   ReadableFile file_;

@@ -78,6 +78,16 @@ int sparsefinder_sweep(comm::Communicator&, const std::string& run_dir,
 int submission(const std::vector<std::string>& files, const std::string& out);
 /// Writes the files of ListOps. DataError where one exists, unless options.replace.
 int data_listops(const std::string& out, const data::listops::GeneratorOptions&);
+/// Writes a BERT as transformers keeps it into a folder that init.from takes. ConfigError, one line,
+/// where it is no BERT or `out` exists.
+int import_huggingface(const std::string& folder, const std::string& out);
+struct ExportOptions {
+  std::string out;                       ///< the folder to write
+  std::vector<std::string> labels = {};  ///< names of the classes, in their order
+  std::string vocabulary = {};           ///< path of vocab.txt; empty: what an imported model has
+};
+/// Writes the model of a run, of a checkpoint or an imported one as transformers reads it.
+int export_huggingface(const std::string& path, const ExportOptions&);
 /// Prints what a run would use, without running it.
 int dry_run(const ConfigArguments&, int ranks, int ranks_per_node);
 /// Prints each value of a configuration with the line, the override or the default that set it.

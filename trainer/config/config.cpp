@@ -102,6 +102,15 @@ void RunConfig::describe(ConfigVisitor& v) {
                    "one if there is none; never, refuse; must, refuse to start a new one."});
 }
 
+void InitConfig::describe(ConfigVisitor& v) {
+  v.field(
+      "from", from,
+      {.doc = "What a new run begins with in place of random values: a run (its newest "
+              "checkpoint), a checkpoint, or what `stipple import` wrote. Its encoder has the "
+              "same model keys; tensors of the same name are loaded, others are new or left out, "
+              "and the log lists which. A resumed run goes on from its own checkpoint."});
+}
+
 void TrainConfig::describe(ConfigVisitor& v) {
   v.field(
       "steps", steps,
@@ -197,6 +206,7 @@ void Config::describe(ConfigVisitor& v) {
            .unit = "threads",
            .min = 0,
            .max = 4096});
+  v.section("init", init, "What a new run begins with.");
   v.section("train", train, "How long, and in which portions.");
   v.section("step", step, "How a step is run.");
   v.section("comm", comm, "How long ranks wait for each other.");
@@ -235,6 +245,8 @@ Config Config::with(const std::vector<std::string>& files,
   if (set.is_set("attention.sparsefinder.fitted") && !fitted.empty())
     fitted = expand_path(fitted, "attention.sparsefinder.fitted");
   if (set.is_set("data.vocab")) config.data.vocab = expand_path(config.data.vocab, "data.vocab");
+  if (set.is_set("init.from") && !config.init.from.empty())
+    config.init.from = expand_path(config.init.from, "init.from");
   if (set.is_set("data.dir")) config.data.dir = expand_path(config.data.dir, "data.dir");
   config.origins.add(set);
   return config;

@@ -28,6 +28,12 @@ struct RunConfig {
   void describe(ConfigVisitor&);
 };
 
+/// Where a new run begins.
+struct InitConfig {
+  std::string from;  ///< path of a run, a checkpoint or an imported model; empty: random values
+  void describe(ConfigVisitor&);
+};
+
 struct TrainConfig {
   int64_t steps = 1000;
   int64_t batch = 32;
@@ -70,6 +76,7 @@ struct Config {
   Precision precision = Precision::kFp32;
   comm::ReductionPolicy reduction = comm::ReductionPolicy::kExact;
   int64_t threads = 0;  ///< 0: cores of the machine / its ranks
+  InitConfig init;
   TrainConfig train;
   StepConfig step;
   CommConfig comm;

@@ -13,6 +13,7 @@
 #include "trainer/exit_code.h"
 #include "trainer/loop/fitted.h"
 #include "trainer/loop/graph_sample.h"
+#include "trainer/loop/init_from.h"
 #include "trainer/loop/memory_check.h"
 #include "trainer/loop/open_split.h"
 #include "trainer/loop/predictor_refresh.h"
@@ -67,8 +68,10 @@ Trainer::Trainer(const Config& config, comm::Communicator& communicator)
       log_(config, task_->info(), replica_.facts()) {
   require_equal_ranks();
   const std::string config_until_now = state_.restore(checkpoints_, communicator_);
-  if (state_.saved_step() < 0)
+  if (state_.saved_step() < 0) {
+    init_from(config, communicator, replica_.stream(), replica_.parameters());
     put_fitted(communicator_, config_, task_->info(), replica_.stream(), replica_.parameters());
+  }
   enqueued_ = step();
   comm::agree(communicator_, [&] {
     if (communicator_.rank() != 0) return;
