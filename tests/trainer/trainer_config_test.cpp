@@ -68,9 +68,10 @@ TEST(TrainerConfig, SectionsComeInTheOrderOfTheStruct) {
     const std::string top = path.substr(0, path.find('.'));
     if (order.empty() || order.back() != top) order.push_back(top);
   }
-  EXPECT_EQ(order, (std::vector<std::string>{"run", "device", "precision", "reduction", "threads",
-                                             "init", "train", "step", "comm", "eval", "checkpoint", "log",
-                                             "data", "model", "attention", "optimizer", "guard"}));
+  EXPECT_EQ(order,
+            (std::vector<std::string>{"run", "device", "precision", "reduction", "threads", "init",
+                                      "train", "step", "comm", "eval", "checkpoint", "log", "data",
+                                      "model", "attention", "optimizer", "guard"}));
 }
 
 TEST(TrainerConfig, EveryRecipeLoadsAndIsValidByItself) {
