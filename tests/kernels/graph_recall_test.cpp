@@ -25,32 +25,34 @@ using test::HostGraph;
 using test::random_normal;
 using test::test_devices;
 
-constexpr int64_t kBatch = 2, kHeads = 2, kRecallTokens = 41, kDim = 8;
+constexpr int64_t kRecallBatch = 2, kRecallHeads = 2, kRecallTokens = 41, kRecallDim = 8;
 constexpr float kScale = 0.9f;
 constexpr EdgeCapacity kCsrOnly{.tile_density = 2.0};
 
 /// Exact attention of a problem in double, and a graph that has some of its pairs.
 struct RecallCase {
-  Array<float> q = random_normal({kBatch, kHeads, kRecallTokens, kDim}, 1);
-  Array<float> k = random_normal({kBatch, kHeads, kRecallTokens, kDim}, 2);
-  Array<float> alpha{{kHeads}, {1.5f, 1.8f}}, temperature{{kHeads}, {1.3f, 0.7f}};
-  Array<uint8_t> mask{{kBatch, kRecallTokens}};
-  Array<float> tau{{kBatch, kHeads, kRecallTokens}};
-  Array<int32_t> support_size{{kBatch, kHeads, kRecallTokens}};
+  Array<float> q = random_normal({kRecallBatch, kRecallHeads, kRecallTokens, kRecallDim}, 1);
+  Array<float> k = random_normal({kRecallBatch, kRecallHeads, kRecallTokens, kRecallDim}, 2);
+  Array<float> alpha{{kRecallHeads}, {1.5f, 1.8f}}, temperature{{kRecallHeads}, {1.3f, 0.7f}};
+  Array<uint8_t> mask{{kRecallBatch, kRecallTokens}};
+  Array<float> tau{{kRecallBatch, kRecallHeads, kRecallTokens}};
+  Array<int32_t> support_size{{kRecallBatch, kRecallHeads, kRecallTokens}};
   std::vector<std::vector<double>> weights;  // by problem [N, N]
   std::vector<GraphProblem> graphs;
 
   explicit RecallCase(double density) {
     mask.fill(1);
     for (int64_t i = kRecallTokens - 6; i < kRecallTokens; ++i) mask[kRecallTokens + i] = 0;
-    for (int64_t p = 0; p < kBatch * kHeads; ++p) {
+    for (int64_t p = 0; p < kRecallBatch * kRecallHeads; ++p) {
       graphs.push_back({EdgeForm::kCsr, test::random_graph(kRecallTokens, kRecallTokens, density,
                                                            static_cast<uint64_t>(p))});
       std::vector<double>& all = weights.emplace_back();
       for (int64_t i = 0; i < kRecallTokens; ++i) add_row(p, i, all);
     }
   }
-  bool is_real(int64_t p, int64_t i) const { return mask[p / kHeads * kRecallTokens + i] != 0; }
+  bool is_real(int64_t p, int64_t i) const {
+    return mask[p / kRecallHeads * kRecallTokens + i] != 0;
+  }
 
   double weight(int64_t p, int64_t i, int64_t j) const {
     return weights[static_cast<size_t>(p)][static_cast<size_t>(i * kRecallTokens + j)];
@@ -68,10 +70,10 @@ struct RecallCase {
 
   double score(int64_t p, int64_t i, int64_t j) const {
     double dot = 0;
-    for (int64_t e = 0; e < kDim; ++e)
-      dot += static_cast<double>(q[(p * kRecallTokens + i) * kDim + e]) *
-             static_cast<double>(k[(p * kRecallTokens + j) * kDim + e]);
-    return dot * static_cast<double>(kScale * temperature[p % kHeads]);
+    for (int64_t e = 0; e < kRecallDim; ++e)
+      dot += static_cast<double>(q[(p * kRecallTokens + i) * kRecallDim + e]) *
+             static_cast<double>(k[(p * kRecallTokens + j) * kRecallDim + e]);
+    return dot * static_cast<double>(kScale * temperature[p % kRecallHeads]);
   }
   void add_row(int64_t p, int64_t i, std::vector<double>& all) {
     std::vector<double> z;
@@ -80,7 +82,8 @@ struct RecallCase {
       // No edge leads to padding.
       if (!is_real(p, j) || !is_real(p, i)) graphs.back().dense[i * kRecallTokens + j] = 0;
     }
-    const reference::EntmaxRow row = reference::entmax(z, static_cast<double>(alpha[p % kHeads]));
+    const reference::EntmaxRow row =
+        reference::entmax(z, static_cast<double>(alpha[p % kRecallHeads]));
     tau[p * kRecallTokens + i] = static_cast<float>(row.tau);
     support_size[p * kRecallTokens + i] = static_cast<int32_t>(
         std::count_if(row.p.begin(), row.p.end(), [](double x) { return x > 0; }));
@@ -89,9 +92,9 @@ struct RecallCase {
 };
 
 struct Told {
-  Array<int64_t> support{{kHeads}}, found{{kHeads}}, edges{{kHeads}}, exact{{kHeads}},
-      rows{{kHeads}};
-  Array<double> dropped{{kHeads}};
+  Array<int64_t> support{{kRecallHeads}}, found{{kRecallHeads}}, edges{{kRecallHeads}},
+      exact{{kRecallHeads}}, rows{{kRecallHeads}};
+  Array<double> dropped{{kRecallHeads}};
   bool operator==(const Told& other) const {
     const auto counts = [](const Told& t) {
       return std::tie(t.support.values(), t.found.values(), t.edges.values(), t.exact.values(),
@@ -103,13 +106,13 @@ struct Told {
 
 GraphRecall arguments(DeviceMemory& memory, const RecallCase& c) {
   const HostGraph host(c.graphs, kCsrOnly, memory.stream().device().backend());
-  const auto counts = [&] { return memory.fresh<int64_t>({kHeads}); };
+  const auto counts = [&] { return memory.fresh<int64_t>({kRecallHeads}); };
   return {.support = counts(),
           .found = counts(),
           .edges = counts(),
           .exact_rows = counts(),
           .rows = counts(),
-          .dropped = memory.fresh<double>({kHeads}),
+          .dropped = memory.fresh<double>({kRecallHeads}),
           .graph = put_graph(memory, host),
           .q = memory.put(c.q),
           .k = memory.put(c.k),
@@ -136,8 +139,8 @@ Told ask(DeviceMemory& memory, const RecallCase& c) {
 
 Told expected_of(const RecallCase& c) {
   Told told;
-  for (int64_t p = 0; p < kBatch * kHeads; ++p) {
-    const int64_t h = p % kHeads;
+  for (int64_t p = 0; p < kRecallBatch * kRecallHeads; ++p) {
+    const int64_t h = p % kRecallHeads;
     for (int64_t i = 0; i < kRecallTokens; ++i) {
       if (!c.is_real(p, i)) continue;
       int64_t found = 0, support = 0;
@@ -170,7 +173,7 @@ TEST(GraphRecall, CountsWhatAGraphHoldsOfTheSupport) {
       EXPECT_EQ(told.edges.values(), expected.edges.values());
       EXPECT_EQ(told.exact.values(), expected.exact.values());
       EXPECT_EQ(told.rows.values(), expected.rows.values());
-      for (int64_t h = 0; h < kHeads; ++h)
+      for (int64_t h = 0; h < kRecallHeads; ++h)
         EXPECT_NEAR(told.dropped[h], expected.dropped[h], 2e-4) << density;
     }
     if (density == 1.0) {
@@ -183,7 +186,8 @@ TEST(GraphRecall, CountsWhatAGraphHoldsOfTheSupport) {
 double change_of_row(const RecallCase& c, int64_t p, int64_t i) {
   std::vector<double> z;
   for (int64_t j = 0; j < kRecallTokens; ++j) z.push_back(c.graph_score(p, i, j));
-  const reference::EntmaxRow row = reference::entmax(z, static_cast<double>(c.alpha[p % kHeads]));
+  const reference::EntmaxRow row =
+      reference::entmax(z, static_cast<double>(c.alpha[p % kRecallHeads]));
   double change = 0;
   for (int64_t j = 0; j < kRecallTokens; ++j)
     change += std::abs(row.p[static_cast<size_t>(j)] - c.weight(p, i, j));
@@ -193,16 +197,16 @@ double change_of_row(const RecallCase& c, int64_t p, int64_t i) {
 /// The identity that makes the figure a bound of the error.
 TEST(GraphRecall, TheDroppedMassIsHalfOfWhatAttentionOverTheGraphChanges) {
   const RecallCase c(0.4);
-  std::vector<double> changes(kHeads);
-  for (int64_t p = 0; p < kBatch * kHeads; ++p) {
+  std::vector<double> changes(kRecallHeads);
+  for (int64_t p = 0; p < kRecallBatch * kRecallHeads; ++p) {
     for (int64_t i = 0; i < kRecallTokens; ++i) {
-      if (c.is_real(p, i)) changes[static_cast<size_t>(p % kHeads)] += change_of_row(c, p, i);
+      if (c.is_real(p, i)) changes[static_cast<size_t>(p % kRecallHeads)] += change_of_row(c, p, i);
     }
   }
   for (const Device device : test_devices()) {
     DeviceMemory memory(device, {.threads = 2});
     const Told told = ask(memory, c);
-    for (int64_t h = 0; h < kHeads; ++h)
+    for (int64_t h = 0; h < kRecallHeads; ++h)
       EXPECT_NEAR(2 * told.dropped[h], changes[static_cast<size_t>(h)], 4e-4);
   }
 }
