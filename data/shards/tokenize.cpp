@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "data/shards/tokenize.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <memory>
+#include <string_view>
+
+#include "core/device.h"
+#include "core/error.h"
+#include "core/stream.h"
+#include "data/mapped_file.h"
+#include "data/output_file.h"
+#include "data/shards/shard.h"
+#include "data/text/corpus.h"
+
+namespace stipple::data::shards {
+namespace {
+
+// A round is what the workers read before the calling thread writes.
+constexpr int64_t kPieceBytes = int64_t{1} << 20;
+constexpr int64_t kPiecesPerThread = 8;
+constexpr size_t kMostPieces = 4096;  // a process may map some 65,000 files
+
+std::vector<Range> lines_of(std::string_view text) {
+  std::vector<Range> lines;
+  for (size_t begin = 0; begin < text.size();) {
+    const size_t end = std::min(text.find('\n', begin), text.size());
+    lines.push_back({static_cast<int64_t>(begin), static_cast<int64_t>(end)});
+    begin = end + 1;
+  }
+  return lines;
+}
+
+std::vector<Range> documents_by(DocumentRule rule, std::string_view text) {
+  switch (rule) {
+    case DocumentRule::kLine:
+      return lines_of(text);
+    case DocumentRule::kFile:
+      return text::documents_of(text, TextDocuments::kFile);
+    case DocumentRule::kBlankLine:
+      break;
+  }
+  return text::documents_of(text, TextDocuments::kBlankLine);
+}
+
+/// Consecutive documents of one file, and their tokens.
+struct Piece {
+  std::shared_ptr<const MappedFile> file = {};
+  std::vector<Range> documents = {};
+  std::vector<int32_t> ids = {};
+  std::vector<size_t> ends = {};  ///< of documents among the ids
+
+  int64_t bytes() const { return documents.back().end - documents.front().begin; }
+};
+
+void encode(const wordpiece::WordPiece& tokenizer, Piece& piece) {
+  for (const Range& document : piece.documents) {
+    tokenizer.encode(piece.file->text().substr(static_cast<size_t>(document.begin),
+                                               static_cast<size_t>(document.size())),
+                     piece.ids);
+    piece.ends.push_back(piece.ids.size());
+  }
+}
+
+/// The three files of a shard while they are written.
+class ShardWriter {
+ public:
+  ShardWriter(const std::string& prefix, const wordpiece::WordPiece& tokenizer,
+              const std::string& command)
+      : bin_(file_for(bin_of(prefix))),
+        meta_(file_for(meta_of(prefix))),
+        idx_(file_for(idx_of(prefix))) {
+    const wordpiece::Vocabulary& vocabulary = tokenizer.vocabulary();
+    index_.type = type_for(vocabulary.size());
+    facts_.vocabulary_hash = vocabulary.hash();
+    facts_.vocabulary_size = vocabulary.size();
+    facts_.special = vocabulary.special();
+    facts_.tokenizer = tokenizer.options();
+    facts_.command = command;
+  }
+
+  void append(const Piece& piece) {
+    const size_t before = block_.size();
+    if (index_.type == TokenType::kUint16) {
+      append_as<uint16_t>(piece.ids);
+    } else {
+      append_as<int32_t>(piece.ids);
+    }
+    bin_.append(std::string_view(block_).substr(before));
+    const auto block_bytes = static_cast<size_t>(kBlockBytes);
+    size_t hashed = 0;
+    for (; block_.size() - hashed >= block_bytes; hashed += block_bytes)
+      facts_.blocks.push_back(hash_of(std::string_view(block_).substr(hashed, block_bytes)));
+    block_.erase(0, hashed);
+    size_t begin = 0;
+    for (const size_t end : piece.ends) {
+      if (end > begin)
+        index_.begins.push_back(index_.begins.back() + static_cast<int64_t>(end - begin));
+      begin = end;
+    }
+  }
+
+  const Index& index() const { return index_; }
+
+  void publish() {
+    if (!block_.empty()) facts_.blocks.push_back(hash_of(block_));
+    for (int64_t i = 1; i <= index_.num_sequences(); ++i) index_.documents.push_back(i);
+    const std::string index = index_bytes(index_);
+    facts_.index_hash = hash_of(index);
+    facts_.documents = index_.num_documents();
+    facts_.sequences = index_.num_sequences();
+    facts_.tokens = index_.num_tokens();
+    idx_.append(index);
+    meta_.append(meta_text(facts_));
+    for (OutputFile* file : {&bin_, &meta_, &idx_}) file->finish();
+    for (OutputFile* file : {&bin_, &meta_, &idx_}) file->publish();
+  }
+
+ private:
+  static OutputFile file_for(const std::string& path) {
+    remove_stale_partials(path);
+    return OutputFile(partial_name(path), path);
+  }
+
+  template <class T>
+  void append_as(const std::vector<int32_t>& ids) {
+    for (const int32_t id : ids) {
+      const auto token = static_cast<T>(id);
+      block_.append(reinterpret_cast<const char*>(&token), sizeof token);
+    }
+  }
+
+  OutputFile bin_, meta_, idx_;
+  Index index_;
+  Meta facts_;
+  std::string block_;  ///< bytes of the .bin that no hash tells of yet
+};
+
+void require_free(const std::string& prefix) {
+  for (const std::string& path : {bin_of(prefix), idx_of(prefix), meta_of(prefix)}) {
+    STIPPLE_CHECK_AS(DataError, !std::filesystem::exists(path), path,
+                     " exists already; choose another --out, or --force to replace");
+  }
+}
+
+void create_folder_of(const std::string& prefix) {
+  const std::filesystem::path folder = std::filesystem::path(prefix).parent_path();
+  std::error_code reason;
+  if (!folder.empty()) std::filesystem::create_directories(folder, reason);
+  STIPPLE_CHECK_AS(DataError, !reason, "cannot create folder ", folder.string(), ": ",
+                   reason.message());
+}
+
+int64_t size_of(const std::string& path) {
+  std::error_code unreadable;  // which opening it will say
+  const auto bytes = std::filesystem::file_size(path, unreadable);
+  return unreadable ? 0 : static_cast<int64_t>(bytes);
+}
+
+}  // namespace
+
+TokenizeCounts tokenize(const wordpiece::WordPiece& tokenizer,
+                        const std::vector<std::string>& files, const std::string& prefix,
+                        const TokenizeOptions& options,
+                        const std::function<void(int64_t, int64_t)>& progress) {
+  if (!options.replace) require_free(prefix);
+  create_folder_of(prefix);
+  ShardWriter writer(prefix, tokenizer, options.command);
+  const Stream workers(kCpuDevice, {.threads = options.threads});
+  int64_t total = 0;
+  for (const std::string& path : files) total += size_of(path);
+
+  TokenizeCounts counts;
+  std::vector<Piece> pieces;
+  int64_t round_bytes = 0;
+  const auto write_round = [&] {
+    workers.parallel_for(static_cast<int64_t>(pieces.size()), [&](int64_t i, int) {
+      encode(tokenizer, pieces[static_cast<size_t>(i)]);
+    });
+    for (const Piece& piece : pieces) {
+      writer.append(piece);
+      counts.documents += static_cast<int64_t>(piece.documents.size());
+      counts.unknown += std::ranges::count(piece.ids, tokenizer.vocabulary().special().unknown);
+    }
+    pieces.clear();
+    round_bytes = 0;
+    if (progress) progress(counts.text_bytes, total);
+  };
+
+  const int64_t round = kPieceBytes * kPiecesPerThread * options.threads;
+  for (const std::string& path : files) {
+    const auto file = std::make_shared<const MappedFile>(path);
+    ++counts.files;
+    counts.text_bytes += static_cast<int64_t>(file->text().size());
+    const std::vector<Range> documents = documents_by(options.documents, file->text());
+    if (documents.empty()) ++counts.empty_files;
+    for (size_t i = 0; i < documents.size(); ++i) {
+      if (i == 0 || pieces.empty() || pieces.back().bytes() >= kPieceBytes) {
+        if (round_bytes >= round || pieces.size() >= kMostPieces) write_round();
+        pieces.push_back({.file = file});
+      }
+      pieces.back().documents.push_back(documents[i]);
+      round_bytes += documents[i].size();
+    }
+  }
+  write_round();
+  counts.tokens = writer.index().num_tokens();
+  counts.empty_documents = counts.documents - writer.index().num_sequences();
+  counts.documents = writer.index().num_sequences();
+  STIPPLE_CHECK_AS(DataError, counts.tokens > 0, "there is no token in ", files.size(),
+                   files.size() == 1 ? " file; it is empty" : " files; they are empty");
+  writer.publish();
+  return counts;
+}
+
+}  // namespace stipple::data::shards
