@@ -9,6 +9,7 @@ namespace stipple::data::wordpiece {
 namespace {
 
 constexpr size_t kBytes = 256;
+constexpr int kMostTries = 64;
 
 /// Tokens [begin, end) of the sorted ones share their first `depth` bytes, which lead to `node`.
 struct Branch {
@@ -30,6 +31,7 @@ PieceTrie::PieceTrie(const Vocabulary& vocabulary) : nodes_(kBytes) {
   std::vector<Branch> open{{0, sorted.size(), 0, kRoot}};
   nodes_[kRoot].parent = std::numeric_limits<int32_t>::max();  // taken, and nobody's child
   size_t first_free = 1;
+  size_t taken_end = 1;
   std::vector<Branch> children;
   std::vector<uint8_t> bytes;
   for (size_t next = 0; next < open.size(); ++next) {  // breadth first: short prefixes lie together
@@ -48,18 +50,20 @@ PieceTrie::PieceTrie(const Vocabulary& vocabulary) : nodes_(kBytes) {
       children.back().end = i + 1;
     }
     if (bytes.empty()) continue;
-    // The smallest base with all of the children's places free.
+    // A base with all of the children's places free: near the first free place or, where that is not
+    // found soon, behind all that is taken.
     while (nodes_[first_free].parent >= 0) {
       if (++first_free == nodes_.size()) nodes_.resize(nodes_.size() + kBytes);
     }
-    size_t base = std::max<size_t>(first_free, bytes.front()) - bytes.front();
-    const auto fits = [&] {
+    const auto fits = [&](size_t base) {
+      if (base + kBytes > nodes_.size()) nodes_.resize(std::max(nodes_.size() * 2, base + kBytes));
       return std::ranges::all_of(bytes, [&](uint8_t b) { return nodes_[base + b].parent < 0; });
     };
-    for (;; ++base) {
-      if (base + kBytes > nodes_.size()) nodes_.resize(std::max(nodes_.size() * 2, base + kBytes));
-      if (fits()) break;
+    size_t base = std::max<size_t>(first_free, bytes.front()) - bytes.front();
+    for (int tries = 0; !fits(base); ++base) {
+      if (++tries == kMostTries) base = taken_end;
     }
+    taken_end = std::max(taken_end, base + bytes.back() + 1);
     nodes_[static_cast<size_t>(branch.node)].base = static_cast<int32_t>(base);
     for (size_t i = 0; i < bytes.size(); ++i) {
       children[i].node = static_cast<int32_t>(base + bytes[i]);
