@@ -8,6 +8,7 @@
 #include <functional>
 #include <iostream>
 #include <limits>
+#include <map>
 #include <optional>
 #include <sstream>
 
@@ -99,6 +100,9 @@ struct CommandLine {
   std::string checkpoint = "newest";
   data::listops::GeneratorOptions listops;
   PredictOptions prediction;
+  VocabularyOptions vocabulary;
+  TokenizeArguments tokenizing;
+  bool is_cased = false;
   SampleOptions sampling;
   SweepOptions sweep;
   ExportOptions exporting;
@@ -305,8 +309,11 @@ struct CommandLine {
   }
   void add_data() {
     CLI::App* command =
-        app.add_subcommand("data", "Write data sets that are defined by a generator");
+        app.add_subcommand("data", "Write data sets: by a generator, or from plain text");
     command->require_subcommand(1);
+    add_vocab(command);
+    add_tokenize(command);
+    add_verify(command);
     CLI::App* task = command->add_subcommand(
         "listops", "ListOps in the published tsv format of the Long Range Arena");
     task->set_version_flag("--version", "stipple " STIPPLE_VERSION);
@@ -373,6 +380,83 @@ struct CommandLine {
     command->add_option("--vocab", exporting.vocabulary,
                         "vocab.txt to put beside it; that of an imported model by default");
     command->callback([this] { action = [this] { return export_huggingface(path, exporting); }; });
+  }
+  void add_splitting(CLI::App* task, data::wordpiece::Options& options, int& threads,
+                     bool& replace) {
+    task->set_version_flag("--version", "stipple " STIPPLE_VERSION);
+    threads = cpu::allowed_cores();
+    task->add_option_function<std::string>(
+            "--profile",
+            [&options](const std::string& name) {
+              options.profile = *data::wordpiece::profile_named(name);
+            },
+            "Whose rules of Unicode: google (default) or hf, for ids equal to Hugging Face's")
+        ->check(CLI::IsMember({"google", "hf"}));
+    task->add_flag("--cased", is_cased, "Keep capitals and accents");
+    task->add_flag("--force", replace, "Replace files that exist");
+    task->add_option("--threads", threads, "Threads; any number writes the same bytes")
+        ->check(CLI::Range(1, kMostThreads));
+  }
+  void add_vocab(CLI::App* command) {
+    CLI::App* task =
+        command->add_subcommand("vocab", "Train a vocabulary of WordPiece on plain text");
+    task->add_option("files", vocabulary.files, "Text files, UTF-8")->required();
+    task->add_option("--out", vocabulary.out, "File to write, one token a line")->required();
+    task->add_option("--size", vocabulary.training.size, "Tokens, at most")
+        ->capture_default_str()
+        ->check(CLI::Range(int64_t{6}, int64_t{1} << 30));
+    task->add_option("--min-frequency", vocabulary.training.min_frequency,
+                     "A pair of pieces that occurs less often becomes no token")
+        ->capture_default_str()
+        ->check(CLI::PositiveNumber);
+    task->add_option("--alphabet", vocabulary.training.max_alphabet,
+                     "Characters, at most; rarer ones are left out")
+        ->capture_default_str()
+        ->check(CLI::PositiveNumber);
+    add_splitting(task, vocabulary.splitting, vocabulary.threads, vocabulary.replace);
+    task->callback([this] {
+      action = [this] {
+        vocabulary.splitting.lower_case = !is_cased;
+        return data_vocab(vocabulary);
+      };
+    });
+  }
+  void add_tokenize(CLI::App* command) {
+    using data::shards::DocumentRule;
+    CLI::App* task = command->add_subcommand(
+        "tokenize", "Turn plain text into shards of token ids (Megatron-LM's .bin and .idx)");
+    task->add_option("files", tokenizing.files, "Text files, UTF-8")->required();
+    task->add_option("--vocab", tokenizing.vocabulary, "vocab.txt of WordPiece")->required();
+    task->add_option("--out", tokenizing.out, "Prefix of the files: PREFIX.bin, .idx, .meta.json")
+        ->required();
+    task->add_option("--documents", tokenizing.options.documents,
+                     "What a document is: blank-line (default; between empty lines), line or file")
+        ->transform(CLI::Transformer(
+            std::map<std::string, DocumentRule>{{"blank-line", DocumentRule::kBlankLine},
+                                                {"line", DocumentRule::kLine},
+                                                {"file", DocumentRule::kFile}}));
+    task->add_option("--max-word-length", tokenizing.tokenizer.max_word_length,
+                     "Characters; a longer word is [UNK]")
+        ->capture_default_str()
+        ->check(CLI::PositiveNumber);
+    add_splitting(task, tokenizing.tokenizer, tokenizing.options.threads,
+                  tokenizing.options.replace);
+    task->callback([this] {
+      action = [this] {
+        tokenizing.tokenizer.lower_case = !is_cased;
+        return data_tokenize(tokenizing);
+      };
+    });
+  }
+  void add_verify(CLI::App* command) {
+    CLI::App* task = command->add_subcommand(
+        "verify", "Read a shard whole: are its tokens what was written, and of the vocabulary?");
+    task->set_version_flag("--version", "stipple " STIPPLE_VERSION);
+    task->add_option("prefix", path, "PREFIX of .bin and .idx, or a .bin of nanoGPT or llm.c")
+        ->required();
+    task->add_option("--vocab", tokenizing.vocabulary, "vocab.txt that it is to be of");
+    task->callback(
+        [this] { action = [this] { return data_verify(path, tokenizing.vocabulary); }; });
   }
   void add_dry_run() {
     CLI::App* command = app.add_subcommand(

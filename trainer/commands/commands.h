@@ -12,6 +12,8 @@
 #include "comm/communicator.h"
 #include "data/dataset.h"
 #include "data/listops.h"
+#include "data/shards/tokenize.h"
+#include "data/wordpiece/train_vocabulary.h"
 #include "trainer/config/arguments.h"
 #include "trainer/loop/predictor_fit.h"
 
@@ -88,6 +90,28 @@ struct ExportOptions {
 };
 /// Writes the model of a run, of a checkpoint or an imported one as transformers reads it.
 int export_huggingface(const std::string& path, const ExportOptions&);
+struct VocabularyOptions {
+  std::vector<std::string> files;
+  std::string out;
+  data::wordpiece::TrainOptions training = {};
+  data::wordpiece::Options splitting = {};
+  int threads = 1;
+  bool replace = false;  ///< a file that exists
+};
+/// Trains a vocabulary of WordPiece and writes it.
+int data_vocab(const VocabularyOptions&);
+struct TokenizeArguments {
+  std::vector<std::string> files;
+  std::string vocabulary;
+  std::string out;  ///< prefix
+  data::wordpiece::Options tokenizer = {};
+  data::shards::TokenizeOptions options = {};
+};
+/// Writes PREFIX.bin, PREFIX.idx and PREFIX.meta.json of text files.
+int data_tokenize(const TokenizeArguments&);
+/// Reads a shard whole and says what it holds. DataError where it is not what was written, or, with
+/// a vocabulary, was made by another one.
+int data_verify(const std::string& prefix, const std::string& vocabulary);
 /// Prints what a run would use, without running it.
 int dry_run(const ConfigArguments&, int ranks, int ranks_per_node);
 /// Prints each value of a configuration with the line, the override or the default that set it.
