@@ -135,6 +135,20 @@ cp ranks.tsv mrpc_with_probabilities.tsv
 expect 2 "$STIPPLE" submission mrpc_with_probabilities.tsv --out refused.zip
 [ ! -e refused.zip ] || fail "a submission that was refused"
 
+# All of it at once: medians over seeds, the zip; a second call finds everything there.
+driver() { STIPPLE=$STIPPLE "$SOURCE/launch/glue.sh" --out all --tasks mrpc,stsb --seeds 2 --epochs 2 --ranks 2 small.yaml optimizer.schedule.warmup_steps=2; }
+expect 0 driver
+equal "$(cut -f1,2,6 all/results.tsv | paste -sd' ' | tr '\t' ' ')" \
+  "task measure seeds mrpc accuracy 2 mrpc f1 2 stsb mse 2 stsb pearson 2 stsb spearman 2" "results"
+awk -F'\t' 'NR > 1 && !($4 <= $3 && $3 <= $5) { exit 1 }' all/results.tsv || fail "medians: $(cat all/results.tsv)"
+[ -s all/submission.zip ] || fail "no zip"
+results=$(cat all/results.tsv)
+expect 0 driver
+equal "$(cat all/results.tsv)" "$results" "results of a second call"
+expect 2 "$SOURCE/launch/glue.sh" --out all --tasks mrpc,unknown small.yaml
+contains "$output" "there is no task unknown"
+expect 2 "$SOURCE/launch/glue.sh" --out all
+
 # A model that has learnt nothing says so.
 run_train 1 run.dir=nothing train.steps=1 optimizer.schedule.warmup_steps=0 optimizer.learning_rate=0 2>log
 expect 0 "$STIPPLE" eval nothing optimizer.learning_rate=0
