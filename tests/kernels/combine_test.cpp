@@ -444,6 +444,23 @@ TEST(Combine, SameBitsForAnyThreads) {
   });
 }
 
+TEST(Combine, AShorterSequencePlansNoMoreScratch) {
+  for (const Device device : test_devices()) {
+    const Device meta = meta_device(device.type);
+    for (const int64_t block : {1, 48, 1000}) {
+      size_t before = 0;
+      for (int64_t length : {100, 1000, 1024, 1100, 2049, 4000, 8000, 8192, 8193, 8255, 9000}) {
+        DeviceMemory memory(device);
+        Arena planned("scratch", meta);
+        run_combine(make_combine({.length = length, .block = block}, 25, 2, 1, 1), memory,
+                    Stream(meta, {.threads = 2}), planned);
+        EXPECT_GE(planned.peak(), before) << length << " by blocks of " << block;
+        before = planned.peak();
+      }
+    }
+  }
+}
+
 TEST(Combine, MetaCountsScratch) {
   const CombineSetup s = make_combine({.length = 40, .block = 8}, 17);
   for (const Device device : test_devices()) {
@@ -451,6 +468,39 @@ TEST(Combine, MetaCountsScratch) {
     expect_meta_counts_scratch(device, [&](const Stream& stream, Arena& scratch) {
       run_combine(s, memory, stream, scratch);
     });
+  }
+}
+
+/// Which way is taken depends on dropout and on the length: a plan of the longest sequence, with
+/// dropout, must have room for all that a run may meet.
+TEST(Combine, APlanOfTheLongestSufficesForShorterOnesAndForEvaluation) {
+  constexpr int64_t kLongest = 43;  // no multiple of the block, 40 and less are
+  for (const Device device : test_devices()) {
+    for (const Precision storage : test_storages(device)) {
+      for (Partition p : partitions_of(kLongest, 8, 7)) {
+        DeviceMemory memory(device);
+        const auto run = [&](int64_t length, float dropout, const Stream& stream, Arena& scratch) {
+          p.length = length;
+          CombineSetup s = make_combine(p, 23, 8, 1, 2);
+          add_padding(s);
+          s.dropout = dropout;
+          run_combine(s, memory, stream, scratch, {}, storage);
+          stream.synchronize();
+        };
+        const Device meta = meta_device(device.type);
+        Arena planned("scratch", meta);
+        run(kLongest, 0.3f, Stream(meta, {.threads = 2}), planned);
+        const Stream stream(device, {.threads = 2});
+        Arena scratch("scratch", device, planned.peak());
+        const bool has_ways = p.kind == PartitionKind::kFixed;
+        for (int64_t length :
+             has_ways ? std::vector<int64_t>{43, 40, 16, 8} : std::vector<int64_t>{17}) {
+          for (const float dropout : {0.0f, 0.3f})
+            EXPECT_NO_THROW(run(length, dropout, stream, scratch))
+                << describe(p) << ", dropout " << dropout << ", " << stipple::name_of(storage);
+        }
+      }
+    }
   }
 }
 
