@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Combiner attention beside softmax: forward and backward of one head of 64 channels on one thread,
-// 1,024 to 16,384 tokens. `exact` is softmax by attend_dense. `per_token` is CPU time of the
-// measuring thread, `bytes/token` what an operation takes beyond its inputs and results.
+// 1,024 to 16,384 tokens; by blocks of 64 also on two, which share the head. `exact` is softmax by
+// attend_dense. `per_token` is CPU time of the measuring thread, `bytes/token` what an operation takes
+// beyond its inputs and results.
 //
 // At the end, of Combiner by blocks near the root of the length, the slopes of log CPU time and of log
 // bytes (all that a step reads and writes) over log length.
@@ -32,6 +33,7 @@ struct Case {
   std::string name;
   bool is_exact = false;
   Partition partition;
+  int threads = 1;
 };
 
 /// Everything that forward and backward of one problem read and write.
@@ -40,7 +42,7 @@ class Problem {
   explicit Problem(const Case& c)
       : case_(c),
         memory_("bench", kCpuDevice, size_t{1} << 29),
-        stream_(kCpuDevice),
+        stream_(kCpuDevice, {.threads = c.threads}),
         a_(memory_, generator_, c.partition.length, kDim) {
     const Arena::Mark before = memory_.mark();
     if (!c.is_exact) {
@@ -162,10 +164,14 @@ void measure(benchmark::State& state, const Case& c, bool forward, bool backward
 void add(const Case& c) {
   for (const char* pass : {"forward", "backward", "step"}) {
     const std::string which = pass;
-    const std::string name = which + "/" + c.name + "/N:" + std::to_string(c.partition.length);
-    benchmark::RegisterBenchmark(name.c_str(), [which, c](benchmark::State& state) {
+    const std::string threads = c.threads > 1 ? "/threads:" + std::to_string(c.threads) : "";
+    const std::string name =
+        which + "/" + c.name + threads + "/N:" + std::to_string(c.partition.length);
+    auto* own = benchmark::RegisterBenchmark(name.c_str(), [which, c](benchmark::State& state) {
       measure(state, c, which != "backward", which != "forward");
-    })->Unit(benchmark::kMillisecond);
+    });
+    own->Unit(benchmark::kMillisecond);
+    if (c.threads > 1) own->UseRealTime();
   }
 }
 
@@ -180,6 +186,9 @@ void add_all() {
         add({.name = name + suffix, .partition = p});
       };
       add_partition("fixed_64", {.block = 64});
+      add({.name = "fixed_64" + suffix,
+           .partition = {.is_causal = causal, .length = n, .block = 64},
+           .threads = 2});
       add_partition(kRootName, {.block = near_root(n)});
       add_partition("logsparse", {.kind = PartitionKind::kLogsparse});
       add_partition("vertical", {.kind = PartitionKind::kVertical, .columns = near_root(n)});

@@ -19,8 +19,8 @@
 // without any is seen by nobody, a query without keys gives o = 0, lse = -inf. q, k, v, summaries and
 // gradients are stored alike; sums and exponentials are fp32. A maximum is taken on stored values,
 // and of equal ones the first token's, so that every device routes gradients to the same token.
-// Deterministic: yes, for any number of threads (a problem b * H + h has one owner). Cost: O(D) a
-// token of a region, and a pair of a pass.
+// Deterministic: yes, for any number of threads: shapes alone say how problems b * H + h, and long
+// ones within, are cut. Cost: O(D) a token of a region, and a pair of a pass.
 #pragma once
 
 #include <cstdint>

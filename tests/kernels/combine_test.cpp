@@ -444,6 +444,59 @@ TEST(Combine, SameBitsForAnyThreads) {
   });
 }
 
+/// d (dout . o) / d step, where q, k and v go along `along` by step, of the oracle of one problem.
+double oracle_slope(const CombineSetup& s, const std::array<Array<float>, 3>& along) {
+  constexpr double kStep = 1e-5;
+  const auto loss_at = [&](double step) {
+    using kernels::reference::Combiner;
+    Combiner c = combine_oracle(s, 0, 0);
+    size_t which = 0;
+    for (Doubles Combiner::*rows : {&Combiner::q, &Combiner::k, &Combiner::v}) {
+      for (size_t x = 0; x < (c.*rows).size(); ++x)
+        (c.*rows)[x] += step * static_cast<double>(along[which].values()[x]);
+      ++which;
+    }
+    return dot(s.dout, kernels::reference::combine(c).o);
+  };
+  return (loss_at(kStep) - loss_at(-kStep)) / (2 * kStep);
+}
+
+/// A long sequence is cut into runs of queries, which threads share.
+TEST(Combine, RunsOfQueriesAreOneAttention) {
+  for (const bool causal : {false, true}) {
+    for (const Partition& p : std::vector<Partition>{
+             {.is_causal = causal, .length = 1300, .block = 48, .shift = 24},
+             {.kind = PartitionKind::kLogsparse, .is_causal = causal, .length = 1300}}) {
+      SCOPED_TRACE(describe(p));
+      CombineSetup s = make_combine(p, 24, 3, 1, 1);
+      add_padding(s);
+      s.mass = 1.0f;
+      s.head_mass = Array<float>({1}, {0.8f});
+      const std::array<Array<float>, 3> along = {random_normal(s.tokens(), 60),
+                                                 random_normal(s.tokens(), 61),
+                                                 random_normal(s.tokens(), 62)};
+      const Array<double> o = oracle_output(s);
+      const double expected_slope = oracle_slope(s, along);
+      const cpu::Isa before = cpu::isa();
+      for (const cpu::Isa isa : cpu::available_isas()) {
+        cpu::set_isa(isa);
+        const Combined run = run_combine(s);
+        expect_close(run.o, o, kTolerance);
+        const double slope = dot(along[0], to_double(run.dq)) + dot(along[1], to_double(run.dk)) +
+                             dot(along[2], to_double(run.dv));
+        EXPECT_NEAR(slope, expected_slope, 1e-4 * std::abs(expected_slope) + 1e-3)
+            << cpu::isa_name(isa);
+      }
+      cpu::set_isa(before);
+      s.dropout = s.region_dropout = s.token_dropout = 0.2f;
+      DeviceMemory memory(kCpuDevice);
+      expect_same_bits_for_any_threads([&](const Stream& stream, Arena& scratch) {
+        return run_combine(s, memory, stream, scratch);
+      });
+    }
+  }
+}
+
 TEST(Combine, AShorterSequencePlansNoMoreScratch) {
   for (const Device device : test_devices()) {
     const Device meta = meta_device(device.type);

@@ -12,9 +12,9 @@ inline void forward(const CombineProblem& p, const CombineBuffers& b) {
 }
 
 inline void backward(const CombineProblem& p, const CombineBuffers& b) {
-  clear_rows(p.dq, p.partition.length, p.dim);
-  clear_rows(p.dk, p.partition.length, p.dim);
-  clear_rows(p.dv, p.partition.length, p.dim);
+  // Direct keys of a run of queries are the run's own tokens.
+  for (float* rows : {p.dq, p.dk, p.dv})
+    clear_rows(rows + p.first_query * p.dim, p.end_query - p.first_query, p.dim);
   clear_rows(p.dregion_key, p.partition.num_regions(), p.dim);
   clear_rows(p.dregion_value, p.partition.num_regions(), p.dim);
   if (p.dmass != nullptr) *p.dmass = 0.0;

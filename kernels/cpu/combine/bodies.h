@@ -58,9 +58,10 @@ struct ProblemFacts {
   int64_t with_regions = 0;
 };
 
-/// Attention over tokens and regions of one problem.
+/// Attention over tokens and regions of one problem, or of a run of its queries.
 struct CombineProblem {
   Partition partition;
+  int64_t first_query = 0, end_query = 0;
   int64_t dim = 0;
   const float* q = nullptr;
   const float* region_q = nullptr;
@@ -86,7 +87,7 @@ struct CombineProblem {
   float* dregion_q = nullptr;  ///< may be dq
   float* dk = nullptr;
   float* dv = nullptr;
-  float* dregion_key = nullptr;
+  float* dregion_key = nullptr;  ///< the queries' part of it, as the next
   float* dregion_value = nullptr;
   double* dmass = nullptr;  ///< null: not wanted
 };
@@ -114,7 +115,9 @@ struct CombineBuffers {
 struct CombineBodies {
   void (*summarize)(const SummaryProblem&, const SummaryBuffers&, int64_t first_region,
                     int64_t last_region);
-  void (*summarize_backward)(const SummaryProblem&, const SummaryBuffers&);
+  /// Of some regions where they share no token, else of all.
+  void (*summarize_backward)(const SummaryProblem&, const SummaryBuffers&, int64_t first_region,
+                             int64_t last_region);
   void (*forward)(const CombineProblem&, const CombineBuffers&);
   void (*backward)(const CombineProblem&, const CombineBuffers&);
 };

@@ -4,6 +4,7 @@
 #include "kernels/combine.h"
 
 #include <algorithm>
+#include <array>
 #include <cstddef>
 
 #include "core/cpu/isa.h"
@@ -11,12 +12,17 @@
 #include "kernels/cpu/combine/bodies.h"
 #include "kernels/cpu/cutter.h"
 #include "kernels/cpu/masks.h"
+#include "kernels/cpu/sums.h"
 #include "kernels/runs.h"
 
 namespace stipple::kernels::cpu {
 namespace {
 
-constexpr int64_t kRegionRun = 64;  ///< regions that one task of forward summarises
+constexpr int64_t kRegionRun = 64;  ///< regions that one task summarises
+/// Queries of a run, some: for fewer, packing the keys of regions for each run would show.
+constexpr int64_t kQueryRun = 1024;
+/// Of a problem at most: each has its own gradients of all regions.
+constexpr int64_t kMostQueryRuns = 8;
 
 const CombineBodies& combine_bodies() {
   switch (stipple::cpu::isa()) {
@@ -28,6 +34,43 @@ const CombineBodies& combine_bodies() {
       break;
   }
   return scalar::kCombine;
+}
+
+// --- runs ----------------------------------------------------------------------------------------
+
+/// Parts of a problem that threads may share: whole blocks, which have their direct keys for
+/// themselves, or, where each query goes through its own list, any queries; else one. Never fewer
+/// than a shorter sequence has: plans are of the longest.
+struct QueryRuns {
+  int64_t tokens, unit, shift, units;  ///< a unit is a block or a token
+  int64_t count = 1;
+
+  QueryRuns(const Partition& p, bool may_share_keys) : tokens(p.length) {
+    const bool by_blocks = p.kind == PartitionKind::kFixed && p.globals == 0;
+    unit = by_blocks ? p.block : 1;
+    shift = by_blocks ? p.shift : 0;
+    units = by_blocks ? p.num_blocks() : p.length;
+    if (!by_blocks && !(may_share_keys && has_lists(p))) return;
+    const int64_t least = std::max<int64_t>(kQueryRun / unit, 1);
+    count = std::clamp<int64_t>(num_runs(units, least), 1, kMostQueryRuns);
+  }
+  /// Queries of run r.
+  Range operator[](int64_t r) const { return {border(r), border(r + 1)}; }
+
+ private:
+  int64_t border(int64_t r) const {
+    if (r == 0 || r == count) return r == 0 ? 0 : tokens;
+    return r * units / count * unit - shift;
+  }
+};
+
+/// How many regions one task of forward summarises, or of backward, which adds to their tokens.
+int64_t region_run(const Partition& p, bool is_backward) {
+  const int64_t all = std::max<int64_t>(p.num_regions(), 1);
+  if (p.kind == PartitionKind::kFixed) return std::clamp<int64_t>(kQueryRun / p.block, 1, all);
+  // Spans share tokens: they are done together, in an order of their own.
+  const bool are_apart = !is_backward && p.kind != PartitionKind::kLogsparse;
+  return are_apart ? kRegionRun : all;
 }
 
 // --- summaries -----------------------------------------------------------------------------------
@@ -97,11 +140,13 @@ CombineBuffers cut_combine(Cutter& cutter, const Partition& partition, int64_t d
 }
 
 template <class Args>
-CombineProblem combine_problem(const Args& a, int64_t p) {
+CombineProblem combine_problem(const Args& a, int64_t p, Range queries) {
   const int64_t heads = a.q.shape[1];
   const int64_t b = p / heads, h = p % heads;
   CombineProblem x;
   x.partition = a.partition;
+  x.first_query = queries.begin;
+  x.end_query = queries.end;
   x.dim = a.q.shape[3];
   x.q = rows_at(a.q, p);
   x.region_q = a.region_q.empty() ? x.q : rows_at(a.region_q, p);
@@ -118,27 +163,58 @@ CombineProblem combine_problem(const Args& a, int64_t p) {
   return x;
 }
 
-/// What the gradients by a head's factor are, the problems' in order.
-void add_head_factors(const CombineBackward& a, const double* of_problems) {
-  const int64_t batch = a.q.shape[0], heads = a.q.shape[1];
+/// What the gradients by a head's factor are, the runs' in order.
+void add_head_factors(const CombineBackward& a, View<const double> of_runs) {
+  const int64_t batch = a.q.shape[0], heads = a.q.shape[1], runs = of_runs.shape[1];
   for (int64_t h = 0; h < heads; ++h) {
     double sum = 0.0;
-    for (int64_t b = 0; b < batch; ++b) sum += of_problems[b * heads + h];
+    for (int64_t b = 0; b < batch; ++b) {
+      for (int64_t r = 0; r < runs; ++r) sum += of_runs[(b * heads + h) * runs + r];
+    }
     a.dhead_factor[h] += static_cast<float>(sum * static_cast<double>(a.mass.factor));
   }
 }
 
-/// The problems' in order.
-void add_facts(const Combine& a, const ProblemFacts* of_problems) {
-  const int64_t batch = a.q.shape[0], heads = a.q.shape[1];
-  for (int64_t p = 0; p < batch * heads; ++p) {
-    const ProblemFacts& own = of_problems[p];
-    a.facts.direct_weight[p % heads] += own.direct_weight;
-    a.facts.region_entropy[p % heads] += own.region_entropy;
-    a.facts.queries[p % heads] += own.queries;
-    a.facts.with_regions[p % heads] += own.with_regions;
+/// The runs' in order.
+void add_facts(const Combine& a, View<const ProblemFacts> of_runs) {
+  const int64_t heads = a.q.shape[1], runs = of_runs.shape[1];
+  for (int64_t t = 0; t < of_runs.numel(); ++t) {
+    const ProblemFacts& own = of_runs[t];
+    const int64_t h = t / runs % heads;
+    a.facts.direct_weight[h] += own.direct_weight;
+    a.facts.region_entropy[h] += own.region_entropy;
+    a.facts.queries[h] += own.queries;
+    a.facts.with_regions[h] += own.with_regions;
   }
 }
+
+/// Gradients of regions: where queries come in runs, a part of each, added at last.
+class RegionGradients {
+ public:
+  RegionGradients(Arena& scratch, const CombineBackward& a, int64_t runs)
+      : results_{a.dregion_key.floats(), a.dregion_value.floats()}, runs_(runs) {
+    const Shape& shape = a.dregion_key.shape;
+    problems_ = shape[0] * shape[1];
+    numel_ = shape[2] * shape[3];
+    if (runs_ == 1) return;
+    for (View<float>& parts : parts_) parts = scratch.alloc<float>({problems_, runs_, numel_});
+  }
+  float* key(int64_t task) const { return at(0, task); }
+  float* value(int64_t task) const { return at(1, task); }
+  void add(const Stream& stream) const {
+    if (runs_ == 1 || numel_ == 0) return;
+    for (size_t x = 0; x < 2; ++x)
+      add_partials(stream, results_[x].reshape({problems_, numel_}), parts_[x], 0.0f);
+  }
+
+ private:
+  float* at(size_t which, int64_t task) const {
+    return (runs_ == 1 ? results_[which].data : parts_[which].data) + task * numel_;
+  }
+
+  std::array<View<float>, 2> results_, parts_;
+  int64_t runs_, problems_ = 0, numel_ = 0;
+};
 
 }  // namespace
 
@@ -149,9 +225,7 @@ void summarize_regions(const Stream& stream, const SummarizeRegions& a) {
   std::byte* scratch = a.scratch->alloc<std::byte>({stream.threads(), bytes}).data;
   const CombineBodies& body = combine_bodies();
   const int64_t regions = a.partition.num_regions();
-  // Spans share tokens: they are done together, in an order of their own.
-  const bool in_runs = a.partition.kind != PartitionKind::kLogsparse;
-  const int64_t run_length = in_runs ? kRegionRun : std::max<int64_t>(regions, 1);
+  const int64_t run_length = region_run(a.partition, false);
   const int64_t tasks = num_runs(regions, run_length);
   stream.parallel_for(a.k.shape[0] * heads * tasks, [&](int64_t t, int worker) {
     const int64_t p = t / tasks;
@@ -171,7 +245,11 @@ void summarize_regions_backward(const Stream& stream, const SummarizeRegionsBack
   const int64_t bytes = bytes_of(cut_summaries, longest, dim);
   std::byte* scratch = a.scratch->alloc<std::byte>({stream.threads(), bytes}).data;
   const CombineBodies& body = combine_bodies();
-  stream.parallel_for(a.k.shape[0] * a.k.shape[1], [&](int64_t p, int worker) {
+  const int64_t regions = a.partition.num_regions();
+  const int64_t run_length = region_run(a.partition, true);
+  const int64_t tasks = num_runs(regions, run_length);
+  stream.parallel_for(a.k.shape[0] * a.k.shape[1] * tasks, [&](int64_t t, int worker) {
+    const int64_t p = t / tasks;
     SummaryProblem x = summary_problem(a, a.saved, p);
     x.dq = rows_at(a.dq, p);
     x.dk = rows_at(a.dk, p);
@@ -180,7 +258,8 @@ void summarize_regions_backward(const Stream& stream, const SummarizeRegionsBack
     x.dkey = rows_at(a.dkey, p);
     x.dvalue = rows_at(a.dvalue, p);
     Cutter cutter(scratch + worker * bytes);
-    body.summarize_backward(x, cut_summaries(cutter, longest, dim));
+    const Range run = nth_run(t % tasks, regions, run_length);
+    body.summarize_backward(x, cut_summaries(cutter, longest, dim), run.begin, run.end);
   });
 }
 
@@ -212,32 +291,37 @@ void take_keys_backward(const Stream& stream, const TakeKeysBackward& a) {
 void combine(const Stream& stream, const Combine& a) {
   const Arena::Scope scope(*a.scratch);
   const int64_t problems = a.q.shape[0] * a.q.shape[1];
-  const View<ProblemFacts> facts = a.scratch->alloc<ProblemFacts>({problems});
+  const QueryRuns runs(a.partition, /*may_share_keys=*/true);
+  const View<ProblemFacts> facts = a.scratch->alloc<ProblemFacts>({problems, runs.count});
   const int64_t bytes = bytes_of(cut_combine, a.partition, a.q.shape[3], false);
   std::byte* scratch = a.scratch->alloc<std::byte>({stream.threads(), bytes}).data;
   const CombineBodies& body = combine_bodies();
-  stream.parallel_for(problems, [&](int64_t p, int worker) {
-    CombineProblem x = combine_problem(a, p);
+  stream.parallel_for(problems * runs.count, [&](int64_t t, int worker) {
+    const int64_t p = t / runs.count;
+    CombineProblem x = combine_problem(a, p, runs[t % runs.count]);
     x.o = rows_at(a.o, p);
     x.lse = of_problem(a.lse, p);
-    if (!a.facts.empty()) x.facts = &(facts[p] = {});
+    if (!a.facts.empty()) x.facts = &(facts[t] = {});
     Cutter cutter(scratch + worker * bytes);
     body.forward(x, cut_combine(cutter, a.partition, x.dim, false));
   });
-  if (!a.facts.empty() && !stream.is_plan()) add_facts(a, facts.data);
+  if (!a.facts.empty() && !stream.is_plan()) add_facts(a, facts);
 }
 
 void combine_backward(const Stream& stream, const CombineBackward& a) {
   const Arena::Scope scope(*a.scratch);
   const int64_t problems = a.q.shape[0] * a.q.shape[1];
-  const View<double> dmass = a.scratch->alloc<double>({problems});
+  const QueryRuns runs(a.partition, /*may_share_keys=*/false);
+  const View<double> dmass = a.scratch->alloc<double>({problems, runs.count});
+  const RegionGradients of_regions(*a.scratch, a, runs.count);
   const View<float> delta = a.scratch->alloc<float>(a.lse.shape);
   const int64_t bytes = bytes_of(cut_combine, a.partition, a.q.shape[3], true);
   std::byte* scratch = a.scratch->alloc<std::byte>({stream.threads(), bytes}).data;
   const CombineBodies& body = combine_bodies();
   attend_delta(stream, {.delta = delta, .dout = a.dout, .o = a.o});
-  stream.parallel_for(problems, [&](int64_t p, int worker) {
-    CombineProblem x = combine_problem(a, p);
+  stream.parallel_for(problems * runs.count, [&](int64_t t, int worker) {
+    const int64_t p = t / runs.count;
+    CombineProblem x = combine_problem(a, p, runs[t % runs.count]);
     x.final_lse = of_problem(a.lse, p);
     x.delta = of_problem(View<const float>(delta), p);
     x.dout = rows_at(a.dout, p);
@@ -245,13 +329,14 @@ void combine_backward(const Stream& stream, const CombineBackward& a) {
     x.dregion_q = a.dregion_q.empty() ? x.dq : rows_at(a.dregion_q, p);
     x.dk = rows_at(a.dk, p);
     x.dv = rows_at(a.dv, p);
-    x.dregion_key = rows_at(a.dregion_key, p);
-    x.dregion_value = rows_at(a.dregion_value, p);
-    if (!a.dhead_factor.empty()) x.dmass = &dmass[p];
+    x.dregion_key = of_regions.key(t);
+    x.dregion_value = of_regions.value(t);
+    if (!a.dhead_factor.empty()) x.dmass = &dmass[t];
     Cutter cutter(scratch + worker * bytes);
     body.backward(x, cut_combine(cutter, a.partition, x.dim, true));
   });
-  if (!a.dhead_factor.empty() && !stream.is_plan()) add_head_factors(a, dmass.data);
+  of_regions.add(stream);
+  if (!a.dhead_factor.empty() && !stream.is_plan()) add_head_factors(a, dmass);
 }
 
 }  // namespace stipple::kernels::cpu

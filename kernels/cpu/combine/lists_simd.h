@@ -150,7 +150,7 @@ inline void forward_list(const CombineProblem& p, const KeyList& list, int64_t i
 
 inline void forward_lists(const CombineProblem& p, const CombineBuffers& b) {
   make_region_bias(p, b);
-  for (int64_t i = 0; i < p.partition.length; ++i) forward_list(p, list_keys(p, b.bias, i), i);
+  for (int64_t i = p.first_query; i < p.end_query; ++i) forward_list(p, list_keys(p, b.bias, i), i);
 }
 
 inline void backward_list(const CombineProblem& p, const CombineBuffers& b, const KeyList& list,

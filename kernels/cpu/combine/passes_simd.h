@@ -30,6 +30,18 @@ inline PassRows rows_of(const CombineProblem& p, const Pass& pass) {
           pass.keys.first + (pass.of_regions ? p.partition.length : 0)};
 }
 
+/// The pass for queries of the run alone, which is all of them or whole blocks.
+inline Pass cut_pass(const CombineProblem& p, Pass pass) {
+  if (p.end_query - p.first_query == p.partition.length) return pass;
+  const int64_t before = p.first_query - pass.queries.first;
+  const int64_t skipped = before > 0 ? before : 0;
+  const int64_t end = minimum(p.end_query - pass.queries.first, pass.queries.count);
+  pass.queries.first += skipped;
+  pass.queries.count = end > skipped ? end - skipped : 0;
+  pass.shift += skipped;
+  return pass;
+}
+
 /// Rows of a line as the right factor of a product.
 inline RightFactor line_factor(const float* rows, int64_t stride) { return {rows, stride, kPanel}; }
 
@@ -190,17 +202,16 @@ inline void forward_pass(const CombineProblem& p, const Pass& pass, const Combin
 }
 
 inline void forward_passes(const CombineProblem& p, const CombineBuffers& b) {
-  const int64_t n = p.partition.length;
-  for (int64_t i = 0; i < n; ++i) {
+  for (int64_t i = p.first_query; i < p.end_query; ++i) {
     b.max[i] = -kInfinity;
     b.sum[i] = b.region_sum[i] = b.region_tilt[i] = 0.0f;
   }
-  clear_rows(p.o, n, p.dim);
+  clear_rows(p.o + p.first_query * p.dim, p.end_query - p.first_query, p.dim);
   for (int64_t g = 0; g < p.partition.num_passes(); ++g) {
-    const Pass pass = p.partition.pass(g);
+    const Pass pass = cut_pass(p, p.partition.pass(g));
     if (!pass.is_empty()) forward_pass(p, pass, b);
   }
-  for (int64_t i = 0; i < n; ++i) {
+  for (int64_t i = p.first_query; i < p.end_query; ++i) {
     p.lse[i] = b.max[i] == -kInfinity ? -kInfinity : b.max[i] + logf(b.sum[i]);
     if (p.lse[i] == -kInfinity) continue;
     scale_row(p.o + i * p.dim, p.dim, 1.0f / b.sum[i]);
@@ -271,7 +282,7 @@ inline void backward_pass(const CombineProblem& p, const Pass& pass, const Combi
 
 inline void backward_passes(const CombineProblem& p, const CombineBuffers& b) {
   for (int64_t g = 0; g < p.partition.num_passes(); ++g) {
-    const Pass pass = p.partition.pass(g);
+    const Pass pass = cut_pass(p, p.partition.pass(g));
     if (!pass.is_empty()) backward_pass(p, pass, b);
   }
 }

@@ -160,8 +160,9 @@ void summarize_region_backward(const SummaryProblem& p, const SummaryBuffers& b,
   if (!is_weighted) pool_backward(p, b, count, dkey, row(p.key_from), p.dpooled_k);
 }
 
-void summarize_backward(const SummaryProblem& p, const SummaryBuffers& b) {
-  for (int64_t r = 0; r < p.partition.num_regions(); ++r) summarize_region_backward(p, b, r);
+void summarize_backward(const SummaryProblem& p, const SummaryBuffers& b, int64_t first,
+                        int64_t last) {
+  for (int64_t r = first; r < last; ++r) summarize_region_backward(p, b, r);
 }
 
 // --- attention -----------------------------------------------------------------------------------
@@ -174,7 +175,7 @@ float bias_of(const CombineProblem& p, const Pass& pass, int64_t b) {
   return tokens == 0 ? kEmpty : p.mass * std::log(static_cast<float>(tokens));
 }
 
-/// Calls visit(pass, token i, key, score) for every pair of a pass that counts.
+/// Calls visit(pass, token i, key, score) for every pair of a pass that counts, of queries of the run.
 template <class Visit>
 void for_each_pair(const CombineProblem& p, const Visit& visit) {
   for (int64_t g = 0; g < p.partition.num_passes(); ++g) {
@@ -182,10 +183,12 @@ void for_each_pair(const CombineProblem& p, const Visit& visit) {
     const float* q = pass.of_regions ? p.region_q : p.q;
     const float* k = pass.of_regions ? p.region_key : p.k;
     for (int64_t a = 0; a < pass.queries.count; ++a) {
+      const int64_t i = pass.queries[a];
+      if (i < p.first_query || i >= p.end_query) continue;
       for (int64_t b = 0; b < pass.keys.count; ++b) {
         const float bias = pass.has(a, b) ? bias_of(p, pass, b) : kEmpty;
         if (bias == kEmpty) continue;
-        const int64_t i = pass.queries[a], key = pass.keys[b];
+        const int64_t key = pass.keys[b];
         visit(pass, i, key, p.scale * dot(q + i * p.dim, k + key * p.dim, p.dim) + bias);
       }
     }
@@ -209,12 +212,12 @@ void tell_facts(const CombineProblem& p, const CombineBuffers& b, int64_t i) {
 }
 
 void forward(const CombineProblem& p, const CombineBuffers& b) {
-  const int64_t n = p.partition.length;
-  std::fill_n(b.region_sum, n, 0.0f);
-  std::fill_n(b.region_tilt, n, 0.0f);
-  std::fill_n(b.max, n, kEmpty);
-  std::fill_n(b.sum, n, 0.0f);
-  std::fill_n(p.o, n * p.dim, 0.0f);
+  const int64_t first = p.first_query, count = p.end_query - first;
+  std::fill_n(b.region_sum + first, count, 0.0f);
+  std::fill_n(b.region_tilt + first, count, 0.0f);
+  std::fill_n(b.max + first, count, kEmpty);
+  std::fill_n(b.sum + first, count, 0.0f);
+  std::fill_n(p.o + first * p.dim, count * p.dim, 0.0f);
   for_each_pair(p, [&](const Pass&, int64_t i, int64_t, float score) {
     b.max[i] = std::max(b.max[i], score);
   });
@@ -228,7 +231,7 @@ void forward(const CombineProblem& p, const CombineBuffers& b) {
     const float* v = (pass.of_regions ? p.region_value : p.v) + key * p.dim;
     add_scaled(p.o + i * p.dim, weight * keep_factor(p, pass, i, key), v, p.dim);
   });
-  for (int64_t i = 0; i < n; ++i) {
+  for (int64_t i = first; i < p.end_query; ++i) {
     p.lse[i] = b.max[i] == kEmpty ? kEmpty : b.max[i] + std::log(b.sum[i]);
     if (p.lse[i] == kEmpty) continue;
     tell_facts(p, b, i);
@@ -237,9 +240,9 @@ void forward(const CombineProblem& p, const CombineBuffers& b) {
 }
 
 void backward(const CombineProblem& p, const CombineBuffers&) {
-  const int64_t tokens = p.partition.length * p.dim;
+  const int64_t first = p.first_query * p.dim, tokens = p.end_query * p.dim - first;
   const int64_t regions = p.partition.num_regions() * p.dim;
-  for (float* array : {p.dq, p.dk, p.dv}) std::fill_n(array, tokens, 0.0f);
+  for (float* array : {p.dq, p.dk, p.dv}) std::fill_n(array + first, tokens, 0.0f);
   for (float* array : {p.dregion_key, p.dregion_value}) std::fill_n(array, regions, 0.0f);
   double dmass = 0.0;
   for_each_pair(p, [&](const Pass& pass, int64_t i, int64_t key, float score) {

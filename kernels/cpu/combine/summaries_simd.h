@@ -164,12 +164,12 @@ inline void summarize_region(const SummaryProblem& p, const SummaryBuffers& b, i
   accumulate_rows(value, {b.weights, b.list, count}, p.v, p.dim);
 }
 
-/// Calls visit(r) for every region. Spans in the order of chunks whose tokens stay in the
+/// Calls visit(r) for regions [begin, end). All spans in the order of chunks whose tokens stay in the
 /// second-level cache while all levels within the chunk have their turn.
 template <class Visit>
-inline void for_each_region(const Partition& cut, const Visit& visit) {
-  if (cut.kind != PartitionKind::kLogsparse) {
-    for (int64_t r = 0; r < cut.num_regions(); ++r) visit(r);
+inline void for_each_region(const Partition& cut, int64_t begin, int64_t end, const Visit& visit) {
+  if (cut.kind != PartitionKind::kLogsparse || begin > 0 || end < cut.num_regions()) {
+    for (int64_t r = begin; r < end; ++r) visit(r);
     return;
   }
   constexpr int64_t kChunkLevel = 9;
@@ -187,9 +187,7 @@ inline void for_each_region(const Partition& cut, const Visit& visit) {
 
 inline void summarize(const SummaryProblem& p, const SummaryBuffers& b, int64_t first,
                       int64_t last) {
-  if (first == 0 && last == p.partition.num_regions())
-    return for_each_region(p.partition, [&](int64_t r) { summarize_region(p, b, r); });
-  for (int64_t r = first; r < last; ++r) summarize_region(p, b, r);
+  for_each_region(p.partition, first, last, [&](int64_t r) { summarize_region(p, b, r); });
 }
 
 /// rows[list[e]] += factors[e] row.
@@ -252,8 +250,9 @@ inline void summarize_region_backward(const SummaryProblem& p, const SummaryBuff
   add_to_rows(p.dv, b.weights, b.list, count, p.dvalue + r * p.dim, p.dim);
 }
 
-inline void summarize_backward(const SummaryProblem& p, const SummaryBuffers& b) {
-  for_each_region(p.partition, [&](int64_t r) { summarize_region_backward(p, b, r); });
+inline void summarize_backward(const SummaryProblem& p, const SummaryBuffers& b, int64_t first,
+                               int64_t last) {
+  for_each_region(p.partition, first, last, [&](int64_t r) { summarize_region_backward(p, b, r); });
 }
 
 }  // namespace stipple::kernels::cpu::STIPPLE_SIMD
