@@ -9,8 +9,6 @@
 #include "data/wordpiece/piece_trie.h"
 
 namespace stipple::data::wordpiece {
-namespace {
-
 /// What a byte of the text means as long as its word is plain ASCII.
 enum class ByteKind : uint8_t {
   kLetter,
@@ -18,6 +16,8 @@ enum class ByteKind : uint8_t {
   kPunctuation,
   kOther  ///< no ASCII, or left out: for Normalizer
 };
+
+namespace {
 
 std::array<ByteKind, 256> byte_kinds(const CharacterTable& table) {
   std::array<ByteKind, 256> kinds;
