@@ -10,11 +10,11 @@
 namespace stipple::data::shards {
 namespace {
 
-constexpr int64_t kVersion = 1;
+constexpr int64_t kMetaVersion = 1;
 
-Meta meta_of(const Json& json) {
+Meta meta_from(const Json& json) {
   const auto version = json.at("version").get<int64_t>();
-  STIPPLE_CHECK_AS(DataError, version == kVersion, "is of version ", version,
+  STIPPLE_CHECK_AS(DataError, version == kMetaVersion, "is of version ", version,
                    ", and only version 1 is known");
   Meta meta;
   meta.command = json.at("command").get<std::string>();
@@ -53,7 +53,7 @@ std::string meta_text(const Meta& meta) {
   Json blocks = Json::array();
   for (const std::string& block : meta.blocks) blocks.push_back(block);
   const Json json{
-      {"version", kVersion},
+      {"version", kMetaVersion},
       {"command", meta.command},
       {"tokenizer",
        {{"kind", "wordpiece"},
@@ -80,7 +80,7 @@ std::string meta_text(const Meta& meta) {
 
 Meta parse_meta(std::string_view text, const std::string& name) {
   try {
-    return meta_of(Json::parse(text));
+    return meta_from(Json::parse(text));
   } catch (const DataError& error) {
     throw DataError(name + ": " + error.what());
   }
