@@ -14,7 +14,7 @@ static_assert(std::endian::native == std::endian::little,
               "shards are written as memory holds them");
 
 constexpr std::string_view kMagic{"MMIDIDX\0\0", 9};
-constexpr uint64_t kVersion = 1;
+constexpr uint64_t kIndexVersion = 1;
 constexpr size_t kHeaderBytes = 34;
 
 /// The arrays begin at byte 34: nothing in the file is aligned.
@@ -71,7 +71,7 @@ TokenType type_for(int64_t vocabulary) {
 
 std::string index_bytes(const Index& index) {
   std::string bytes(kMagic);
-  append_value(bytes, kVersion);
+  append_value(bytes, kIndexVersion);
   append_value(bytes, static_cast<uint8_t>(index.type));
   append_value(bytes, static_cast<uint64_t>(index.num_sequences()));
   append_value(bytes, static_cast<uint64_t>(index.documents.size()));
@@ -94,7 +94,7 @@ Index parse_index(std::string_view bytes, const std::string& name, int64_t bin_b
   STIPPLE_CHECK_AS(DataError, bytes.size() >= kHeaderBytes, name, ": ends after ", bytes.size(),
                    " bytes, within the header");
   const auto version = value_at<uint64_t>(bytes, 9);
-  STIPPLE_CHECK_AS(DataError, version == kVersion, name, ": is of version ", version,
+  STIPPLE_CHECK_AS(DataError, version == kIndexVersion, name, ": is of version ", version,
                    ", and only version 1 is known");
   Index index{.type = type_of(value_at<uint8_t>(bytes, 17), name)};
   const auto sequences = value_at<uint64_t>(bytes, 18);

@@ -12,7 +12,7 @@ namespace {
 
 constexpr int64_t kMetaVersion = 1;
 
-Meta meta_from(const Json& json) {
+Meta read_meta(const Json& json) {
   const auto version = json.at("version").get<int64_t>();
   STIPPLE_CHECK_AS(DataError, version == kMetaVersion, "is of version ", version,
                    ", and only version 1 is known");
@@ -80,7 +80,7 @@ std::string meta_text(const Meta& meta) {
 
 Meta parse_meta(std::string_view text, const std::string& name) {
   try {
-    return meta_from(Json::parse(text));
+    return read_meta(Json::parse(text));
   } catch (const DataError& error) {
     throw DataError(name + ": " + error.what());
   }

@@ -9,28 +9,7 @@
 #include "data/wordpiece/piece_trie.h"
 
 namespace stipple::data::wordpiece {
-/// What a byte of the text means as long as its word is plain ASCII.
-enum class ByteKind : uint8_t {
-  kLetter,
-  kBlank,
-  kPunctuation,
-  kOther  ///< no ASCII, or left out: for Normalizer
-};
-
 namespace {
-
-std::array<ByteKind, 256> byte_kinds(const CharacterTable& table) {
-  std::array<ByteKind, 256> kinds;
-  kinds.fill(ByteKind::kOther);
-  for (char32_t code = 0; code < 128; ++code) {
-    const Character& character = table[code];
-    kinds[code] = character.is(Character::kBlank)         ? ByteKind::kBlank
-                  : character.is(Character::kPunctuation) ? ByteKind::kPunctuation
-                  : character.is(Character::kControl)     ? ByteKind::kOther
-                                                          : ByteKind::kLetter;
-  }
-  return kinds;
-}
 
 /// Bytes that are no capital ASCII letters stay as they are.
 std::string in_lower_case(std::string_view text) {
@@ -53,6 +32,14 @@ std::optional<Profile> profile_named(std::string_view name) {
 }
 
 struct WordPiece::State {
+  /// What a byte of the text means as long as its word is plain ASCII.
+  enum class ByteKind : uint8_t {
+    kLetter,
+    kBlank,
+    kPunctuation,
+    kOther  ///< no ASCII, or left out: for Normalizer
+  };
+
   Vocabulary vocabulary;
   Options options;
   PieceTrie trie;
@@ -65,6 +52,19 @@ struct WordPiece::State {
         trie(vocabulary),
         normalizer(options),
         kinds(byte_kinds(CharacterTable::of(options.profile))) {}
+
+  static std::array<ByteKind, 256> byte_kinds(const CharacterTable& table) {
+    std::array<ByteKind, 256> all;
+    all.fill(ByteKind::kOther);
+    for (char32_t code = 0; code < 128; ++code) {
+      const Character& character = table[code];
+      all[code] = character.is(Character::kBlank)         ? ByteKind::kBlank
+                  : character.is(Character::kPunctuation) ? ByteKind::kPunctuation
+                  : character.is(Character::kControl)     ? ByteKind::kOther
+                                                          : ByteKind::kLetter;
+    }
+    return all;
+  }
 
   ByteKind kind(char c) const { return kinds[static_cast<uint8_t>(c)]; }
 
@@ -93,6 +93,7 @@ const Vocabulary& WordPiece::vocabulary() const { return state_->vocabulary; }
 const Options& WordPiece::options() const { return state_->options; }
 
 void WordPiece::encode(std::string_view text, std::vector<int32_t>& ids) const {
+  using ByteKind = State::ByteKind;
   const State& state = *state_;
   const std::string lowered = state.options.lower_case ? in_lower_case(text) : std::string();
   const std::string_view plain = state.options.lower_case ? std::string_view(lowered) : text;
