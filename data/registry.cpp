@@ -24,6 +24,7 @@ constexpr std::array kTasks = {
     Entry{"image_lm", &tasks::make_image_lm, /*predicts_next_token=*/true},
     Entry{"glue", &tasks::make_glue},
     Entry{"tsv", &tasks::make_tsv},
+    Entry{"mlm", &tasks::make_mlm},
 };
 
 const Entry& entry_of(TaskKind kind) {
@@ -42,13 +43,15 @@ void DataConfig::describe(ConfigVisitor& visitor) {
       "dir", dir,
       {.doc = "Folder with basic_train.tsv, basic_val.tsv and basic_test.tsv (listops), as "
               "`stipple data listops` writes them or as published; folder below which data.files "
-              "are (text_lm); folder with data_batch_1.bin to data_batch_5.bin and test_batch.bin "
+              "are (text_lm, mlm); folder with data_batch_1.bin to data_batch_5.bin and "
+              "test_batch.bin "
               "(image_lm); folder with the folders CoLA, SST-2, ... of GLUE (glue); folder of the "
               "files (tsv)."});
   visitor.field(
       "files", files,
       {.doc =
-           "Which files below data.dir are read (text_lm): patterns with * and ?, separated by "
+           "Which files below data.dir are read (text_lm, mlm): patterns with * and ?, separated "
+           "by "
            "commas; of names, or, with a /, of paths from data.dir. The last 5 % of their bytes, "
            "in the order of paths, are the test, the 5 % before them validation."});
   visitor.field(
@@ -63,13 +66,13 @@ void DataConfig::describe(ConfigVisitor& visitor) {
                 {.doc = "Leave out rows of the files that are malformed or whose label is wrong, "
                         "and tell how many; false: the first such row is an error."});
   visitor.field("vocab", vocab,
-                {.doc = "The vocab.txt of the tokenizer, a token a line (glue, tsv)."});
+                {.doc = "The vocab.txt of the tokenizer, a token a line (glue, tsv, mlm)."});
   visitor.field("lower_case", lower_case,
                 {.doc = "The vocabulary is an uncased one: texts are lower-cased and lose their "
-                        "accents (glue, tsv)."});
+                        "accents (glue, tsv, mlm)."});
   visitor.choice("wordpiece_profile", wordpiece_profile, {"google", "hf"},
                  {.doc = "Whose rules of splitting hold where BERT's and Hugging Face's differ, "
-                         "which is in rare characters only (glue, tsv)."});
+                         "which is in rare characters only (glue, tsv, mlm)."});
   visitor.field("val_fraction", val_fraction,
                 {.doc = "Validation is this share of the training examples, drawn by run.seed, and "
                         "the published validation file is the test: choices by validation then "
@@ -88,6 +91,7 @@ void DataConfig::describe(ConfigVisitor& visitor) {
   visitor.section("tsv", tsv,
                   "A class or a number for a text or two, from tsv files of your own: a line is a "
                   "row, tabs end fields, quotes have no meaning (data.task = tsv).");
+  visitor.section("mlm", mlm, "Masked words of plain text, as BERT learns them (data.task = mlm).");
 }
 
 bool predicts_next_token(TaskKind kind) { return entry_of(kind).predicts_next_token; }

@@ -8,11 +8,12 @@
 #include "core/config.h"
 #include "data/dataset.h"
 #include "data/glue/benchmark.h"
+#include "data/mlm/masking.h"
 #include "data/wordpiece/wordpiece.h"
 
 namespace stipple::data {
 
-enum class TaskKind : uint8_t { kListops, kRepeatedToken, kTextLm, kImageLm, kGlue, kTsv };
+enum class TaskKind : uint8_t { kListops, kRepeatedToken, kTextLm, kImageLm, kGlue, kTsv, kMlm };
 
 /// "Does this token occur again in the sequence": `sequence` integers drawn uniformly
 /// from 1..sequence; the synthetic task of the SBM-Transformer paper.
@@ -54,6 +55,15 @@ struct TsvConfig {
   void describe(ConfigVisitor&);
 };
 
+/// Words of plain text of which some are masked.
+struct MlmConfig {
+  TextDocuments documents = TextDocuments::kFile;
+  bool pack = true;
+  MaskingConfig masking;
+  double eval_rate = 0.15;
+  void describe(ConfigVisitor&);
+};
+
 struct DataConfig {
   TaskKind task = TaskKind::kListops;
   std::string dir = "datasets/listops";  ///< folder of the files
@@ -69,6 +79,7 @@ struct DataConfig {
   ImageLmConfig image_lm;
   GlueConfig glue;
   TsvConfig tsv;
+  MlmConfig mlm;
   void describe(ConfigVisitor&);
 };
 

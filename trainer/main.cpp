@@ -377,8 +377,9 @@ struct CommandLine {
         ->add_option("--labels", exporting.labels,
                      "Names of the classes, in the order of their numbers, e.g. no,yes")
         ->delimiter(',');
-    command->add_option("--vocab", exporting.vocabulary,
-                        "vocab.txt to put beside it; that of an imported model by default");
+    command->add_option(
+        "--vocab", exporting.vocabulary,
+        "vocab.txt to put beside it; that of the run or of the imported model by default");
     command->callback([this] { action = [this] { return export_huggingface(path, exporting); }; });
   }
   void add_splitting(CLI::App* task, data::wordpiece::Options& options, int& threads,

@@ -28,4 +28,7 @@ std::unique_ptr<Task> make_glue(const DataConfig&, uint64_t seed);
 /// A class or a number for a text or two, read from tsv files (data/tsv/read.h).
 std::unique_ptr<Task> make_tsv(const DataConfig&, uint64_t seed);
 
+/// Masked tokens of plain text, cut by WordPiece (data/mlm/masking.h).
+std::unique_ptr<Task> make_mlm(const DataConfig&, uint64_t seed);
+
 }  // namespace stipple::data::tasks

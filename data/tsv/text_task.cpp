@@ -11,6 +11,7 @@
 #include "core/error.h"
 #include "data/shuffle.h"
 #include "data/tsv/text_dataset.h"
+#include "data/wordpiece/configured.h"
 
 namespace stipple::data::tsv {
 namespace {
@@ -19,23 +20,8 @@ namespace {
 /// task has a second one.
 constexpr int64_t kSegments = 2;
 
-/// [CLS] and [SEP]s, and a token of a text.
-constexpr int64_t kShortest = 4;
-
 /// Keeps the draw of what is held out apart from the order of any epoch.
 constexpr uint64_t kHeldOutEpoch = ~uint64_t{0};
-
-wordpiece::WordPiece tokenizer_of(const DataConfig& config) {
-  STIPPLE_CHECK_AS(ConfigError, !config.vocab.empty(),
-                   "data.vocab: names no vocabulary; give the path of the vocab.txt that the model "
-                   "was trained with, or of one that `stipple data vocab` wrote");
-  STIPPLE_CHECK_AS(ConfigError, config.max_length >= kShortest,
-                   "data.max_length: ", config.max_length,
-                   " tokens have no room for [CLS], [SEP] and a text; at least ", kShortest);
-  return wordpiece::WordPiece(
-      wordpiece::Vocabulary::read(config.vocab),
-      {.lower_case = config.lower_case, .profile = config.wordpiece_profile});
-}
 
 TaskInfo info_of(const DataConfig& config, const TextTaskOptions& options, int64_t vocab_size) {
   const bool is_value = options.labels.names.empty();
@@ -88,7 +74,7 @@ TextTask::TextTask(const DataConfig& config, uint64_t seed, TextTaskOptions opti
     : config_(config),
       seed_(seed),
       options_(std::move(options)),
-      tokenizer_(tokenizer_of(config)),
+      tokenizer_(wordpiece::configured_tokenizer(config)),
       info_(info_of(config, options_, tokenizer_.vocabulary().size())) {}
 
 BadRow TextTask::bad_row(Split split) const {

@@ -86,7 +86,8 @@ int import_huggingface(const std::string& folder, const std::string& out);
 struct ExportOptions {
   std::string out;                       ///< the folder to write
   std::vector<std::string> labels = {};  ///< names of the classes, in their order
-  std::string vocabulary = {};           ///< path of vocab.txt; empty: what an imported model has
+  std::string vocabulary =
+      {};  ///< path of vocab.txt; empty: what the run or the imported model has
 };
 /// Writes the model of a run, of a checkpoint or an imported one as transformers reads it.
 int export_huggingface(const std::string& path, const ExportOptions&);

@@ -71,6 +71,8 @@ int export_huggingface(const std::string& path, const ExportOptions& options) {
   FilesBeside beside;
   for (const char* name : {kVocabulary, kTokenizer})
     if (const std::string file = from.file_beside(name); !file.empty()) beside[name] = file;
+  const std::string& of_run = from.config().data.vocab;
+  if (!from.is_imported() && path_exists(of_run)) beside[kVocabulary] = of_run;
   if (!options.vocabulary.empty()) beside[kVocabulary] = expand_path(options.vocabulary, "--vocab");
   if (beside.contains(kVocabulary)) {
     require_word_per_row(beside[kVocabulary], model);

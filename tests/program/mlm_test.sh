@@ -1,0 +1,64 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# A masked language model of plain text: begins from an imported BERT, learns, gives the same on any number of ranks and when it is
+# resumed, goes to transformers' format, and a classifier begins from it.
+. "$(dirname "$0")/support.sh"
+golden=$SOURCE/tests/golden/bert
+
+mkdir text rows
+for page in $(seq 40); do
+  for line in 1 2 3 4 5 6; do echo "word$((page % 7)) word$((line + 10)) word$((page % 7 + 1)) word$((line + 11)) word$((page % 7 + 2))"; done >text/page-$page.txt
+done
+cat >small.yaml <<YAML
+run: {dir: run}
+threads: 1
+train: {steps: 12, batch: 16, micro_batch: 4}
+checkpoint: {every: 4}
+log: {every: 4}
+data: {task: mlm, dir: text, vocab: $golden/vocab.txt, max_length: 16}
+attention: {kind: softmax}
+optimizer: {learning_rate: 0.01, clip_norm: 1, schedule: {kind: linear, warmup_steps: 2}}
+YAML
+"$STIPPLE" import huggingface "$golden" --out tiny 2>/dev/null
+train() {  # RANKS [key=value...]: the tiny BERT, as the folder of the import describes it
+  local ranks=$1
+  shift
+  ASAN_OPTIONS=${ASAN_OPTIONS:-fast_unwind_on_malloc=0} mpirun -q -np "$ranks" "$STIPPLE" train small.yaml tiny/model.yaml init.from=tiny "$@"
+}
+
+train 1 2>log || fail "$(cat log)"
+contains "$(cat log)" "tensors loaded, 42: embedding.tokens"
+contains "$(cat log)" "tensors left out, 2: head.hidden.bias, head.hidden.weight"
+/usr/bin/python3 - <<'PYTHON' || fail "metrics"
+import json
+records = [json.loads(line) for line in open("run/metrics.jsonl")]
+train = [r for r in records if r["kind"] == "train"]
+assert train[-1]["loss"] < 0.9 * train[0]["loss"], train
+assert any(r["kind"] == "eval" and 0 <= r["accuracy"] <= 1 and r["perplexity"] > 1 for r in records), records
+PYTHON
+
+# The same bits on two and three ranks, and when it goes on from a checkpoint.
+for ranks in 2 3; do
+  train $ranks run.dir=run$ranks 2>/dev/null
+  equal "$(state run$ranks)" "$(state run)" "the state of $ranks ranks"
+done
+rm -r run2/checkpoints/step-00000012 run2/checkpoints/step-00000008
+train 2 run.dir=run2 2>/dev/null
+equal "$(state run2)" "$(state run)" "the state after a resume"
+# Every rule of masking trains; sampled graphs, too.
+for rule in count words ngrams; do train 1 run.dir=rule train.steps=2 data.mlm.masking.rule=$rule 2>log || fail "$rule: $(cat log)"; rm -r rule; done
+train 1 run.dir=sbm train.steps=2 attention.kind=sbm attention.sbm.clusters=4 2>log || fail "$(cat log)"
+
+# To transformers' format, with the vocabulary that it was trained with; and a classifier from it.
+expect 0 "$STIPPLE" export run --format huggingface --out out
+contains "$output" "exported BertForMaskedLM, 42 tensors"
+cmp out/vocab.txt "$golden/vocab.txt" || fail "the vocabulary of the export"
+for split in train dev test; do
+  { printf 'sentence\tlabel\n'; for i in $(seq 24); do printf 'word%d word%d\t%d\n' $((i % 5)) $((i % 3 + 20)) $((i % 2)); done; } >rows/$split.tsv
+done
+expect 0 "$STIPPLE" train small.yaml tiny/model.yaml init.from=run run.dir=rows_run train.steps=4 data.task=tsv data.dir=rows data.tsv.labels=0,1
+contains "$output" "tensors new here, 4: head.hidden.weight, head.hidden.bias, head.out.weight, head.out.bias"
+expect 2 "$STIPPLE" train small.yaml init.from=run run.dir=wrong
+contains "$output" "is another model: model.width is 16 there and 64 here"
+expect 2 "$STIPPLE" train small.yaml tiny/model.yaml run.dir=wrong data.vocab=none.txt
+contains "$output" "none.txt"
