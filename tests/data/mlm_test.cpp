@@ -14,7 +14,7 @@
 namespace stipple::data {
 namespace {
 
-constexpr int32_t kCls = 2, kSep = 3, kMask = 4;
+constexpr int32_t kClsToken = 2, kSepToken = 3, kMaskToken = 4;
 constexpr int64_t kLength = 12;
 
 /// 200 documents of 1 to 40 words among 50, and their vocabulary.
@@ -67,8 +67,8 @@ std::vector<int32_t> whole_text(const Dataset& dataset) {
   std::vector<int32_t> all;
   for (int64_t i = 0; i < dataset.size(); ++i) {
     const std::vector<int32_t> piece = shown(dataset, {.example = i}).text();
-    EXPECT_EQ(piece.front(), kCls);
-    EXPECT_EQ(piece.back(), kSep);
+    EXPECT_EQ(piece.front(), kClsToken);
+    EXPECT_EQ(piece.back(), kSepToken);
     EXPECT_LE(piece.size(), static_cast<size_t>(kLength));
     all.insert(all.end(), piece.begin() + 1, piece.end() - 1);
   }
@@ -103,7 +103,7 @@ TEST(Mlm, MasksAnewInEachEpochAndTheSameForTheSame) {
     EXPECT_EQ(first.labels, again.labels);
     EXPECT_EQ(first.text(), later.text());
     different += first.labels != later.labels;
-    masks += std::ranges::count(first.ids, kMask);
+    masks += std::ranges::count(first.ids, kMaskToken);
   }
   EXPECT_GT(different, dataset->size() / 2);
   EXPECT_GT(masks, 0);

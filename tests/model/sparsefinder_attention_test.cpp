@@ -52,15 +52,15 @@ void add_padding(AttentionRun& run) {
   for (const int64_t j : {int64_t{2}, length - 2, length - 1}) run.mask[length + j] = 0;
 }
 
-const SparsefinderAttention::Saved& saved_of(const AttentionRun& run) {
+const SparsefinderAttention::Saved& predicted_of(const AttentionRun& run) {
   return static_cast<const SparsefinderAttention::Saved&>(*run.saved);
 }
 
-std::vector<uint8_t> graph_of(const AttentionRun& run, const AttentionCase& c) {
+std::vector<uint8_t> predicted_graph_of(const AttentionRun& run, const AttentionCase& c) {
   std::vector<uint8_t> all;
   for (int64_t p = 0; p < c.batch * c.heads; ++p) {
     test::Array<uint8_t> dense({c.length, c.length});
-    kernels::get_edges(saved_of(run).graph, p, dense);
+    kernels::get_edges(predicted_of(run).graph, p, dense);
     all.insert(all.end(), dense.values().begin(), dense.values().end());
   }
   return all;
@@ -118,7 +118,7 @@ TEST(SparsefinderAttention, IsEntmaxOverTheGraphWithItsGradients) {
       run.forward();
       run.backward();
       AttentionReference reference(run, c, 0.2, AttentionRun::kLayer);
-      const std::vector<uint8_t> graph = graph_of(run, c);
+      const std::vector<uint8_t> graph = predicted_graph_of(run, c);
       double pairs = 0, edges = 0;
       for (size_t e = 0; e < graph.size(); ++e) {
         ASSERT_LE(graph[e], reference.weight[e]) << "an edge to padding or to the future";
@@ -214,7 +214,8 @@ TEST(SparsefinderAttention, WhereTheWholeSupportIsPredictedItIsExactToTheBit) {
       expect_same(predicted, full);
       AttentionRun everything(config_of(near(1e9)), c);
       run_both_ways(everything);
-      is_sparse = is_sparse || count(graph_of(predicted, c)) < count(graph_of(everything, c));
+      is_sparse = is_sparse || count(predicted_graph_of(predicted, c)) <
+                                   count(predicted_graph_of(everything, c));
     }
     EXPECT_TRUE(is_sparse) << "no threshold left a pair out";
   }
@@ -317,7 +318,7 @@ TEST(SparsefinderAttention, ClustersAreTheNearestCentroidsOfProjectedContent) {
     std::sort(by_distance.begin(), by_distance.end());
     return std::array{by_distance[0].second, by_distance[1].second};
   };
-  const std::vector<uint8_t> graph = graph_of(run, c);
+  const std::vector<uint8_t> graph = predicted_graph_of(run, c);
   for (int64_t p = 0; p < c.batch * c.heads; ++p) {
     for (int64_t i = 0; i < c.length; ++i) {
       const auto q = groups(run.content_q, p, i);
@@ -336,15 +337,15 @@ TEST(SparsefinderAttention, OneClusterSeesEverythingAndAWindowOfOneTheTokenItsel
   const AttentionCase c = small();
   AttentionRun everything(config_of(clustered(1)), c);
   everything.forward();
-  EXPECT_EQ(count(graph_of(everything, c)), c.batch * c.heads * c.length * c.length);
+  EXPECT_EQ(count(predicted_graph_of(everything, c)), c.batch * c.heads * c.length * c.length);
   AttentionRun alone(config_of(near(0)), c);
   alone.forward();
-  EXPECT_EQ(count(graph_of(alone, c)), c.batch * c.heads * c.length);
+  EXPECT_EQ(count(predicted_graph_of(alone, c)), c.batch * c.heads * c.length);
   SparsefinderConfig nothing = near(0);
   nothing.window = 0;
   AttentionRun none(config_of(nothing), c);
   none.forward();
-  EXPECT_EQ(count(graph_of(none, c)), 0);
+  EXPECT_EQ(count(predicted_graph_of(none, c)), 0);
   for (const float x : none.out.values()) EXPECT_EQ(x, 0.0f);
 }
 
@@ -356,7 +357,8 @@ TEST(SparsefinderAttention, OfficialClustersMustBeOfEqualRank) {
   AttentionRun ranked(config_of(sparsefinder), c);
   any.forward();
   ranked.forward();
-  const std::vector<uint8_t> more = graph_of(any, c), fewer = graph_of(ranked, c);
+  const std::vector<uint8_t> more = predicted_graph_of(any, c),
+                             fewer = predicted_graph_of(ranked, c);
   EXPECT_LT(count(fewer), count(more));
   for (size_t e = 0; e < more.size(); ++e) EXPECT_LE(fewer[e], more[e]);
 }
@@ -402,7 +404,7 @@ TEST(SparsefinderAttention, ReformersBucketIsTheLargestOfAHashAndItsOpposite) {
     }
     return best;
   };
-  const std::vector<uint8_t> graph = graph_of(run, c);
+  const std::vector<uint8_t> graph = predicted_graph_of(run, c);
   for (int64_t p = 0; p < c.batch * c.heads; ++p) {
     for (int64_t e = 0; e < c.length * c.length; ++e) {
       const double* of_query = q.data() + (p * c.length + e / c.length) * r;
@@ -445,7 +447,7 @@ TEST(SparsefinderAttention, RoutingsClustersTakeTheirNearestQueriesAndKeysByAngl
     return is_in;
   };
   const Doubles q = projected(run, run.q), k = projected(run, run.k);
-  const std::vector<uint8_t> graph = graph_of(run, c);
+  const std::vector<uint8_t> graph = predicted_graph_of(run, c);
   for (int64_t p = 0; p < c.batch * c.heads; ++p) {
     std::vector<uint8_t> expected(static_cast<size_t>(c.length * c.length));
     for (int64_t cluster = 0; cluster < 5; ++cluster) {
@@ -472,7 +474,7 @@ TEST(SparsefinderAttention, GraphsByPlaceHaveWindowsAndGlobalTokensBeside) {
     AttentionRun a(config_of(alone), c), b(config_of(more), c);
     a.forward();
     b.forward();
-    const std::vector<uint8_t> fewer = graph_of(a, c), all = graph_of(b, c);
+    const std::vector<uint8_t> fewer = predicted_graph_of(a, c), all = predicted_graph_of(b, c);
     for (int64_t e = 0; e < std::ssize(all); ++e) {
       const int64_t i = e / c.length % c.length, j = e % c.length;
       const bool always = std::abs(i - j) <= 4 || i == 0 || j == 0;
@@ -490,7 +492,7 @@ TEST(SparsefinderAttention, WithoutProjectionsTokensAreComparedAsTheyAre) {
   AttentionRun run(config_of(sparsefinder), c);
   run.forward();
   EXPECT_FALSE(run.store.find("attention.project").has_value());
-  const std::vector<uint8_t> graph = graph_of(run, c);
+  const std::vector<uint8_t> graph = predicted_graph_of(run, c);
   for (int64_t e = 0; e < std::ssize(graph); ++e) {
     const int64_t p = e / (c.length * c.length), i = e / c.length % c.length, j = e % c.length;
     double squared = 0;
@@ -512,7 +514,7 @@ TEST(SparsefinderAttention, MipsMakesNearKeysThoseWithLargeProducts) {
     AttentionRun run(config_of(sparsefinder), c);
     add_padding(run);
     run.forward();
-    const std::vector<uint8_t> graph = graph_of(run, c);
+    const std::vector<uint8_t> graph = predicted_graph_of(run, c);
     int64_t unordered = 0;
     for (int64_t row = 0; row < c.batch * c.heads * c.length; ++row) {
       double least_near = 1e9, most_far = -1e9;

@@ -60,7 +60,8 @@ GraphPredictor::GraphPredictor(const SparsefinderConfig& config, ParameterStore&
                 .unit = "entropy of a sequence's queries and keys over clusters / of equal ones",
                 .is_share = true,
                 .over = occupancy_,
-                .under = sequences_});
+                .under = sequences_,
+                .has_total = true});
   }
   // Of one length, so that at first the direction of a token decides and not its size.
   centroids_ = store.declare_fixed(
