@@ -21,8 +21,8 @@ enum class DocumentRule : uint8_t {
 struct TokenizeOptions {
   DocumentRule documents = DocumentRule::kBlankLine;
   int threads = 1;
-  bool replace = false;  ///< files that exist
-  std::string command = {};   ///< for the meta file
+  bool replace = false;      ///< files that exist
+  std::string command = {};  ///< for the meta file
 };
 
 struct TokenizeCounts {
