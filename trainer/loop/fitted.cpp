@@ -35,7 +35,7 @@ void require_sort(const SafetensorsFile& file, const TensorMetadata& expected) {
 }
 
 std::vector<float> fitted_values(const SafetensorsFile& file,
-                             const model::ParameterStore::Entry& entry) {
+                                 const model::ParameterStore::Entry& entry) {
   const SafetensorsFile::Entry* found = file.find(entry.name);
   STIPPLE_CHECK_AS(ConfigError, found != nullptr, kKey, file.path(), " has no tensor '", entry.name,
                    "'; it was fitted with other attention.sparsefinder keys");
