@@ -2,6 +2,7 @@
 #include <xxhash.h>
 
 #include <algorithm>
+#include <memory>
 
 #include "core/error.h"
 #include "data/mlm/masking.h"
@@ -51,10 +52,10 @@ Pieces read_pieces(const text::TokenStream& stream, const WordPiece& tokenizer, 
 
 class MlmDataset final : public Dataset {
  public:
-  MlmDataset(Pieces pieces, const Masking& masking, const wordpiece::SpecialTokens& special,
+  MlmDataset(Pieces pieces, Masking masking, const wordpiece::SpecialTokens& special,
              std::vector<std::string> remarks)
       : pieces_(std::move(pieces)),
-        masking_(masking),
+        masking_(std::move(masking)),
         special_(special),
         remarks_(std::move(remarks)) {}
 
@@ -101,31 +102,36 @@ class MlmDataset final : public Dataset {
   }
 
   Pieces pieces_;
-  const Masking& masking_;
+  Masking masking_;
   wordpiece::SpecialTokens special_;
   std::vector<std::string> remarks_;
 };
 
-MaskedVocabulary masked_vocabulary(const Vocabulary& vocabulary) {
-  return {
-      .vocab_size = vocabulary.size(),
-      .mask = vocabulary.special().mask,
-      .is_special = [&](int32_t id) { return vocabulary.is_special(id); },
-      .continues =
-          [&](int32_t id) { return vocabulary.token(id).starts_with(wordpiece::kContinuation); }};
+/// Datasets may outlive their task, and so share its tokenizer.
+using SharedTokenizer = std::shared_ptr<const WordPiece>;
+
+MaskedVocabulary masked_vocabulary(const SharedTokenizer& tokenizer) {
+  const Vocabulary& vocabulary = tokenizer->vocabulary();
+  return {.vocab_size = vocabulary.size(),
+          .mask = vocabulary.special().mask,
+          .is_special = [tokenizer](int32_t id) { return tokenizer->vocabulary().is_special(id); },
+          .continues =
+              [tokenizer](int32_t id) {
+                return tokenizer->vocabulary().token(id).starts_with(wordpiece::kContinuation);
+              }};
 }
 
 class MlmTask final : public Task {
  public:
   MlmTask(const DataConfig& config, uint64_t seed)
       : config_(config),
-        tokenizer_(wordpiece::configured_tokenizer(config)),
-        training_(config.mlm.masking, masked_vocabulary(tokenizer_.vocabulary()), seed),
-        evaluation_(evaluated(config.mlm), masked_vocabulary(tokenizer_.vocabulary()), seed + 1),
+        tokenizer_(std::make_shared<const WordPiece>(wordpiece::configured_tokenizer(config))),
+        training_(config.mlm.masking, masked_vocabulary(tokenizer_), seed),
+        evaluation_(evaluated(config.mlm), masked_vocabulary(tokenizer_), seed + 1),
         info_{.name = "mlm",
               .fields = {.label = LabelKind::kMaskedToken},
-              .vocab_size = tokenizer_.vocabulary().size(),
-              .num_classes = tokenizer_.vocabulary().size(),
+              .vocab_size = tokenizer_->vocabulary().size(),
+              .num_classes = tokenizer_->vocabulary().size(),
               .max_length = config.max_length,
               .metrics = {kAccuracy, kPerplexity}} {}
 
@@ -136,12 +142,12 @@ class MlmTask final : public Task {
     of_text.text_lm.documents = config_.mlm.documents;
     text::Part part = text::read_part(of_text, split);
     Pieces pieces =
-        read_pieces(part.stream, tokenizer_, config_.max_length - kAround, config_.mlm.pack);
+        read_pieces(part.stream, *tokenizer_, config_.max_length - kAround, config_.mlm.pack);
     STIPPLE_CHECK_AS(DataError, !pieces.pieces.empty(), "the ", split_name(split), " part of ",
                      config_.dir, " has no words");
-    return std::make_unique<MlmDataset>(std::move(pieces),
-                                        split == Split::kTrain ? training_ : evaluation_,
-                                        tokenizer_.vocabulary().special(), std::move(part.remarks));
+    return std::make_unique<MlmDataset>(
+        std::move(pieces), split == Split::kTrain ? training_ : evaluation_,
+        tokenizer_->vocabulary().special(), std::move(part.remarks));
   }
 
   std::vector<std::string> files(Split) const override {
@@ -181,7 +187,7 @@ class MlmTask final : public Task {
   }
 
   DataConfig config_;
-  WordPiece tokenizer_;
+  SharedTokenizer tokenizer_;
   Masking training_, evaluation_;
   TaskInfo info_;
 };
