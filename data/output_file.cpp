@@ -53,7 +53,44 @@ int open_locked(const std::string& path) {
   }
 }
 
+/// Of a name without a folder, this one.
+std::string folder_of(const std::string& path) {
+  const std::filesystem::path folder = std::filesystem::path(path).parent_path();
+  return folder.empty() ? "." : folder.string();
+}
+
+void remove_stale_partials(const std::string& final_path) {
+  const std::string prefix =
+      std::filesystem::path(final_path).filename().string() + std::string(kPartial);
+  std::error_code unreadable;  // then there is nothing to find, or the next step says why
+  for (const auto& entry : std::filesystem::directory_iterator(folder_of(final_path), unreadable)) {
+    const std::string name = entry.path().string();
+    if (!entry.path().filename().string().starts_with(prefix) || !is_regular(name)) continue;
+    const int descriptor = ::open(name.c_str(), O_WRONLY | O_CLOEXEC);
+    if (descriptor < 0) continue;
+    if (::flock(descriptor, LOCK_EX | LOCK_NB) == 0) ::unlink(name.c_str());
+    ::close(descriptor);
+  }
+}
+
+std::string swept_partial_name(const std::string& final_path) {
+  remove_stale_partials(final_path);
+  return fmt::format("{}{}{}", final_path, kPartial, ::getpid());
+}
+
+/// A rename is on the disk only when its folder is.
+void sync_folder(const std::string& folder) {
+  const int descriptor = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (descriptor < 0) return;
+  // Some file systems refuse to sync a folder; the files themselves are safe by then.
+  (void)::fsync(descriptor);
+  ::close(descriptor);
+}
+
 }  // namespace
+
+OutputFile::OutputFile(const std::string& final_path)
+    : OutputFile(swept_partial_name(final_path), final_path) {}
 
 OutputFile::OutputFile(std::string temporary, std::string final_path)
     : temporary_(std::move(temporary)), final_path_(std::move(final_path)) {
@@ -92,24 +129,7 @@ void OutputFile::publish() {
   if (std::rename(temporary_.c_str(), final_path_.c_str()) != 0) fail("create", final_path_);
   is_published_ = true;
   if (::close(std::exchange(descriptor_, -1)) != 0) fail("write", final_path_);
-}
-
-std::string partial_name(const std::string& final_path) {
-  return fmt::format("{}{}{}", final_path, kPartial, ::getpid());
-}
-
-void remove_stale_partials(const std::string& final_path) {
-  const std::filesystem::path path(final_path);
-  const std::string prefix = path.filename().string() + std::string(kPartial);
-  std::error_code unreadable;  // then there is nothing to find, or the next step says why
-  for (const auto& entry : std::filesystem::directory_iterator(path.parent_path(), unreadable)) {
-    const std::string name = entry.path().string();
-    if (entry.path().filename().string().rfind(prefix, 0) != 0 || !is_regular(name)) continue;
-    const int descriptor = ::open(name.c_str(), O_WRONLY | O_CLOEXEC);
-    if (descriptor < 0) continue;
-    if (::flock(descriptor, LOCK_EX | LOCK_NB) == 0) ::unlink(name.c_str());
-    ::close(descriptor);
-  }
+  sync_folder(folder_of(final_path_));
 }
 
 }  // namespace stipple::data

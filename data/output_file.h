@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // A file that appears complete or not at all: written under a temporary name in the same folder,
 // renamed by publish(). The temporary file is locked as long as its writer lives, so that one left
-// behind by a killed process can be told from one that is being written.
+// behind by a killed process can be told from one that is being written, and is removed by the next
+// who writes the same file.
 #pragma once
 
 #include <string>
@@ -11,8 +12,11 @@ namespace stipple::data {
 
 class OutputFile {
  public:
-  /// Opens `temporary` for writing. Every member throws DataError with the path and the system's
-  /// reason.
+  /// Opens final_path.partial.PID for writing. Removes other files final_path.partial.* that no living
+  /// process writes, of this machine or another that shares the file system with locks. Every member
+  /// throws DataError with the path and the system's reason.
+  explicit OutputFile(const std::string& final_path);
+  /// Under a temporary name of one's own, and removes nothing.
   OutputFile(std::string temporary, std::string final_path);
   ~OutputFile();  ///< removes the temporary file unless it was published
   OutputFile(const OutputFile&) = delete;
@@ -21,7 +25,8 @@ class OutputFile {
   void append(std::string_view text);
   /// Everything appended is on the disk when this returns.
   void finish();
-  /// After finish(): takes the final name.
+  /// After finish(): takes the final name, which is on the disk when this returns, where the file
+  /// system can say so.
   void publish();
 
  private:
@@ -33,12 +38,5 @@ class OutputFile {
   std::string buffer_;
   bool is_published_ = false;
 };
-
-/// Removes the temporary files of `final_path` (named final_path.partial.*) that no living process
-/// writes, of this machine or another that shares the file system with locks.
-void remove_stale_partials(const std::string& final_path);
-
-/// The name that this process gives to its temporary file.
-std::string partial_name(const std::string& final_path);
 
 }  // namespace stipple::data

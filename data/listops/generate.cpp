@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <unistd.h>
 #include <xxhash.h>
 
 #include <algorithm>
@@ -158,8 +156,7 @@ class Splits {
       const auto split = static_cast<Split>(i);
       if (std::count(options.splits.begin(), options.splits.end(), split) == 0) continue;
       const std::string path = file_of(dir, split);
-      remove_stale_partials(path);
-      files_[i] = std::make_unique<OutputFile>(partial_name(path), path);
+      files_[i] = std::make_unique<OutputFile>(path);
       files_[i]->append("Source\tTarget\r\n");
       wanted_ = i + 1;
     }
@@ -211,15 +208,6 @@ void create_folder(const std::string& dir) {
   if (reason) {
     throw DataError(fmt::format("cannot create folder {}: {}", dir, reason.message()));
   }
-}
-
-/// A rename is on the disk only when its folder is.
-void sync_folder(const std::string& dir) {
-  const int descriptor = ::open(dir.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (descriptor < 0) return;
-  // Some file systems refuse to sync a folder; the files themselves are safe by then.
-  (void)::fsync(descriptor);
-  ::close(descriptor);
 }
 
 void check_fruitful(const GeneratorOptions& o, uint64_t fruitless, int64_t done, int64_t total) {
@@ -274,7 +262,6 @@ void generate(const std::string& dir, const GeneratorOptions& options,
   splits.finish();
   check_free(dir, options);  // another generator may have been faster
   splits.publish();
-  sync_folder(dir);
   if (progress) progress(total, total);
 }
 

@@ -68,9 +68,7 @@ class ShardWriter {
  public:
   ShardWriter(const std::string& prefix, const wordpiece::WordPiece& tokenizer,
               const std::string& command)
-      : bin_(file_for(bin_of(prefix))),
-        meta_(file_for(meta_of(prefix))),
-        idx_(file_for(idx_of(prefix))) {
+      : bin_(bin_of(prefix)), meta_(meta_of(prefix)), idx_(idx_of(prefix)) {
     const wordpiece::Vocabulary& vocabulary = tokenizer.vocabulary();
     index_.type = type_for(vocabulary.size());
     facts_.vocabulary_hash = vocabulary.hash();
@@ -118,11 +116,6 @@ class ShardWriter {
   }
 
  private:
-  static OutputFile file_for(const std::string& path) {
-    remove_stale_partials(path);
-    return OutputFile(partial_name(path), path);
-  }
-
   template <class T>
   void append_as(const std::vector<int32_t>& ids) {
     for (const int32_t id : ids) {

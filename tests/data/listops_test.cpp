@@ -359,50 +359,6 @@ TEST(ListopsGenerate, KilledGeneratorLeavesNothingForLong) {
 
 // --- a disk that refuses -------------------------------------------------------------------------
 
-TEST(ListopsOutputFile, FullDiskIsReportedWithPathAndReason) {
-  const std::string message = message_of([] {
-    OutputFile file("/dev/full", "/dev/full");
-    file.append("some text");
-    file.finish();
-  });
-  expect_contains(message, "/dev/full");
-  expect_contains(message, std::strerror(ENOSPC));
-  EXPECT_TRUE(std::filesystem::exists("/dev/full"));
-}
-
-TEST(ListopsOutputFile, UnpublishedFileIsRemoved) {
-  const ScratchFolder folder;
-  {
-    OutputFile file(folder / "temporary", folder / "final");
-    file.append("text");
-    file.finish();
-    EXPECT_EQ(names_in(folder), std::set<std::string>{"temporary"});
-  }
-  EXPECT_TRUE(names_in(folder).empty());
-}
-
-TEST(ListopsOutputFile, ATemporaryFileHasOneWriter) {
-  const ScratchFolder folder;
-  OutputFile file(folder / "temporary", folder / "final");
-  file.append("text");
-  file.finish();
-  expect_contains(message_of([&] { OutputFile(folder / "temporary", folder / "final"); }),
-                  "another process");
-  file.publish();
-  EXPECT_EQ(read_file(folder / "final"), "text");
-}
-
-TEST(ListopsOutputFile, LongTextsArriveWhole) {
-  const ScratchFolder folder;
-  const std::string chunk(300001, 'x');
-  OutputFile file(folder / "temporary", folder / "final");
-  for (int i = 0; i < 20; ++i) file.append(chunk);
-  file.finish();
-  file.publish();
-  EXPECT_EQ(names_in(folder), std::set<std::string>{"final"});
-  EXPECT_EQ(std::filesystem::file_size(folder / "final"), 20u * 300001u);
-}
-
 /// No file may grow beyond `bytes` as long as this lives.
 class FileSizeLimit {
  public:

@@ -72,14 +72,13 @@ int data_vocab(const VocabularyOptions& options) {
   const std::string out = expand_path(options.out, "--out");
   STIPPLE_CHECK_AS(DataError, options.replace || !std::filesystem::exists(out), out,
                    " exists already; choose another --out, or --force to replace");
+  data::OutputFile file(out);  // before the work: a place that cannot be written is told at once
   Stopwatch watch;
   const wordpiece::WordCounts words = wordpiece::count_words(
       expanded(options.files), options.splitting, options.threads, show_bytes);
   STIPPLE_CHECK_AS(DataError, !words.empty(), "there is no word in ", options.files.size(),
                    options.files.size() == 1 ? " file" : " files");
   const wordpiece::Vocabulary vocabulary(wordpiece::train_vocabulary(words, options.training), out);
-  data::remove_stale_partials(out);
-  data::OutputFile file(data::partial_name(out), out);
   file.append(vocabulary.text());
   file.finish();
   file.publish();

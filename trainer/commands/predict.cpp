@@ -12,7 +12,7 @@
 #include "trainer/exit_code.h"
 #include "trainer/loop/evaluate.h"
 #include "trainer/loop/open_split.h"
-#include "trainer/record/output_file.h"
+#include "trainer/record/named_file.h"
 
 namespace stipple::trainer {
 namespace {

@@ -14,7 +14,7 @@
 #include "trainer/exit_code.h"
 #include "trainer/loop/memory_check.h"
 #include "trainer/loop/replica.h"
-#include "trainer/record/output_file.h"
+#include "trainer/record/named_file.h"
 #include "trainer/record/png.h"
 #include "trainer/record/run_directory.h"
 

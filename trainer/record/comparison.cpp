@@ -11,7 +11,7 @@
 #include "core/error.h"
 #include "trainer/config/config_text.h"
 #include "trainer/record/curves.h"
-#include "trainer/record/output_file.h"
+#include "trainer/record/named_file.h"
 #include "trainer/record/page.h"
 #include "trainer/record/run_directory.h"
 #include "trainer/record/svg_chart.h"

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "trainer/record/output_file.h"
+#include "trainer/record/named_file.h"
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
@@ -16,13 +16,13 @@ namespace {
 
 namespace fs = std::filesystem;
 
-class OutputFile : public ::testing::Test {
+class NamedFile : public ::testing::Test {
  protected:
-  OutputFile() {
+  NamedFile() {
     fs::remove_all(folder_);
     fs::create_directories(folder_ / "sub");
   }
-  ~OutputFile() override { fs::remove_all(folder_); }
+  ~NamedFile() override { fs::remove_all(folder_); }
   std::string path(const std::string& name) const { return (folder_ / name).string(); }
   static std::string refusal(const std::string& path) {
     try {
@@ -36,7 +36,7 @@ class OutputFile : public ::testing::Test {
   fs::path folder_ = fs::path(::testing::TempDir()) / ("output_file" + std::to_string(getpid()));
 };
 
-TEST_F(OutputFile, IsRefusedWhereNoneCanBe) {
+TEST_F(NamedFile, IsRefusedWhereNoneCanBe) {
   EXPECT_EQ(refusal(path("new")), "none");
   EXPECT_EQ(refusal(path("sub")), "--out: " + path("sub") + " is a folder; name a file in it");
   EXPECT_EQ(refusal("/dev/null"), "none");
@@ -46,7 +46,7 @@ TEST_F(OutputFile, IsRefusedWhereNoneCanBe) {
   EXPECT_EQ(refusal(path("sub/new")), "--out: " + path("sub") + " may not be written");
 }
 
-TEST_F(OutputFile, ReplacesAFileAlsoBehindALink) {
+TEST_F(NamedFile, ReplacesAFileAlsoBehindALink) {
   write_output(path("file"), "first");
   fs::create_symlink("../file", folder_ / "sub/link");
   write_output(path("sub/link"), "second");
@@ -55,7 +55,7 @@ TEST_F(OutputFile, ReplacesAFileAlsoBehindALink) {
   EXPECT_EQ(list_directory(folder_.string()), (std::vector<std::string>{"file", "sub"}));
 }
 
-TEST_F(OutputFile, IsWrittenToWhereItIsAPipeOrADevice) {
+TEST_F(NamedFile, IsWrittenToWhereItIsAPipeOrADevice) {
   ASSERT_EQ(mkfifo(path("pipe").c_str(), 0600), 0);
   const int reader = open(path("pipe").c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC);
   ASSERT_GE(reader, 0);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "trainer/record/output_file.h"
+#include "trainer/record/named_file.h"
 
 #include <unistd.h>
 
