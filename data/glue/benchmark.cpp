@@ -163,6 +163,11 @@ std::span<const Published> all_published() { return kTable; }
 
 std::span<const std::string_view> task_names() { return kNames; }
 
+bool answers_for(TaskId asked, TaskId trained) {
+  const std::string_view folder = published(asked == TaskId::kAx ? TaskId::kMnli : asked).folder;
+  return published(trained).folder == folder;
+}
+
 std::vector<Metric> metrics_of(TaskId id) {
   switch (id) {
     case TaskId::kCola:

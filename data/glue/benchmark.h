@@ -58,5 +58,8 @@ std::span<const Published> all_published();  ///< in the order of TaskId
 std::span<const std::string_view> task_names();
 /// The first one chooses among epochs.
 std::vector<Metric> metrics_of(TaskId);
+/// Whether the leaderboard takes for `asked` what a model says that was trained for `trained`: the
+/// same training files, or those of MNLI for the diagnostic.
+bool answers_for(TaskId asked, TaskId trained);
 
 }  // namespace stipple::data::glue

@@ -82,6 +82,18 @@ class Glue : public testing::Test {
   test::ScratchFolder folder_;
 };
 
+TEST_F(Glue, ModelsAnswerForTheTaskWhoseTrainingFilesTheySaw) {
+  for (const glue::Published& trained : glue::all_published()) {
+    for (const glue::Published& asked : glue::all_published()) {
+      const bool are_of_mnli =
+          trained.folder == "MNLI" && (asked.folder == "MNLI" || asked.id == TaskId::kAx);
+      const bool expected = are_of_mnli || (trained.id == asked.id && asked.id != TaskId::kAx);
+      EXPECT_EQ(glue::answers_for(asked.id, trained.id), expected)
+          << asked.name << " by " << trained.name;
+    }
+  }
+}
+
 TEST_F(Glue, EveryTaskIsReadByItsColumns) {
   EXPECT_EQ(rows(TaskId::kCola, Split::kTrain),
             (Lines{"A b.||1", "b \"a||0", "c \xE2\x80\xA8 d||1", "||0"}));

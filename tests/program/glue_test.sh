@@ -186,6 +186,8 @@ contains "$output" "has no labels"
 expect 2 "$STIPPLE" predict run --out nowhere/x.tsv
 contains "$output" "there is no folder nowhere"
 expect 2 "$STIPPLE" predict run --out x.tsv --split test --input mine.txt
+expect 2 "$STIPPLE" predict run data.glue.task=rte --out x.tsv
+contains "$output" "data.glue.task: run was trained for mrpc and has no answers for rte"
 printf 'a b c\n' >single.txt
 expect 2 "$STIPPLE" predict run --input single.txt --out x.tsv
 contains "$output" "single.txt:1: the row has 1 of 2 fields"

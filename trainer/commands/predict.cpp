@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "core/log.h"
+#include "data/glue/benchmark.h"
 #include "data/predictions.h"
 #include "trainer/commands/commands.h"
 #include "trainer/commands/load_parameters.h"
@@ -30,6 +31,19 @@ void require_answers(const data::TaskInfo& info, const std::string& run_dir,
   require_output(expand_path(options.out, "--out"), "--out");
 }
 
+/// Numbers of classes may agree where their meanings do not.
+void require_trained_for(const OpenedRun& run) {
+  const data::DataConfig& trained = run.trained.data;
+  const data::DataConfig& asked = run.config.data;
+  const bool are_of_glue =
+      trained.task == data::TaskKind::kGlue && asked.task == data::TaskKind::kGlue;
+  STIPPLE_CHECK_AS(ConfigError,
+                   !are_of_glue || data::glue::answers_for(asked.glue.task, trained.glue.task),
+                   "data.glue.task: ", run.directory.path(), " was trained for ",
+                   data::glue::published(trained.glue.task).name, " and has no answers for ",
+                   data::glue::published(asked.glue.task).name);
+}
+
 std::unique_ptr<data::Dataset> open_examples(comm::Communicator& communicator,
                                              const data::Task& task,
                                              const PredictOptions& options) {
@@ -47,7 +61,10 @@ int predict(comm::Communicator& communicator, const std::string& run_dir,
   const OpenedRun run = open_run(communicator, run_dir, with_published_splits(overrides));
   const Config& config = run.config;
   const data::TaskInfo& info = run.task->info();
-  comm::agree(communicator, [&] { require_answers(info, run_dir, options); });
+  comm::agree(communicator, [&] {
+    require_answers(info, run_dir, options);
+    require_trained_for(run);
+  });
   const auto dataset = open_examples(communicator, *run.task, options);
   const std::unique_ptr<Replica> replica =
       load_model(communicator, run, config, options.checkpoint).replica;
