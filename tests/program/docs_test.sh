@@ -32,6 +32,10 @@ case \$1 in
   train) exec "$STIPPLE" "\$@" train.steps=2 train.batch=4 train.micro_batch=2 eval.every=0 eval.seeds=1 checkpoint.every=0 log.every=1 threads=1 \\
       data.max_length=600 ;;
   data) exec "$STIPPLE" "\$@" --train 8 --val 2 --test 2 --min-length 500 --max-length 600 --force ;;  # several pages make the same
+  sparsefinder)
+    [[ \$2 != sweep ]] || set -- "\$@" --examples 4 --epochs 1 --windows 1 --globals 4 --clusters 4 --tops 1 --buckets 8 --thresholds 1 \\
+        --hashes 1 --random-blocks 1 --random-tokens 4 --strides 8
+    exec "$STIPPLE" "\$@" ;;
   *) exec "$STIPPLE" "\$@" ;;
 esac
 SCRIPT
