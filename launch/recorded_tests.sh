@@ -5,11 +5,11 @@
 #   launch/recorded_tests.sh SUITE...   builds and runs them and records what passes: commit the record with the change
 #   launch/recorded_tests.sh            the same for all whose files have changed since they passed
 #   launch/recorded_tests.sh --unchanged, --changed  print the suites whose files are, or are not, those that passed, one a line
-# Suites: statistics (thousands of graphs and examples against their laws), and core, kernels, comm, data: the sanitized tests of
-# a layer, on the CPU and on the emulated CUDA device.
+# Suites: statistics (thousands of graphs and examples against their laws), core, kernels, comm, data, model, trainer: the sanitized
+# tests of a layer, on the CPU and on the emulated CUDA device, and emulated: the whole program on that device.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-suites=(statistics core kernels comm data)
+suites=(statistics core kernels comm data model trainer emulated)
 record=tests/recorded.passed
 
 # files_of SUITE: what decides it, besides the compiler
@@ -26,6 +26,9 @@ files_of() {
     kernels) echo "$everywhere" core kernels tests/kernels ;;
     comm) echo "$everywhere" core kernels comm tests/comm ;;
     data) echo "$everywhere" core data tests/data ;;
+    model) echo "$everywhere" core kernels comm data model tests/model ;;
+    trainer) echo "$everywhere" core kernels comm data model trainer configs tests/trainer tests/data ;;
+    emulated) echo "$everywhere" core kernels comm data model trainer configs launch/mpi_environment.sh tests/kernels tests/program ;;
     *) echo "recorded_tests: no suite is called '$1', only ${suites[*]}" >&2; return 2 ;;
   esac
 }

@@ -27,9 +27,10 @@ ctest --preset cpu "${without[@]}" "$@"
 [ $# != 0 ] || launch/lint.sh
 
 # The sanitized build repeats what is quick, on the CPU and on the emulated CUDA device.
-if [ "${STIPPLE_SANITIZED:-1}" = 1 ]; then
-  programs=(stipple)
-  for layer in core kernels comm data model trainer; do is_skipped $layer || programs+=("${layer}_test_programs"); done
+programs=()
+for layer in core kernels comm data model trainer; do is_skipped $layer || programs+=("${layer}_test_programs"); done
+is_skipped emulated || programs+=(stipple)
+if [ "${STIPPLE_SANITIZED:-1}" = 1 ] && [ ${#programs[@]} != 0 ]; then
   launch/build.sh cuda-emulated "${programs[@]}"
   ctest --preset cuda-emulated -LE "^($(IFS='|'; echo "${skipped[*]:-none}"))\$" ${1:+--no-tests=ignore} "$@"
 fi
