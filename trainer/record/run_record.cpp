@@ -10,7 +10,7 @@
 namespace stipple::trainer {
 namespace {
 
-constexpr int64_t kMaxBytes = int64_t{1} << 20;
+constexpr int64_t kMaxRecordBytes = int64_t{1} << 20;
 constexpr const char* kSavedStep = "saved_step";
 constexpr const char* kPaths = "paths";
 
@@ -20,7 +20,7 @@ RunRecord read_run_record(const std::string& path) {
   RunRecord record;
   if (!path_exists(path)) return record;
   try {
-    const Json j = Json::parse(read_text(path, kMaxBytes));
+    const Json j = Json::parse(read_text(path, kMaxRecordBytes));
     if (!j.at(kSavedStep).is_null()) record.saved_step = j.at(kSavedStep).get<int64_t>();
     for (const auto& [key, value] : j.at(kPaths).members()) record.paths.emplace(key, value);
   } catch (const DataError& e) {
