@@ -35,10 +35,10 @@ void reserve(const TaskInfo& info, int64_t batch, Leaf& leaf) {
 }
 
 /// Tokens of the longest sequence.
-int64_t longest(const Dataset& dataset, const TaskInfo& info, int64_t example) {
+int64_t longest(const Dataset& dataset, const TaskInfo& info, Draw draw) {
   int64_t tokens = 0;
   for (int64_t sequence = 0; sequence < info.fields.sequences; ++sequence) {
-    tokens = std::max(tokens, dataset.length(example, sequence));
+    tokens = std::max(tokens, dataset.length(draw, sequence));
   }
   return tokens;
 }
@@ -48,7 +48,7 @@ int64_t padded_length(const Dataset& dataset, const TaskInfo& info, bool is_fixe
   if (is_fixed) return info.max_length;
   int64_t tokens = 1;
   for (const Draw& draw : draws) {
-    if (draw.example >= 0) tokens = std::max(tokens, longest(dataset, info, draw.example));
+    if (draw.example >= 0) tokens = std::max(tokens, longest(dataset, info, draw));
   }
   const int64_t rounded = (tokens + kLengthMultiple - 1) / kLengthMultiple * kLengthMultiple;
   return std::min(rounded, info.max_length);
@@ -87,7 +87,7 @@ void fill_example(const Dataset& dataset, const TaskInfo& info, Leaf& leaf, int6
   const Draw draw = leaf.draws[static_cast<size_t>(place)];
   const int64_t sequences = leaf.sizes.fields.sequences;
   for (int64_t s = 0; s < sequences; ++s) {
-    const int64_t count = dataset.length(draw.example, s);
+    const int64_t count = dataset.length(draw, s);
     dataset.get(draw, s, spans_of(leaf, place, s, count));
     std::ranges::fill(part(leaf.mask, (place * sequences + s) * leaf.sizes.length, count),
                       uint8_t{1});
@@ -182,8 +182,8 @@ void TrainBatches::plan(int64_t step) {
   }
   std::iota(by_length_.begin(), by_length_.end(), 0);
   std::sort(by_length_.begin(), by_length_.end(), [this](int32_t a, int32_t b) {
-    const int64_t length_a = longest(dataset_, info_, draws_[static_cast<size_t>(a)].example);
-    const int64_t length_b = longest(dataset_, info_, draws_[static_cast<size_t>(b)].example);
+    const int64_t length_a = longest(dataset_, info_, draws_[static_cast<size_t>(a)]);
+    const int64_t length_b = longest(dataset_, info_, draws_[static_cast<size_t>(b)]);
     return length_a != length_b ? length_a > length_b : a < b;
   });
   const int64_t micro = options_.micro_batch;
@@ -218,7 +218,7 @@ EvalBatches::EvalBatches(const Dataset& dataset, const TaskInfo& info, const Bat
   order_.resize(static_cast<size_t>(dataset.size()));
   std::iota(order_.begin(), order_.end(), 0);
   std::stable_sort(order_.begin(), order_.end(), [&](int64_t a, int64_t b) {
-    return longest(dataset, info, a) > longest(dataset, info, b);
+    return longest(dataset, info, {.example = a}) > longest(dataset, info, {.example = b});
   });
 }
 

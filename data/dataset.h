@@ -66,7 +66,7 @@ class Dataset {
   virtual ~Dataset() = default;
   virtual int64_t size() const = 0;
   /// Tokens of a sequence, at most TaskInfo::max_length.
-  virtual int64_t length(int64_t example, int64_t sequence) const = 0;
+  virtual int64_t length(Draw, int64_t sequence) const = 0;
   /// How many labels of an example get() writes that count: the loss of a step is the mean over
   /// those of its global batch, which nobody has to load to know.
   virtual int64_t num_labels(Draw) const = 0;

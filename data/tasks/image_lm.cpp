@@ -50,7 +50,7 @@ class ImageDataset final : public Dataset {
       : planes_(std::move(planes)), pixels_(pixels) {}
 
   int64_t size() const override { return static_cast<int64_t>(planes_.size()) / tokens(); }
-  int64_t length(int64_t, int64_t) const override { return tokens(); }
+  int64_t length(Draw, int64_t) const override { return tokens(); }
   int64_t num_labels(Draw) const override { return tokens(); }
 
   /// Pixel by pixel, red, green, blue; what begins every picture is shown before its first value.

@@ -32,19 +32,20 @@ class ListopsDataset final : public Dataset {
 
   int64_t size() const override { return static_cast<int64_t>(rows_.labels.size()); }
 
-  int64_t length(int64_t i, int64_t) const override {
-    return rows_.offsets[static_cast<size_t>(i) + 1] - rows_.offsets[static_cast<size_t>(i)];
+  int64_t length(Draw draw, int64_t) const override {
+    const auto i = static_cast<size_t>(draw.example);
+    return rows_.offsets[i + 1] - rows_.offsets[i];
   }
 
   int64_t num_labels(Draw) const override { return 1; }
 
   void get(Draw draw, int64_t, const ExampleSpans& to) const override {
     const int64_t i = draw.example;
-    STIPPLE_CHECK(i >= 0 && i < size() && static_cast<int64_t>(to.ids.size()) >= length(i, 0) &&
+    STIPPLE_CHECK(i >= 0 && i < size() && static_cast<int64_t>(to.ids.size()) >= length(draw, 0) &&
                       !to.labels.empty(),
                   "listops: no room for example ", i, " of ", size());
     const auto begin = rows_.tokens.begin() + rows_.offsets[static_cast<size_t>(i)];
-    std::copy(begin, begin + length(i, 0), to.ids.begin());
+    std::copy(begin, begin + length(draw, 0), to.ids.begin());
     to.labels[0] = rows_.labels[static_cast<size_t>(i)];
   }
 
@@ -150,7 +151,7 @@ class ListopsTask final : public Task {
     std::vector<uint8_t> tokens;
     for (int64_t i = 0; i < dataset.size(); ++i) {
       int32_t label = 0;
-      ids.resize(static_cast<size_t>(dataset.length(i, 0)));
+      ids.resize(static_cast<size_t>(dataset.length({.example = i}, 0)));
       dataset.get({.example = i}, 0, {.ids = ids, .labels = {&label, 1}});
       tokens.resize(ids.size());
       std::transform(ids.begin(), ids.end(), tokens.begin(),

@@ -60,17 +60,17 @@ class MlmDataset final : public Dataset {
         remarks_(std::move(remarks)) {}
 
   int64_t size() const override { return static_cast<int64_t>(pieces_.pieces.size()); }
-  int64_t length(int64_t i, int64_t) const override { return piece(i).size() + kAround; }
+  int64_t length(Draw draw, int64_t) const override { return piece(draw.example).size() + kAround; }
 
   /// As get() writes them, drawn again: O(tokens).
   int64_t num_labels(Draw draw) const override {
-    std::vector<int32_t> ids(static_cast<size_t>(length(draw.example, 0)));
+    std::vector<int32_t> ids(static_cast<size_t>(length(draw, 0)));
     write(draw.example, ids);
     return masking_.count(draw.epoch, static_cast<uint64_t>(draw.example), ids);
   }
 
   void get(Draw draw, int64_t, const ExampleSpans& to) const override {
-    const auto n = static_cast<size_t>(length(draw.example, 0));
+    const auto n = static_cast<size_t>(length(draw, 0));
     write(draw.example, to.ids.first(n));
     masking_.apply(draw.epoch, static_cast<uint64_t>(draw.example), to.ids.first(n),
                    to.labels.first(n));
@@ -164,7 +164,7 @@ class MlmTask final : public Task {
     std::vector<int32_t> ids(static_cast<size_t>(info_.max_length)), labels(ids.size());
     int64_t total = 0;
     for (int64_t i = 0; i < dataset.size(); ++i) {
-      const auto n = static_cast<size_t>(dataset.length(i, 0));
+      const auto n = static_cast<size_t>(dataset.length({.example = i}, 0));
       dataset.get({.example = i}, 0,
                   {.ids = std::span(ids).first(n), .labels = std::span(labels).first(n)});
       for (const int32_t label : std::span(labels).first(n)) {

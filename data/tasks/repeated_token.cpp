@@ -23,7 +23,7 @@ class RepeatedTokenDataset final : public Dataset {
       : sequence_(sequence), size_(size), seed_(seed), stream_(static_cast<int>(split)) {}
 
   int64_t size() const override { return size_; }
-  int64_t length(int64_t, int64_t) const override { return sequence_; }
+  int64_t length(Draw, int64_t) const override { return sequence_; }
 
   int64_t num_labels(Draw) const override { return sequence_; }
 

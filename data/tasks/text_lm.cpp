@@ -41,7 +41,7 @@ class TextDataset final : public Dataset {
   }
 
   int64_t size() const override { return static_cast<int64_t>(windows_.size()); }
-  int64_t length(int64_t i, int64_t) const override { return window(i).size; }
+  int64_t length(Draw draw, int64_t) const override { return window(draw.example).size; }
   int64_t num_labels(Draw draw) const override { return window(draw.example).size; }
 
   void get(Draw draw, int64_t, const ExampleSpans& to) const override {
@@ -174,7 +174,7 @@ class TextTask final : public Task {
     std::vector<int32_t> ids(static_cast<size_t>(config_.max_length)), labels(ids.size());
     for (int64_t i = 0; i < dataset.size(); ++i) {
       dataset.get({.example = i}, 0, {.ids = ids, .labels = labels});
-      const auto n = static_cast<size_t>(dataset.length(i, 0));
+      const auto n = static_cast<size_t>(dataset.length({.example = i}, 0));
       counts.add(std::span(ids).first(n), std::span(labels).first(n));
     }
     std::vector<Rung> rungs = {{"pairs of bytes", counts.bits_after_one()},

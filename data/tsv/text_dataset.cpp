@@ -37,8 +37,8 @@ TextDataset::TextDataset(std::span<const Text> texts, const wordpiece::WordPiece
   }
 }
 
-int64_t TextDataset::length(int64_t example, int64_t) const {
-  const auto i = static_cast<size_t>(example);
+int64_t TextDataset::length(Draw draw, int64_t) const {
+  const auto i = static_cast<size_t>(draw.example);
   return begins_[i + 1] - begins_[i];
 }
 
@@ -50,7 +50,7 @@ void TextDataset::get(Draw draw, int64_t, const ExampleSpans& to) const {
   STIPPLE_CHECK(draw.example >= 0 && draw.example < size(), "no text ", draw.example, " of ",
                 size());
   const auto i = static_cast<size_t>(draw.example);
-  const auto n = static_cast<size_t>(length(draw.example, 0));
+  const auto n = static_cast<size_t>(length(draw, 0));
   STIPPLE_CHECK(to.ids.size() >= n, "no room for text ", draw.example);
   std::copy_n(ids_.begin() + begins_[i], n, to.ids.begin());
   if (!to.segments.empty()) {

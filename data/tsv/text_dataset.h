@@ -28,7 +28,7 @@ class TextDataset final : public Dataset {
               std::vector<std::string> remarks);
 
   int64_t size() const override { return static_cast<int64_t>(labels_.size()); }
-  int64_t length(int64_t example, int64_t sequence) const override;
+  int64_t length(Draw, int64_t sequence) const override;
   int64_t num_labels(Draw) const override;
   void get(Draw, int64_t sequence, const ExampleSpans&) const override;
   uint64_t fingerprint() const override;

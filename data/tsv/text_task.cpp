@@ -59,7 +59,7 @@ double majority_share(const Dataset& dataset) {
   std::vector<int32_t> ids;
   for (int64_t i = 0; i < dataset.size(); ++i) {
     int32_t label = -1;
-    ids.resize(static_cast<size_t>(dataset.length(i, 0)));
+    ids.resize(static_cast<size_t>(dataset.length({.example = i}, 0)));
     dataset.get({.example = i}, 0, {.ids = ids, .labels = {&label, 1}});
     if (label < 0) continue;
     ++labels;

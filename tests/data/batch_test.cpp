@@ -27,9 +27,9 @@ class FakeDataset final : public Dataset {
   FakeDataset(std::vector<int64_t> lengths, LabelKind label)
       : FakeDataset(std::move(lengths), LeafFields{.label = label}) {}
   int64_t size() const override { return static_cast<int64_t>(lengths_.size()); }
-  int64_t length(int64_t i, int64_t s) const override {
-    const int64_t first = lengths_.at(static_cast<size_t>(i));
-    return s == 0 ? first : 1 + (7 * first + i) % kMaxLength;
+  int64_t length(Draw draw, int64_t s) const override {
+    const int64_t first = lengths_.at(static_cast<size_t>(draw.example));
+    return s == 0 ? first : 1 + (7 * first + draw.example) % kMaxLength;
   }
   int64_t num_labels(Draw draw) const override {
     int64_t labels = 0;
@@ -39,7 +39,7 @@ class FakeDataset final : public Dataset {
     return labels + lie;
   }
   void get(Draw draw, int64_t s, const ExampleSpans& to) const override {
-    ASSERT_EQ(static_cast<int64_t>(to.ids.size()), length(draw.example, s));
+    ASSERT_EQ(static_cast<int64_t>(to.ids.size()), length(draw, s));
     ASSERT_EQ(to.segments.size(), fields_.segments > 0 ? to.ids.size() : 0);
     const bool is_value = fields_.label == LabelKind::kValue;
     ASSERT_EQ(static_cast<int64_t>(to.labels.size()), is_value ? 0 : spots(draw, s));
@@ -69,7 +69,7 @@ class FakeDataset final : public Dataset {
   }
   /// Places for labels.
   int64_t spots(Draw draw, int64_t s) const {
-    if (is_per_token(fields_.label)) return length(draw.example, s);
+    if (is_per_token(fields_.label)) return length(draw, s);
     return s == 0 ? 1 : 0;
   }
   const LeafFields& fields() const { return fields_; }
@@ -124,7 +124,7 @@ std::vector<Leaf> load_step(TrainBatches& batches, int64_t step) {
 void expect_row(const Leaf& leaf, const FakeDataset& dataset, Draw draw, int64_t sequence,
                 int64_t row) {
   const bool per_token = is_per_token(dataset.fields().label);
-  const int64_t length = draw.example < 0 ? 0 : dataset.length(draw.example, sequence);
+  const int64_t length = draw.example < 0 ? 0 : dataset.length(draw, sequence);
   for (int64_t k = 0; k < leaf.sizes.length; ++k) {
     const auto at = static_cast<size_t>(row * leaf.sizes.length + k);
     const bool real = k < length;
@@ -305,7 +305,7 @@ TEST(TrainBatches, LeavesHoldExamplesOfLikeLength) {
   std::vector<std::pair<int64_t, int64_t>> extents;
   for (const Leaf& leaf : load_step(batches, 0)) {
     std::vector<int64_t> lengths;
-    for (const Draw& draw : leaf.draws) lengths.push_back(dataset.length(draw.example, 0));
+    for (const Draw& draw : leaf.draws) lengths.push_back(dataset.length(draw, 0));
     extents.emplace_back(*std::min_element(lengths.begin(), lengths.end()),
                          *std::max_element(lengths.begin(), lengths.end()));
   }
@@ -471,7 +471,7 @@ TEST(EvalBatches, LeavesComeByFallingLength) {
   Leaf leaf;
   for (int64_t i = 0; i < batches.num_leaves(); ++i) {
     batches.load(i, leaf);
-    for (const Draw& draw : leaf.draws) lengths.push_back(dataset.length(draw.example, 0));
+    for (const Draw& draw : leaf.draws) lengths.push_back(dataset.length(draw, 0));
   }
   EXPECT_TRUE(std::is_sorted(lengths.rbegin(), lengths.rend()));
 }

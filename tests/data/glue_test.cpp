@@ -61,7 +61,7 @@ class Glue : public testing::Test {
   static Lines examples(const Dataset& dataset, bool is_value = false) {
     Lines lines;
     for (int64_t i = 0; i < dataset.size(); ++i) {
-      const auto n = static_cast<size_t>(dataset.length(i, 0));
+      const auto n = static_cast<size_t>(dataset.length({.example = i}, 0));
       std::vector<int32_t> ids(n, -7), segments(n, -7);
       int32_t label = -1;
       float value = std::nanf("");

@@ -402,7 +402,7 @@ std::unique_ptr<Task> task_in(const std::string& dir, int64_t max_length = 2048)
 }
 
 std::vector<uint8_t> tokens_of(const Dataset& dataset, int64_t i, int32_t* label = nullptr) {
-  std::vector<int32_t> ids(static_cast<size_t>(dataset.length(i, 0)));
+  std::vector<int32_t> ids(static_cast<size_t>(dataset.length({.example = i}, 0)));
   int32_t ignored = 0;
   dataset.get({.example = i}, 0, {.ids = ids, .labels = {label == nullptr ? &ignored : label, 1}});
   std::vector<uint8_t> tokens;
@@ -576,7 +576,7 @@ TEST(ListopsReader, LabelsOfTheWrongRowAreFound) {
 
 TEST(ListopsReader, CutRowsAreCheckedWhole) {
   const std::string good = "Source\tTarget\n[MAX 2 9 [MIN 4 5 ] ]\t9\n";
-  EXPECT_EQ(open_text(good, 3)->length(0, 0), 3);
+  EXPECT_EQ(open_text(good, 3)->length({}, 0), 3);
   EXPECT_THROW(open_text(good + "[MAX 2 9 [MIN 4 5 ]\t9\n", 3), DataError);
   EXPECT_THROW(open_text(good + "[MAX 2 9 [MIN 4 5 ] ]\t8\n", 3), DataError);
 }

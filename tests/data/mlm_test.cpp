@@ -54,7 +54,7 @@ struct Shown {
 };
 
 Shown shown(const Dataset& dataset, Draw draw) {
-  const auto n = static_cast<size_t>(dataset.length(draw.example, 0));
+  const auto n = static_cast<size_t>(dataset.length(draw, 0));
   Shown s{std::vector<int32_t>(n, -7), std::vector<int32_t>(n, -7)};
   dataset.get(draw, 0, {.ids = s.ids, .labels = s.labels});
   const auto asked = std::ranges::count_if(s.labels, [](int32_t label) { return label >= 0; });
@@ -83,7 +83,7 @@ TEST(Mlm, ShowsEveryTokenOfTheTextOnceBetweenClsAndSep) {
     const auto dataset = make_task(corpus.config, 1)->open(Split::kTrain);
     texts.push_back(whole_text(*dataset));
     EXPECT_EQ(dataset->intake().tokens, static_cast<int64_t>(texts.back().size()));
-    const bool all_full = dataset->length(0, 0) == kLength && dataset->length(1, 0) == kLength;
+    const bool all_full = dataset->length({0}, 0) == kLength && dataset->length({1}, 0) == kLength;
     EXPECT_EQ(all_full, pack);
   }
   EXPECT_EQ(texts[0], texts[1]);

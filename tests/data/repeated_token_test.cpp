@@ -26,7 +26,7 @@ struct Example {
 };
 
 Example get(const Dataset& dataset, int64_t i) {
-  const auto n = static_cast<size_t>(dataset.length(i, 0));
+  const auto n = static_cast<size_t>(dataset.length({.example = i}, 0));
   Example example{std::vector<int32_t>(n), std::vector<int32_t>(n, 77)};
   dataset.get({.example = i}, 0, {.ids = example.ids, .labels = example.labels});
   return example;

@@ -32,7 +32,7 @@ struct Window {
 };
 
 Window window_at(const Dataset& dataset, int64_t i, uint64_t epoch = 0) {
-  const auto n = static_cast<size_t>(dataset.length(i, 0));
+  const auto n = static_cast<size_t>(dataset.length({.example = i}, 0));
   Window window{std::vector<int32_t>(n, -7), std::vector<int32_t>(n, -7)};
   dataset.get({.example = i, .epoch = epoch}, 0, {.ids = window.ids, .labels = window.labels});
   return window;

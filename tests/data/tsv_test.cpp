@@ -59,7 +59,7 @@ class Tsv : public testing::Test {
     const bool is_value = task->info().fields.label == LabelKind::kValue;
     Lines lines;
     for (int64_t i = 0; i < dataset->size(); ++i) {
-      std::vector<int32_t> ids(static_cast<size_t>(dataset->length(i, 0)));
+      std::vector<int32_t> ids(static_cast<size_t>(dataset->length({.example = i}, 0)));
       int32_t label = -1;
       float value = std::nanf("");
       ExampleSpans spans{.ids = ids};

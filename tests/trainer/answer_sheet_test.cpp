@@ -22,7 +22,7 @@ class FakeExamples final : public data::Dataset {
  public:
   explicit FakeExamples(LabelKind label) : label_(label) {}
   int64_t size() const override { return kExamples; }
-  int64_t length(int64_t i, int64_t) const override { return 1 + 7 * i % 19; }
+  int64_t length(data::Draw draw, int64_t) const override { return 1 + 7 * draw.example % 19; }
   int64_t num_labels(data::Draw draw) const override { return has_label(draw.example) ? 1 : 0; }
   void get(data::Draw draw, int64_t, const data::ExampleSpans& to) const override {
     std::fill(to.ids.begin(), to.ids.end(), static_cast<int32_t>(draw.example));

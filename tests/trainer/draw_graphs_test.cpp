@@ -82,7 +82,7 @@ TEST(DrawGraphs, GivesEveryExampleWithAllItsLayers) {
       seen.push_back(drawn.example);
       ASSERT_EQ(drawn.sequences.size(), 1u);
       const DrawnSequence& sequence = drawn.sequences.front();
-      const auto length = static_cast<size_t>(run.dataset->length(drawn.example, 0));
+      const auto length = static_cast<size_t>(run.dataset->length({.example = drawn.example}, 0));
       std::vector<int32_t> ids(length), labels(length);
       run.dataset->get({.example = drawn.example}, 0, {.ids = ids, .labels = labels});
       EXPECT_EQ(sequence.ids, ids);

@@ -21,10 +21,12 @@ class FakeDataset final : public data::Dataset {
  public:
   explicit FakeDataset(LabelKind label) : label_(label) {}
   int64_t size() const override { return 50; }
-  int64_t length(int64_t i, int64_t s) const override { return 1 + (37 * i + 11 * s) % kMaxLength; }
+  int64_t length(data::Draw draw, int64_t s) const override {
+    return 1 + (37 * draw.example + 11 * s) % kMaxLength;
+  }
   int64_t num_labels(data::Draw draw) const override {
     if (label_ == LabelKind::kValue) return 1;
-    return length(draw.example, 0) + length(draw.example, 1);
+    return length(draw, 0) + length(draw, 1);
   }
   void get(data::Draw draw, int64_t s, const data::ExampleSpans& to) const override {
     for (size_t k = 0; k < to.ids.size(); ++k) {

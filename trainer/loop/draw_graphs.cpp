@@ -70,7 +70,7 @@ int64_t graph_bytes(const Config& config, const data::TaskInfo& info, const data
   if (label == LabelKind::kClass) bytes += kIdBytes;
   if (label == LabelKind::kValue) bytes += static_cast<int64_t>(sizeof(float));
   for (int64_t s = 0; s < info.fields.sequences; ++s) {
-    const int64_t tokens = dataset.length(example, s);
+    const int64_t tokens = dataset.length({.example = example}, s);
     const int64_t numbers = is_per_token(label) ? 2 : 1;  // of a token
     bytes += graph_bytes(graph_sizes(config), tokens) + tokens * numbers * kIdBytes;
   }

@@ -22,8 +22,10 @@ std::vector<int64_t> examples_to_look_at(const data::TaskInfo& info, const data:
   while (pairs < kEnoughPairs) {
     const auto next = static_cast<int64_t>(examples.size());
     if (next == std::min(kMostExamples, dataset.size())) break;
-    for (int64_t s = 0; s < info.fields.sequences; ++s)
-      pairs += dataset.length(next, s) * dataset.length(next, s);
+    for (int64_t s = 0; s < info.fields.sequences; ++s) {
+      const int64_t tokens = dataset.length({.example = next}, s);
+      pairs += tokens * tokens;
+    }
     examples.push_back(next);
   }
   return examples;
