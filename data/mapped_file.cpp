@@ -15,7 +15,7 @@ namespace stipple::data {
 UnreadableFile::UnreadableFile(const std::string& path, int reason)
     : DataError(fmt::format("cannot read {}: {}", path, std::strerror(reason))), reason_(reason) {}
 
-MappedFile::MappedFile(const std::string& path) {
+MappedFile::MappedFile(const std::string& path, Access access) {
   const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (descriptor < 0) throw UnreadableFile(path, errno);
   struct stat status {};
@@ -28,7 +28,7 @@ MappedFile::MappedFile(const std::string& path) {
   }
   ::close(descriptor);
   if (reason != 0) throw UnreadableFile(path, reason);
-  if (bytes_ > 0) ::madvise(data_, bytes_, MADV_SEQUENTIAL);
+  if (bytes_ > 0 && access == Access::kInOrder) ::madvise(data_, bytes_, MADV_SEQUENTIAL);
 }
 
 MappedFile::~MappedFile() {

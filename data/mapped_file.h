@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// A file's bytes, mapped for one pass from start to end.
+// A file's bytes, mapped.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <string_view>
 
@@ -19,10 +20,13 @@ class UnreadableFile : public DataError {
   int reason_;
 };
 
+/// In what order bytes will be asked for.
+enum class Access : uint8_t { kInOrder, kAnywhere };
+
 class MappedFile {
  public:
   /// UnreadableFile when it cannot be; a folder or device in its place counts as EISDIR.
-  explicit MappedFile(const std::string& path);
+  explicit MappedFile(const std::string& path, Access = Access::kInOrder);
   ~MappedFile();
   MappedFile(const MappedFile&) = delete;
   MappedFile& operator=(const MappedFile&) = delete;

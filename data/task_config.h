@@ -55,8 +55,9 @@ struct TsvConfig {
   void describe(ConfigVisitor&);
 };
 
-/// Words of plain text of which some are masked.
+/// Words of plain text or shards of which some are masked.
 struct MlmConfig {
+  std::string shards;  ///< prefixes, with weights (data/shards/mixture.h); empty: plain text
   TextDocuments documents = TextDocuments::kFile;
   bool pack = true;
   MaskingConfig masking;

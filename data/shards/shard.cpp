@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <cstring>
 #include <filesystem>
-#include <numeric>
 
 #include "core/error.h"
 
@@ -49,6 +48,12 @@ Layout layout_of(std::string_view bytes, const std::string& path) {
   return {kLlmcHeaderBytes, type};
 }
 
+/// Whether `name` is tokens alone, as nanoGPT and llm.c write them, and not a part of a shard.
+bool is_bare(const std::string& prefix, const std::string& name) {
+  return name != prefix && !std::filesystem::exists(idx_of(prefix)) &&
+         !std::filesystem::exists(meta_of(prefix));
+}
+
 template <class T>
 void widen(const char* from, std::span<int32_t> to) {
   for (size_t i = 0; i < to.size(); ++i) {
@@ -64,10 +69,19 @@ std::string bin_of(const std::string& prefix) { return prefix + ".bin"; }
 std::string idx_of(const std::string& prefix) { return prefix + ".idx"; }
 std::string meta_of(const std::string& prefix) { return prefix + ".meta.json"; }
 
+std::vector<std::string> files_of_shard(const std::string& name) {
+  const std::string prefix = without_end(name);
+  if (is_bare(prefix, name)) return {name};
+  std::vector<std::string> files{bin_of(prefix), idx_of(prefix)};
+  if (std::filesystem::exists(meta_of(prefix))) files.push_back(meta_of(prefix));
+  return files;
+}
+
 Shard::Shard(const std::string& name)
-    : name_(without_end(name)), bin_(std::make_unique<MappedFile>(bin_of(name_))) {
+    : name_(without_end(name)),
+      bin_(std::make_unique<MappedFile>(bin_of(name_), Access::kAnywhere)) {
   const auto bytes = static_cast<int64_t>(bin_->text().size());
-  if (name != name_ && !std::filesystem::exists(idx_of(name_))) {
+  if (is_bare(name_, name)) {
     name_ = name;
     const Layout layout = layout_of(bin_->text(), name);
     header_bytes_ = layout.header_bytes;
@@ -75,6 +89,10 @@ Shard::Shard(const std::string& name)
     index_.begins.push_back((bytes - static_cast<int64_t>(header_bytes_)) / bytes_of(index_.type));
     index_.documents.push_back(1);
   } else {
+    STIPPLE_CHECK_AS(DataError, std::filesystem::exists(idx_of(name_)), idx_of(name_),
+                     ": is missing, and ", bin_of(name_),
+                     " alone is no shard: its writer was stopped before the end; make it again by "
+                     "`stipple data tokenize --force`");
     const MappedFile idx(idx_of(name_));
     index_ = parse_index(idx.text(), idx_of(name_), bytes);
     if (std::filesystem::exists(meta_of(name_))) {
@@ -150,6 +168,8 @@ uint64_t Shard::fingerprint() const {
   if (meta_) {
     facts += meta_->vocabulary_hash + meta_->index_hash;
     for (const std::string& block : meta_->blocks) facts += block;
+  } else {
+    facts += hash_of(bin_->text());
   }
   return XXH3_64bits(facts.data(), facts.size());
 }
@@ -178,40 +198,6 @@ int64_t Shard::verify() const {
     return static_cast<int64_t>(blocks);
   }
   return 0;
-}
-
-Shards::Shards(const std::vector<WeightedShard>& shards) {
-  STIPPLE_CHECK_AS(DataError, !shards.empty(), "there is no shard to read");
-  double sum = 0;
-  for (const WeightedShard& shard : shards) {
-    STIPPLE_CHECK_AS(DataError, shard.weight > 0, shard.name, ": a weight of ", shard.weight,
-                     "; weights are positive");
-    sum += shard.weight;
-  }
-  shards_.reserve(shards.size());
-  for (const WeightedShard& shard : shards) {
-    shards_.emplace_back(shard.name);
-    shares_.push_back(shard.weight / sum);
-  }
-}
-
-int64_t Shards::num_tokens() const {
-  return std::accumulate(shards_.begin(), shards_.end(), int64_t{0},
-                         [](int64_t sum, const Shard& shard) { return sum + shard.num_tokens(); });
-}
-
-void Shards::require_vocabulary(const wordpiece::Vocabulary& vocabulary) const {
-  for (const Shard& shard : shards_) shard.require_vocabulary(vocabulary);
-}
-
-uint64_t Shards::fingerprint() const {
-  uint64_t hash = 0;
-  for (size_t i = 0; i < shards_.size(); ++i) {
-    const uint64_t facts[] = {hash, shards_[i].fingerprint()};
-    hash = XXH3_64bits(facts, sizeof facts);
-    hash = XXH3_64bits_withSeed(&shares_[i], sizeof shares_[i], hash);
-  }
-  return hash;
 }
 
 }  // namespace stipple::data::shards

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Tokens of a corpus as files: read where they lie, in any order, by any number of threads.
 //
-//   const Shards corpus({{"corpus/wiki", 0.7}, {"corpus/books", 0.3}});
-//   corpus.require_vocabulary(vocabulary);
-//   corpus[0].copy(begin, ids);
+//   const Shard shard("corpus/wiki");
+//   shard.require_vocabulary(vocabulary);
+//   shard.copy(begin, ids);
 #pragma once
 
 #include <cstdint>
@@ -24,6 +24,8 @@ namespace stipple::data::shards {
 std::string bin_of(const std::string& prefix);
 std::string idx_of(const std::string& prefix);
 std::string meta_of(const std::string& prefix);
+/// What Shard(name) reads.
+std::vector<std::string> files_of_shard(const std::string& name);
 
 class Shard {
  public:
@@ -40,6 +42,7 @@ class Shard {
   /// Tokens of a sequence and of a document, in the order of the file.
   Range sequence(int64_t i) const;
   Range document(int64_t i) const;
+  const Index& index() const { return index_; }
   const std::optional<Meta>& meta() const { return meta_; }
 
   /// Tokens [begin, begin + to.size()). O(tokens)
@@ -48,7 +51,8 @@ class Shard {
   /// DataError if the tokens were made by another vocabulary. A shard without meta.json cannot
   /// tell: then it reads all tokens for one that the vocabulary does not have.
   void require_vocabulary(const wordpiece::Vocabulary&) const;
-  /// Of counts, types and hashes that are known: equal for equal corpora. O(1)
+  /// Equal for equal corpora. Of counts, types and hashes that are known, O(1); without meta.json of
+  /// every token.
   uint64_t fingerprint() const;
 
   /// Reads everything: DataError names the first block that is not what was written, or the first
@@ -64,29 +68,6 @@ class Shard {
   size_t header_bytes_ = 0;  ///< of the .bin
   Index index_;
   std::optional<Meta> meta_;
-};
-
-/// What a run reads: shards, and how much each of them is to be seen.
-struct WeightedShard {
-  std::string name;
-  double weight = 1;  ///< relative to the others
-};
-
-class Shards {
- public:
-  /// DataError where there are none, a weight is not positive, or a shard cannot be read.
-  explicit Shards(const std::vector<WeightedShard>&);
-
-  int64_t size() const { return static_cast<int64_t>(shards_.size()); }
-  const Shard& operator[](int64_t i) const { return shards_[static_cast<size_t>(i)]; }
-  double share(int64_t i) const { return shares_[static_cast<size_t>(i)]; }  ///< they sum to 1
-  int64_t num_tokens() const;
-  void require_vocabulary(const wordpiece::Vocabulary&) const;
-  uint64_t fingerprint() const;
-
- private:
-  std::vector<Shard> shards_;
-  std::vector<double> shares_;
 };
 
 }  // namespace stipple::data::shards

@@ -1,13 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <xxhash.h>
-
 #include <algorithm>
 #include <memory>
 
-#include "core/error.h"
+#include "data/mlm/corpus.h"
+#include "data/mlm/dataset.h"
 #include "data/mlm/masking.h"
 #include "data/tasks/tasks.h"
-#include "data/text/corpus.h"
 #include "data/wordpiece/configured.h"
 
 namespace stipple::data {
@@ -15,97 +13,6 @@ namespace {
 
 using wordpiece::Vocabulary;
 using wordpiece::WordPiece;
-
-/// [CLS] and [SEP].
-constexpr int64_t kAround = 2;
-
-/// Tokens of documents, one behind the other, cut into pieces.
-struct Pieces {
-  std::vector<int32_t> ids;
-  std::vector<Range> pieces;
-};
-
-void cut_into(const Range& tokens, int64_t longest, std::vector<Range>& pieces) {
-  for (int64_t begin = tokens.begin; begin < tokens.end; begin += longest)
-    pieces.push_back({begin, std::min(begin + longest, tokens.end)});
-}
-
-/// The bytes of a document.
-std::string bytes_of(const text::TokenStream& stream, int64_t document) {
-  const Range range = stream.document(document);
-  std::vector<int32_t> tokens(static_cast<size_t>(range.size()));
-  stream.copy(range.begin, tokens);
-  return {tokens.begin() + 1, tokens.end()};  // but for the separator
-}
-
-Pieces read_pieces(const text::TokenStream& stream, const WordPiece& tokenizer, int64_t longest,
-                   bool pack) {
-  Pieces read;
-  for (int64_t i = 0; i < stream.num_documents(); ++i) {
-    const auto begin = static_cast<int64_t>(read.ids.size());
-    tokenizer.encode(bytes_of(stream, i), read.ids);
-    if (!pack) cut_into({begin, static_cast<int64_t>(read.ids.size())}, longest, read.pieces);
-  }
-  if (pack) cut_into({0, static_cast<int64_t>(read.ids.size())}, longest, read.pieces);
-  return read;
-}
-
-class MlmDataset final : public Dataset {
- public:
-  MlmDataset(Pieces pieces, Masking masking, const wordpiece::SpecialTokens& special,
-             std::vector<std::string> remarks)
-      : pieces_(std::move(pieces)),
-        masking_(std::move(masking)),
-        special_(special),
-        remarks_(std::move(remarks)) {}
-
-  int64_t size() const override { return static_cast<int64_t>(pieces_.pieces.size()); }
-  int64_t length(Draw draw, int64_t) const override { return piece(draw.example).size() + kAround; }
-
-  /// As get() writes them, drawn again: O(tokens).
-  int64_t num_labels(Draw draw) const override {
-    std::vector<int32_t> ids(static_cast<size_t>(length(draw, 0)));
-    write(draw.example, ids);
-    return masking_.count(draw.epoch, static_cast<uint64_t>(draw.example), ids);
-  }
-
-  void get(Draw draw, int64_t, const ExampleSpans& to) const override {
-    const auto n = static_cast<size_t>(length(draw, 0));
-    write(draw.example, to.ids.first(n));
-    masking_.apply(draw.epoch, static_cast<uint64_t>(draw.example), to.ids.first(n),
-                   to.labels.first(n));
-  }
-
-  uint64_t fingerprint() const override {
-    const uint64_t tokens =
-        XXH3_64bits(pieces_.ids.data(), pieces_.ids.size() * sizeof(pieces_.ids[0]));
-    return XXH3_64bits_withSeed(pieces_.pieces.data(), pieces_.pieces.size() * sizeof(Range),
-                                tokens);
-  }
-
-  Intake intake() const override {
-    Intake intake;
-    intake.examples = size();
-    intake.tokens = static_cast<int64_t>(pieces_.ids.size());
-    intake.remarks = remarks_;
-    return intake;
-  }
-
- private:
-  const Range& piece(int64_t i) const { return pieces_.pieces[static_cast<size_t>(i)]; }
-
-  void write(int64_t i, std::span<int32_t> ids) const {
-    const Range& tokens = piece(i);
-    ids.front() = special_.cls;
-    std::copy_n(pieces_.ids.begin() + tokens.begin, tokens.size(), ids.begin() + 1);
-    ids.back() = special_.sep;
-  }
-
-  Pieces pieces_;
-  Masking masking_;
-  wordpiece::SpecialTokens special_;
-  std::vector<std::string> remarks_;
-};
 
 /// Datasets may outlive their task, and so share its tokenizer.
 using SharedTokenizer = std::shared_ptr<const WordPiece>;
@@ -125,6 +32,7 @@ class MlmTask final : public Task {
  public:
   MlmTask(const DataConfig& config, uint64_t seed)
       : config_(config),
+        seed_(seed),
         tokenizer_(std::make_shared<const WordPiece>(wordpiece::configured_tokenizer(config))),
         training_(config.mlm.masking, masked_vocabulary(tokenizer_), seed),
         evaluation_(evaluated(config.mlm), masked_vocabulary(tokenizer_), seed + 1),
@@ -138,25 +46,13 @@ class MlmTask final : public Task {
   const TaskInfo& info() const override { return info_; }
 
   std::unique_ptr<Dataset> open(Split split) const override {
-    DataConfig of_text = config_;
-    of_text.text_lm.documents = config_.mlm.documents;
-    text::Part part = text::read_part(of_text, split);
-    Pieces pieces =
-        read_pieces(part.stream, *tokenizer_, config_.max_length - kAround, config_.mlm.pack);
-    STIPPLE_CHECK_AS(DataError, !pieces.pieces.empty(), "the ", split_name(split), " part of ",
-                     config_.dir, " has no words");
-    return std::make_unique<MlmDataset>(
-        std::move(pieces), split == Split::kTrain ? training_ : evaluation_,
-        tokenizer_->vocabulary().special(), std::move(part.remarks));
+    mlm::Corpus corpus = mlm::open_corpus(config_, *tokenizer_, split);
+    return std::make_unique<mlm::MlmDataset>(
+        std::move(corpus.sources), split == Split::kTrain ? training_ : evaluation_,
+        tokenizer_->vocabulary().special(), seed_, std::move(corpus.remarks));
   }
 
-  std::vector<std::string> files(Split) const override {
-    try {
-      return text::files_of(config_);
-    } catch (const DataError&) {
-      return {config_.dir};
-    }
-  }
+  std::vector<std::string> files(Split) const override { return mlm::files_of_corpus(config_); }
 
   /// What one knows without learning: the token that is asked for most often.
   std::vector<Rung> ladder(const Dataset& dataset) const override {
@@ -187,6 +83,7 @@ class MlmTask final : public Task {
   }
 
   DataConfig config_;
+  uint64_t seed_;
   SharedTokenizer tokenizer_;
   Masking training_, evaluation_;
   TaskInfo info_;
@@ -195,8 +92,17 @@ class MlmTask final : public Task {
 }  // namespace
 
 void MlmConfig::describe(ConfigVisitor& visitor) {
-  visitor.choice("documents", documents, {"file", "blank_line"},
-                 {.doc = "What a document is: a file, or what stands between blank lines of one."});
+  visitor.field(
+      "shards", shards,
+      {.doc = "Shards that `stipple data tokenize` wrote with data.vocab, or Megatron-LM, "
+              "in place of data.dir and data.files: PREFIX,PREFIX,..., each shown whole "
+              "in an epoch, or PREFIX:WEIGHT,PREFIX:WEIGHT,..., each with that share of "
+              "the examples. The last 5 % of the tokens of each are the test, the 5 % "
+              "before them validation."});
+  visitor.choice(
+      "documents", documents, {"file", "blank_line"},
+      {.doc = "What a document of plain text is: a file, or what stands between blank lines "
+              "of one."});
   visitor.field(
       "pack", pack,
       {.doc = "Documents follow each other, and pieces of data.max_length are cut without "

@@ -6,20 +6,18 @@
 #include <xxhash.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <filesystem>
 #include <system_error>
 
 #include "core/error.h"
 #include "core/text.h"
+#include "data/held_out.h"
 #include "data/mapped_file.h"
 
 namespace stipple::data::text {
 namespace {
 
 namespace fs = std::filesystem;
-
-constexpr int64_t kHeldOutShare = 20;  ///< validation and test have a 20th each
 
 std::vector<std::string> patterns_of(std::string_view files) {
   std::vector<std::string> patterns;
@@ -90,38 +88,13 @@ Corpus read_all(const DataConfig& config) {
   Corpus corpus;
   for (const std::string& path : files_of(config)) add_file(path, config.text_lm.documents, corpus);
   const auto bytes = static_cast<int64_t>(corpus.bytes.size());
-  STIPPLE_CHECK_AS(DataError, bytes >= kHeldOutShare, config.dir, ": ", corpus.num_files,
+  STIPPLE_CHECK_AS(DataError, bytes >= kShortestCorpus, config.dir, ": ", corpus.num_files,
                    corpus.num_files == 1 ? " file" : " files", " (data.files: ", config.files,
                    ") with ", bytes,
                    " bytes of text, too short to hold out 5 % for validation and 5 % "
                    "for the test; at least ",
-                   kHeldOutShare, " bytes are needed");
+                   kShortestCorpus, " bytes are needed");
   return corpus;
-}
-
-/// The end of a document that is nearest to `target`, if it is less than `reach` away; else target.
-int64_t cut_near(const std::vector<int64_t>& document_ends, int64_t target, double reach) {
-  const auto above = std::ranges::lower_bound(document_ends, target);
-  int64_t best = target;
-  double distance = reach;
-  const auto consider = [&](int64_t end) {
-    const auto away = static_cast<double>(std::abs(end - target));
-    if (away < distance) best = end, distance = away;
-  };
-  if (above != document_ends.end()) consider(*above);
-  if (above != document_ends.begin()) consider(*(above - 1));
-  return best;
-}
-
-/// The bytes of a split.
-Range range_of(const Corpus& corpus, Split split) {
-  const auto bytes = static_cast<int64_t>(corpus.bytes.size());
-  const int64_t held_out = bytes / kHeldOutShare;
-  const double reach = static_cast<double>(held_out) / 2;
-  const int64_t validation = cut_near(corpus.document_ends, bytes - 2 * held_out, reach);
-  const int64_t test = cut_near(corpus.document_ends, bytes - held_out, reach);
-  if (split == Split::kTrain) return {0, validation};
-  return split == Split::kValidation ? Range{validation, test} : Range{test, bytes};
 }
 
 std::vector<std::string> remarks_of(const Corpus& corpus, Split split, const Range& range) {
@@ -198,7 +171,7 @@ std::vector<std::string> files_of(const DataConfig& config) {
 
 Part read_part(const DataConfig& config, Split split) {
   Corpus corpus = read_all(config);
-  const Range range = range_of(corpus, split);
+  const Range range = part_of_split(corpus.document_ends, split);
   std::vector<int64_t> ends;
   for (const int64_t end : corpus.document_ends) {
     if (end > range.begin && end < range.end) ends.push_back(end - range.begin);

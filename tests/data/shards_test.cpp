@@ -183,7 +183,9 @@ TEST(Shard, TokensOfNanoGptAndLlmcAreOneSequence) {
             "cannot read " + (folder / "none.bin") + ": No such file or directory");
   write_file(folder / "incomplete.bin", "abcd");
   EXPECT_EQ(what_opening_says(folder / "incomplete"),
-            "cannot read " + (folder / "incomplete.idx") + ": No such file or directory");
+            folder / "incomplete.idx" + ": is missing, and " + (folder / "incomplete.bin") +
+                " alone is no shard: its writer was stopped before the end; make it again by "
+                "`stipple data tokenize --force`");
 }
 
 /// Texts that make more than one piece and one block's worth of rounds.
@@ -294,22 +296,6 @@ TEST(Verify, NamesTheBlockThatIsDamaged) {
   EXPECT_EQ(what_opening_says(folder / "x"), folder / "x.idx" + ": is not the one that " +
                                                  (folder / "x.meta.json") +
                                                  " was written for; make the shard again");
-}
-
-TEST(Shards, HaveSharesByWeight) {
-  const ScratchFolder folder;
-  write_file(folder / "a.bin", as_bytes<uint16_t>({1, 2, 3}));
-  write_file(folder / "b.bin", as_bytes<uint16_t>({4}));
-  const Shards shards({{folder / "a.bin", 3}, {folder / "b.bin", 1}});
-  EXPECT_EQ(shards.num_tokens(), 4);
-  EXPECT_EQ(shards.share(0), 0.75);
-  EXPECT_NE(shards.fingerprint(),
-            Shards({{folder / "a.bin", 1}, {folder / "b.bin", 1}}).fingerprint());
-  EXPECT_EQ(what_is_said([&] {
-              Shards({{folder / "a.bin", 0}});
-            }),
-            folder / "a.bin" + ": a weight of 0; weights are positive");
-  EXPECT_EQ(what_is_said([&] { Shards({}); }), "there is no shard to read");
 }
 
 }  // namespace

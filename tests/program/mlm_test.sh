@@ -49,6 +49,40 @@ equal "$(state run2)" "$(state run)" "the state after a resume"
 for rule in count words ngrams; do train 1 run.dir=rule train.steps=2 data.mlm.masking.rule=$rule 2>log || fail "$rule: $(cat log)"; rm -r rule; done
 train 1 run.dir=sbm train.steps=2 attention.kind=sbm attention.sbm.clusters=4 2>log || fail "$(cat log)"
 
+# The same from shards, with weights, on any number of ranks and after a resume; whole documents by themselves; and what is refused
+# leaves no run behind.
+"$STIPPLE" data tokenize --vocab "$golden/vocab.txt" --out shards/a text/page-?.txt 2>/dev/null
+"$STIPPLE" data tokenize --vocab "$golden/vocab.txt" --out shards/b text/page-??.txt 2>/dev/null
+mixed=data.mlm.shards=shards/a:1,shards/b:2
+for ranks in 1 2 3; do train $ranks run.dir=shards$ranks $mixed 2>log || fail "$(cat log)"; done
+for ranks in 2 3; do equal "$(state shards$ranks)" "$(state shards1)" "the state of $ranks ranks on shards"; done
+rm -r shards3/checkpoints/step-00000012 shards3/checkpoints/step-00000008
+mv shards moved
+train 2 run.dir=shards3 data.mlm.shards=moved/a:1,moved/b:2 2>log || fail "$(cat log)"
+equal "$(state shards3)" "$(state shards1)" "the state after a resume on shards that were moved"
+expect 2 "$STIPPLE" train small.yaml tiny/model.yaml run.dir=shards3 data.mlm.shards=moved/a:1,moved/b:3 train.steps=16
+contains "$output" "other data"
+train 1 run.dir=documents data.mlm.shards=moved/a,moved/b data.mlm.pack=false train.steps=2 2>log || fail "$(cat log)"
+expect 0 "$STIPPLE" dry-run small.yaml tiny/model.yaml data.mlm.shards=moved/a,moved/b
+contains "$output" "examples, "
+refused() {  # WHAT key=value...
+  local what=$1
+  shift
+  expect 2 "$STIPPLE" train small.yaml tiny/model.yaml run.dir=refused "$@"
+  contains "$output" "$what"
+  equal "$(grep -c error: <<<"$output")" 1 "lines of error"
+  [ ! -e refused ] || fail "a run directory after: $what"
+}
+refused "gives 36 examples to train on, fewer than train.batch 64" data.mlm.shards=moved/a train.batch=64
+refused "moved/a has a weight, others have none" data.mlm.shards=moved/b,moved/a:1
+refused "moved/a: was made in lower case" data.mlm.shards=moved/a data.lower_case=false
+sed 's/^word3$/werd3/' "$golden/vocab.txt" >other.txt
+refused "moved/a: was made by another vocabulary" data.mlm.shards=moved/a data.vocab=other.txt
+rm moved/a.idx
+refused "moved/a.idx: is missing" data.mlm.shards=moved/a
+truncate -s -2 moved/b.bin
+refused "moved/b.idx: speaks of" data.mlm.shards=moved/b
+
 # To transformers' format, with the vocabulary that it was trained with; and a classifier from it.
 expect 0 "$STIPPLE" export run --format huggingface --out out
 contains "$output" "exported BertForMaskedLM, 42 tensors"

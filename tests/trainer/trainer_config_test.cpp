@@ -232,6 +232,8 @@ TEST(TrainerConfig, PathsAreThoseThatAShellWouldMean) {
   EXPECT_EQ(Config::load({}, {"run.dir=~/run"}).run.dir, "/home/somebody/run");
   EXPECT_EQ(expand_path("~", "here"), "/home/somebody");
   for (const char* path : {"/a/~b", "a b", "", "./~"}) EXPECT_EQ(expand_path(path, "here"), path);
+  EXPECT_EQ(expand_paths("~/a:2, ~/b:1,c", "here"), "/home/somebody/a:2,/home/somebody/b:1,c");
+  EXPECT_EQ(expand_paths("", "here"), "");
   setenv("HOME", before.c_str(), 1);
   EXPECT_NE(mistake({"data.dir=$HOME/lists"}).find("data.dir: '$HOME/lists'"), std::string::npos);
   EXPECT_NE(mistake({"run.dir=~nobody"}).find("run.dir"), std::string::npos);

@@ -244,6 +244,8 @@ Config Config::with(const std::vector<std::string>& files,
   std::string& fitted = config.attention.sparsefinder.fitted;
   if (set.is_set("attention.sparsefinder.fitted") && !fitted.empty())
     fitted = expand_path(fitted, "attention.sparsefinder.fitted");
+  if (set.is_set("data.mlm.shards"))
+    config.data.mlm.shards = expand_paths(config.data.mlm.shards, "data.mlm.shards");
   if (set.is_set("data.vocab")) config.data.vocab = expand_path(config.data.vocab, "data.vocab");
   if (set.is_set("init.from") && !config.init.from.empty())
     config.init.from = expand_path(config.init.from, "init.from");

@@ -41,7 +41,7 @@ const std::vector<std::string_view>& changeable_keys() {
       "device", "precision", "reduction", "threads", "step.", "comm.", "train.micro_batch",
       "attention.implementation",
       // Their content is compared by its fingerprint.
-      "data.dir", "data.files", "data.vocab",
+      "data.dir", "data.files", "data.vocab", "data.mlm.shards",
       // Read when training begins.
       "attention.sparsefinder.fitted",
       // How long, and how large the steps are.

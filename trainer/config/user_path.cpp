@@ -4,6 +4,7 @@
 #include <pwd.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
 
 #include "core/error.h"
@@ -31,6 +32,17 @@ std::string expand_path(const std::string& typed, std::string_view what) {
   STIPPLE_CHECK_AS(ConfigError, !home.empty(), what, ": '", typed,
                    "': no home directory is known; write the path in full");
   return home + typed.substr(1);
+}
+
+std::string expand_paths(const std::string& typed, std::string_view what) {
+  std::string paths;
+  for (size_t begin = 0; begin <= typed.size();) {
+    const size_t end = std::min(typed.find(',', begin), typed.size());
+    const size_t first = std::min(typed.find_first_not_of(' ', begin), end);
+    paths += (begin == 0 ? "" : ",") + expand_path(typed.substr(first, end - first), what);
+    begin = end + 1;
+  }
+  return paths;
 }
 
 }  // namespace stipple::trainer

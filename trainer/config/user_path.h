@@ -11,5 +11,7 @@ namespace stipple::trainer {
 /// `data.dir=~/lists` and in files. ConfigError for what would otherwise become a folder of that
 /// name: a '$', which nothing here expands, and ~name. `what` is the key or argument.
 std::string expand_path(const std::string& typed, std::string_view what);
+/// The same of every part of a list that commas separate.
+std::string expand_paths(const std::string& typed, std::string_view what);
 
 }  // namespace stipple::trainer

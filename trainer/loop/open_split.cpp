@@ -28,4 +28,18 @@ std::unique_ptr<data::Dataset> open_split(comm::Communicator& communicator, cons
   return dataset;
 }
 
+std::unique_ptr<data::Dataset> open_training(comm::Communicator& communicator,
+                                             const data::Task& task, const Config& config) {
+  std::unique_ptr<data::Dataset> dataset = open_split(communicator, task, data::Split::kTrain);
+  const data::DataConfig& data = config.data;
+  if (data.task != data::TaskKind::kMlm || data.mlm.shards.empty()) return dataset;
+  comm::agree(communicator, [&] {
+    STIPPLE_CHECK_AS(DataError, dataset->size() >= config.train.batch,
+                     "data.mlm.shards: ", data.mlm.shards, " gives ", dataset->size(),
+                     " examples to train on, fewer than train.batch ", config.train.batch,
+                     "; tokenize more text, or take a smaller batch");
+  });
+  return dataset;
+}
+
 }  // namespace stipple::trainer

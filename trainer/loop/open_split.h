@@ -17,4 +17,8 @@ std::unique_ptr<data::Task> open_task(comm::Communicator&, const Config&);
 /// Collective.
 std::unique_ptr<data::Dataset> open_split(comm::Communicator&, const data::Task&, data::Split);
 
+/// The split that is trained on. DataError also for shards with less than one global batch: their
+/// corpus is not the one that was meant. Collective.
+std::unique_ptr<data::Dataset> open_training(comm::Communicator&, const data::Task&, const Config&);
+
 }  // namespace stipple::trainer

@@ -48,7 +48,7 @@ Trainer::Trainer(const Config& config, comm::Communicator& communicator)
       communicator_(communicator),
       directory_(config.run.dir),
       task_(open_task(communicator, config)),
-      train_set_(open_split(communicator, *task_, data::Split::kTrain)),
+      train_set_(open_training(communicator, *task_, config)),
       validation_set_(open_split(communicator, *task_, data::Split::kValidation)),
       device_(choose_device(config, communicator)),
       plan_(plan_and_tell(config, task_->info(),

@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "data/mlm/tokens.h"
+
+#include <xxhash.h>
+
+#include <algorithm>
+
+#include "core/error.h"
+
+namespace stipple::data::mlm {
+namespace {
+
+class TokensInMemory final : public Tokens {
+ public:
+  TokensInMemory(std::vector<int32_t> ids, shards::Index index)
+      : ids_(std::move(ids)), index_(std::move(index)) {
+    STIPPLE_CHECK(index_.num_tokens() == static_cast<int64_t>(ids_.size()), "mlm: ", ids_.size(),
+                  " tokens, but an index of ", index_.num_tokens());
+  }
+  const shards::Index& index() const override { return index_; }
+  void copy(int64_t begin, std::span<int32_t> to) const override {
+    std::copy_n(ids_.begin() + begin, to.size(), to.begin());
+  }
+  uint64_t fingerprint() const override {
+    return XXH3_64bits(ids_.data(), ids_.size() * sizeof ids_[0]);
+  }
+
+ private:
+  std::vector<int32_t> ids_;
+  shards::Index index_;
+};
+
+class TokensOfShard final : public Tokens {
+ public:
+  explicit TokensOfShard(std::shared_ptr<const shards::Shard> shard) : shard_(std::move(shard)) {}
+  const shards::Index& index() const override { return shard_->index(); }
+  void copy(int64_t begin, std::span<int32_t> to) const override { shard_->copy(begin, to); }
+  uint64_t fingerprint() const override { return shard_->fingerprint(); }
+
+ private:
+  std::shared_ptr<const shards::Shard> shard_;
+};
+
+}  // namespace
+
+std::shared_ptr<const Tokens> tokens_in_memory(std::vector<int32_t> ids, shards::Index index) {
+  return std::make_shared<TokensInMemory>(std::move(ids), std::move(index));
+}
+
+std::shared_ptr<const Tokens> tokens_of_shard(std::shared_ptr<const shards::Shard> shard) {
+  return std::make_shared<TokensOfShard>(std::move(shard));
+}
+
+Part::Part(std::shared_ptr<const Tokens> tokens, Range range)
+    : tokens_(std::move(tokens)), range_(range) {
+  const shards::Index& index = tokens_->index();
+  const auto begin_of = [&](int64_t sequence) {
+    return index.begins[static_cast<size_t>(sequence)];
+  };
+  const auto ends_before = std::ranges::partition_point(
+      index.documents, [&](int64_t sequence) { return begin_of(sequence) <= range.begin; });
+  const auto begins_before = std::ranges::partition_point(
+      index.documents, [&](int64_t sequence) { return begin_of(sequence) < range.end; });
+  const int64_t first = std::max<int64_t>(0, ends_before - index.documents.begin() - 1);
+  const int64_t end = begins_before - index.documents.begin();
+  documents_ = {first, std::max(first, std::min(end, index.num_documents()))};
+}
+
+Range Part::clipped(int64_t begin, int64_t end) const {
+  const int64_t first = std::max(begin, range_.begin);
+  return {first, std::max(first, std::min(end, range_.end))};
+}
+
+Range Part::document(int64_t i) const {
+  const shards::Index& index = tokens_->index();
+  const auto at = static_cast<size_t>(documents_.begin + i);
+  return clipped(index.begins[static_cast<size_t>(index.documents[at])],
+                 index.begins[static_cast<size_t>(index.documents[at + 1])]);
+}
+
+}  // namespace stipple::data::mlm
