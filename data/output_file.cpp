@@ -132,4 +132,12 @@ void OutputFile::publish() {
   sync_folder(folder_of(final_path_));
 }
 
+void remove_durably(const std::string& path) {
+  if (::unlink(path.c_str()) != 0) {
+    if (errno == ENOENT) return;
+    fail("remove", path);
+  }
+  sync_folder(folder_of(path));
+}
+
 }  // namespace stipple::data

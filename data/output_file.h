@@ -39,4 +39,8 @@ class OutputFile {
   bool is_published_ = false;
 };
 
+/// A file that need not exist is gone, and on the disk, too, when this returns, where the file system
+/// can say so. DataError with the path and the system's reason.
+void remove_durably(const std::string& path);
+
 }  // namespace stipple::data

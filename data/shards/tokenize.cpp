@@ -68,7 +68,7 @@ class ShardWriter {
  public:
   ShardWriter(const std::string& prefix, const wordpiece::WordPiece& tokenizer,
               const std::string& command)
-      : bin_(bin_of(prefix)), meta_(meta_of(prefix)), idx_(idx_of(prefix)) {
+      : idx_path_(idx_of(prefix)), bin_(bin_of(prefix)), meta_(meta_of(prefix)), idx_(idx_path_) {
     const wordpiece::Vocabulary& vocabulary = tokenizer.vocabulary();
     index_.type = type_for(vocabulary.size());
     facts_.vocabulary_hash = vocabulary.hash();
@@ -112,6 +112,7 @@ class ShardWriter {
     idx_.append(index);
     meta_.append(meta_text(facts_));
     for (OutputFile* file : {&bin_, &meta_, &idx_}) file->finish();
+    remove_durably(idx_path_);  // that of a shard which is replaced must not speak of the new .bin
     for (OutputFile* file : {&bin_, &meta_, &idx_}) file->publish();
   }
 
@@ -124,6 +125,7 @@ class ShardWriter {
     }
   }
 
+  std::string idx_path_;
   OutputFile bin_, meta_, idx_;
   Index index_;
   Meta facts_;

@@ -36,7 +36,8 @@ struct TokenizeCounts {
 };
 
 /// Writes PREFIX.bin, PREFIX.meta.json and, last, PREFIX.idx: where it is, the shard is complete.
-/// They take their names when all are on the disk. DataError for files that exist, cannot be read
+/// They take their names when all are on the disk, and an .idx that is replaced goes before the first
+/// of them: whenever the writer is stopped, there is an old shard, a new one, or none. DataError for files that exist, cannot be read
 /// or written, and for texts without a token. progress: bytes read, bytes in all; from the calling
 /// thread. Memory: pieces of text and their tokens, and 16 bytes a document.
 TokenizeCounts tokenize(const wordpiece::WordPiece&, const std::vector<std::string>& files,

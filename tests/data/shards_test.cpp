@@ -276,6 +276,32 @@ TEST(Tokenize, RefusesWhatIsThereAndWhatIsEmptyAndLeavesNothing) {
       folder / "x.meta.json" + " exists already; choose another --out, or --force to replace");
 }
 
+// Equal sizes, other tokens: nothing but the order in which files come and go tells them apart.
+TEST(Tokenize, StoppedWhileItReplacesAShardItLeavesNoneThatOpens) {
+  const ScratchFolder folder;
+  write_file(folder / "old.txt", "a b\n\nc");
+  write_file(folder / "new.txt", "c a\n\nb");
+  const wordpiece::WordPiece tokenizer(vocabulary());
+  tokenize(tokenizer, {folder / "old.txt"}, folder / "x", {});
+  const std::string old_bin = read_file(folder / "x.bin"),
+                    old_meta = read_file(folder / "x.meta.json");
+  // A folder in the place of the second file stops the writer between the first one and the last.
+  std::filesystem::remove(folder / "x.meta.json");
+  std::filesystem::create_directories(folder / "x.meta.json/inside");
+  EXPECT_NE(what_is_said([&] {
+              tokenize(tokenizer, {folder / "new.txt"}, folder / "x", {.replace = true});
+            }).find("x.meta.json"),
+            std::string::npos);
+  std::filesystem::remove_all(folder / "x.meta.json");
+  write_file(folder / "x.meta.json", old_meta);
+  ASSERT_NE(read_file(folder / "x.bin"), old_bin);
+  ASSERT_EQ(read_file(folder / "x.bin").size(), old_bin.size());
+  for (const char* name : {"x", "x.bin"})
+    EXPECT_NE(what_opening_says(folder / name).find("x.idx: is missing"), std::string::npos);
+  tokenize(tokenizer, {folder / "new.txt"}, folder / "x", {.replace = true});
+  EXPECT_EQ(Shard(folder / "x").verify(), 1);
+}
+
 TEST(Verify, NamesTheBlockThatIsDamaged) {
   const ScratchFolder folder;
   std::string text;
