@@ -173,8 +173,8 @@ struct CommandLine {
   void add_checkpoint_option(CLI::App* command) {
     command
         ->add_option("--checkpoint", checkpoint,
-                     "newest; best, by the first measure on validation, of those that are kept "
-                     "(checkpoint.keep); or a step")
+                     "newest; best, by the first measure on validation; or the step of one that is "
+                     "kept")
         ->capture_default_str();
   }
   void add_predict() {

@@ -82,6 +82,18 @@ evals = [r for r in map(json.loads, open("run/metrics.jsonl")) if r["kind"] == "
 print(max(evals, key=lambda r: (r["accuracy"], -r["step"]))["step"])')
 expect 0 mpirun -q -np 2 --oversubscribe "$STIPPLE" eval run --checkpoint best
 contains "$output" "$(printf 'step         %s' "$best")"
+# It stays, however many come after it, and however often the run was stopped.
+run_train 1 run.dir=rotated eval.every=4 checkpoint.every=4 checkpoint.keep=2 train.steps=32 2>/dev/null
+run_train 1 run.dir=rotated eval.every=4 checkpoint.every=4 checkpoint.keep=2 2>/dev/null
+best_of_all=$(/usr/bin/python3 -c '
+import json
+evals = [r for r in map(json.loads, open("rotated/metrics.jsonl")) if r["kind"] == "eval"]
+assert len(evals) == 15, len(evals)
+print(max(evals, key=lambda r: (r["accuracy"], -r["step"]))["step"])')
+expect 0 "$STIPPLE" eval rotated --checkpoint best
+contains "$output" "$(printf 'step         %s' "$best_of_all")"
+[ "$(ls rotated/checkpoints | wc -l)" -le 3 ] || fail "checkpoints: $(ls rotated/checkpoints)"
+
 expect 0 "$STIPPLE" eval run --checkpoint 20
 contains "$output" "step         20"
 expect 2 "$STIPPLE" eval run --checkpoint 30

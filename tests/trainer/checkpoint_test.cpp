@@ -524,6 +524,27 @@ TEST(Retention, KeepsTheNewestAndAtLeastTwo) {
             (std::vector<std::string>{"step-00000030", "step-00000040", "step-00000050"}));
 }
 
+TEST(Retention, TheProtectedOneStaysBesides) {
+  TemporaryDirectory root;
+  const auto comm = comm::make_single_communicator();
+  CheckpointStore store(root / "original", *comm, 2);
+  for (int64_t step : {10, 20, 30, 40, 50}) {
+    if (step == 30) store.protect(20);
+    if (step == 50) store.protect(30);
+    State state(step);
+    store.save({meta_of(step), state.tensors()});
+  }
+  EXPECT_EQ(names_in(root / "original"),
+            (std::vector<std::string>{"step-00000030", "step-00000040", "step-00000050"}));
+  store.protect(40);
+  for (int64_t step : {60, 70, 80}) {
+    State state(step);
+    store.save({meta_of(step), state.tensors()});
+  }
+  EXPECT_EQ(names_in(root / "original"),
+            (std::vector<std::string>{"step-00000040", "step-00000070", "step-00000080"}));
+}
+
 TEST(Retention, DamagedCheckpointsDoNotCount) {
   TemporaryDirectory root;
   for (int64_t step : {10, 20}) save_alone(root / "original", step);

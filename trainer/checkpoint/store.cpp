@@ -138,6 +138,7 @@ void CheckpointStore::retain(int64_t saved) {
         kept += is_good(step) ? 1 : 0;
         continue;
       }
+      if (step == protected_) continue;
       // Out of sight first: a crash in the middle of a removal must not leave half a checkpoint
       // under a good name.
       const std::string name = step_name(step);

@@ -41,11 +41,15 @@ class CheckpointStore {
   /// never committed leaves a directory that the next store here sweeps.
   PendingSave begin(Snapshot);
   /// After write() on every rank. Returns once the checkpoint is durable. Then removes the oldest
-  /// beyond `keep`, counting only those that verify. CheckpointError when it could not be written:
-  /// earlier checkpoints are untouched and a later save may succeed.
+  /// beyond `keep`, counting only those that verify, but for the protected one. CheckpointError when
+  /// it could not be written: earlier checkpoints are untouched and a later save may succeed.
   void commit(PendingSave&);
   /// All three at once.
   void save(Snapshot);
+
+  /// The checkpoint of this step stays, however many newer ones there are; it is not counted among
+  /// them. Instead of the one named before. Rank 0 decides; not collective.
+  void protect(std::optional<int64_t> step) { protected_ = step; }
 
   /// See trainer/checkpoint/load.h. Nothing saved yet: none.
   std::optional<CheckpointMeta> load_newest(std::span<const TensorRef> into,
@@ -65,6 +69,7 @@ class CheckpointStore {
   std::string directory_;
   comm::Communicator& comm_;
   int64_t keep_;
+  std::optional<int64_t> protected_;
   FaultPoint fault_;
   std::set<int64_t> known_good_;  ///< verified by this process; rank 0 only
 };

@@ -12,27 +12,11 @@
 
 #include "core/error.h"
 #include "trainer/checkpoint/step_directory.h"
+#include "trainer/record/best_step.h"
 #include "trainer/record/metrics.h"
 
 namespace stipple::trainer {
 namespace {
-
-/// Of `steps`, the one whose validation was best; none where none of them was validated.
-std::optional<int64_t> best_of(std::vector<int64_t> steps, const std::vector<EvalRecord>& records,
-                               const data::Metric& metric) {
-  std::ranges::sort(steps);
-  std::optional<int64_t> best;
-  double best_value = 0;
-  for (const int64_t step : steps) {
-    for (const EvalRecord& record : records) {
-      if (!record.is_plain() || record.split != "val" || record.step != step) continue;
-      const double value = value_of(record.values, metric.name);
-      const bool is_better = metric.less_is_better ? value < best_value : value > best_value;
-      if (value == value && (!best || is_better)) best = step, best_value = value;
-    }
-  }
-  return best;
-}
 
 std::optional<int64_t> number_in(const std::string& text) {
   int64_t number = 0;
@@ -49,11 +33,9 @@ std::string choose(const RunDirectory& directory, const data::TaskInfo& info,
   if (which == "best") {
     STIPPLE_CHECK_AS(ConfigError, !info.metrics.empty(), "--checkpoint best: ", info.name,
                      " has no measure to choose by");
-    step = best_of(steps, read_metrics(directory.metrics()).eval, info.metrics.front());
+    step = best_step(steps, read_metrics(directory.metrics()).eval, info.metrics.front());
     STIPPLE_CHECK_AS(ConfigError, step.has_value(), "--checkpoint best: no checkpoint in ",
-                     directory.path(),
-                     " was validated; let eval.every be checkpoint.every, and "
-                     "checkpoint.keep as many as are to be chosen from");
+                     directory.path(), " was validated; let eval.every be checkpoint.every");
   }
   STIPPLE_CHECK_AS(ConfigError, step.has_value(), "--checkpoint ", which,
                    ": newest, best, or the step of one");

@@ -13,8 +13,8 @@ namespace stipple::trainer {
 
 inline constexpr std::string_view kNewestCheckpoint = "newest";
 
-/// What load_parameters() is to load. `which`: "newest"; "best", of those that are still there the
-/// one whose validation was best by the task's first metric, the earliest of equals; or its step.
+/// What load_parameters() is to load. `which`: "newest"; "best", the one whose validation was
+/// best by the task's first metric, the earliest of equals; or its step.
 /// ConfigError where there is no such. Collective: rank 0 chooses.
 std::string chosen_checkpoint(comm::Communicator&, const RunDirectory&, const data::TaskInfo&,
                               const std::string& which);

@@ -177,7 +177,8 @@ void CheckpointConfig::describe(ConfigVisitor& v) {
            .min = 0,
            .max = kMaxSteps});
   v.field("keep", keep,
-          {.doc = "Newest checkpoints to keep; two at least, so that one can be damaged.",
+          {.doc = "Newest checkpoints to keep; two at least, so that one can be damaged. The best "
+                  "by validation stays besides.",
            .min = 2,
            .max = 1e6});
 }

@@ -10,6 +10,7 @@
 #include "core/cpu/isa.h"
 #include "core/cuda/runtime.h"
 #include "core/log.h"
+#include "trainer/checkpoint/step_directory.h"
 #include "trainer/exit_code.h"
 #include "trainer/loop/fitted.h"
 #include "trainer/loop/graph_sample.h"
@@ -18,6 +19,7 @@
 #include "trainer/loop/open_split.h"
 #include "trainer/loop/predictor_refresh.h"
 #include "trainer/loop/signals.h"
+#include "trainer/record/best_step.h"
 #include "trainer/record/report.h"
 
 namespace stipple::trainer {
@@ -39,6 +41,22 @@ MemoryPlan plan_and_tell(const Config& config, const data::TaskInfo& info, int t
   const std::string unused = unused_keys_text(config);
   if (!unused.empty()) log::info(unused);
   return plan;
+}
+
+/// What tells which of several is the best.
+EvalRecord first_metric_of(const EvalRecord& record, const data::TaskInfo& info) {
+  const std::string name(info.metrics.front().name);
+  return {.step = record.step,
+          .split = record.split,
+          .values = {{name, value_of(record.values, name)}}};
+}
+
+std::vector<EvalRecord> validations_in(const std::string& metrics, const data::TaskInfo& info) {
+  std::vector<EvalRecord> found;
+  if (info.metrics.empty()) return found;
+  for (const EvalRecord& record : read_metrics(metrics).eval)
+    if (record.is_plain()) found.push_back(first_metric_of(record, info));
+  return found;
 }
 
 }  // namespace
@@ -83,6 +101,7 @@ Trainer::Trainer(const Config& config, comm::Communicator& communicator)
     directory_.write_data_summary(
         {{"train", train_set_->intake()}, {"val", validation_set_->intake()}});
     log_.open(directory_, state_.saved_step());
+    validations_ = validations_in(directory_.metrics(), task_->info());
   });
 }
 
@@ -111,7 +130,16 @@ void Trainer::require_equal_ranks() {
   }
 }
 
+/// Of those that are there and the one that is about to be saved.
+void Trainer::protect_best_checkpoint() {
+  if (communicator_.rank() != 0 || validations_.empty()) return;
+  std::vector<int64_t> steps = steps_in(directory_.checkpoints());
+  steps.push_back(step());
+  checkpoints_.protect(best_step(std::move(steps), validations_, task_->info().metrics.front()));
+}
+
 void Trainer::save() {
+  comm::agree(communicator_, [&] { protect_best_checkpoint(); });
   if (!state_.save(checkpoints_)) return;
   comm::agree(communicator_, [&] {
     if (communicator_.rank() == 0) directory_.remember_checkpoint(step());
@@ -198,6 +226,9 @@ std::optional<EvalResult> Trainer::evaluate_validation(int64_t seeds) {
   if (!result) return result;
   look_at_graphs(*result);
   log_.evaluation(*result, step(), data::split_name(data::Split::kValidation));
+  if (communicator_.rank() == 0 && !task_->info().metrics.empty())
+    validations_.push_back(first_metric_of(
+        eval_record(*result, step(), data::split_name(data::Split::kValidation)), task_->info()));
   return result;
 }
 

@@ -7,6 +7,7 @@
 #include <memory>
 #include <optional>
 #include <string_view>
+#include <vector>
 
 #include "comm/communicator.h"
 #include "data/task_config.h"
@@ -61,6 +62,7 @@ class Trainer {
   void look_at_graphs(EvalResult&);
   std::optional<EvalResult> evaluate_validation(int64_t seeds);  ///< none: asked to stop
   bool has_validation_at_this_step();
+  void protect_best_checkpoint();
   int stop();
   void tell_result(bool was_complete);
   bool due(int64_t every) const { return every > 0 && step() % every == 0; }
@@ -78,6 +80,7 @@ class Trainer {
   SpikeGuard guard_;
   RunState state_;
   CheckpointStore checkpoints_;
+  std::vector<EvalRecord> validations_;  ///< the first metric of each; rank 0 only
   StepPipeline pipeline_;
   int64_t enqueued_ = 0;  ///< steps; at least step()
   RunLog log_;
