@@ -28,7 +28,10 @@ enum class Writes : uint8_t { kNothing, kText, kPicture };
 struct TaskInfo {
   std::string name;
   LeafFields fields = {};
-  int64_t vocab_size = 0;   ///< size of the embedding table
+  int64_t vocab_size = 0;  ///< size of the embedding table
+  /// What tells one vocabulary of words from another (wordpiece::Vocabulary::hash()); empty: tokens
+  /// are none.
+  std::string vocabulary = {};
   int64_t num_classes = 0;  ///< of labels that are classes
   /// What the classes are called, where a prediction is to be told in words.
   std::vector<std::string> class_names = {};

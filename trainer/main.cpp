@@ -375,7 +375,8 @@ struct CommandLine {
     command->add_option("--out", exporting.out, "Folder to write")->required();
     command
         ->add_option("--labels", exporting.labels,
-                     "Names of the classes, in the order of their numbers, e.g. no,yes")
+                     "Names of the classes, in the order of their numbers, e.g. no,yes; the task's "
+                     "by default")
         ->delimiter(',');
     command->add_option(
         "--vocab", exporting.vocabulary,

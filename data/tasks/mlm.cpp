@@ -39,6 +39,7 @@ class MlmTask final : public Task {
         info_{.name = "mlm",
               .fields = {.label = LabelKind::kMaskedToken},
               .vocab_size = tokenizer_->vocabulary().size(),
+              .vocabulary = tokenizer_->vocabulary().hash(),
               .num_classes = tokenizer_->vocabulary().size(),
               .max_length = config.max_length,
               .metrics = {kAccuracy, kPerplexity}} {}

@@ -23,12 +23,14 @@ constexpr int64_t kSegments = 2;
 /// Keeps the draw of what is held out apart from the order of any epoch.
 constexpr uint64_t kHeldOutEpoch = ~uint64_t{0};
 
-TaskInfo info_of(const DataConfig& config, const TextTaskOptions& options, int64_t vocab_size) {
+TaskInfo info_of(const DataConfig& config, const TextTaskOptions& options,
+                 const wordpiece::Vocabulary& vocabulary) {
   const bool is_value = options.labels.names.empty();
   return {
       .name = options.name,
       .fields = {.label = is_value ? LabelKind::kValue : LabelKind::kClass, .segments = kSegments},
-      .vocab_size = vocab_size,
+      .vocab_size = vocabulary.size(),
+      .vocabulary = vocabulary.hash(),
       .num_classes = static_cast<int64_t>(options.labels.names.size()),
       .class_names = options.labels.names,
       .value_range = options.labels.range,
@@ -75,7 +77,7 @@ TextTask::TextTask(const DataConfig& config, uint64_t seed, TextTaskOptions opti
       seed_(seed),
       options_(std::move(options)),
       tokenizer_(wordpiece::configured_tokenizer(config)),
-      info_(info_of(config, options_, tokenizer_.vocabulary().size())) {}
+      info_(info_of(config, options_, tokenizer_.vocabulary())) {}
 
 BadRow TextTask::bad_row(Split split) const {
   if (!config_.skip_bad_rows) return BadRow::kError;

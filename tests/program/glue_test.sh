@@ -177,6 +177,17 @@ equal "$(state own_run)" "$(state run)" "the same examples as files of one's own
 expect 0 "$STIPPLE" predict own_run --out own.tsv
 equal "$(sed -E 's/other$/0/; s/same$/1/' own.tsv)" "$(cat MRPC.tsv)" "the same predictions"
 
+# Exported, the classes have the names that the task gives them; another vocabulary of equal size is none to begin with.
+names() { /usr/bin/python3 -c 'import json, sys; print(*json.load(open(sys.argv[1]))["id2label"].values())' "$1/config.json"; }
+expect 0 "$STIPPLE" export own_run --format huggingface --out exported
+equal "$(names exported)" "other same" "names of classes"
+expect 0 "$STIPPLE" export own_run --format huggingface --labels no,yes --out renamed
+equal "$(names renamed)" "no yes" "names that were asked for"
+sed 's/^a$/x/; s/^b$/a/; s/^x$/b/' vocab.txt >swapped.txt
+expect 2 run_train 1 run.dir=refused data.vocab=swapped.txt init.from=run
+contains "$output" "init.from: run/checkpoints/step-00000060 was trained with another vocabulary than swapped.txt"
+[ ! -e refused/metrics.jsonl ] || fail "a run that began with another vocabulary"
+
 refuses() {  # MESSAGE key=value...: the run says so in one line, before anything is written.
   local message=$1
   shift

@@ -598,6 +598,15 @@ TEST(Manifest, IsReadableAndSaysWhatItHolds) {
   EXPECT_EQ(j.at("files").size(), 2u);
 }
 
+TEST(Manifest, KeepsWhatNumbersOfTokensAndClassesMean) {
+  Manifest manifest;
+  EXPECT_EQ(manifest_to_json(manifest).find("class_names"), std::string::npos);
+  EXPECT_EQ(manifest_from_json(manifest_to_json(manifest), "here").meta, manifest.meta);
+  manifest.meta.vocabulary = "00ff";
+  manifest.meta.class_names = {"no", "yes"};
+  EXPECT_EQ(manifest_from_json(manifest_to_json(manifest), "here").meta, manifest.meta);
+}
+
 TEST(ContentHash, AgreesWithTheReferenceAndDoesNotDependOnThePieces) {
   EXPECT_EQ(content_hash(std::string_view("")), "99aa06d3014798d86001c324468d497f");
   ContentHasher hasher;

@@ -2,7 +2,10 @@
 // What a new run takes over of another model, and what it says about the rest.
 #include "trainer/loop/init_from.h"
 
+#include <filesystem>
+
 #include "core/copy.h"
+#include "data/wordpiece/vocabulary.h"
 #include "model/model.h"
 #include "tests/support/attentions.h"
 #include "tests/support/source_folder.h"
@@ -34,16 +37,25 @@ struct Imported {
 
 /// Parameters of a classifier that begin from a model.
 struct Begun {
-  Begun(const Config& config, LabelKind label, int64_t classes = 2) {
+  Begun(const Config& config, LabelKind label, int64_t classes = 2,
+        const std::string& vocabulary = {}) {
     model::FactTable facts(config.model.layers);
-    const model::Model model(
-        store, facts, config.model, config.attention,
-        {.fields = {.label = label}, .vocab_size = 96, .num_classes = classes, .max_length = 12});
+    const data::TaskInfo info{.name = "test",
+                              .fields = {.label = label},
+                              .vocab_size = 96,
+                              .vocabulary = vocabulary,
+                              .num_classes = classes,
+                              .max_length = 12};
+    const model::Model model(store, facts, config.model, config.attention,
+                             {.fields = info.fields,
+                              .vocab_size = info.vocab_size,
+                              .num_classes = info.num_classes,
+                              .max_length = info.max_length});
     store.allocate(kCpuDevice);
     store.initialize(stream, 5);
     random.assign(store.values().data, store.values().data + store.numel());
     const auto communicator = comm::make_single_communicator();
-    init_from(config, *communicator, stream, store);
+    init_from(config, info, *communicator, stream, store);
   }
   std::span<const float> values(const ParameterStore::Entry& entry) const {
     return std::span<const float>(store.values().span())
@@ -106,6 +118,31 @@ TEST(InitFrom, AnotherHeadIsNewAndNoError) {
       config.model.width;  // of the pooler's shape, but with another activation
   const Begun begun(config, LabelKind::kClass);
   EXPECT_TRUE(begun.is_as_drawn(begun.store.entry(*begun.store.find("head.hidden.weight"))));
+}
+
+TEST(InitFrom, RefusesAnotherVocabularyOfEqualSize) {
+  const Imported imported;
+  const Imported without_vocabulary;
+  const auto golden = test::source_folder() / "tests/golden/bert/vocab.txt";
+  std::filesystem::copy_file(golden, imported.path + "/vocab.txt");
+  const auto own = data::wordpiece::Vocabulary::read(golden.string());
+  auto tokens = own.tokens();
+  std::swap(tokens[5], tokens[6]);
+  const data::wordpiece::Vocabulary other(tokens, "other");
+  Config config = config_for(imported);
+  config.data.vocab = "other.txt";
+  EXPECT_NO_THROW(Begun(config, LabelKind::kClass, 2, own.hash()));
+  EXPECT_NO_THROW(Begun(config, LabelKind::kClass, 2, ""));
+  EXPECT_NO_THROW(Begun(config_for(without_vocabulary), LabelKind::kClass, 2, other.hash()));
+  try {
+    const Begun begun(config, LabelKind::kClass, 2, other.hash());
+    FAIL() << "it was taken";
+  } catch (const ConfigError& e) {
+    EXPECT_EQ(e.what(), "init.from: " + imported.path +
+                            " was trained with another vocabulary than other.txt (hash " +
+                            own.hash() + ", not " + other.hash() +
+                            "); let data.vocab be the one that it was trained with");
+  }
 }
 
 TEST(InitFrom, RefusesInOneLineWhatDoesNotFit) {

@@ -428,7 +428,7 @@ HuggingFaceModel to_huggingface(const StoredModel& from, const std::vector<std::
                      ": tensor '", tensor.name, "' is none that BERT has");
     model.tensors.push_back({tensor.name, tensor.shape, from.read(tensor)});
   }
-  model.labels = labels;
+  model.labels = labels.empty() ? from.class_names() : labels;
   const auto classes = static_cast<size_t>(rows_of_tensor(model, "head.out.weight"));
   STIPPLE_CHECK_AS(ConfigError, labels.empty() || labels.size() == classes,
                    "--labels: ", labels.size(), " names, and the model has ", classes, " classes");

@@ -35,7 +35,7 @@ struct HuggingFaceModel {
 HuggingFaceModel read_huggingface(const std::string& folder);
 
 /// ConfigError naming the key or tensor where BERT has nothing like it. `labels`: names of the classes in
-/// their order; none: LABEL_0, LABEL_1, ...
+/// their order; none: the task's, where they are known, or else LABEL_0, LABEL_1, ...
 HuggingFaceModel to_huggingface(const StoredModel&, const std::vector<std::string>& labels);
 
 /// All of it, or nothing. `beside`: files to be copied into it. ConfigError where `folder` exists.

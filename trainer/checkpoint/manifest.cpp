@@ -150,6 +150,9 @@ CheckpointMeta meta_from_json(const Json& j, int64_t version) {
   meta.dataset_fingerprint = fingerprint_from(j.at("dataset_fingerprint"));
   if (const Json* found = j.find("validation_fingerprint"))
     meta.validation_fingerprint = fingerprint_from(*found);
+  if (const Json* found = j.find("vocabulary")) meta.vocabulary = found->get<std::string>();
+  if (const Json* found = j.find("class_names"))
+    for (const Json& name : *found) meta.class_names.push_back(name);
   meta.scalars = version == 1 ? scalars_of_version_1(j) : scalars_from_json(j.at("state"));
   meta.config_yaml = j.at("config_yaml");
   return meta;
@@ -210,6 +213,11 @@ std::string manifest_to_json(const Manifest& m) {
   j["dataset_fingerprint"] = fmt::format("{:016x}", m.meta.dataset_fingerprint);
   if (m.meta.validation_fingerprint)
     j["validation_fingerprint"] = fmt::format("{:016x}", *m.meta.validation_fingerprint);
+  if (!m.meta.vocabulary.empty()) j["vocabulary"] = m.meta.vocabulary;
+  if (!m.meta.class_names.empty()) {
+    Json& names = j["class_names"] = Json::array();
+    for (const std::string& name : m.meta.class_names) names.push_back(name);
+  }
   j["world_size"] = m.world_size;
   j["state"] = scalars_to_json(m.meta.scalars);
   j["config_yaml"] = m.meta.config_yaml;

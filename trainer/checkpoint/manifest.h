@@ -46,6 +46,10 @@ struct CheckpointMeta {
   uint64_t dataset_fingerprint = 0;  ///< of the training examples
   /// Of the validation examples; none in checkpoints written before it was kept.
   std::optional<uint64_t> validation_fingerprint = {};
+  /// TaskInfo's: what the numbers of tokens and of classes mean. Empty, too, in checkpoints written
+  /// before they were kept.
+  std::string vocabulary = {};
+  std::vector<std::string> class_names = {};
   Scalars scalars = {};
   std::string config_yaml = {};  ///< the resolved configuration
 

@@ -9,6 +9,7 @@
 
 #include "core/error.h"
 #include "core/log.h"
+#include "data/wordpiece/vocabulary.h"
 #include "trainer/checkpoint/content_hash.h"
 #include "trainer/checkpoint/load.h"
 #include "trainer/checkpoint/new_folder.h"
@@ -115,6 +116,12 @@ std::string StoredModel::architecture() const {
   if (!file_) return {};
   const auto found = file_->metadata().find(kArchitectureKey);
   return found == file_->metadata().end() ? std::string() : found->second;
+}
+
+std::string StoredModel::vocabulary() const {
+  if (!file_) return manifest_.meta.vocabulary;
+  const std::string path = file_beside("vocab.txt");
+  return path.empty() ? std::string() : data::wordpiece::Vocabulary::read(path).hash();
 }
 
 const StoredTensor* StoredModel::find(std::string_view name) const {

@@ -39,6 +39,10 @@ class StoredModel {
   const std::string& path() const { return path_; }
   /// Its sections `model` and `attention` say what it is. An imported one has softmax attention.
   const Config& config() const { return config_; }
+  /// TaskInfo's of what it learned, where that is known: wordpiece::Vocabulary::hash() of its
+  /// vocabulary, and the names of its classes.
+  std::string vocabulary() const;
+  const std::vector<std::string>& class_names() const { return manifest_.meta.class_names; }
   bool is_imported() const { return file_.has_value(); }
   /// What learned it, in words of whoever it was imported from; empty: nobody.
   std::string architecture() const;

@@ -84,8 +84,9 @@ int data_listops(const std::string& out, const data::listops::GeneratorOptions&)
 /// where it is no BERT or `out` exists.
 int import_huggingface(const std::string& folder, const std::string& out);
 struct ExportOptions {
-  std::string out;                       ///< the folder to write
-  std::vector<std::string> labels = {};  ///< names of the classes, in their order
+  std::string out;  ///< the folder to write
+  /// Names of the classes, in their order; none: the task's.
+  std::vector<std::string> labels = {};
   std::string vocabulary =
       {};  ///< path of vocab.txt; empty: what the run or the imported model has
 };

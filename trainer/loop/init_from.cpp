@@ -40,6 +40,17 @@ void require_same_encoder(const Config& config, const StoredModel& from) {
                    "; use its values");
 }
 
+/// Tables of equal sizes may be of other words.
+void require_same_vocabulary(const Config& config, const data::TaskInfo& info,
+                             const StoredModel& from) {
+  const std::string there = from.vocabulary();
+  STIPPLE_CHECK_AS(ConfigError,
+                   there.empty() || info.vocabulary.empty() || there == info.vocabulary,
+                   "init.from: ", from.path(), " was trained with another vocabulary than ",
+                   config.data.vocab, " (hash ", there, ", not ", info.vocabulary,
+                   "); let data.vocab be the one that it was trained with");
+}
+
 /// What to do about a table whose rows are counted by a key.
 std::string advice(std::string_view name, const Shape& there) {
   if (name == "embedding.positions") return fmt::format("use model.max_positions={}", there[0]);
@@ -105,12 +116,13 @@ void tell(const StoredModel& from, const Plan& plan) {
 
 }  // namespace
 
-void init_from(const Config& config, comm::Communicator& communicator, const Stream& stream,
-               const model::ParameterStore& parameters) {
+void init_from(const Config& config, const data::TaskInfo& info, comm::Communicator& communicator,
+               const Stream& stream, const model::ParameterStore& parameters) {
   if (config.init.from.empty()) return;
   comm::agree(communicator, [&] {
     const StoredModel from(config.init.from);
     require_same_encoder(config, from);
+    require_same_vocabulary(config, info, from);
     const Plan plan = make_plan(config, from, parameters);
     for (const StoredTensor* tensor : plan.loaded) {
       const std::vector<float> values = from.read(*tensor);

@@ -41,6 +41,8 @@ Snapshot RunState::snapshot() {
   return {.meta = {.step = step_,
                    .dataset_fingerprint = parts_.train_fingerprint,
                    .validation_fingerprint = parts_.validation_fingerprint,
+                   .vocabulary = parts_.info.vocabulary,
+                   .class_names = parts_.info.class_names,
                    .scalars = scalars_of([this](StateVisitor& v) { describe(v); }),
                    .config_yaml = yaml_of(parts_.config)},
           .tensors = {tensors_.refs().begin(), tensors_.refs().end()}};

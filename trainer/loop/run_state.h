@@ -7,6 +7,7 @@
 #include <string>
 
 #include "comm/communicator.h"
+#include "data/dataset.h"
 #include "trainer/checkpoint/host_tensors.h"
 #include "trainer/checkpoint/store.h"
 #include "trainer/config/config.h"
@@ -28,6 +29,7 @@ class RunState {
     SpikeGuard& guard;
     uint64_t train_fingerprint;
     uint64_t validation_fingerprint;
+    const data::TaskInfo& info;
   };
   explicit RunState(const Parts&);
 

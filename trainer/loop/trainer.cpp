@@ -80,14 +80,14 @@ Trainer::Trainer(const Config& config, comm::Communicator& communicator)
       optimizer_(config.optimizer, replica_.parameters(), device_),
       guard_(config.guard),
       state_({config_, replica_, optimizer_, guard_, train_set_->fingerprint(),
-              validation_set_->fingerprint()}),
+              validation_set_->fingerprint(), task_->info()}),
       checkpoints_(directory_.checkpoints(), communicator, config.checkpoint.keep),
       pipeline_({config_, communicator_, *train_set_, task_->info(), replica_, optimizer_, guard_}),
       log_(config, task_->info(), replica_.facts()) {
   require_equal_ranks();
   const std::string config_until_now = state_.restore(checkpoints_, communicator_);
   if (state_.saved_step() < 0) {
-    init_from(config, communicator, replica_.stream(), replica_.parameters());
+    init_from(config, task_->info(), communicator, replica_.stream(), replica_.parameters());
     put_fitted(communicator_, config_, task_->info(), replica_.stream(), replica_.parameters());
   }
   enqueued_ = step();
