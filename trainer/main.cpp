@@ -118,10 +118,11 @@ struct CommandLine {
         "Start several ranks with mpirun: launch/run.sh -np 4 stipple train "
         "configs/recipe/quickstart.yaml\n"
         "SIGINT (Ctrl-C), SIGTERM, SIGHUP, SIGUSR1, SIGUSR2 and SIGXCPU save and stop training; a "
-        "second\nSIGINT stops it without saving.\n"
+        "second\nSIGINT stops it without saving. It also leaves by itself before its time is over: "
+        "run.max_time,\nSLURM_JOB_END_TIME.\n"
         "Exit codes: 0 done, 1 failed (start again to resume), 2 bad configuration or data, 75 "
         "saved "
-        "and stopped by a signal, 93 diverged (starting again would not help)");
+        "and stopped by a signal or the clock, 93 diverged (starting again would not help)");
     add_train();
     add_eval();
     add_predict();

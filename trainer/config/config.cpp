@@ -5,7 +5,9 @@
 
 #include "core/cuda/runtime.h"
 #include "core/error.h"
+#include "core/text.h"
 #include "model/attention/registry.h"
+#include "trainer/config/duration.h"
 #include "trainer/config/user_path.h"
 
 namespace stipple::trainer {
@@ -43,6 +45,8 @@ void validate_training(const Config& config) {
   const double factor = config.guard.spike_factor;
   require(factor == 0 || factor > 1, "guard.spike_factor: ", factor,
           " would skip ordinary steps; use a value above 1, or 0 for off");
+  require(config.run.max_time.empty() || parse_duration(config.run.max_time), "run.max_time: '",
+          one_line(config.run.max_time), "' is no time; use ", kDurationForms);
   require(!config.run.dir.empty(), "run.dir: is empty; name the folder of the run");
 }
 
@@ -100,6 +104,12 @@ void RunConfig::describe(ConfigVisitor& v) {
   v.choice("resume", resume, {"auto", "never", "must"},
            {.doc = "What to do about a run that dir already holds: auto, go on with it, or start "
                    "one if there is none; never, refuse; must, refuse to start a new one."});
+  v.field("max_time", max_time,
+          {.doc = "How long this job may last, from its start, as for sbatch --time: minutes, "
+                  "minutes:seconds, hours:minutes:seconds or days-hours:minutes:seconds. The run "
+                  "saves and leaves with exit code 75 before that, early enough by what its saves "
+                  "and steps were measured to take. Empty: no limit but that of a Slurm job "
+                  "(SLURM_JOB_END_TIME)."});
 }
 
 void InitConfig::describe(ConfigVisitor& v) {

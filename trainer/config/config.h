@@ -25,6 +25,7 @@ struct RunConfig {
   std::string dir = "runs/default";
   int64_t seed = 1;
   Resume resume = Resume::kAuto;
+  std::string max_time = {};  ///< parse_duration(); empty: none
   void describe(ConfigVisitor&);
 };
 

@@ -36,7 +36,7 @@ size_t rank_of(std::string_view key) {
 
 const std::vector<std::string_view>& changeable_keys() {
   static const std::vector<std::string_view> keys = {
-      "run.dir", "run.resume",
+      "run.dir", "run.resume", "run.max_time",
       // Where and how it is computed. Another micro-batch changes the last bits only.
       "device", "precision", "reduction", "threads", "step.", "comm.", "train.micro_batch",
       "attention.implementation",

@@ -24,7 +24,7 @@ constexpr int64_t kRoundsBetweenLooks = 8;
 /// Whether it came to its end.
 bool evaluate_once(Replica& replica, comm::Communicator& communicator,
                    const data::EvalBatches& batches, const RngKey& rng, FactSums& sums,
-                   AnswerSheet& answers, bool (*stop)()) {
+                   AnswerSheet& answers, FunctionRef<bool()> stop) {
   sums.clear();
   answers.clear();
   const int64_t outputs = num_answer_outputs(answers.info());
@@ -187,7 +187,7 @@ RngKey evaluation_rng(const Config& config, int64_t seed) {
 
 std::optional<EvalResult> evaluate(Replica& replica, comm::Communicator& communicator,
                                    const data::Dataset& dataset, const data::TaskInfo& info,
-                                   const Config& config, int64_t seeds, bool (*stop)()) {
+                                   const Config& config, int64_t seeds, FunctionRef<bool()> stop) {
   Stopwatch watch;
   const data::EvalBatches batches(dataset, info, batch_options(config, /*is_captured=*/false));
   FactSums sums(replica.facts(), batches.num_leaves());

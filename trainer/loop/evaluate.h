@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "comm/communicator.h"
+#include "core/function_ref.h"
 #include "data/batch.h"
 #include "trainer/loop/answer_sheet.h"
 #include "trainer/loop/replica.h"
@@ -45,7 +46,7 @@ RngKey evaluation_rng(const Config&, int64_t seed);
 /// rank, all give up and there is no result. Collective.
 std::optional<EvalResult> evaluate(Replica&, comm::Communicator&, const data::Dataset&,
                                    const data::TaskInfo&, const Config&, int64_t seeds,
-                                   bool (*stop)());
+                                   FunctionRef<bool()> stop);
 
 /// What metrics.jsonl keeps of it.
 EvalRecord eval_record(const EvalResult&, int64_t step, std::string_view split);

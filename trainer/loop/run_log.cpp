@@ -6,15 +6,10 @@
 #include <cmath>
 
 #include "core/log.h"
+#include "trainer/config/duration.h"
 
 namespace stipple::trainer {
 namespace {
-
-std::string duration_text(double seconds) {
-  const int64_t s = std::llround(seconds);
-  return s >= 3600 ? fmt::format("{}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60)
-                   : fmt::format("{}:{:02}", s / 60, s % 60);
-}
 
 /// "loss/train" and so on: what comes before the '/' groups TensorBoard's charts.
 class TensorBoardScalars {

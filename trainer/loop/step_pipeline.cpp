@@ -10,7 +10,6 @@
 #include "core/profiler_range.h"
 #include "core/stopwatch.h"
 #include "kernels/activation.h"
-#include "trainer/loop/signals.h"
 
 namespace stipple::trainer {
 namespace {
@@ -51,6 +50,7 @@ StepPipeline::StepPipeline(const Parts& parts)
       replica_(parts.replica),
       optimizer_(parts.optimizer),
       guard_(parts.guard),
+      requests_(parts.requests),
       batches_(parts.train_set, parts.task, batch_options(config_, config_.step.graph)),
       my_leaves_(
           comm::leaves_of_rank(batches_.num_leaves(), communicator_.rank(), communicator_.size())),
@@ -168,7 +168,7 @@ void StepPipeline::gather(Flight& flight) {
 }
 
 void StepPipeline::sum_over_ranks(Flight& flight) {
-  std::array<int64_t, 2> sums = {flight.tokens, stop_requested() ? 1 : 0};
+  std::array<int64_t, 2> sums = {flight.tokens, requests_.stop() ? 1 : 0};
   communicator_.all_reduce(std::span<int64_t>(sums), comm::Reduction::kSum);
   facts_.all_reduce(communicator_);
   StepResult& result = flight.result;

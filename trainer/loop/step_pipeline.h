@@ -19,6 +19,7 @@
 #include "trainer/loop/fact_sums.h"
 #include "trainer/loop/flight.h"
 #include "trainer/loop/replica.h"
+#include "trainer/loop/requests.h"
 #include "trainer/loop/step_graph.h"
 #include "trainer/loop/step_observer.h"
 #include "trainer/loop/step_result.h"
@@ -38,6 +39,7 @@ class StepPipeline {
     Replica& replica;
     Optimizer& optimizer;
     SpikeGuard& guard;
+    Requests& requests;
   };
   /// Collective: on GPUs the ranks' exchange is set up.
   explicit StepPipeline(const Parts&);
@@ -68,6 +70,7 @@ class StepPipeline {
   Replica& replica_;
   Optimizer& optimizer_;
   SpikeGuard& guard_;
+  Requests& requests_;
   data::TrainBatches batches_;
   Range my_leaves_;
   std::vector<data::Leaf> leaves_;

@@ -4,13 +4,16 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <filesystem>
 #include <limits>
 
 #include "core/cpu/isa.h"
 #include "core/cuda/runtime.h"
 #include "core/log.h"
+#include "core/stopwatch.h"
 #include "trainer/checkpoint/step_directory.h"
+#include "trainer/config/duration.h"
 #include "trainer/exit_code.h"
 #include "trainer/loop/fitted.h"
 #include "trainer/loop/graph_sample.h"
@@ -18,7 +21,6 @@
 #include "trainer/loop/memory_check.h"
 #include "trainer/loop/open_split.h"
 #include "trainer/loop/predictor_refresh.h"
-#include "trainer/loop/signals.h"
 #include "trainer/record/best_step.h"
 #include "trainer/record/report.h"
 
@@ -59,6 +61,22 @@ std::vector<EvalRecord> validations_in(const std::string& metrics, const data::T
   return found;
 }
 
+/// Of checkpoints on a slow file system, before the first was measured.
+constexpr double kExpectedBytesPerS = 100e6;
+constexpr double kExpectedLeastSave_s = 1;
+
+TimeLimit limit_and_tell(const Config& config, const MemoryPlan& plan,
+                         comm::Communicator& communicator) {
+  std::optional<JobEnd> end;
+  comm::agree(communicator, [&] { end = end_of_job(config, std::getenv("SLURM_JOB_END_TIME")); });
+  const auto bytes = static_cast<double>(plan.parameters + plan.moments);
+  const TimeLimit limit(end, kExpectedLeastSave_s + bytes / kExpectedBytesPerS);
+  if (limit.end())
+    log::info(fmt::format("this job ends in {} ({}); the run will save and leave before that",
+                          duration_text(std::max(0.0, limit.left_s())), limit.end()->said_by));
+  return limit;
+}
+
 }  // namespace
 
 Trainer::Trainer(const Config& config, comm::Communicator& communicator)
@@ -82,7 +100,9 @@ Trainer::Trainer(const Config& config, comm::Communicator& communicator)
       state_({config_, replica_, optimizer_, guard_, train_set_->fingerprint(),
               validation_set_->fingerprint(), task_->info()}),
       checkpoints_(directory_.checkpoints(), communicator, config.checkpoint.keep),
-      pipeline_({config_, communicator_, *train_set_, task_->info(), replica_, optimizer_, guard_}),
+      requests_(limit_and_tell(config, plan_, communicator)),
+      pipeline_({config_, communicator_, *train_set_, task_->info(), replica_, optimizer_, guard_,
+                 requests_}),
       log_(config, task_->info(), replica_.facts()) {
   require_equal_ranks();
   const std::string config_until_now = state_.restore(checkpoints_, communicator_);
@@ -139,11 +159,13 @@ void Trainer::protect_best_checkpoint() {
 }
 
 void Trainer::save() {
+  Stopwatch watch;
   comm::agree(communicator_, [&] { protect_best_checkpoint(); });
   if (!state_.save(checkpoints_)) return;
   comm::agree(communicator_, [&] {
     if (communicator_.rank() == 0) directory_.remember_checkpoint(step());
   });
+  requests_.saved(watch.lap());
 }
 
 double Trainer::figure(std::string_view name) const {
@@ -221,8 +243,9 @@ void Trainer::look_at_graphs(EvalResult& result) {
 }
 
 std::optional<EvalResult> Trainer::evaluate_validation(int64_t seeds) {
-  std::optional<EvalResult> result = evaluate(replica_, communicator_, *validation_set_,
-                                              task_->info(), config_, seeds, stop_requested);
+  std::optional<EvalResult> result =
+      evaluate(replica_, communicator_, *validation_set_, task_->info(), config_, seeds,
+               [this] { return requests_.stop(); });
   if (!result) return result;
   look_at_graphs(*result);
   log_.evaluation(*result, step(), data::split_name(data::Split::kValidation));
@@ -247,14 +270,14 @@ int Trainer::stop() {
     const StepResult result = collect_step();
     if (due(config_.log.every)) log_step(result);
   }
+  const std::string reason = requests_.reason(communicator_);
   save();
-  if (communicator_.rank() == 0)
-    log::info(
-        fmt::format("saved step {} and stopping, as a signal asked; start again to go on", step()));
+  log::info(fmt::format("saved step {} and stopping, {}; start again to go on", step(), reason));
   return kRequeue;
 }
 
 int Trainer::run() {
+  requests_.begin();
   const bool complete = step() >= config_.train.steps;
   // A stop may have come between a step and its evaluation.
   if (!complete && step() > 0 && due(config_.eval.every) && !has_validation_at_this_step()) {

@@ -15,6 +15,7 @@
 #include "trainer/config/config.h"
 #include "trainer/loop/evaluate.h"
 #include "trainer/loop/replica.h"
+#include "trainer/loop/requests.h"
 #include "trainer/loop/run_log.h"
 #include "trainer/loop/run_state.h"
 #include "trainer/loop/step_pipeline.h"
@@ -81,6 +82,7 @@ class Trainer {
   RunState state_;
   CheckpointStore checkpoints_;
   std::vector<EvalRecord> validations_;  ///< the first metric of each; rank 0 only
+  Requests requests_;
   StepPipeline pipeline_;
   int64_t enqueued_ = 0;  ///< steps; at least step()
   RunLog log_;
