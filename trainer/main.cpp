@@ -16,6 +16,7 @@
 #include "core/error.h"
 #include "core/log.h"
 #include "core/standard_streams.h"
+#include "data/glue/recipe.h"
 #include "trainer/commands/commands.h"
 #include "trainer/exit_code.h"
 #include "trainer/loop/signals.h"
@@ -100,6 +101,7 @@ struct CommandLine {
   std::string checkpoint = "newest";
   data::listops::GeneratorOptions listops;
   PredictOptions prediction;
+  GlueOptions benchmark;
   VocabularyOptions vocabulary;
   TokenizeArguments tokenizing;
   bool is_cased = false;
@@ -127,6 +129,7 @@ struct CommandLine {
     add_eval();
     add_predict();
     add_submission();
+    add_glue();
     add_sample();
     add_sparsefinder();
     add_data();
@@ -217,6 +220,48 @@ struct CommandLine {
         ->required();
     command->add_option("--out", out, "The zip to write")->required();
     command->callback([this] { action = [this] { return submission(files, out); }; });
+  }
+  void add_glue() {
+    CLI::App* command = app.add_subcommand(
+        "glue", "Fine-tune on the tasks of GLUE, several seeds each: medians, score, submission");
+    command
+        ->add_option("config", config,
+                     "Configuration files or their names in place of recipe/glue, then key=value "
+                     "overrides, which count for every task")
+        ->allow_extra_args();
+    command->add_option("--init", benchmark.init,
+                        "What every model begins from: a run, a checkpoint or an imported model, "
+                        "whose shape and vocabulary are taken; random values by default");
+    command->add_option("--out", benchmark.out, "Folder of runs and results; begun, it is gone on")
+        ->required();
+    command
+        ->add_option("--tasks", benchmark.tasks,
+                     "cola,sst2,mrpc,qqp,stsb,mnli,qnli,rte,wnli, or some of them")
+        ->delimiter(',')
+        ->allow_extra_args(false);
+    command
+        ->add_option("--seeds", benchmark.seeds,
+                     "Of each task; 5 by default, 3 of sst2, 1 of qqp, mnli and qnli")
+        ->check(whole_number_from(1));
+    command->add_option("--epochs", benchmark.epochs, "Of each task; by default the recipe's")
+        ->check(whole_number_from(1));
+    std::vector<std::string> recipes;
+    for (const auto& recipe : data::glue::all_recipes()) recipes.emplace_back(recipe.name);
+    command
+        ->add_option("--recipe", benchmark.recipe,
+                     "Whose epochs, batches, learning rates, decay and schedule (docs/glue.md); "
+                     "config: what the configuration says")
+        ->capture_default_str()
+        ->check(CLI::IsMember(recipes));
+    command->add_flag("--from-mnli", benchmark.from_mnli,
+                      "rte, stsb and mrpc begin from the model of mnli's first seed");
+    command->callback([this] {
+      action = [this] {
+        catch_stop_signals();  // before MPI starts threads
+        return run_collective(
+            [this](auto& c) { return glue(c, benchmark, split_config_arguments(config)); });
+      };
+    });
   }
   void add_sample() {
     CLI::App* command =

@@ -4,35 +4,7 @@
 # wrong is told in one line.
 . "$(dirname "$0")/support.sh"
 
-# A vocabulary of letters; sentences of letters. MRPC: whether it begins with a or b. STS-B: how many letters are the same.
-printf '%s\n' '[PAD]' '[UNK]' '[CLS]' '[SEP]' '[MASK]' a b c d e f g h '"' >vocab.txt
-mkdir -p glue/MRPC glue/STS-B
-/usr/bin/python3 - <<'PYTHON'
-import random
-random.seed(5)
-letters = "abcdefgh"
-def pairs(n):
-    for i in range(n):
-        first = [random.choice(letters[:4]) for _ in range(3)]
-        second = [first[0] if i % 3 else random.choice(letters[:4]), *(random.choice(letters[4:]) for _ in range(2))]
-        if i % 7 == 0: second.append('"')   # an unpaired quote
-        yield first, second
-def same(first, second): return int(first[0] in "ab")
-def mrpc(name, n, labels):
-    with open(f"glue/MRPC/{name}.tsv", "w", encoding="utf-8", newline="") as out:
-        out.write("\ufeff" + ("Quality" if labels else "index") + "\t#1 ID\t#2 ID\t#1 String\t#2 String\r\n")
-        for i, (a, b) in enumerate(pairs(n)):
-            out.write(f"{same(a, b) if labels else i}\t{i}\t{i + 1}\t{' '.join(a)}\t{' '.join(b)}\r\n")
-def stsb(name, n, labels):
-    head = "index genre filename year old_index source1 source2 sentence1 sentence2".split() + ["score"] * labels
-    with open(f"glue/STS-B/{name}.tsv", "w") as out:
-        out.write("\t".join(head) + "\n")
-        for i, (a, b) in enumerate(pairs(n)):
-            score = [f"{min(5, 2.5 * len(set(a) & set(b))):.3f}"] * labels
-            out.write("\t".join([str(i), *"gfyons", " ".join(a), " ".join(b), *score]) + "\n")
-for make in mrpc, stsb:
-    make("train", 240, True); make("dev", 45, True); make("test", 31, False)
-PYTHON
+/usr/bin/python3 "$SOURCE/tests/program/glue_data.py" glue
 cat >small.yaml <<'YAML'
 run: {dir: run}
 threads: 1
@@ -147,20 +119,6 @@ cp ranks.tsv mrpc_with_probabilities.tsv
 expect 2 "$STIPPLE" submission mrpc_with_probabilities.tsv --out refused.zip
 [ ! -e refused.zip ] || fail "a submission that was refused"
 
-# All of it at once: medians over seeds, the zip; a second call finds everything there.
-driver() { STIPPLE=$STIPPLE "$SOURCE/launch/glue.sh" --out all --tasks mrpc,stsb --seeds 2 --epochs 2 --ranks 2 small.yaml optimizer.schedule.warmup_steps=2; }
-expect 0 driver
-equal "$(cut -f1,2,6 all/results.tsv | paste -sd' ' | tr '\t' ' ')" \
-  "task measure seeds mrpc accuracy 2 mrpc f1 2 stsb mse 2 stsb pearson 2 stsb spearman 2" "results"
-awk -F'\t' 'NR > 1 && !($4 <= $3 && $3 <= $5) { exit 1 }' all/results.tsv || fail "medians: $(cat all/results.tsv)"
-[ -s all/submission.zip ] || fail "no zip"
-results=$(cat all/results.tsv)
-expect 0 driver
-equal "$(cat all/results.tsv)" "$results" "results of a second call"
-expect 2 "$SOURCE/launch/glue.sh" --out all --tasks mrpc,unknown small.yaml
-contains "$output" "there is no task unknown"
-expect 2 "$SOURCE/launch/glue.sh" --out all
-
 # A model that has learnt nothing says so.
 run_train 1 run.dir=nothing train.steps=1 optimizer.schedule.warmup_steps=0 optimizer.learning_rate=0 2>log
 expect 0 "$STIPPLE" eval nothing optimizer.learning_rate=0
@@ -200,7 +158,7 @@ sed -i 's/vocab: vocab.txt, //' small.yaml
 refuses "data.vocab: names no vocabulary"
 sed -i 's/dir: glue, /&vocab: vocab.txt, /' small.yaml
 refuses "cannot read nowhere.txt" data.vocab=nowhere.txt
-refuses "RTE/train.tsv" data.glue.task=rte
+refuses "QQP/train.tsv" data.glue.task=qqp
 refuses "a test alone" data.glue.task=ax
 refuses "own/train.tsv:1: there is no column 'text'" $own data.tsv.text=text
 refuses "own/train.tsv:2: the label 'other' is none of good, bad" $own data.tsv.labels=good,bad

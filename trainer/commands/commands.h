@@ -78,6 +78,19 @@ int sparsefinder_sweep(comm::Communicator&, const std::string& run_dir,
 /// Writes the zip that GLUE's leaderboard takes, of files that predict() wrote
 /// (data/glue/submission.h).
 int submission(const std::vector<std::string>& files, const std::string& out);
+struct GlueOptions {
+  std::string init = {};                ///< what every model begins from; empty: random values
+  std::string out;                      ///< folder of all runs and results (glue_plan.h)
+  std::vector<std::string> tasks = {};  ///< of data.glue.task; empty: all nine
+  std::optional<int64_t> seeds = {};    ///< of each task; none: data::glue::usual_seeds()
+  std::optional<int64_t> epochs = {};   ///< of each task; none: the recipe's
+  std::string recipe = "mosaicbert";    ///< data/glue/recipe.h
+  bool from_mnli = false;               ///< RTE, STS-B and MRPC begin from the model of MNLI
+};
+/// Fine-tunes on the tasks of GLUE one after the other, and writes what came of it, predictions and the
+/// leaderboard's zip. What is complete is not done again. Returns train()'s code where a signal stops
+/// it. Collective.
+int glue(comm::Communicator&, const GlueOptions&, const ConfigArguments&);
 /// Writes the files of ListOps. DataError where one exists, unless options.replace.
 int data_listops(const std::string& out, const data::listops::GeneratorOptions&);
 /// Writes a BERT as transformers keeps it into a folder that init.from takes. ConfigError, one line,

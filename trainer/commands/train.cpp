@@ -2,14 +2,19 @@
 #include <optional>
 
 #include "trainer/commands/commands.h"
+#include "trainer/commands/train_run.h"
 #include "trainer/loop/trainer.h"
 #include "trainer/record/run_directory.h"
 
 namespace stipple::trainer {
 
 int train(comm::Communicator& communicator, const ConfigArguments& arguments) {
-  const Config config = load_config_on_all_ranks(
-      communicator, [&] { return load_arguments(arguments.files, arguments.overrides); });
+  return train_run(communicator, load_config_on_all_ranks(communicator, [&] {
+                     return load_arguments(arguments.files, arguments.overrides);
+                   }));
+}
+
+int train_run(comm::Communicator& communicator, const Config& config) {
   const RunDirectory directory(config.run.dir);
   std::optional<RunLock> lock;
   comm::agree(communicator, [&] {
