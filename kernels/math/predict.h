@@ -11,12 +11,12 @@
 
 namespace stipple::kernels::math {
 
-/// Ascends as x does: -0 and 0 are one, NaN comes last.
+/// Ascends as x does: -0 and 0 are one, NaN comes last. Without branches, for loops over many.
 STIPPLE_HD inline uint32_t ordered_bits(float x) {
-  constexpr uint32_t kSign = 0x80000000u;
-  if (x != x) return 0xFFFFFFFFu;
-  const uint32_t bits = std::bit_cast<uint32_t>(x == 0.0f ? 0.0f : x);
-  return (bits & kSign) != 0 ? ~bits : bits | kSign;
+  constexpr uint32_t kSign = 0x80000000u, kInfinity = 0x7F800000u;
+  const uint32_t bits = std::bit_cast<uint32_t>(x + 0.0f);  // -0 + 0 is 0
+  const uint32_t flipped = bits ^ ((0u - (bits >> 31)) | kSign);
+  return flipped | (0u - static_cast<uint32_t>((bits & ~kSign) > kInfinity));
 }
 
 /// Divides y [R] by its length, where that is not 0.
@@ -28,15 +28,24 @@ STIPPLE_HD inline void to_unit_length(float* y, int64_t r) {
     for (int64_t e = 0; e < r; ++e) y[e] /= length;
 }
 
-/// To compare the distances of x to the centroids c [R] of one head: their squares, less |x|^2, and
-/// by number where they are equal. NaN comes last.
+/// Ascends with the distance of a token to a centroid c, from |c|^2 and their product: by its square,
+/// less the token's own. NaN comes last.
+STIPPLE_HD inline uint32_t centroid_order(float norm, float dot) {
+  return ordered_bits(norm - 2.0f * dot);
+}
+
+/// To compare the distances of x to the centroids c [R] of one head, and by number where they are
+/// equal.
+STIPPLE_HD inline uint64_t centroid_key(uint32_t order, int64_t number) {
+  return (uint64_t{order} << 32) | static_cast<uint64_t>(number);
+}
 STIPPLE_HD inline uint64_t centroid_key(const float* x, const float* c, int64_t r, int64_t number) {
   float norm = 0.0f, dot = 0.0f;
   for (int64_t e = 0; e < r; ++e) {
     norm += c[e] * c[e];
     dot += x[e] * c[e];
   }
-  return (uint64_t{ordered_bits(norm - 2.0f * dot)} << 32) | static_cast<uint64_t>(number);
+  return centroid_key(centroid_order(norm, dot), number);
 }
 STIPPLE_HD inline int32_t centroid_of(uint64_t centroid_key) {
   return static_cast<int32_t>(centroid_key & 0x7FFFFFFFu);

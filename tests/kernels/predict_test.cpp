@@ -7,7 +7,9 @@
 #include <limits>
 #include <numeric>
 
+#include "core/cpu/isa.h"
 #include "core/error.h"
+#include "kernels/math/predict.h"
 #include "tests/support/arrays.h"
 #include "tests/support/devices.h"
 #include "tests/support/op_checks.h"
@@ -76,6 +78,28 @@ TEST(ProjectTokens, HasTheSameBitsOnEveryDeviceAndForAnyThreads) {
   });
 }
 
+TEST(ProjectTokens, HasTheBitsOfTheSumOneDimensionAfterTheOtherOnEveryInstructionSet) {
+  const int64_t n = 21, d = 37, r = 9;
+  const Array<float> x = random_normal({1, 1, n, d}, 21);
+  const Array<float> weight = random_normal({1, d, r}, 22);
+  const stipple::cpu::Isa before = stipple::cpu::isa();
+  for (const stipple::cpu::Isa isa : stipple::cpu::available_isas()) {
+    SCOPED_TRACE(stipple::cpu::isa_name(isa));
+    stipple::cpu::set_isa(isa);
+    Array<float> y({1, 1, n, r});
+    project_tokens(Stream(kCpuDevice), {.y = y, .x = ConstRealView(x.view()), .weight = weight});
+    for (int64_t e = 0; e < n * r; ++e) {
+      float sum = 0.0f;
+      for (int64_t k = 0; k < d; ++k) {
+        const float product = x[e / r * d + k] * weight[k * r + e % r];
+        sum += product;
+      }
+      ASSERT_EQ(y[e], sum) << "token " << e / r << ", dimension " << e % r;
+    }
+  }
+  stipple::cpu::set_isa(before);
+}
+
 TEST(ProjectTokens, MayBeOfLengthOneOrZero) {
   const Array<float> x({1, 1, 2, 2}, {3, 1, 0, 0}), w({1, 2, 2}, {1, 0, 0, -4});
   for (const Device device : test_devices()) {
@@ -138,6 +162,39 @@ TEST(NearestGroups, AreTheNearestByDistanceAndNumber) {
         ASSERT_EQ(own[1 + t], by_distance[static_cast<size_t>(t)].second) << row << " " << t;
     }
   }
+}
+
+// Centroids so close that rounding decides: 150 in three blocks, for which instruction sets have loops
+// of their own.
+TEST(NearestGroups, AreThoseOfTheDefinitionToTheBitOnEveryInstructionSet) {
+  const int64_t n = 500, c = 150, r = 5, top = 3;
+  const Array<float> x = random_normal({1, 1, n, r}, 11);
+  Array<float> centroids({1, c, r});
+  const Array<float> middle = random_normal({r}, 12);
+  for (int64_t g = 0; g < c; ++g) {
+    for (int64_t e = 0; e < r; ++e)
+      centroids[g * r + e] =
+          middle[e] * (1.0f + static_cast<float>((g * 7 + e * 3) % 5) * 0x1p-23f);
+  }
+  const stipple::cpu::Isa before = stipple::cpu::isa();
+  for (const stipple::cpu::Isa isa : stipple::cpu::available_isas()) {
+    SCOPED_TRACE(stipple::cpu::isa_name(isa));
+    stipple::cpu::set_isa(isa);
+    for (const int64_t nearest : {int64_t{1}, top}) {
+      Array<int32_t> groups({1, 1, n, nearest});
+      nearest_groups(Stream(kCpuDevice),
+                     {.groups = groups, .x = x, .centroids = centroids, .top = nearest});
+      for (int64_t i = 0; i < n; ++i) {
+        std::vector<uint64_t> keys;
+        for (int64_t g = 0; g < c; ++g)
+          keys.push_back(math::centroid_key(&x[i * r], &centroids[g * r], r, g));
+        std::sort(keys.begin(), keys.end());
+        for (int64_t t = 0; t < nearest; ++t)
+          ASSERT_EQ(groups[i * nearest + t], math::centroid_of(keys[static_cast<size_t>(t)]));
+      }
+    }
+  }
+  stipple::cpu::set_isa(before);
 }
 
 TEST(NearestGroups, TiesGoToTheLowerNumberAndWhatIsNoNumberStaysAGroup) {
