@@ -100,8 +100,13 @@ inline void sum_alone(const Edges& edges, const EdgeSum& whole, int64_t x = 0) {
   for (; x + 8 * kWidth <= whole.width; x += 8 * kWidth) {
     sum_together<8, 0, 0>(edges, from(x), none, none);
   }
-  for (; x + 2 * kWidth <= whole.width; x += 2 * kWidth) {
+  if (x + 4 * kWidth <= whole.width) {
+    sum_together<4, 0, 0>(edges, from(x), none, none);
+    x += 4 * kWidth;
+  }
+  if (x + 2 * kWidth <= whole.width) {
     sum_together<2, 0, 0>(edges, from(x), none, none);
+    x += 2 * kWidth;
   }
   if (x + kWidth <= whole.width) {
     sum_together<1, 0, 0>(edges, from(x), none, none);

@@ -197,15 +197,8 @@ inline void accumulate_rows(float* out, const WeightedRows& rows, const float* b
 
 // --- scores of gathered keys ---------------------------------------------------------------------
 
-/// Sums of products a[x] b[x] that add up to a . b. kVecs is n / kWidth, or 0: any n.
-template <int kVecs>
+/// Sums of products a[x] b[x] that add up to a . b.
 inline Floats partial_dot(const float* a, const float* b, int64_t n) {
-  if constexpr (kVecs > 0) {
-    Floats sum = load(a) * load(b);
-#pragma GCC unroll 8
-    for (int x = 1; x < kVecs; ++x) sum = fma(load(a + x * kWidth), load(b + x * kWidth), sum);
-    return sum;
-  }
   Floats sum = splat(0.0f);
   int64_t x = 0;
   for (; x + kWidth <= n; x += kWidth) sum = fma(load(a + x), load(b + x), sum);
@@ -215,8 +208,34 @@ inline Floats partial_dot(const float* a, const float* b, int64_t n) {
 }
 
 inline float dot(const float* a, const float* b, int64_t n) {
-  return reduce_add(partial_dot<0>(a, b, n));
+  return reduce_add(partial_dot(a, b, n));
 }
+
+/// partial_dot of a query of kVecs vectors, which stays in registers; 0: of any length.
+template <int kVecs>
+struct GatheringQuery {
+  Floats values[size_t{kVecs}];
+
+  explicit GatheringQuery(const float* query) {
+#pragma GCC unroll 8
+    for (int x = 0; x < kVecs; ++x) values[x] = load(query + x * kWidth);
+  }
+  Floats partial_dot(const float* key, int64_t) const {
+    Floats sum = values[0] * load(key);
+#pragma GCC unroll 8
+    for (int x = 1; x < kVecs; ++x) sum = fma(values[x], load(key + x * kWidth), sum);
+    return sum;
+  }
+};
+template <>
+struct GatheringQuery<0> {
+  const float* query;
+
+  explicit GatheringQuery(const float* q) : query(q) {}
+  Floats partial_dot(const float* key, int64_t n) const {
+    return STIPPLE_SIMD::partial_dot(query, key, n);
+  }
+};
 
 /// gather_scores of kVecs vectors a key. A key is done before the next one is begun: more addresses
 /// than that do not fit in registers. The partial sums of kWidth keys meet in one transposed
@@ -225,11 +244,12 @@ template <int kVecs>
 inline void gather_scores_of(float* scores, const float* query, const float* keys, int64_t dim,
                              const uint32_t* columns, int64_t count, float scale) {
   const int64_t width = kVecs > 0 ? kVecs * kWidth : dim;
+  const GatheringQuery<kVecs> gathering(query);
   const auto score = [&](float* out, const uint32_t* index) {
     Floats sum[kWidth];
 #pragma GCC unroll 16
     for (int e = 0; e < kWidth; ++e) {
-      sum[e] = partial_dot<kVecs>(query, keys + static_cast<int64_t>(index[e]) * width, width);
+      sum[e] = gathering.partial_dot(keys + static_cast<int64_t>(index[e]) * width, width);
     }
     store(out, reduce_add_each(sum) * splat(scale));
   };

@@ -74,7 +74,7 @@ inline void make_region_bias(const CombineProblem& p, const CombineBuffers& b) {
 inline Floats dots(const float* const* a, const float* const* b, int64_t dim) {
   Floats sums[kWidth];
 #pragma GCC unroll 16
-  for (int e = 0; e < kWidth; ++e) sums[e] = partial_dot<0>(a[e], b[e], dim);
+  for (int e = 0; e < kWidth; ++e) sums[e] = partial_dot(a[e], b[e], dim);
   return reduce_add_each(sums);
 }
 
