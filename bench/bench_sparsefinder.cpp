@@ -46,6 +46,7 @@ class Problem {
     for (auto* view : {&query_groups_, &key_groups_}) *view = memory_.alloc<int32_t>({1, 1, n, 1});
     // Above any density: no bits. An eighth of all pairs is more than topics of like size have.
     edges_ = alloc_edges(memory_, 1, n, n, {.tile_density = 2.0, .max_density = 0.125});
+    edges_.groups = alloc_edge_groups(memory_, edges_, topics_);
     predict();
     forward();
     backward();

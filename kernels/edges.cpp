@@ -148,6 +148,15 @@ EdgeSet alloc_edges(Arena& arena, int64_t problems, int64_t num_queries, int64_t
   return edges;
 }
 
+EdgeGroups alloc_edge_groups(Arena& arena, const EdgeSet& edges, int64_t num_groups) {
+  if (edges.bit_order == BitOrder::kLanes) return {};
+  const int64_t problems = edges.num_problems();
+  return {.queries = arena.alloc<int32_t>({problems, edges.num_queries}),
+          .query_ptr = arena.alloc<int32_t>({problems, num_groups + 2}),
+          .keys = arena.alloc<int32_t>({problems, edges.num_keys}),
+          .key_ptr = arena.alloc<int32_t>({problems, num_groups + 2})};
+}
+
 bool has_room_for_bits(const EdgeSet& edges) { return reserves_bits(edges.capacity); }
 
 void edge_statistics(const Stream& stream, const EdgeStatistics& args) {

@@ -67,6 +67,19 @@ struct EdgeCapacity {
   }
 };
 
+/// Tokens by the group that a graph was predicted from: those of one after another, ascending in
+/// each, those of none last. Queries of a group mostly have its keys, which whoever walks the graph
+/// in this order finds in the cache; no result depends on it. CPU only.
+struct EdgeGroups {
+  View<int32_t> queries;    // [P, N]
+  View<int32_t> query_ptr;  // [P, groups + 2]  where each group's begin
+  View<int32_t> keys;       // [P, M]
+  View<int32_t> key_ptr;    // [P, groups + 2]
+
+  bool empty() const { return queries.empty(); }
+  int64_t count() const { return query_ptr.shape[1] - 2; }
+};
+
 struct EdgeSet {
   int64_t num_queries = 0;  ///< N
   int64_t num_keys = 0;     ///< M
@@ -77,6 +90,8 @@ struct EdgeSet {
   View<uint32_t> storage;       // [P, words]  bits, words_per_row() a query, or column indices
   View<uint16_t> multiplicity;  // [P, words]  how often each CSR edge was drawn; empty unless
                                 // capacity.multiplicity
+
+  EdgeGroups groups{};  ///< empty: of no groups
 
   // By key; CUDA only, empty on the CPU.
   View<int32_t> column_ptr;   // [P, M + 1]  of CSR
@@ -108,6 +123,9 @@ EdgeSet alloc_edges(Arena&, int64_t problems, int64_t num_queries, int64_t num_k
                     const EdgeCapacity&);
 EdgeSet alloc_edges(Arena&, int64_t problems, int64_t num_queries, int64_t num_keys,
                     const EdgeCapacity&, DeviceType layout);
+
+/// Room for the groups of such a graph's tokens; none where the layout is CUDA's.
+EdgeGroups alloc_edge_groups(Arena&, const EdgeSet&, int64_t num_groups);
 
 /// Whether a problem of this graph can be stored as bits.
 bool has_room_for_bits(const EdgeSet&);

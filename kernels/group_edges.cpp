@@ -13,6 +13,10 @@ void write_group_edges(const Stream& stream, const WriteGroupEdges& args) {
   STIPPLE_CHECK(of_token <= kMostGroupsOfToken, kOp, ": ", of_token, " groups of a token; at most ",
                 kMostGroupsOfToken);
   STIPPLE_CHECK(args.num_groups > 0, kOp, ": ", args.num_groups, " groups");
+  STIPPLE_CHECK(
+      args.edges.groups.empty() || (of_token == 1 && args.edges.groups.count() == args.num_groups),
+      kOp, ": edges.groups are ", args.edges.groups.empty() ? 0 : args.edges.groups.count(),
+      ", for tokens with one of ", args.num_groups, " groups each; they have ", of_token);
   STIPPLE_DISPATCH(stream, write_group_edges, args);
 }
 

@@ -16,7 +16,8 @@
 
 namespace stipple::kernels {
 
-/// Groups are below num_groups, or kNoGroup of tokens that have none.
+/// Groups are below num_groups, or kNoGroup of tokens that have none. On the CPU edges.groups, where
+/// it is there, is written too: of tokens with one group (T = 1).
 /// O(edges + (N + M) T + groups); on CUDA the keys of groups are found in O(M T groups) more.
 struct WriteGroupEdges {
   EdgeSet edges;                     // P problems  written; keeps no multiplicity

@@ -64,6 +64,28 @@ class GroupMembers {
   uint32_t* members_;
 };
 
+/// Tokens by group, those of none last.
+void write_order(const int32_t* groups, int64_t tokens, int64_t num_groups, int32_t* order,
+                 int32_t* ptr) {
+  const auto at = [&](int64_t i) { return groups[i] == kNoGroup ? num_groups : groups[i]; };
+  std::fill_n(ptr, num_groups + 2, 0);
+  for (int64_t i = 0; i < tokens; ++i) ++ptr[at(i) + 1];
+  for (int64_t g = 0; g <= num_groups; ++g) ptr[g + 1] += ptr[g];
+  // Each start moves to the next one's place, and back.
+  for (int64_t i = 0; i < tokens; ++i) order[ptr[at(i)]++] = static_cast<int32_t>(i);
+  for (int64_t g = num_groups; g >= 0; --g) ptr[g + 1] = ptr[g];
+  ptr[0] = 0;
+}
+
+void write_orders(const WriteGroupEdges& args, int64_t p) {
+  const EdgeGroups& groups = args.edges.groups;
+  const int64_t n = args.edges.num_queries, m = args.edges.num_keys;
+  write_order(args.query_groups.data + p * n, n, args.num_groups, groups.queries.at(p).data,
+              groups.query_ptr.at(p).data);
+  write_order(args.key_groups.data + p * m, m, args.num_groups, groups.keys.at(p).data,
+              groups.key_ptr.at(p).data);
+}
+
 class GroupGraphWriter {
  public:
   GroupGraphWriter(const WriteGroupEdges& args, const GroupScratch& scratch, int64_t p, int worker)
@@ -159,6 +181,7 @@ void write_group_edges(const Stream& stream, const WriteGroupEdges& args) {
   stream.parallel_for(args.edges.num_problems(), [&](int64_t p, int worker) {
     args.edges.form[p] = EdgeForm::kCsr;
     GroupGraphWriter(args, scratch, p, worker).write();
+    if (!args.edges.groups.empty()) write_orders(args, p);
   });
 }
 

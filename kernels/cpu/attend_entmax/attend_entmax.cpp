@@ -46,7 +46,24 @@ EntmaxScoreBuffers cut_scores(Cutter& cutter, int64_t num_keys, int64_t dim) {
   return b;
 }
 
-EntmaxBackwardBuffers cut_entmax_backward(Cutter& cutter, int64_t num_keys, int64_t dim) {
+/// num_queries: 0 without groups.
+EntmaxStrayBuffers cut_strays(Cutter& cutter, int64_t num_queries, int64_t num_keys) {
+  EntmaxStrayBuffers b{};
+  if (num_queries == 0) return b;
+  b.query_group = cutter.take<int32_t>(num_queries);
+  b.key_place = cutter.take<int32_t>(num_keys);
+  constexpr int64_t kPerQuery = 4;
+  b.room = kPerQuery * num_queries;
+  b.pairs = cutter.take<EdgeGradient>(b.room);
+  b.keys = cutter.take<uint32_t>(b.room);
+  b.by_key = cutter.take<EdgeGradient>(b.room);
+  b.key_end = cutter.take<uint32_t>(num_keys);
+  b.next = cutter.take<uint32_t>(num_keys);
+  return b;
+}
+
+EntmaxBackwardBuffers cut_entmax_backward(Cutter& cutter, int64_t num_keys, int64_t dim,
+                                          int64_t grouped_queries) {
   EntmaxBackwardBuffers b{};
   b.rows = cut_scores(cutter, num_keys, dim);
   b.packed_values = cutter.take<float>((b.rows.stride - kEntmaxSlack) * dim);
@@ -61,7 +78,14 @@ EntmaxBackwardBuffers cut_entmax_backward(Cutter& cutter, int64_t num_keys, int6
   b.column_start = cutter.take<uint32_t>(num_keys + 1);
   b.row_start = cutter.take<int32_t>(kChunkRows);
   b.row_count = cutter.take<int32_t>(kChunkRows);
+  b.strays = cut_strays(cutter, grouped_queries, num_keys);
   return b;
+}
+
+EntmaxGroups groups_of_problem(const EdgeGroups& groups, int64_t p) {
+  if (groups.empty()) return {};
+  return {groups.count(), groups.queries.at(p).data, groups.query_ptr.at(p).data,
+          groups.keys.at(p).data, groups.key_ptr.at(p).data};
 }
 
 /// What forward and backward have in common.
@@ -74,6 +98,7 @@ EntmaxProblem entmax_problem(const Args& a, int64_t p) {
     x.pattern = math::pattern_rule(a.pattern);
   } else {
     add_graph(x, a.edges, p);
+    if (x.columns != nullptr) x.groups = groups_of_problem(a.edges.groups, p);
   }
   const int64_t head = p % a.q.shape[1];
   x.alpha = a.heads.alpha[head];
@@ -125,7 +150,8 @@ void attend_entmax_backward(const Stream& stream, const AttendEntmaxBackward& a)
   const Arena::Scope scope(*a.scratch);
   const int64_t queries = a.q.shape[2];
   const int64_t keys = a.k.shape[2];
-  const int64_t bytes = bytes_of(cut_entmax_backward, keys, a.k.shape[3]);
+  const int64_t grouped = a.edges.groups.empty() ? 0 : queries;
+  const int64_t bytes = bytes_of(cut_entmax_backward, keys, a.k.shape[3], grouped);
   std::byte* scratch = a.scratch->alloc<std::byte>({stream.threads(), bytes}).data;
   const AttendEntmaxBodies& body = attend_entmax_bodies();
   const BackwardTasks tasks = backward_tasks(a.q.shape[0] * a.q.shape[1], stream.threads());
@@ -144,7 +170,7 @@ void attend_entmax_backward(const Stream& stream, const AttendEntmaxBackward& a)
     x.dalpha = rows_of_problem(a.dalpha, p, queries);
     x.dtemperature = rows_of_problem(a.dtemperature, p, queries);
     Cutter cutter(scratch + worker * bytes);
-    body.backward(x, cut_entmax_backward(cutter, keys, x.dim), part);
+    body.backward(x, cut_entmax_backward(cutter, keys, x.dim, grouped), part);
   });
 }
 

@@ -138,48 +138,68 @@ inline void find_supports(const EntmaxProblem& p, const EntmaxScoreBuffers& b,
   }
 }
 
-/// The end of the rows from rows.begin on that fit together; says where the pairs of each go.
-inline int64_t cut_chunk(const EntmaxProblem& p, const EntmaxBackwardBuffers& b, Range rows) {
-  const int64_t last = minimum(rows.end, rows.begin + kChunkRows);
+/// Rows of a chunk, ascending: those from `begin` to `end` of an order, or by number.
+struct RowRun {
+  const int32_t* order;  ///< null: by number
+  int64_t begin, end;
+
+  int64_t row(int64_t place) const { return order == nullptr ? place : order[place]; }
+};
+
+/// The end of the rows from run.begin on that fit together; says where the pairs of each go.
+inline int64_t cut_chunk(const EntmaxProblem& p, const EntmaxBackwardBuffers& b,
+                         const RowRun& run) {
+  const int64_t last = minimum(run.end, run.begin + kChunkRows);
   int64_t pairs = 0;
-  int64_t i = rows.begin;
-  for (; i < last; ++i) {
+  int64_t at = run.begin;
+  for (; at < last; ++at) {
+    const int64_t i = run.row(at);
     const int64_t size = is_dense_row(p, i) ? 0 : p.final_size[i];
-    if (i > rows.begin && pairs + size > b.max_edges) break;
-    b.row_start[i - rows.begin] = static_cast<int32_t>(pairs);
+    if (at > run.begin && pairs + size > b.max_edges) break;
+    b.row_start[at - run.begin] = static_cast<int32_t>(pairs);
     pairs += size;
   }
-  return i;
+  return at;
+}
+
+/// The support of row i of CSR, as forward left it or found again.
+inline EntmaxList edges_above_tau(const EntmaxProblem& p, const EntmaxScoreBuffers& b, int64_t i) {
+  EntmaxList list = edges_of_row(p, b, 0, i);
+  drop_below_tau(p, i, list);
+  return list;
 }
 
 /// by_row and, if asked, gradients of the rows that are not dense.
 template <Power kPower>
 inline void differentiate_rows(const EntmaxCurve<kPower>& curve, const EntmaxProblem& p,
                                const EntmaxBackwardBuffers& b, const BackwardPart& part,
-                               const EntmaxPairs& pairs, Range rows) {
-  const auto differentiate = [&](int64_t i, const EntmaxList& list) {
-    const int64_t r = i - rows.begin;
-    b.row_count[r] = static_cast<int32_t>(
-        differentiate_row(curve, p, b, part, i, list, b.by_row + b.row_start[r]));
+                               const EntmaxPairs& pairs, const RowRun& run) {
+  int64_t place = 0;  ///< in the run
+  const auto differentiate = [&](int64_t at, int64_t i, const EntmaxList& list) {
+    b.row_count[at] = static_cast<int32_t>(
+        differentiate_row(curve, p, b, part, i, list, b.by_row + b.row_start[at]));
   };
   int64_t waiting[kMicroRows] = {};
   int64_t count = 0;
-  const auto find = [&] {
-    if (count > 0) find_supports(p, b.rows, pairs, waiting, count, differentiate);
+  const auto find = [&] {  // without groups: rows by number
+    if (count > 0) {
+      find_supports(p, b.rows, pairs, waiting, count, [&](int64_t i, const EntmaxList& list) {
+        differentiate(i - run.begin, i, list);
+      });
+    }
     count = 0;
   };
-  for (int64_t i = rows.begin; i < rows.end; ++i) {
-    b.row_count[i - rows.begin] = 0;
+  for (; place < run.end - run.begin; ++place) {
+    const int64_t i = run.row(run.begin + place);
+    b.row_count[place] = 0;
     if (p.final_size[i] == 0) {
       clear_row(p, part, i);
     } else if (is_dense_row(p, i)) {
       continue;
     } else if (p.final_size[i] <= p.room) {
-      differentiate(i, kept_support(p, b.rows, i));
+      differentiate(place, i, kept_support(p, b.rows, i));
     } else if (p.columns != nullptr) {
-      EntmaxList list = edges_of_row(p, b.rows, 0, i);
-      drop_below_tau(p, i, list);
-      differentiate(i, list);
+      differentiate(place, i, edges_above_tau(p, b.rows, i));
     } else {
       waiting[count++] = i;
       if (count == kMicroRows) find();
@@ -190,37 +210,199 @@ inline void differentiate_rows(const EntmaxCurve<kPower>& curve, const EntmaxPro
 
 /// Calls visit(pair, its query) for all pairs of the rows, in order.
 template <class Visit>
-inline void for_each_pair(const EntmaxBackwardBuffers& b, Range rows, const Visit& visit) {
-  for (int64_t i = rows.begin; i < rows.end; ++i) {
-    const EdgeGradient* first = b.by_row + b.row_start[i - rows.begin];
-    for (int64_t e = 0; e < b.row_count[i - rows.begin]; ++e) visit(first[e], i);
+inline void for_each_pair(const EntmaxBackwardBuffers& b, const RowRun& run, const Visit& visit) {
+  for (int64_t at = 0; at < run.end - run.begin; ++at) {
+    const EdgeGradient* first = b.by_row + b.row_start[at];
+    const int64_t i = run.row(run.begin + at);
+    for (int64_t e = 0; e < b.row_count[at]; ++e) visit(first[e], i);
   }
 }
 
-/// Regroups the pairs of the rows by key, rows ascending within a key, and adds them up.
-inline void sum_columns(const EntmaxProblem& p, const EntmaxBackwardBuffers& b, Range rows,
-                        Range keys) {
+/// Regroups the pairs of the rows by key, rows ascending within a key. place(key): where the key is
+/// among `count`, or outside of them, and its pairs are left out. Afterwards the pairs of place x end
+/// at column_start[x], where those of the next begin.
+template <class Place>
+inline void sort_by_key(const EntmaxBackwardBuffers& b, const RowRun& run, uint32_t count,
+                        const Place& place) {
   uint32_t* start = b.column_start;
-  memset(start + keys.begin, 0, static_cast<size_t>(keys.end - keys.begin + 1) * sizeof(uint32_t));
-  for_each_pair(b, rows, [&](const EdgeGradient& pair, int64_t) { ++start[pair.other + 1]; });
-  for (int64_t j = keys.begin; j < keys.end; ++j) start[j + 1] += start[j];
-  for_each_pair(b, rows, [&](const EdgeGradient& pair, int64_t i) {
-    EdgeGradient& moved = b.by_column[start[pair.other]++];
+  memset(start, 0, size_t{count + 1} * sizeof(uint32_t));
+  for_each_pair(b, run, [&](const EdgeGradient& pair, int64_t) {
+    const uint32_t at = place(pair.other);
+    if (at < count) ++start[at + 1];
+  });
+  for (uint32_t at = 0; at < count; ++at) start[at + 1] += start[at];
+  for_each_pair(b, run, [&](const EdgeGradient& pair, int64_t i) {
+    const uint32_t at = place(pair.other);
+    if (at >= count) return;
+    EdgeGradient& moved = b.by_column[start[at]++];
     _mm_storeu_ps(&moved.dscore, _mm_loadu_ps(&pair.dscore));
     moved.other = static_cast<uint32_t>(i);
   });
-  // Every start has moved to the next key's: column j now begins where j - 1 says.
+}
+
+/// Adds the pairs of key j, queries ascending.
+inline void sum_key(const EntmaxProblem& p, int64_t j, const EdgeGradient* pairs, int64_t count) {
+  if (count == 0) return;
+  sum_edges<true>(EdgeRun{pairs, count}, {}, {p.dk + j * p.dim, &pairs->dscore, p.q, p.dim},
+                  {p.dv + j * p.dim, &pairs->weight, p.dout, p.dim});
+}
+
+/// Adds up the pairs of the rows by key.
+inline void sum_columns(const EntmaxProblem& p, const EntmaxBackwardBuffers& b, const RowRun& run,
+                        Range keys) {
+  sort_by_key(b, run, static_cast<uint32_t>(keys.size()),
+              [&](uint32_t j) { return j - static_cast<uint32_t>(keys.begin); });
   int64_t first = 0;
   for (int64_t j = keys.begin; j < keys.end; ++j) {
-    const int64_t last = start[j];
-    const EdgeGradient* pairs = b.by_column + first;
-    if (first < last) {
-      sum_edges<true>(EdgeRun{pairs, last - first}, {},
-                      {p.dk + j * p.dim, &pairs->dscore, p.q, p.dim},
-                      {p.dv + j * p.dim, &pairs->weight, p.dout, p.dim});
-    }
+    const int64_t last = b.column_start[j - keys.begin];
+    sum_key(p, j, b.by_column + first, last - first);
     first = last;
   }
+}
+
+template <Power kPower>
+inline void backward_sparse_rows(const EntmaxCurve<kPower>& curve, const EntmaxProblem& p,
+                                 const EntmaxBackwardBuffers& b, const BackwardPart& part,
+                                 const EntmaxPairs& pairs) {
+  for (RowRun run = {nullptr, part.queries.begin, 0}; run.begin < part.queries.end;
+       run.begin = run.end) {
+    run.end = part.queries.end;
+    run.end = cut_chunk(p, b, run);
+    differentiate_rows(curve, p, b, part, pairs, run);
+    if (part.by_key) sum_columns(p, b, run, part.keys);
+  }
+}
+
+// --- rows with few keys, group by group ----------------------------------------------------------
+//
+// Queries of a group mostly have its keys, which stay in the cache until all its queries have been
+// there. A key's sum is in the order of its queries, whatever groups they are of: pairs across groups
+// are made first, and enter when it is their turn.
+
+/// The keys of a group, as places in p.groups.keys.
+inline Range keys_of_group(const EntmaxProblem& p, int64_t group) {
+  return {p.groups.key_ptr[group], p.groups.key_ptr[group + 1]};
+}
+
+inline bool is_stray(const EntmaxStrayBuffers& s, Range own_keys, uint32_t j) {
+  return s.key_place[j] < own_keys.begin || s.key_place[j] >= own_keys.end;
+}
+
+inline void find_places(const EntmaxProblem& p, const EntmaxStrayBuffers& s) {
+  for (int64_t group = 0; group <= p.groups.count; ++group) {
+    for (int64_t at = p.groups.query_ptr[group]; at < p.groups.query_ptr[group + 1]; ++at)
+      s.query_group[p.groups.queries[at]] = static_cast<int32_t>(group);
+  }
+  for (int64_t at = 0; at < p.num_keys; ++at)
+    s.key_place[p.groups.keys[at]] = static_cast<int32_t>(at);
+}
+
+/// Whether row i has a key of another group in its support.
+inline bool has_stray(const EntmaxProblem& p, const EntmaxBackwardBuffers& b, int64_t i,
+                      Range own_keys) {
+  const bool is_kept = p.final_size[i] <= p.room;
+  const uint32_t* columns = is_kept ? p.final_support + i * p.room : p.columns + p.row_ptr[i];
+  const int64_t count = is_kept ? p.final_size[i] : p.row_ptr[i + 1] - p.row_ptr[i];
+  EntmaxList strays = list_of(b.rows, 0, 0);
+  for (int64_t e = 0; e < count; ++e) {
+    strays.columns[strays.count] = columns[e];
+    strays.count += is_stray(b.strays, own_keys, columns[e]) ? 1 : 0;
+  }
+  if (is_kept || strays.count == 0) return strays.count > 0;
+  scale_query(p, i, b.rows.queries);
+  score_list(p, b.rows.queries, strays);
+  return highest_of(strays.scores, strays.count) > p.final_tau[i];
+}
+
+/// The pairs across groups of a part's rows, by key; false: there is no room for them.
+template <Power kPower>
+inline bool find_strays(const EntmaxCurve<kPower>& curve, const EntmaxProblem& p,
+                        const EntmaxBackwardBuffers& b, const BackwardPart& part) {
+  const EntmaxStrayBuffers& s = b.strays;
+  const BackwardPart by_key = {part.queries, part.keys, false, true};
+  int64_t found = 0;
+  for (int64_t i = part.queries.begin; i < part.queries.end; ++i) {
+    const Range own_keys = keys_of_group(p, s.query_group[i]);
+    if (p.final_size[i] == 0 || is_dense_row(p, i) || !has_stray(p, b, i, own_keys)) continue;
+    const EntmaxList list =
+        p.final_size[i] <= p.room ? kept_support(p, b.rows, i) : edges_above_tau(p, b.rows, i);
+    const int64_t count = differentiate_row(curve, p, b, by_key, i, list, b.by_row);
+    for (int64_t e = 0; e < count; ++e) {
+      if (!is_stray(s, own_keys, b.by_row[e].other)) continue;
+      if (found == s.room) return false;
+      s.pairs[found] = b.by_row[e];
+      s.pairs[found].other = static_cast<uint32_t>(i);
+      s.keys[found++] = b.by_row[e].other;
+    }
+  }
+  memset(s.next, 0, static_cast<size_t>(p.num_keys) * sizeof(uint32_t));
+  for (int64_t e = 0; e < found; ++e) ++s.next[s.keys[e]];
+  uint32_t first = 0;
+  for (int64_t j = 0; j < p.num_keys; ++j) {
+    const uint32_t count = s.next[j];
+    s.next[j] = s.key_end[j] = first;
+    first += count;
+  }
+  for (int64_t e = 0; e < found; ++e) s.by_key[s.key_end[s.keys[e]]++] = s.pairs[e];
+  return true;
+}
+
+/// Adds a key's pairs with queries of its group, and before each those across groups that come first.
+inline void sum_key_in_order(const EntmaxProblem& p, const EntmaxStrayBuffers& s, int64_t j,
+                             const EdgeGradient* pairs, int64_t count) {
+  int64_t done = 0;
+  for (uint32_t& stray = s.next[j]; stray < s.key_end[j]; ++stray) {
+    int64_t first = done;
+    while (first < count && pairs[first].other < s.by_key[stray].other) ++first;
+    if (first == count) break;
+    sum_key(p, j, pairs + done, first - done);
+    sum_key(p, j, s.by_key + stray, 1);
+    done = first;
+  }
+  sum_key(p, j, pairs + done, count - done);
+}
+
+/// The rows of a part among those of a group.
+inline RowRun rows_of_group(const EntmaxProblem& p, int64_t group, Range rows) {
+  RowRun run = {p.groups.queries, p.groups.query_ptr[group], p.groups.query_ptr[group + 1]};
+  while (run.begin < run.end && run.row(run.begin) < rows.begin) ++run.begin;
+  while (run.begin < run.end && run.row(run.end - 1) >= rows.end) --run.end;
+  return run;
+}
+
+/// backward_sparse_rows by groups; false: nothing is done, as too many pairs are across them.
+template <Power kPower>
+inline bool backward_groups(const EntmaxCurve<kPower>& curve, const EntmaxProblem& p,
+                            const EntmaxBackwardBuffers& b, const BackwardPart& part,
+                            const EntmaxPairs& pairs) {
+  if (p.groups.queries == nullptr) return false;
+  find_places(p, b.strays);
+  if (part.by_key && !find_strays(curve, p, b, part)) return false;
+  for (int64_t group = 0; group <= p.groups.count; ++group) {
+    const Range keys = keys_of_group(p, group);
+    const RowRun all = rows_of_group(p, group, part.queries);
+    for (RowRun run = all; run.begin < all.end; run.begin = run.end) {
+      run.end = all.end;
+      run.end = cut_chunk(p, b, run);
+      differentiate_rows(curve, p, b, part, pairs, run);
+      if (!part.by_key) continue;
+      sort_by_key(b, run, static_cast<uint32_t>(keys.size()), [&](uint32_t j) {
+        return static_cast<uint32_t>(b.strays.key_place[j] - keys.begin);
+      });
+      int64_t first = 0;
+      for (int64_t at = 0; at < keys.size(); ++at) {
+        const int64_t last = b.column_start[at];
+        sum_key_in_order(p, b.strays, p.groups.keys[keys.begin + at], b.by_column + first,
+                         last - first);
+        first = last;
+      }
+    }
+  }
+  if (!part.by_key) return true;
+  for (int64_t j = part.keys.begin; j < part.keys.end; ++j) {
+    sum_key(p, j, b.strays.by_key + b.strays.next[j], b.strays.key_end[j] - b.strays.next[j]);
+  }
+  return true;
 }
 
 // --- dense rows ----------------------------------------------------------------------------------
@@ -405,10 +587,8 @@ inline void entmax_backward(const EntmaxProblem& p, const EntmaxBackwardBuffers&
     pack_key_mask(b.rows.key_words, p);
   }
   with_curve(p.alpha, [&](const auto& curve) {
-    for (Range rows = part.queries; rows.begin < part.queries.end; rows.begin = rows.end) {
-      rows.end = cut_chunk(p, b, {rows.begin, part.queries.end});
-      differentiate_rows(curve, p, b, part, pairs, rows);
-      if (part.by_key) sum_columns(p, b, rows, part.keys);
+    if (!backward_groups(curve, p, b, part, pairs)) {
+      backward_sparse_rows(curve, p, b, part, pairs);
     }
     if (rows_to_find.dense) backward_dense_rows(curve, p, b, part, pairs);
   });

@@ -11,12 +11,23 @@
 
 namespace stipple::kernels::cpu {
 
+/// EdgeGroups of one problem; queries null: none. The group behind the last is that of tokens that
+/// have none.
+struct EntmaxGroups {
+  int64_t count = 0;
+  const int32_t* queries = nullptr;
+  const int32_t* query_ptr = nullptr;
+  const int32_t* keys = nullptr;
+  const int32_t* key_ptr = nullptr;
+};
+
 /// `scale` is that of x: (alpha - 1) temperature scale.
 struct EntmaxProblem : AttendProblem {
   float alpha = 1.5f;
   float temperature = 1.0f;
   float gradient_scale = 1.0f;  ///< temperature scale: of s
   int64_t room = kEntmaxRoom;   ///< columns of a row's support
+  EntmaxGroups groups;          ///< of edges in CSR
 
   float* o2 = nullptr;  ///< null in forward: no backward follows
   float* tau = nullptr;
@@ -55,6 +66,18 @@ struct EntmaxScoreBuffers {
 
 inline constexpr int64_t kDenseRows = 128;  ///< dense rows of one sweep over keys in backward
 
+/// Scratch for pairs whose query and key are of different groups.
+struct EntmaxStrayBuffers {
+  int32_t* query_group;  ///< [N]
+  int32_t* key_place;    ///< [M]  in EntmaxGroups::keys
+  int64_t room;
+  EdgeGradient* pairs;   ///< [room]  of query `other`, by query
+  uint32_t* keys;        ///< [room]  of those
+  EdgeGradient* by_key;  ///< [room]
+  uint32_t* key_end;     ///< [M]  where each key's end in by_key
+  uint32_t* next;        ///< [M]  the first of each that has not been added yet
+};
+
 /// Scratch of one worker in backward.
 struct EntmaxBackwardBuffers {
   EntmaxScoreBuffers rows;
@@ -70,10 +93,12 @@ struct EntmaxBackwardBuffers {
   uint32_t* column_start;  ///< [M + 1]
   int32_t* row_start;      ///< [kChunkRows]  in by_row; a row may have fewer edges than room
   int32_t* row_count;      ///< [kChunkRows]
+  EntmaxStrayBuffers strays;
 };
 
 /// The bodies for one instruction set.
 struct AttendEntmaxBodies {
+  /// Of rows [first_row, last_row), or of those in these places of groups.queries.
   void (*forward)(const EntmaxProblem&, const EntmaxScoreBuffers&, int64_t first_row,
                   int64_t last_row);
   void (*backward)(const EntmaxProblem&, const EntmaxBackwardBuffers&, const BackwardPart&);

@@ -208,7 +208,8 @@ inline void forward_edges(const EntmaxCurve<kPower>& curve, const EntmaxProblem&
     }
     count = 0;
   };
-  for (int64_t i = first_row; i < last_row; ++i) {
+  for (int64_t row = first_row; row < last_row; ++row) {
+    const int64_t i = p.groups.queries == nullptr ? row : p.groups.queries[row];
     if (p.row_ptr[i + 1] - p.row_ptr[i] > entmax_dense_from(p.num_keys)) {
       finish();
       if (!is_packed) pairs = pack_pairs(p, b, first_row, last_row);

@@ -236,7 +236,10 @@ auto naming_the_key(const Write& write) try {
 kernels::EdgeSet GraphPredictor::predict(Context& ctx, const AttentionInputs& in,
                                          View<int32_t> overflow) const {
   return naming_the_key([&] {
-    const kernels::EdgeSet edges = alloc_graph(ctx, in, overflow);
+    kernels::EdgeSet edges = alloc_graph(ctx, in, overflow);
+    if (config_.has_clusters() && config_.groups_of_token() == 1) {
+      edges.groups = kernels::alloc_edge_groups(ctx.saved, edges, config_.num_groups());
+    }
     ctx.observer.begin(Phase::kSampling, ctx.stream);
     write_edges(ctx, in, edges);
     ctx.observer.end(Phase::kSampling, ctx.stream);
