@@ -46,8 +46,8 @@ inline RightFactor packed_panels(const float* data, int64_t depth, int64_t first
 }
 
 /// c (+)= a b for `rows` <= kMicroRows rows and kVecs vectors of columns; the last vector has the
-/// lanes of `last`.
-template <int kVecs, bool kAdd>
+/// lanes of `last`. kOnto: terms are added to what is there one after the other, else their sum is.
+template <int kVecs, bool kAdd, bool kOnto>
 inline void multiply_micro(float* c, int64_t c_stride, LeftFactor a, const float* b, int64_t b_step,
                            int64_t rows, int64_t depth, Mask last) {
   const float* a_row[kMicroRows];
@@ -57,7 +57,11 @@ inline void multiply_micro(float* c, int64_t c_stride, LeftFactor a, const float
     // Missing rows repeat the last one: computed, never stored.
     a_row[r] = a.data + minimum(r, rows - 1) * a.row_stride;
 #pragma GCC unroll 2
-    for (int x = 0; x < kVecs; ++x) sum[r][x] = splat(0.0f);
+    for (int x = 0; x < kVecs; ++x) {
+      const Mask lanes = x + 1 == kVecs ? last : first_lanes(kWidth);
+      sum[r][x] =
+          kOnto ? load(c + minimum(r, rows - 1) * c_stride + x * kWidth, lanes) : splat(0.0f);
+    }
   }
   for (int64_t t = 0; t < depth; ++t) {
     Floats right[size_t{kVecs}];
@@ -81,14 +85,14 @@ inline void multiply_micro(float* c, int64_t c_stride, LeftFactor a, const float
     for (int x = 0; x < kVecs; ++x) {
       const Mask lanes = x + 1 == kVecs ? last : first_lanes(kWidth);
       Floats value = sum[r][x];
-      if (kAdd) value = value + load(out + x * kWidth, lanes);
+      if (kAdd && !kOnto) value = value + load(out + x * kWidth, lanes);
       store(out + x * kWidth, value, lanes);
     }
   }
 }
 
 /// c (+)= a b for any number of rows and columns.
-template <bool kAdd>
+template <bool kAdd, bool kOnto = false>
 inline void multiply(float* c, int64_t c_stride, LeftFactor a, RightFactor b, int64_t rows,
                      int64_t columns, int64_t depth) {
   for (int64_t column = 0; column < columns; column += kPanel) {
@@ -99,11 +103,11 @@ inline void multiply(float* c, int64_t c_stride, LeftFactor a, RightFactor b, in
       const int64_t count = minimum(rows - row, kMicroRows);
       float* out = c + row * c_stride + column;
       if (lanes > kWidth) {
-        multiply_micro<2, kAdd>(out, c_stride, a_rows, b_panel, b.step, count, depth,
-                                first_lanes(lanes - kWidth));
+        multiply_micro<2, kAdd, kOnto>(out, c_stride, a_rows, b_panel, b.step, count, depth,
+                                       first_lanes(lanes - kWidth));
       } else {
-        multiply_micro<1, kAdd>(out, c_stride, a_rows, b_panel, b.step, count, depth,
-                                first_lanes(lanes));
+        multiply_micro<1, kAdd, kOnto>(out, c_stride, a_rows, b_panel, b.step, count, depth,
+                                       first_lanes(lanes));
       }
     }
   }

@@ -62,6 +62,15 @@ EntmaxStrayBuffers cut_strays(Cutter& cutter, int64_t num_queries, int64_t num_k
   return b;
 }
 
+EntmaxGroupTiles cut_group(Cutter& cutter, int64_t dim) {
+  EntmaxGroupTiles b{};
+  for (float** tile : {&b.scores, &b.dweights, &b.dscores, &b.weights})
+    *tile = cutter.take<float>(kGroupTileFloats);
+  for (float*& rows : b.queries) rows = cutter.take<float>(kGroupRows * dim);
+  for (float*& rows : b.keys) rows = cutter.take<float>(kMostGroupKeys * dim);
+  return b;
+}
+
 EntmaxBackwardBuffers cut_entmax_backward(Cutter& cutter, int64_t num_keys, int64_t dim,
                                           int64_t grouped_queries) {
   EntmaxBackwardBuffers b{};
@@ -79,6 +88,7 @@ EntmaxBackwardBuffers cut_entmax_backward(Cutter& cutter, int64_t num_keys, int6
   b.row_start = cutter.take<int32_t>(kChunkRows);
   b.row_count = cutter.take<int32_t>(kChunkRows);
   b.strays = cut_strays(cutter, grouped_queries, num_keys);
+  if (grouped_queries > 0) b.group = cut_group(cutter, dim);
   return b;
 }
 

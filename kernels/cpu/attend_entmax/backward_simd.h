@@ -370,6 +370,241 @@ inline RowRun rows_of_group(const EntmaxProblem& p, int64_t group, Range rows) {
   return run;
 }
 
+/// by_row's pairs of a run's rows, added up by key of their group.
+inline void sum_group_keys(const EntmaxProblem& p, const EntmaxBackwardBuffers& b,
+                           const RowRun& run, Range keys) {
+  sort_by_key(b, run, static_cast<uint32_t>(keys.size()), [&](uint32_t j) {
+    return static_cast<uint32_t>(b.strays.key_place[j] - keys.begin);
+  });
+  int64_t first = 0;
+  for (int64_t at = 0; at < keys.size(); ++at) {
+    const int64_t last = b.column_start[at];
+    sum_key_in_order(p, b.strays, p.groups.keys[keys.begin + at], b.by_column + first,
+                     last - first);
+    first = last;
+  }
+}
+
+// Where most pairs of a group are in supports, all are made: products of its queries with its keys,
+// of which a block stays in the first-level cache for all queries, and sums by products of tiles, in
+// which a pair outside of the supports adds 0. Each number is made of the same terms in the same order.
+
+/// Rows of a run that have keys and are not dense.
+struct GroupRows {
+  int64_t number[kGroupRows];
+  bool has_stray[kGroupRows];
+  int64_t count = 0;
+  int64_t pairs = 0;  ///< in their supports
+};
+
+inline GroupRows rows_of_run(const EntmaxProblem& p, const RowRun& run) {
+  GroupRows rows;
+  for (int64_t at = run.begin; at < run.end; ++at) {
+    const int64_t i = run.row(at);
+    if (p.final_size[i] == 0 || is_dense_row(p, i)) continue;
+    rows.number[rows.count++] = i;
+    rows.pairs += p.final_size[i];
+  }
+  return rows;
+}
+
+/// Rows of keys side by side; a number that is not finite in one of them: NaN, else 0.
+template <class Number>
+inline Floats pack_rows(float* packed, const float* rows, int64_t dim, const Number* number,
+                        int64_t count) {
+  Floats sum = splat(0.0f);
+  for (int64_t r = 0; r < count; ++r) {
+    for (int64_t x = 0; x < dim; x += kWidth) {
+      const Mask lanes = first_lanes(dim - x);
+      const Floats value = load(rows + number[r] * dim + x, lanes);
+      sum = fma(value, splat(0.0f), sum);
+      store(packed + r * dim + x, value, lanes);
+    }
+  }
+  return sum;
+}
+
+/// Products of rows [count, D] with keys, as gather_scores makes them.
+inline void multiply_group(float* out, int64_t stride, const float* rows, int64_t count,
+                           const float* keys, int64_t dim, const uint32_t* columns,
+                           int64_t num_keys) {
+  constexpr int64_t kBlock = 32;
+  for (int64_t first = 0; first < num_keys; first += kBlock) {
+    for (int64_t r = 0; r < count; ++r) {
+      gather_scores(out + r * stride + first, rows + r * dim, keys, dim, columns + first,
+                    minimum(num_keys - first, kBlock), 1.0f);
+    }
+  }
+}
+
+/// A group's keys, and how far apart rows are in its tiles.
+struct GroupKeys {
+  Range places;  ///< in p.groups.keys
+  const uint32_t* columns;
+  int64_t count;
+  int64_t stride;
+};
+
+inline GroupKeys group_keys(const EntmaxProblem& p, Range places) {
+  return {places, reinterpret_cast<const uint32_t*>(p.groups.keys) + places.begin, places.size(),
+          round_up(places.size(), kWidth)};
+}
+
+/// The support of row i, the r-th of the tiles, with scores, and dA in b.dweights; says whether some
+/// of it is across groups.
+inline EntmaxList support_in_tile(const EntmaxProblem& p, const EntmaxBackwardBuffers& b,
+                                  const GroupKeys& keys, int64_t i, int64_t r) {
+  const bool is_kept = p.final_size[i] <= p.room;
+  const uint32_t* columns = is_kept ? p.final_support + i * p.room : p.columns + p.row_ptr[i];
+  EntmaxList list = list_of(b.rows, 0, is_kept ? p.final_size[i] : p.row_ptr[i + 1] - p.row_ptr[i]);
+  EntmaxList strays = list_of(b.rows, 1, 0);
+  uint32_t* stray_at = b.rows.spare_columns;
+  const auto* places = reinterpret_cast<const uint32_t*>(b.strays.key_place);
+  const float* scores = b.group.scores + r * keys.stride;
+  const float* dweights = b.group.dweights + r * keys.stride;
+  for (int64_t e = 0; e < list.count; e += kWidth) {
+    const Mask lanes = first_lanes(list.count - e);
+    const Words j = load(columns + e, lanes);
+    const Words place = gather(places, j) - splat_words(static_cast<uint32_t>(keys.places.begin));
+    const Mask own = less(place, splat_words(static_cast<uint32_t>(keys.count))) & lanes;
+    const Words at = select(own, place, splat_words(0));
+    store(list.columns + e, j);
+    store(list.scores + e, gather(scores, at));
+    store(b.dweights + e, gather(dweights, at));
+    const Mask stray = lanes & !own;
+    if (mask_bits(stray) == 0) continue;
+    compress_store(stray_at + strays.count, iota() + splat_words(static_cast<uint32_t>(e)), stray);
+    strays.count += compress_store(strays.columns + strays.count, j, stray);
+  }
+  if (strays.count > 0) {
+    const auto score = [&](float* out, const float* row, const float* others) {
+      gather_scores(strays.scores, row, others, p.dim, strays.columns, strays.count, 1.0f);
+      for (int64_t e = 0; e < strays.count; ++e) out[stray_at[e]] = strays.scores[e];
+    };
+    score(list.scores, b.group.queries[0] + r * p.dim, p.k);
+    score(b.dweights, p.dout + i * p.dim, p.v);
+  }
+  if (is_kept) {
+    end_list(list.scores, list.count);
+    return list;
+  }
+  int64_t kept = 0;
+  for (int64_t e = 0; e < list.count; e += kWidth) {
+    const Floats x = load(list.scores + e);
+    const Words j = load(list.columns + e);
+    Mask own = exceeds(x, splat(p.final_tau[i])) & first_lanes(list.count - e);
+    if (p.key_mask != nullptr) own = own & key_counts(b.rows.key_words, j);
+    compress_store(list.columns + kept, j, own);
+    compress_store(b.dweights + kept, load(b.dweights + e), own);
+    kept += compress_store(list.scores + kept, x, own);
+  }
+  list.count = kept;
+  end_list(list.scores, kept);
+  return list;
+}
+
+/// Gradients of the pairs of a group's rows, in tiles; dq of rows with pairs across groups.
+template <Power kPower>
+inline void differentiate_group(const EntmaxCurve<kPower>& curve, const EntmaxProblem& p,
+                                const EntmaxBackwardBuffers& b, const GroupKeys& keys,
+                                GroupRows& rows) {
+  const EntmaxGroupTiles& g = b.group;
+  for (float* tile : {g.dscores, g.weights})
+    memset(tile, 0, static_cast<size_t>(rows.count * keys.stride) * sizeof(float));
+  for (int64_t r = 0; r < rows.count; ++r) {
+    const int64_t i = rows.number[r];
+    const EntmaxList list = support_in_tile(p, b, keys, i, r);
+    EdgeGradient* pairs = b.by_row;
+    entmax_weights(curve, list.scores, b.weights, list.spare_scores, list.count, p.final_tau[i]);
+    differentiate_pairs(p, i, list, b.weights, b.dweights, pairs);
+    differentiate_head(p, i, list, b.weights, b.dweights, pairs);
+    rows.has_stray[r] = false;
+    for (int64_t e = 0; e < list.count; ++e) {
+      const int64_t at = b.strays.key_place[pairs[e].other] - keys.places.begin;
+      if (at < 0 || at >= keys.count) {
+        rows.has_stray[r] = true;
+        continue;
+      }
+      g.dscores[r * keys.stride + at] = pairs[e].dscore;
+      g.weights[r * keys.stride + at] = pairs[e].weight;
+    }
+    if (!rows.has_stray[r]) continue;
+    sum_alone(EdgeRun{pairs, list.count}, {p.dq + i * p.dim, &pairs->dscore, p.k, p.dim});
+  }
+}
+
+/// Adds a tile's pairs of one key, the at-th of its group.
+inline void sum_key_of_tile(const EntmaxProblem& p, const EntmaxBackwardBuffers& b,
+                            const GroupKeys& keys, const GroupRows& rows, int64_t at) {
+  for (int64_t r = 0; r < rows.count; ++r) {
+    b.by_column[r] = {b.group.dscores[r * keys.stride + at], b.group.weights[r * keys.stride + at],
+                      0.0f, static_cast<uint32_t>(rows.number[r])};
+  }
+  sum_key_in_order(p, b.strays, keys.columns[at], b.by_column, rows.count);
+}
+
+/// Whether pairs across groups may have to enter among these queries.
+inline bool awaits_stray(const EntmaxStrayBuffers& s, uint32_t j, int64_t last_query) {
+  return s.next[j] < s.key_end[j] && s.by_key[s.next[j]].other <= last_query;
+}
+
+inline void sum_group(const EntmaxProblem& p, const EntmaxBackwardBuffers& b,
+                      const BackwardPart& part, const GroupKeys& keys, const GroupRows& rows) {
+  const EntmaxGroupTiles& g = b.group;
+  const int64_t d = p.dim;
+  const auto row_bytes = static_cast<size_t>(d) * sizeof(float);
+  multiply<false>(g.queries[3], d, {g.dscores, keys.stride, 1}, row_major(g.keys[0], d), rows.count,
+                  d, keys.count);
+  for (int64_t r = 0; r < rows.count; ++r) {
+    if (!rows.has_stray[r]) memcpy(p.dq + rows.number[r] * d, g.queries[3] + r * d, row_bytes);
+  }
+  if (!part.by_key) return;
+  const auto sum = [&](float* gradient, float* packed, const float* tile, const float* others) {
+    pack_rows(packed, gradient, d, keys.columns, keys.count);
+    multiply<true, true>(packed, d, {tile, 1, keys.stride}, row_major(others, d), keys.count, d,
+                         rows.count);
+    for (int64_t at = 0; at < keys.count; ++at) {
+      if (awaits_stray(b.strays, keys.columns[at], rows.number[rows.count - 1])) continue;
+      memcpy(gradient + keys.columns[at] * d, packed + at * d, row_bytes);
+    }
+  };
+  sum(p.dk, g.keys[1], g.dscores, g.queries[1]);
+  sum(p.dv, g.keys[2], g.weights, g.queries[2]);
+  for (int64_t at = 0; at < keys.count; ++at) {
+    if (awaits_stray(b.strays, keys.columns[at], rows.number[rows.count - 1]))
+      sum_key_of_tile(p, b, keys, rows, at);
+  }
+}
+
+/// The rows of a run by tiles; false: nothing is done, as that does not pay or a 0 times what is there
+/// would not be 0.
+template <Power kPower>
+inline bool backward_tiles(const EntmaxCurve<kPower>& curve, const EntmaxProblem& p,
+                           const EntmaxBackwardBuffers& b, const BackwardPart& part,
+                           const RowRun& run, Range places) {
+  constexpr int64_t kWorthwhile = 4;  // a pair by tiles costs a fourth of one by lists
+  if (!part.by_query || places.size() > kMostGroupKeys) return false;
+  const GroupKeys keys = group_keys(p, places);
+  GroupRows rows = rows_of_run(p, run);
+  if (rows.count == 0 || rows.pairs * kWorthwhile < rows.count * keys.count) return false;
+  const EntmaxGroupTiles& g = b.group;
+  const Floats odd = pack_rows(g.queries[1], p.q, p.dim, rows.number, rows.count) +
+                     pack_rows(g.queries[2], p.dout, p.dim, rows.number, rows.count) +
+                     pack_rows(g.keys[0], p.k, p.dim, keys.columns, keys.count);
+  if (isnan(reduce_add(odd))) return false;
+  for (int64_t at = run.begin; at < run.end; ++at) {
+    if (p.final_size[run.row(at)] == 0) clear_row(p, part, run.row(at));
+  }
+  for (int64_t r = 0; r < rows.count; ++r) scale_query(p, rows.number[r], g.queries[0] + r * p.dim);
+  multiply_group(g.scores, keys.stride, g.queries[0], rows.count, p.k, p.dim, keys.columns,
+                 keys.count);
+  multiply_group(g.dweights, keys.stride, g.queries[2], rows.count, p.v, p.dim, keys.columns,
+                 keys.count);
+  differentiate_group(curve, p, b, keys, rows);
+  sum_group(p, b, part, keys, rows);
+  return true;
+}
+
 /// backward_sparse_rows by groups; false: nothing is done, as too many pairs are across them.
 template <Power kPower>
 inline bool backward_groups(const EntmaxCurve<kPower>& curve, const EntmaxProblem& p,
@@ -381,21 +616,13 @@ inline bool backward_groups(const EntmaxCurve<kPower>& curve, const EntmaxProble
   for (int64_t group = 0; group <= p.groups.count; ++group) {
     const Range keys = keys_of_group(p, group);
     const RowRun all = rows_of_group(p, group, part.queries);
+    const int64_t fit = kGroupTileFloats / round_up(keys.size() + 1, kWidth);
     for (RowRun run = all; run.begin < all.end; run.begin = run.end) {
-      run.end = all.end;
+      run.end = minimum(all.end, run.begin + minimum(kGroupRows, fit > 0 ? fit : 1));
+      if (backward_tiles(curve, p, b, part, run, keys)) continue;
       run.end = cut_chunk(p, b, run);
       differentiate_rows(curve, p, b, part, pairs, run);
-      if (!part.by_key) continue;
-      sort_by_key(b, run, static_cast<uint32_t>(keys.size()), [&](uint32_t j) {
-        return static_cast<uint32_t>(b.strays.key_place[j] - keys.begin);
-      });
-      int64_t first = 0;
-      for (int64_t at = 0; at < keys.size(); ++at) {
-        const int64_t last = b.column_start[at];
-        sum_key_in_order(p, b.strays, p.groups.keys[keys.begin + at], b.by_column + first,
-                         last - first);
-        first = last;
-      }
+      if (part.by_key) sum_group_keys(p, b, run, keys);
     }
   }
   if (!part.by_key) return true;

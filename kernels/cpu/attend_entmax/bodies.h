@@ -78,6 +78,20 @@ struct EntmaxStrayBuffers {
   uint32_t* next;        ///< [M]  the first of each that has not been added yet
 };
 
+inline constexpr int64_t kGroupRows = 64;  ///< of one group that are worked on together
+inline constexpr int64_t kGroupTileFloats = kGroupRows * 256;  ///< four of them and more: L2
+inline constexpr int64_t kMostGroupKeys = 1024;  ///< of one that is worked on by tiles
+
+/// Scratch for rows and keys of one group.
+struct EntmaxGroupTiles {
+  float* scores;    ///< [kGroupTileFloats]  rows x keys
+  float* dweights;  ///< the same, as below
+  float* dscores;
+  float* weights;
+  float* queries[4];  ///< [kGroupRows, D]  scaled, as they are, douts and dqueries
+  float* keys[3];     ///< [kMostGroupKeys, D]  as they are, dkeys and dvalues
+};
+
 /// Scratch of one worker in backward.
 struct EntmaxBackwardBuffers {
   EntmaxScoreBuffers rows;
@@ -94,6 +108,7 @@ struct EntmaxBackwardBuffers {
   int32_t* row_start;      ///< [kChunkRows]  in by_row; a row may have fewer edges than room
   int32_t* row_count;      ///< [kChunkRows]
   EntmaxStrayBuffers strays;
+  EntmaxGroupTiles group;
 };
 
 /// The bodies for one instruction set.
