@@ -148,6 +148,11 @@ inline int compress_store(uint32_t* p, Words a, Mask m) {
   return __builtin_popcount(m.m);
 }
 
+/// The reverse: consecutive elements at p in the lanes of m, 0 in the others. Reads kWidth elements.
+inline Floats expand_load(const float* p, Mask m) {
+  return {_mm512_maskz_expand_ps(m.m, _mm512_loadu_ps(p))};
+}
+
 /// Lane e of the result is the sum over a[e]. One shuffle and one blend a merge, against 4 shuffles
 /// a lane if done one by one.
 inline Floats reduce_add_each(const Floats (&a)[kWidth]) {
@@ -332,6 +337,14 @@ inline int compress_store(uint32_t* p, Words a, Mask m) {
   const uint32_t bits = mask_bits(m);
   store(p, Words{_mm256_permutevar8x32_epi32(a.v, compress_order(bits))});
   return __builtin_popcount(bits);
+}
+
+inline Floats expand_load(const float* p, Mask m) {
+  const uint64_t bytes = _pdep_u64(mask_bits(m), 0x0101010101010101ull) * 0xFF;
+  const uint64_t order = _pdep_u64(0x0706050403020100ull, bytes);
+  const __m256i lanes = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(static_cast<int64_t>(order)));
+  const __m256 moved = _mm256_permutevar8x32_ps(_mm256_loadu_ps(p), lanes);
+  return {_mm256_and_ps(moved, _mm256_castsi256_ps(m.m))};
 }
 
 inline Floats reduce_add_each(const Floats (&a)[kWidth]) {

@@ -74,7 +74,7 @@ class GroupedProblem {
   Array<float>& k() { return k_; }
   Array<float>& v() { return v_; }
 
-  GroupedResult run(bool with_groups, int threads) const {
+  GroupedResult run(bool with_groups, int threads, bool learns_heads) const {
     Arena memory("test", kCpuDevice, size_t{32} << 20);
     const Stream stream(kCpuDevice, {.threads = threads});
     EdgeSet edges = kernels::alloc_edges(memory, 4, c_.n, c_.n, {.tile_density = 2.0});
@@ -92,6 +92,7 @@ class GroupedProblem {
     const auto numbers = [&] { return memory.alloc<float>({2, 2, c_.n}); };
     const View<float> o = rows(), o2 = rows(), dq = rows(), dk = rows(), dv = rows();
     const View<float> tau = numbers(), dalpha = numbers(), dtemperature = numbers();
+    for (const View<float>& share : {dalpha, dtemperature}) std::ranges::fill(share.span(), 0.0f);
     const kernels::EntmaxSupport support = kernels::alloc_entmax_support(memory, 2, 2, c_.n, 24);
     const View<uint32_t> samples = memory.alloc<uint32_t>({2});
     samples[0] = 5, samples[1] = 6;
@@ -111,24 +112,25 @@ class GroupedProblem {
                                     .scale = 0.25f,
                                     .dropout = dropout,
                                     .scratch = &memory});
-    kernels::attend_entmax_backward(stream, {.dq = dq,
-                                             .dk = dk,
-                                             .dv = dv,
-                                             .dalpha = dalpha,
-                                             .dtemperature = dtemperature,
-                                             .q = q_,
-                                             .k = k_,
-                                             .v = v_,
-                                             .o2 = o2,
-                                             .dout = dout_,
-                                             .tau = tau,
-                                             .support = support,
-                                             .heads = {.alpha = alpha_},
-                                             .edges = edges,
-                                             .key_mask = mask_,
-                                             .scale = 0.25f,
-                                             .dropout = dropout,
-                                             .scratch = &memory});
+    kernels::attend_entmax_backward(stream,
+                                    {.dq = dq,
+                                     .dk = dk,
+                                     .dv = dv,
+                                     .dalpha = learns_heads ? dalpha : View<float>{},
+                                     .dtemperature = learns_heads ? dtemperature : View<float>{},
+                                     .q = q_,
+                                     .k = k_,
+                                     .v = v_,
+                                     .o2 = o2,
+                                     .dout = dout_,
+                                     .tau = tau,
+                                     .support = support,
+                                     .heads = {.alpha = alpha_},
+                                     .edges = edges,
+                                     .key_mask = mask_,
+                                     .scale = 0.25f,
+                                     .dropout = dropout,
+                                     .scratch = &memory});
     return {.o = values_of(o),
             .o2 = values_of(o2),
             .tau = values_of(tau),
@@ -165,10 +167,12 @@ INSTANTIATE_TEST_SUITE_P(Place, AttendEntmaxGroups, ::testing::ValuesIn(cpu_para
                          name_of_param);
 
 void expect_no_difference(const GroupedProblem& problem) {
-  const GroupedResult expected = problem.run(/*with_groups=*/false, 1);
-  for (const int threads : {1, 3, 8}) {
-    SCOPED_TRACE(testing::Message() << threads << " threads");
-    problem.run(/*with_groups=*/true, threads).expect_equal(expected);
+  for (const bool learns_heads : {false, true}) {
+    const GroupedResult expected = problem.run(/*with_groups=*/false, 1, learns_heads);
+    for (const int threads : {1, learns_heads ? 3 : 8}) {
+      SCOPED_TRACE(testing::Message() << threads << " threads, learns " << learns_heads);
+      problem.run(/*with_groups=*/true, threads, learns_heads).expect_equal(expected);
+    }
   }
 }
 
@@ -201,7 +205,7 @@ TEST_P(AttendEntmaxGroups, ShowInNoBitWithPairsAcrossThem) {
                                        2);
           expect_no_difference(problem);
           // Some across groups, and with a wide window more than there is room for.
-          const double strays = problem.run(true, 1).stray_share;
+          const double strays = problem.run(true, 1, false).stray_share;
           if (size < 1.0f) continue;
           EXPECT_GE(strays, always.radius == 40 ? 0.5 : always.radius == 2 ? 0.05 : 0.0);
         }

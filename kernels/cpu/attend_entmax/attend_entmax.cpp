@@ -28,7 +28,7 @@ const AttendEntmaxBodies& attend_entmax_bodies() {
   return scalar::kAttendEntmax;
 }
 
-EntmaxScoreBuffers cut_scores(Cutter& cutter, int64_t num_keys, int64_t dim) {
+EntmaxScoreBuffers cut_scores(Cutter& cutter, int64_t num_keys, int64_t dim, bool has_groups) {
   EntmaxScoreBuffers b{};
   constexpr int64_t kMostLanes = 64;
   const int64_t keys = (num_keys + kTileKeys - 1) / kTileKeys * kTileKeys;
@@ -43,6 +43,9 @@ EntmaxScoreBuffers cut_scores(Cutter& cutter, int64_t num_keys, int64_t dim) {
   b.columns = cutter.take<uint32_t>(kMaxMicroRows * b.stride);
   b.spare_scores = cutter.take<float>(b.stride);
   b.spare_columns = cutter.take<uint32_t>(b.stride);
+  if (!has_groups) return b;
+  b.group_scores = cutter.take<float>(kGroupTileFloats + kEntmaxSlack);
+  b.group_queries = cutter.take<float>(kGroupRows * dim);
   return b;
 }
 
@@ -64,7 +67,7 @@ EntmaxStrayBuffers cut_strays(Cutter& cutter, int64_t num_queries, int64_t num_k
 
 EntmaxGroupTiles cut_group(Cutter& cutter, int64_t dim) {
   EntmaxGroupTiles b{};
-  for (float** tile : {&b.scores, &b.dweights, &b.dscores, &b.weights})
+  for (float** tile : {&b.dweights, &b.dscores, &b.weights})
     *tile = cutter.take<float>(kGroupTileFloats);
   for (float*& rows : b.queries) rows = cutter.take<float>(kGroupRows * dim);
   for (float*& rows : b.keys) rows = cutter.take<float>(kMostGroupKeys * dim);
@@ -74,7 +77,7 @@ EntmaxGroupTiles cut_group(Cutter& cutter, int64_t dim) {
 EntmaxBackwardBuffers cut_entmax_backward(Cutter& cutter, int64_t num_keys, int64_t dim,
                                           int64_t grouped_queries) {
   EntmaxBackwardBuffers b{};
-  b.rows = cut_scores(cutter, num_keys, dim);
+  b.rows = cut_scores(cutter, num_keys, dim, grouped_queries > 0);
   b.packed_values = cutter.take<float>((b.rows.stride - kEntmaxSlack) * dim);
   b.dtile = cutter.take<float>(kMaxMicroRows * kBlockKeys);
   b.dweights = cutter.take<float>(kMaxMicroRows * b.rows.stride);
@@ -136,7 +139,8 @@ void attend_entmax(const Stream& stream, const AttendEntmax& a) {
   check_heads_alpha("attend_entmax", stream, a);
   const Arena::Scope scope(*a.scratch);
   const int64_t queries = a.q.shape[2];
-  const int64_t bytes = bytes_of(cut_scores, a.k.shape[2], a.k.shape[3]);
+  const bool has_groups = !a.edges.groups.empty();
+  const int64_t bytes = bytes_of(cut_scores, a.k.shape[2], a.k.shape[3], has_groups);
   std::byte* scratch = a.scratch->alloc<std::byte>({stream.threads(), bytes}).data;
   const int64_t tasks = (queries + kTaskRows - 1) / kTaskRows;
   const AttendEntmaxBodies& body = attend_entmax_bodies();
@@ -150,7 +154,7 @@ void attend_entmax(const Stream& stream, const AttendEntmax& a) {
     x.support = rows_of_problem(a.support.columns, p, queries * x.room);
     Cutter cutter(scratch + worker * bytes);
     const int64_t first = t % tasks * kTaskRows;
-    body.forward(x, cut_scores(cutter, x.num_keys, x.dim), first,
+    body.forward(x, cut_scores(cutter, x.num_keys, x.dim, has_groups), first,
                  std::min(queries, first + kTaskRows));
   });
 }

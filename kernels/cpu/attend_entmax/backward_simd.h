@@ -39,25 +39,40 @@ inline float temperature_gradient(const EntmaxProblem& p, const float* x, const 
   return static_cast<float>(sum / scale);
 }
 
-/// Gradients of row i's pairs from their weights and dA in `dweights`, which becomes dp.
-inline void differentiate_pairs(const EntmaxProblem& p, int64_t i, const EntmaxList& list,
-                                const float* weights, float* dweights, EdgeGradient* out) {
+/// What is made of pairs [e, e + kWidth) of a row.
+struct PairTerms {
+  Floats dscore, weight, dp;
+};
+
+/// Calls visit(e, j, terms) for vectors of row i's pairs, from their weights and dA.
+template <class Visit>
+inline void for_each_pair_terms(const EntmaxProblem& p, int64_t i, const EntmaxList& list,
+                                const float* weights, const float* dweights, const Visit& visit) {
   const Floats delta = splat(dot(p.dout + i * p.dim, p.final_o2 + i * p.dim, p.dim));
   for (int64_t e = 0; e < list.count; e += kWidth) {
-    const int64_t left = minimum(list.count - e, kWidth);
-    const Words j = load(list.columns + e, first_lanes(left));
+    const Words j = load(list.columns + e, first_lanes(list.count - e));
     Floats factor = splat(1.0f);
     if (p.dropout.on) {
       factor = select(keeps(p.dropout, i, j), splat(p.dropout.rescale), splat(0.0f));
     }
-    const Floats dp = factor * load(dweights + e);
-    store(dweights + e, dp);
+    Floats dp = factor * load(dweights + e);
+    asm("" : "+v"(dp.v));  // fused with the subtraction or not: never, whether dp is kept or not
     const Floats ds = load(list.spare_scores + e) * (dp - delta) * splat(p.gradient_scale);
-    const Floats weight = load(weights + e) * factor;
-    EdgeGradient pairs[kWidth];
-    store_interleaved(&pairs->dscore, ds, weight, dp, bit_cast_floats(j));
-    memcpy(out + e, pairs, static_cast<size_t>(left) * sizeof(EdgeGradient));
+    visit(e, j, PairTerms{ds, load(weights + e) * factor, dp});
   }
+}
+
+/// Gradients of row i's pairs from their weights and dA in `dweights`, which becomes dp.
+inline void differentiate_pairs(const EntmaxProblem& p, int64_t i, const EntmaxList& list,
+                                const float* weights, float* dweights, EdgeGradient* out) {
+  for_each_pair_terms(
+      p, i, list, weights, dweights, [&](int64_t e, Words j, const PairTerms& terms) {
+        store(dweights + e, terms.dp);
+        EdgeGradient pairs[kWidth];
+        store_interleaved(&pairs->dscore, terms.dscore, terms.weight, terms.dp, bit_cast_floats(j));
+        const int64_t left = minimum(list.count - e, kWidth);
+        memcpy(out + e, pairs, static_cast<size_t>(left) * sizeof(EdgeGradient));
+      });
 }
 
 /// What a row learns of its head's parameters.
@@ -279,11 +294,6 @@ inline void backward_sparse_rows(const EntmaxCurve<kPower>& curve, const EntmaxP
 // there. A key's sum is in the order of its queries, whatever groups they are of: pairs across groups
 // are made first, and enter when it is their turn.
 
-/// The keys of a group, as places in p.groups.keys.
-inline Range keys_of_group(const EntmaxProblem& p, int64_t group) {
-  return {p.groups.key_ptr[group], p.groups.key_ptr[group + 1]};
-}
-
 inline bool is_stray(const EntmaxStrayBuffers& s, Range own_keys, uint32_t j) {
   return s.key_place[j] < own_keys.begin || s.key_place[j] >= own_keys.end;
 }
@@ -424,34 +434,7 @@ inline Floats pack_rows(float* packed, const float* rows, int64_t dim, const Num
   return sum;
 }
 
-/// Products of rows [count, D] with keys, as gather_scores makes them.
-inline void multiply_group(float* out, int64_t stride, const float* rows, int64_t count,
-                           const float* keys, int64_t dim, const uint32_t* columns,
-                           int64_t num_keys) {
-  constexpr int64_t kBlock = 32;
-  for (int64_t first = 0; first < num_keys; first += kBlock) {
-    for (int64_t r = 0; r < count; ++r) {
-      gather_scores(out + r * stride + first, rows + r * dim, keys, dim, columns + first,
-                    minimum(num_keys - first, kBlock), 1.0f);
-    }
-  }
-}
-
-/// A group's keys, and how far apart rows are in its tiles.
-struct GroupKeys {
-  Range places;  ///< in p.groups.keys
-  const uint32_t* columns;
-  int64_t count;
-  int64_t stride;
-};
-
-inline GroupKeys group_keys(const EntmaxProblem& p, Range places) {
-  return {places, reinterpret_cast<const uint32_t*>(p.groups.keys) + places.begin, places.size(),
-          round_up(places.size(), kWidth)};
-}
-
-/// The support of row i, the r-th of the tiles, with scores, and dA in b.dweights; says whether some
-/// of it is across groups.
+/// The support of row i, the r-th of the tiles, with scores, and dA in b.dweights.
 inline EntmaxList support_in_tile(const EntmaxProblem& p, const EntmaxBackwardBuffers& b,
                                   const GroupKeys& keys, int64_t i, int64_t r) {
   const bool is_kept = p.final_size[i] <= p.room;
@@ -460,7 +443,7 @@ inline EntmaxList support_in_tile(const EntmaxProblem& p, const EntmaxBackwardBu
   EntmaxList strays = list_of(b.rows, 1, 0);
   uint32_t* stray_at = b.rows.spare_columns;
   const auto* places = reinterpret_cast<const uint32_t*>(b.strays.key_place);
-  const float* scores = b.group.scores + r * keys.stride;
+  const float* scores = b.rows.group_scores + r * keys.stride;
   const float* dweights = b.group.dweights + r * keys.stride;
   for (int64_t e = 0; e < list.count; e += kWidth) {
     const Mask lanes = first_lanes(list.count - e);
@@ -481,7 +464,7 @@ inline EntmaxList support_in_tile(const EntmaxProblem& p, const EntmaxBackwardBu
       gather_scores(strays.scores, row, others, p.dim, strays.columns, strays.count, 1.0f);
       for (int64_t e = 0; e < strays.count; ++e) out[stray_at[e]] = strays.scores[e];
     };
-    score(list.scores, b.group.queries[0] + r * p.dim, p.k);
+    score(list.scores, b.rows.group_queries + r * p.dim, p.k);
     score(b.dweights, p.dout + i * p.dim, p.v);
   }
   if (is_kept) {
@@ -503,22 +486,90 @@ inline EntmaxList support_in_tile(const EntmaxProblem& p, const EntmaxBackwardBu
   return list;
 }
 
+/// Whether row i of CSR has all keys of a group.
+inline bool has_all_keys(const EntmaxProblem& p, int64_t i, const GroupKeys& keys) {
+  const uint32_t* columns = p.columns + p.row_ptr[i];
+  const int64_t edges = p.row_ptr[i + 1] - p.row_ptr[i];
+  int64_t e = 0, at = 0;
+  while (at < keys.count && e < edges) {
+    const Mask lanes = first_lanes(minimum(keys.count - at, edges - e));
+    const uint32_t other =
+        mask_bits(lanes & !equal(load(columns + e, lanes), load(keys.columns + at, lanes)));
+    const int64_t alike =
+        other != 0 ? __builtin_ctz(other) : minimum(minimum(keys.count - at, edges - e), kWidth);
+    e += alike;
+    at += alike;
+    if (other == 0) continue;
+    if (columns[e] > keys.columns[at]) return false;
+    ++e;  // of another group
+  }
+  return at == keys.count;
+}
+
+/// The row's support as the scores in its tile above tau: false where that is not it, as some of it is
+/// across groups or at the edge.
+inline bool take_support(const EntmaxProblem& p, const EntmaxBackwardBuffers& b,
+                         const GroupKeys& keys, int64_t i, int64_t r, EntmaxList& list) {
+  const float* scores = b.rows.group_scores + r * keys.stride;
+  const float* dweights = b.group.dweights + r * keys.stride;
+  for (int64_t at = 0; at < keys.count; at += kWidth) {
+    const Floats x = load(scores + at);
+    const Mask own = exceeds(x, splat(p.final_tau[i])) & first_lanes(keys.count - at);
+    compress_store(list.columns + list.count, load(keys.columns + at, own), own);
+    compress_store(b.dweights + list.count, load(dweights + at), own);
+    list.count += compress_store(list.scores + list.count, x, own);
+  }
+  if (list.count != p.final_size[i]) return false;
+  if (p.final_size[i] > p.room) return p.key_mask == nullptr && has_all_keys(p, i, keys);
+  return memcmp(list.columns, p.final_support + i * p.room,
+                static_cast<size_t>(list.count) * sizeof(uint32_t)) == 0;
+}
+
+/// Row i's gradients right into the tiles, where its support is all within the group; false: nothing
+/// is done.
+template <Power kPower>
+inline bool differentiate_whole_row(const EntmaxCurve<kPower>& curve, const EntmaxProblem& p,
+                                    const EntmaxBackwardBuffers& b, const GroupKeys& keys,
+                                    int64_t i, int64_t r) {
+  if (p.dalpha != nullptr || p.dtemperature != nullptr) return false;
+  EntmaxList list = list_of(b.rows, 0, 0);
+  if (!take_support(p, b, keys, i, r, list)) return false;
+  end_list(list.scores, list.count);
+  entmax_weights(curve, list.scores, b.weights, list.spare_scores, list.count, p.final_tau[i]);
+  for_each_pair_terms(p, i, list, b.weights, b.dweights,
+                      [&](int64_t e, Words, const PairTerms& terms) {
+                        store(b.dweights + e, terms.dscore);
+                        store(b.weights + e, terms.weight);
+                      });
+  const float* scores = b.rows.group_scores + r * keys.stride;
+  int64_t e = 0;
+  for (int64_t at = 0; at < keys.count; at += kWidth) {
+    const Mask own =
+        exceeds(load(scores + at), splat(p.final_tau[i])) & first_lanes(keys.count - at);
+    store(b.group.dscores + r * keys.stride + at, expand_load(b.dweights + e, own));
+    store(b.group.weights + r * keys.stride + at, expand_load(b.weights + e, own));
+    e += __builtin_popcount(mask_bits(own));
+  }
+  return true;
+}
+
 /// Gradients of the pairs of a group's rows, in tiles; dq of rows with pairs across groups.
 template <Power kPower>
 inline void differentiate_group(const EntmaxCurve<kPower>& curve, const EntmaxProblem& p,
                                 const EntmaxBackwardBuffers& b, const GroupKeys& keys,
                                 GroupRows& rows) {
   const EntmaxGroupTiles& g = b.group;
-  for (float* tile : {g.dscores, g.weights})
-    memset(tile, 0, static_cast<size_t>(rows.count * keys.stride) * sizeof(float));
   for (int64_t r = 0; r < rows.count; ++r) {
     const int64_t i = rows.number[r];
+    rows.has_stray[r] = false;
+    if (differentiate_whole_row(curve, p, b, keys, i, r)) continue;
+    for (float* tile : {g.dscores, g.weights})
+      memset(tile + r * keys.stride, 0, static_cast<size_t>(keys.stride) * sizeof(float));
     const EntmaxList list = support_in_tile(p, b, keys, i, r);
     EdgeGradient* pairs = b.by_row;
     entmax_weights(curve, list.scores, b.weights, list.spare_scores, list.count, p.final_tau[i]);
     differentiate_pairs(p, i, list, b.weights, b.dweights, pairs);
     differentiate_head(p, i, list, b.weights, b.dweights, pairs);
-    rows.has_stray[r] = false;
     for (int64_t e = 0; e < list.count; ++e) {
       const int64_t at = b.strays.key_place[pairs[e].other] - keys.places.begin;
       if (at < 0 || at >= keys.count) {
@@ -553,10 +604,10 @@ inline void sum_group(const EntmaxProblem& p, const EntmaxBackwardBuffers& b,
   const EntmaxGroupTiles& g = b.group;
   const int64_t d = p.dim;
   const auto row_bytes = static_cast<size_t>(d) * sizeof(float);
-  multiply<false>(g.queries[3], d, {g.dscores, keys.stride, 1}, row_major(g.keys[0], d), rows.count,
+  multiply<false>(g.queries[2], d, {g.dscores, keys.stride, 1}, row_major(g.keys[0], d), rows.count,
                   d, keys.count);
   for (int64_t r = 0; r < rows.count; ++r) {
-    if (!rows.has_stray[r]) memcpy(p.dq + rows.number[r] * d, g.queries[3] + r * d, row_bytes);
+    if (!rows.has_stray[r]) memcpy(p.dq + rows.number[r] * d, g.queries[2] + r * d, row_bytes);
   }
   if (!part.by_key) return;
   const auto sum = [&](float* gradient, float* packed, const float* tile, const float* others) {
@@ -568,8 +619,8 @@ inline void sum_group(const EntmaxProblem& p, const EntmaxBackwardBuffers& b,
       memcpy(gradient + keys.columns[at] * d, packed + at * d, row_bytes);
     }
   };
-  sum(p.dk, g.keys[1], g.dscores, g.queries[1]);
-  sum(p.dv, g.keys[2], g.weights, g.queries[2]);
+  sum(p.dk, g.keys[1], g.dscores, g.queries[0]);
+  sum(p.dv, g.keys[2], g.weights, g.queries[1]);
   for (int64_t at = 0; at < keys.count; ++at) {
     if (awaits_stray(b.strays, keys.columns[at], rows.number[rows.count - 1]))
       sum_key_of_tile(p, b, keys, rows, at);
@@ -588,17 +639,18 @@ inline bool backward_tiles(const EntmaxCurve<kPower>& curve, const EntmaxProblem
   GroupRows rows = rows_of_run(p, run);
   if (rows.count == 0 || rows.pairs * kWorthwhile < rows.count * keys.count) return false;
   const EntmaxGroupTiles& g = b.group;
-  const Floats odd = pack_rows(g.queries[1], p.q, p.dim, rows.number, rows.count) +
-                     pack_rows(g.queries[2], p.dout, p.dim, rows.number, rows.count) +
+  const Floats odd = pack_rows(g.queries[0], p.q, p.dim, rows.number, rows.count) +
+                     pack_rows(g.queries[1], p.dout, p.dim, rows.number, rows.count) +
                      pack_rows(g.keys[0], p.k, p.dim, keys.columns, keys.count);
   if (isnan(reduce_add(odd))) return false;
   for (int64_t at = run.begin; at < run.end; ++at) {
     if (p.final_size[run.row(at)] == 0) clear_row(p, part, run.row(at));
   }
-  for (int64_t r = 0; r < rows.count; ++r) scale_query(p, rows.number[r], g.queries[0] + r * p.dim);
-  multiply_group(g.scores, keys.stride, g.queries[0], rows.count, p.k, p.dim, keys.columns,
-                 keys.count);
-  multiply_group(g.dweights, keys.stride, g.queries[2], rows.count, p.v, p.dim, keys.columns,
+  for (int64_t r = 0; r < rows.count; ++r)
+    scale_query(p, rows.number[r], b.rows.group_queries + r * p.dim);
+  multiply_group(b.rows.group_scores, keys.stride, b.rows.group_queries, rows.count, p.k, p.dim,
+                 keys.columns, keys.count);
+  multiply_group(g.dweights, keys.stride, g.queries[1], rows.count, p.v, p.dim, keys.columns,
                  keys.count);
   differentiate_group(curve, p, b, keys, rows);
   sum_group(p, b, part, keys, rows);
@@ -616,9 +668,9 @@ inline bool backward_groups(const EntmaxCurve<kPower>& curve, const EntmaxProble
   for (int64_t group = 0; group <= p.groups.count; ++group) {
     const Range keys = keys_of_group(p, group);
     const RowRun all = rows_of_group(p, group, part.queries);
-    const int64_t fit = kGroupTileFloats / round_up(keys.size() + 1, kWidth);
+    const int64_t fit = rows_of_tile(keys.size());
     for (RowRun run = all; run.begin < all.end; run.begin = run.end) {
-      run.end = minimum(all.end, run.begin + minimum(kGroupRows, fit > 0 ? fit : 1));
+      run.end = minimum(all.end, run.begin + (fit > 0 ? fit : kGroupRows));
       if (backward_tiles(curve, p, b, part, run, keys)) continue;
       run.end = cut_chunk(p, b, run);
       differentiate_rows(curve, p, b, part, pairs, run);

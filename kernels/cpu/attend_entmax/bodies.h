@@ -49,6 +49,10 @@ constexpr int64_t entmax_dense_from(int64_t num_keys) {
   return num_keys / 8 > kEntmaxRoom ? num_keys / 8 : kEntmaxRoom;
 }
 
+inline constexpr int64_t kGroupRows = 64;  ///< of one group that are worked on together
+inline constexpr int64_t kGroupTileFloats = kGroupRows * 256;  ///< five of them stay in L2
+inline constexpr int64_t kMostGroupKeys = 1024;  ///< of one that is worked on by tiles
+
 /// Scratch of one worker for the scores of some rows.
 struct EntmaxScoreBuffers {
   float* packed_keys;  ///< [D, M] transposed, in panels
@@ -62,6 +66,8 @@ struct EntmaxScoreBuffers {
   int64_t stride;
   float* spare_scores;  ///< [stride]
   uint32_t* spare_columns;
+  float* group_scores;   ///< [kGroupTileFloats]  rows x keys of one group; null: there are none
+  float* group_queries;  ///< [kGroupRows, D]  scaled
 };
 
 inline constexpr int64_t kDenseRows = 128;  ///< dense rows of one sweep over keys in backward
@@ -78,17 +84,12 @@ struct EntmaxStrayBuffers {
   uint32_t* next;        ///< [M]  the first of each that has not been added yet
 };
 
-inline constexpr int64_t kGroupRows = 64;  ///< of one group that are worked on together
-inline constexpr int64_t kGroupTileFloats = kGroupRows * 256;  ///< four of them and more: L2
-inline constexpr int64_t kMostGroupKeys = 1024;  ///< of one that is worked on by tiles
-
-/// Scratch for rows and keys of one group.
+/// Scratch for gradients of rows and keys of one group.
 struct EntmaxGroupTiles {
-  float* scores;    ///< [kGroupTileFloats]  rows x keys
-  float* dweights;  ///< the same, as below
+  float* dweights;  ///< [kGroupTileFloats]  rows x keys, as below
   float* dscores;
   float* weights;
-  float* queries[4];  ///< [kGroupRows, D]  scaled, as they are, douts and dqueries
+  float* queries[3];  ///< [kGroupRows, D]  as they are, douts and dqueries
   float* keys[3];     ///< [kMostGroupKeys, D]  as they are, dkeys and dvalues
 };
 

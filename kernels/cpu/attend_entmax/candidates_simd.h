@@ -192,4 +192,42 @@ inline EntmaxList edges_of_row(const EntmaxProblem& p, const EntmaxScoreBuffers&
   return list;
 }
 
+// --- of groups -----------------------------------------------------------------------------------
+
+/// The keys of a group, as places in p.groups.keys.
+inline Range keys_of_group(const EntmaxProblem& p, int64_t group) {
+  return {p.groups.key_ptr[group], p.groups.key_ptr[group + 1]};
+}
+
+/// A group's keys, and how far apart rows are in its tiles.
+struct GroupKeys {
+  Range places;  ///< in p.groups.keys
+  const uint32_t* columns;
+  int64_t count;
+  int64_t stride;
+};
+
+inline GroupKeys group_keys(const EntmaxProblem& p, Range places) {
+  return {places, reinterpret_cast<const uint32_t*>(p.groups.keys) + places.begin, places.size(),
+          round_up(places.size(), kWidth)};
+}
+
+/// How many rows of a group with so many keys fit into a tile.
+inline int64_t rows_of_tile(int64_t num_keys) {
+  return minimum(kGroupRows, kGroupTileFloats / round_up(num_keys + 1, kWidth));
+}
+
+/// Products of rows [count, D] with keys, as gather_scores makes them.
+inline void multiply_group(float* out, int64_t stride, const float* rows, int64_t count,
+                           const float* keys, int64_t dim, const uint32_t* columns,
+                           int64_t num_keys) {
+  constexpr int64_t kBlock = 32;
+  for (int64_t first = 0; first < num_keys; first += kBlock) {
+    for (int64_t r = 0; r < count; ++r) {
+      gather_scores(out + r * stride + first, rows + r * dim, keys, dim, columns + first,
+                    minimum(num_keys - first, kBlock), 1.0f);
+    }
+  }
+}
+
 }  // namespace stipple::kernels::cpu::STIPPLE_SIMD

@@ -191,6 +191,77 @@ inline void forward_pairs(const EntmaxCurve<kPower>& curve, const EntmaxProblem&
   }
 }
 
+/// Rows of a group whose scores with all its keys are in the tile, where most of them are edges.
+struct ForwardGroup {
+  int64_t number = 0;
+  int64_t begin = 0, end = 0;  ///< places in p.groups.queries
+  GroupKeys keys{};
+  bool has_tile = false;
+};
+
+/// The rows of [first, last) that begin at `first` and are of one group, not before `before`.
+inline ForwardGroup next_group(const EntmaxProblem& p, const EntmaxScoreBuffers& b,
+                               const ForwardGroup& before, int64_t first, int64_t last) {
+  constexpr int64_t kWorthwhile = 2;
+  ForwardGroup group = {.number = before.number, .begin = first};
+  while (p.groups.query_ptr[group.number + 1] <= first) ++group.number;
+  group.keys = group_keys(p, keys_of_group(p, group.number));
+  const int64_t fit = rows_of_tile(group.keys.count);
+  group.end = minimum(minimum(last, p.groups.query_ptr[group.number + 1]),
+                      first + (fit > 0 ? fit : kGroupRows));
+  int64_t edges = 0;
+  for (int64_t row = first; row < group.end; ++row) {
+    const int64_t i = p.groups.queries[row];
+    edges += p.row_ptr[i + 1] - p.row_ptr[i];
+  }
+  group.has_tile = fit > 0 && p.key_mask == nullptr &&
+                   kWorthwhile * edges >= (group.end - first) * group.keys.count;
+  if (!group.has_tile) return group;
+  for (int64_t row = first; row < group.end; ++row)
+    scale_query(p, p.groups.queries[row], b.group_queries + (row - first) * p.dim);
+  multiply_group(b.group_scores, group.keys.stride, b.group_queries, group.end - first, p.k, p.dim,
+                 group.keys.columns, group.keys.count);
+  return group;
+}
+
+/// edges_of_row of the r-th row of a group's tile.
+inline EntmaxList edges_of_tile(const EntmaxProblem& p, const EntmaxScoreBuffers& b,
+                                const ForwardGroup& group, int64_t slot, int64_t i, int64_t r) {
+  constexpr int64_t kMostStrays = 256;
+  uint32_t stray_at[kMostStrays];
+  const uint32_t* columns = p.columns + p.row_ptr[i];
+  const GroupKeys& keys = group.keys;
+  const float* scores = b.group_scores + r * keys.stride;
+  EntmaxList list = list_of(b, slot, p.row_ptr[i + 1] - p.row_ptr[i]);
+  int64_t strays = 0;
+  for (int64_t e = 0, at = 0; e < list.count;) {
+    const int64_t left = minimum(list.count - e, keys.count - at);
+    const Mask lanes = first_lanes(left);
+    store(list.scores + e, load(scores + at));
+    const uint32_t other =
+        mask_bits(lanes & !equal(load(columns + e, lanes), load(keys.columns + at, lanes)));
+    const int64_t alike = other != 0 ? __builtin_ctz(other) : minimum(left, kWidth);
+    e += alike;
+    at += alike;
+    if (e == list.count || (other == 0 && at < keys.count)) continue;
+    if (at < keys.count && columns[e] > keys.columns[at]) {
+      ++at;
+    } else {
+      if (strays == kMostStrays) return edges_of_row(p, b, slot, i);
+      b.spare_columns[strays] = columns[e];
+      stray_at[strays++] = static_cast<uint32_t>(e++);
+    }
+  }
+  if (strays > 0) {
+    gather_scores(b.spare_scores, b.group_queries + r * p.dim, p.k, p.dim, b.spare_columns, strays,
+                  1.0f);
+    for (int64_t x = 0; x < strays; ++x) list.scores[stray_at[x]] = b.spare_scores[x];
+  }
+  memcpy(list.columns, columns, static_cast<size_t>(list.count) * sizeof(uint32_t));
+  end_list(list.scores, list.count);
+  return list;
+}
+
 template <Power kPower>
 inline void forward_edges(const EntmaxCurve<kPower>& curve, const EntmaxProblem& p,
                           const EntmaxScoreBuffers& b, int64_t first_row, int64_t last_row) {
@@ -201,6 +272,7 @@ inline void forward_edges(const EntmaxCurve<kPower>& curve, const EntmaxProblem&
   float tau[kMicroRows] = {};
   int64_t number[kMicroRows] = {};
   int64_t count = 0;
+  ForwardGroup group;
   const auto finish = [&] {
     settle(curve, lists, tau, count);
     for (int64_t n = 0; n < count; ++n) {
@@ -209,7 +281,9 @@ inline void forward_edges(const EntmaxCurve<kPower>& curve, const EntmaxProblem&
     count = 0;
   };
   for (int64_t row = first_row; row < last_row; ++row) {
-    const int64_t i = p.groups.queries == nullptr ? row : p.groups.queries[row];
+    const bool is_grouped = p.groups.queries != nullptr;
+    const int64_t i = is_grouped ? p.groups.queries[row] : row;
+    if (is_grouped && row >= group.end) group = next_group(p, b, group, row, last_row);
     if (p.row_ptr[i + 1] - p.row_ptr[i] > entmax_dense_from(p.num_keys)) {
       finish();
       if (!is_packed) pairs = pack_pairs(p, b, first_row, last_row);
@@ -218,7 +292,8 @@ inline void forward_edges(const EntmaxCurve<kPower>& curve, const EntmaxProblem&
       forward_rows(curve, p, b, pairs, i, 1);
       continue;
     }
-    EntmaxList list = edges_of_row(p, b, count, i);
+    EntmaxList list = group.has_tile ? edges_of_tile(p, b, group, count, i, row - group.begin)
+                                     : edges_of_row(p, b, count, i);
     EntmaxStream start{.scores = list.scores, .columns = list.columns};
     if (list.count > kMostLanes) {
       lane_maxima(b.lanes, list.scores, list.count,
