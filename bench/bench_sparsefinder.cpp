@@ -1,17 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 // Entmax over predicted clusters beside exact entmax: forward and backward of one head of 64
 // channels on one thread, 1,024 to 16,384 tokens, alpha 1.5. Queries and keys belong to sqrt(N)
-// topics, which the clusters know: what prediction saves where it is right. `predict` is what comes
-// before attention: projections, clusters, the graph. `degree` is edges per query.
+// topics, which the clusters know: what prediction saves where it is right. Both in turn within one
+// run: `step` is predicting (projections, clusters, the graph), forward and backward; `speedup` the
+// exact ones' time by that, `predict_of_saved` predicting's by what attention saves. `degree` is edges
+// a query, `support` keys with weight, `occupancy` the entropy of tokens over clusters by that of
+// equal ones.
 //
-//   bench_sparsefinder --benchmark_filter='step/.*/N:4096'
+//   bench_sparsefinder --benchmark_filter='N:4096'
 #include <benchmark/benchmark.h>
 
 #include <cmath>
+#include <map>
 #include <random>
 #include <string>
+#include <vector>
 
 #include "bench/attention_problem.h"
+#include "bench/log_log_slope.h"
 #include "kernels/attend_entmax.h"
 #include "kernels/group_edges.h"
 #include "kernels/predict.h"
@@ -28,12 +34,8 @@ constexpr int64_t kProjectedDim = 4;
 /// Everything that prediction, forward and backward of one problem read and write.
 class Problem {
  public:
-  Problem(int64_t n, bool is_exact)
-      : n_(n),
-        topics_(near_root(n)),
-        is_exact_(is_exact),
-        stream_(kCpuDevice),
-        a_(memory_, generator_, n, kDim) {
+  explicit Problem(int64_t n)
+      : n_(n), topics_(near_root(n)), stream_(kCpuDevice), a_(memory_, generator_, n, kDim) {
     o2_ = memory_.alloc<float>(a_.q.shape);
     weight_ = memory_.alloc<float>({1, kDim, kProjectedDim});
     fill_normal(weight_, generator_, 0.5f);
@@ -48,8 +50,10 @@ class Problem {
     edges_ = alloc_edges(memory_, 1, n, n, {.tile_density = 2.0, .max_density = 0.125});
     edges_.groups = alloc_edge_groups(memory_, edges_, topics_);
     predict();
-    forward();
-    backward();
+    for (const bool is_exact : {true, false}) {
+      forward(is_exact);
+      backward(is_exact);
+    }
   }
 
   void predict() {
@@ -64,7 +68,7 @@ class Problem {
                                 .always = {.radius = 0},
                                 .scratch = &memory_});
   }
-  void forward() {
+  void forward(bool is_exact) {
     attend_entmax(stream_, {.o = a_.o,
                             .o2 = o2_,
                             .tau = a_.lse,
@@ -73,11 +77,11 @@ class Problem {
                             .k = a_.k,
                             .v = a_.v,
                             .heads = {.alpha = alpha_},
-                            .edges = is_exact_ ? EdgeSet{} : edges_,
+                            .edges = is_exact ? EdgeSet{} : edges_,
                             .scale = a_.scale,
                             .scratch = &memory_});
   }
-  void backward() {
+  void backward(bool is_exact) {
     attend_entmax_backward(stream_, {.dq = a_.dq,
                                      .dk = a_.dk,
                                      .dv = a_.dv,
@@ -89,7 +93,7 @@ class Problem {
                                      .tau = a_.lse,
                                      .support = support_,
                                      .heads = {.alpha = alpha_},
-                                     .edges = is_exact_ ? EdgeSet{} : edges_,
+                                     .edges = is_exact ? EdgeSet{} : edges_,
                                      .scale = a_.scale,
                                      .scratch = &memory_});
   }
@@ -100,6 +104,16 @@ class Problem {
     double sum = 0;
     for (const int32_t size : support_.size.span()) sum += size;
     return sum / static_cast<double>(n_);
+  }
+  double occupancy() const {
+    double entropy = 0;
+    for (int64_t g = 0; g < topics_; ++g) {
+      for (const View<int32_t>& ptr : {edges_.groups.query_ptr, edges_.groups.key_ptr}) {
+        const double share = (ptr[g + 1] - ptr[g]) / static_cast<double>(n_);
+        if (share > 0) entropy -= share * std::log(share) / 2;
+      }
+    }
+    return entropy / std::log(static_cast<double>(topics_));
   }
 
  private:
@@ -122,7 +136,6 @@ class Problem {
   }
 
   int64_t n_, topics_;
-  bool is_exact_;
   Arena memory_{"bench", kCpuDevice, size_t{1} << 29};
   Stream stream_;
   std::mt19937 generator_{7};
@@ -133,32 +146,55 @@ class Problem {
   EdgeSet edges_;
 };
 
-void measure(benchmark::State& state, const std::string& pass, int64_t n, bool is_exact) {
-  Problem problem(n, is_exact);
+/// Seconds of a step by number of tokens.
+std::map<int64_t, double>& step_seconds() {
+  static std::map<int64_t, double> seconds;
+  return seconds;
+}
+
+void step(benchmark::State& state, int64_t n) {
+  Problem problem(n);
+  std::vector<double> predict, forward, backward, all, exact;
   for (auto _ : state) {
-    if (!is_exact && (pass == "predict" || pass == "step")) problem.predict();
-    if (pass == "forward" || pass == "step") problem.forward();
-    if (pass == "backward" || pass == "step") problem.backward();
-    benchmark::ClobberMemory();
+    predict.push_back(seconds_of([&] { problem.predict(); }));
+    forward.push_back(seconds_of([&] { problem.forward(false); }));
+    backward.push_back(seconds_of([&] { problem.backward(false); }));
+    all.push_back(predict.back() + forward.back() + backward.back());
+    state.SetIterationTime(all.back());
+    state.counters["support"] = problem.support();
+    exact.push_back(seconds_of([&] {
+      problem.forward(true);
+      problem.backward(true);
+    }));
   }
+  constexpr double kMilliseconds = 1e3;
+  step_seconds()[n] = median(all);
+  state.counters["exact_ms"] = kMilliseconds * median(exact);
+  state.counters["predict_ms"] = kMilliseconds * median(predict);
+  state.counters["forward_ms"] = kMilliseconds * median(forward);
+  state.counters["backward_ms"] = kMilliseconds * median(backward);
+  state.counters["speedup"] = median(exact) / median(all);
+  state.counters["predict_of_saved"] =
+      median(predict) / (median(exact) - median(forward) - median(backward));
   state.counters["degree"] = problem.degree();
-  state.counters["support"] = problem.support();
+  state.counters["occupancy"] = problem.occupancy();
   label_with_isa(state);
+}
+
+/// Of the steps that were measured.
+void log_log_slope_of_steps(benchmark::State& state) {
+  for (auto _ : state) benchmark::ClobberMemory();
+  if (step_seconds().size() > 1) state.counters["slope"] = log_log_slope(step_seconds());
 }
 
 void add_all() {
   for (int64_t n = 1024; n <= 16384; n *= 2) {
-    for (const bool is_exact : {true, false}) {
-      for (const std::string pass : {"predict", "forward", "backward", "step"}) {
-        if (is_exact && pass == "predict") continue;
-        const std::string name =
-            pass + (is_exact ? "/exact/N:" : "/predicted/N:") + std::to_string(n);
-        benchmark::RegisterBenchmark(name.c_str(), [=](benchmark::State& state) {
-          measure(state, pass, n, is_exact);
-        })->Unit(benchmark::kMillisecond);
-      }
-    }
+    benchmark::RegisterBenchmark(("step/N:" + std::to_string(n)).c_str(),
+                                 [n](benchmark::State& state) { step(state, n); })
+        ->Unit(benchmark::kMillisecond)
+        ->UseManualTime();
   }
+  benchmark::RegisterBenchmark("log_log_slope", log_log_slope_of_steps)->Iterations(1);
 }
 
 }  // namespace
