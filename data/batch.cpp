@@ -13,10 +13,9 @@
 namespace stipple::data {
 namespace {
 
-constexpr int64_t kLengthMultiple = 64;
-
 void check(const BatchOptions& options) {
   STIPPLE_CHECK_AS(ConfigError, options.micro_batch >= 1, "micro_batch must be at least 1");
+  STIPPLE_CHECK_AS(ConfigError, options.length_multiple >= 1, "length_multiple must be at least 1");
   STIPPLE_CHECK_AS(
       ConfigError, options.batch >= options.micro_batch && options.batch % options.micro_batch == 0,
       "batch ", options.batch, " must be a multiple of micro_batch ", options.micro_batch);
@@ -43,14 +42,15 @@ int64_t longest(const Dataset& dataset, const TaskInfo& info, Draw draw) {
   return tokens;
 }
 
-int64_t padded_length(const Dataset& dataset, const TaskInfo& info, bool is_fixed,
+int64_t padded_length(const Dataset& dataset, const TaskInfo& info, const BatchOptions& options,
                       std::span<const Draw> draws) {
-  if (is_fixed) return info.max_length;
+  if (options.fixed_length) return info.max_length;
   int64_t tokens = 1;
   for (const Draw& draw : draws) {
     if (draw.example >= 0) tokens = std::max(tokens, longest(dataset, info, draw));
   }
-  const int64_t rounded = (tokens + kLengthMultiple - 1) / kLengthMultiple * kLengthMultiple;
+  const int64_t multiple = options.length_multiple;
+  const int64_t rounded = (tokens + multiple - 1) / multiple * multiple;
   return std::min(rounded, info.max_length);
 }
 
@@ -117,10 +117,10 @@ void list_labels(Leaf& leaf) {
 }
 
 /// The arrays of leaf.draws, all but samples and scale.
-void fill(const Dataset& dataset, const TaskInfo& info, bool is_fixed, Leaf& leaf) {
+void fill(const Dataset& dataset, const TaskInfo& info, const BatchOptions& options, Leaf& leaf) {
   leaf.sizes = {.fields = info.fields,
                 .batch = static_cast<int64_t>(leaf.draws.size()),
-                .length = padded_length(dataset, info, is_fixed, leaf.draws)};
+                .length = padded_length(dataset, info, options, leaf.draws)};
   for_each_array(
       leaf.sizes,
       [](const auto& array, auto& memory) {
@@ -203,7 +203,7 @@ void TrainBatches::load(int64_t step, int64_t leaf_index, Leaf& leaf) {
   const auto slots = std::span(slots_).subspan(static_cast<size_t>(leaf_index) * micro, micro);
   leaf.draws.clear();
   for (int32_t slot : slots) leaf.draws.push_back(draws_[static_cast<size_t>(slot)]);
-  fill(dataset_, info_, options_.fixed_length, leaf);
+  fill(dataset_, info_, options_, leaf);
   for (size_t i = 0; i < micro; ++i) name_rows(leaf, static_cast<int64_t>(i), slots[i]);
   leaf.loss_scale[0] = loss_scale_;
 }
@@ -242,7 +242,7 @@ void EvalBatches::load(std::span<const int64_t> examples, size_t batch, Leaf& le
   reserve(info_, options_.micro_batch, leaf);
   leaf.draws.assign(batch, {.example = -1});
   for (size_t i = 0; i < examples.size(); ++i) leaf.draws[i].example = examples[i];
-  fill(dataset_, info_, options_.fixed_length, leaf);
+  fill(dataset_, info_, options_, leaf);
   for (size_t i = 0; i < examples.size(); ++i) {
     name_rows(leaf, static_cast<int64_t>(i), examples[i]);
   }

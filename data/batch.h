@@ -19,7 +19,7 @@ using HostArray = std::vector<T>;
 /// and reused.
 struct Leaf : LeafArrays<HostArray> {
   /// B is always the configured micro-batch, see `draws` for empty places. N is the longest
-  /// sequence rounded up to a multiple of 64, at most max_length. Samples count the sequences of the
+  /// sequence rounded up to a multiple of BatchOptions::length_multiple, at most max_length. Samples count the sequences of the
   /// global batch by slot; in evaluation, those of the dataset.
   LeafSizes sizes;
   int64_t num_labels = 0;   ///< that are some
@@ -28,8 +28,9 @@ struct Leaf : LeafArrays<HostArray> {
 
 struct BatchOptions {
   uint64_t seed = 0;
-  int64_t batch = 32;       ///< global batch
-  int64_t micro_batch = 4;  ///< examples per leaf; divides batch
+  int64_t batch = 32;            ///< global batch
+  int64_t micro_batch = 4;       ///< examples per leaf; divides batch
+  int64_t length_multiple = 64;  ///< leaves have a multiple of so many tokens, or max_length
   /// Always pad to max_length: needed when padding takes part in the graph.
   bool fixed_length = false;
 };

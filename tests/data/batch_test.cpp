@@ -350,14 +350,18 @@ TEST(TrainBatches, AnyNumberOfLeavesIsSharedFairly) {
   EXPECT_LT(imbalance(20, 4), 1.3);
 }
 
-int64_t length_of_leaf(int64_t example_length, int64_t max_length, bool fixed_length) {
+int64_t length_of_leaf(int64_t example_length, int64_t max_length, bool fixed_length,
+                       int64_t length_multiple = 64) {
   const FakeDataset dataset({example_length}, LabelKind::kClass);
   TrainBatches batches(dataset, info_of({.label = LabelKind::kClass}, max_length),
-                       {.batch = 1, .micro_batch = 1, .fixed_length = fixed_length});
+                       {.batch = 1,
+                        .micro_batch = 1,
+                        .length_multiple = length_multiple,
+                        .fixed_length = fixed_length});
   return load_step(batches, 0)[0].sizes.length;
 }
 
-TEST(TrainBatches, LengthIsAMultipleOf64UpToTheLongest) {
+TEST(TrainBatches, LengthIsAMultipleUpToTheLongest) {
   EXPECT_EQ(length_of_leaf(1, 300, false), 64);
   EXPECT_EQ(length_of_leaf(64, 300, false), 64);
   EXPECT_EQ(length_of_leaf(65, 300, false), 128);
@@ -365,6 +369,10 @@ TEST(TrainBatches, LengthIsAMultipleOf64UpToTheLongest) {
   EXPECT_EQ(length_of_leaf(300, 300, false), 300);
   EXPECT_EQ(length_of_leaf(20, 20, false), 20);
   EXPECT_EQ(length_of_leaf(1, 300, true), 300);
+  EXPECT_EQ(length_of_leaf(65, 300, false, 8), 72);
+  EXPECT_EQ(length_of_leaf(298, 300, false, 8), 300);
+  EXPECT_EQ(length_of_leaf(65, 300, false, 1), 65);
+  EXPECT_EQ(length_of_leaf(65, 300, true, 8), 300);
 }
 
 int64_t count_labels(const Leaf& leaf) {

@@ -39,6 +39,7 @@ struct TrainConfig {
   int64_t steps = 1000;
   int64_t batch = 32;
   int64_t micro_batch = 4;
+  int64_t length_multiple = 64;
   void describe(ConfigVisitor&);
 };
 

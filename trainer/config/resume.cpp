@@ -39,7 +39,7 @@ const std::vector<std::string_view>& changeable_keys() {
       "run.dir", "run.resume", "run.max_time",
       // Where and how it is computed. Another micro-batch changes the last bits only.
       "device", "precision", "reduction", "threads", "step.", "comm.", "train.micro_batch",
-      "attention.implementation",
+      "train.length_multiple", "attention.implementation",
       // Their content is compared by its fingerprint.
       "data.dir", "data.files", "data.vocab", "data.mlm.shards",
       // Read when training begins.

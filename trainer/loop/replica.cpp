@@ -57,6 +57,7 @@ data::BatchOptions batch_options(const Config& config, bool is_captured) {
   return {.seed = static_cast<uint64_t>(config.run.seed),
           .batch = config.train.batch,
           .micro_batch = config.train.micro_batch,
+          .length_multiple = config.train.length_multiple,
           .fixed_length = padding_counts || is_captured};
 }
 
