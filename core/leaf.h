@@ -32,6 +32,8 @@ struct LeafFields {
   LabelKind label = LabelKind::kClass;
   int64_t sequences = 1;  ///< of an example, encoded apart from each other; 2: pairs
   int64_t segments = 0;   ///< kinds of tokens, say which of two sentences they are of; 0: no kinds
+  bool has_relation = false;  ///< an example has a class, too, whatever its label: how its two
+                              ///< texts belong together
   bool operator==(const LeafFields&) const = default;
 };
 
@@ -54,8 +56,11 @@ struct LeafArrays {
       label_rows{};  // [R N], of kMaskedToken: which tokens have a label, ascending; then 0
   Array<int32_t> row_labels{};  // [R N], the labels of these; then -1
   Array<float> values{};        // [B], where labels are numbers; NaN: none
-  Array<uint32_t> samples{};    // [R]  names the row's random numbers within the global batch
-  Array<float> loss_scale{};    // [1]  1 / labels of the global batch; 1 in evaluation
+  Array<int32_t> relations{};   // [B], where there are some: 0 or 1; -1: none
+  Array<float>
+      relation_scale{};       // [1], with them: 1 / examples of the global batch; 1 in evaluation
+  Array<uint32_t> samples{};  // [R]  names the row's random numbers within the global batch
+  Array<float> loss_scale{};  // [1]  1 / labels of the global batch; 1 in evaluation
 };
 
 template <class T>
@@ -90,6 +95,10 @@ void for_each_array(const LeafSizes& sizes, Visit visit, Arrays&... arrays) {
       visit(LeafArray<int32_t>{"label_rows", flat, 0}, arrays.label_rows...);
       visit(LeafArray<int32_t>{"row_labels", flat, -1}, arrays.row_labels...);
     }
+  }
+  if (sizes.fields.has_relation) {
+    visit(LeafArray<int32_t>{"relations", examples, -1}, arrays.relations...);
+    visit(LeafArray<float>{"relation_scale", Shape{1}, 1.0f}, arrays.relation_scale...);
   }
   visit(LeafArray<uint32_t>{"samples", rows, 0}, arrays.samples...);
   visit(LeafArray<float>{"loss_scale", Shape{1}, 1.0f}, arrays.loss_scale...);

@@ -70,7 +70,8 @@ ExampleSpans spans_of(Leaf& leaf, int64_t place, int64_t sequence, int64_t count
       .ids = part(leaf.ids, begin, count),
       .segments = part(leaf.segments, begin, count),
       .labels = per_token ? part(leaf.labels, begin, count) : part(leaf.labels, place, of_example),
-      .values = part(leaf.values, place, of_example)};
+      .values = part(leaf.values, place, of_example),
+      .relation = part(leaf.relations, place, of_example)};
 }
 
 /// The labels that stand at the leaf's example `place`.
@@ -206,6 +207,7 @@ void TrainBatches::load(int64_t step, int64_t leaf_index, Leaf& leaf) {
   fill(dataset_, info_, options_, leaf);
   for (size_t i = 0; i < micro; ++i) name_rows(leaf, static_cast<int64_t>(i), slots[i]);
   leaf.loss_scale[0] = loss_scale_;
+  if (info_.fields.has_relation) leaf.relation_scale[0] = 1.0f / static_cast<float>(options_.batch);
 }
 
 EvalBatches::EvalBatches(const Dataset& dataset, const TaskInfo& info, const BatchOptions& options)

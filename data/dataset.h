@@ -61,6 +61,7 @@ struct ExampleSpans {
   std::span<int32_t> segments{};  ///< one per token
   std::span<int32_t> labels{};    ///< one, or one per token (is_per_token()); -1, as found: none
   std::span<float> values{};      ///< one (kValue); NaN, as found: none
+  std::span<int32_t> relation{};  ///< one (LeafFields::has_relation); -1, as found: none
 };
 
 /// A fixed collection. All calls are const, thread-safe and O(1) apart from copying.

@@ -12,6 +12,10 @@ namespace {
 
 double accuracy(Sums sum) { return sum("correct") / std::max(1.0, sum("count")); }
 
+double relation_accuracy(Sums sum) {
+  return sum("relation_correct") / std::max(1.0, sum("relation_count"));
+}
+
 double mean_loss(Sums sum) { return sum("loss_sum") / std::max(1.0, sum("count")); }
 double bits(Sums sum) { return mean_loss(sum) / std::numbers::ln2; }
 double perplexity(Sums sum) { return std::exp(mean_loss(sum)); }
@@ -25,6 +29,10 @@ const Metric kBitsPerDimension{
 const Metric kPerplexity{
     .name = "perplexity", .title = "Perplexity", .less_is_better = true, .of = &perplexity};
 const Metric kAccuracy{.name = "accuracy", .title = "Accuracy", .is_share = true, .of = &accuracy};
+const Metric kRelationAccuracy{.name = "relation_accuracy",
+                               .title = "Accuracy on pairs",
+                               .is_share = true,
+                               .of = &relation_accuracy};
 const Metric kF1{.name = "f1", .title = "F1", .is_share = true, .of_answers = &f1};
 const Metric kMacroF1{
     .name = "macro_f1", .title = "Mean F1 of classes", .is_share = true, .of_answers = &macro_f1};

@@ -28,6 +28,9 @@ struct Metric {
 /// Labels that the model's first choice gets right: "correct" / "count".
 extern const Metric kAccuracy;
 
+/// Pairs of texts whose relation it tells.
+extern const Metric kRelationAccuracy;
+
 /// Of each token, a byte or a value of a picture, log2 of 1 / the probability that the model gave it; and the
 /// number of equally likely tokens that would have been as hard to tell.
 extern const Metric kBitsPerByte;

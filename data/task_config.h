@@ -9,6 +9,7 @@
 #include "data/dataset.h"
 #include "data/glue/benchmark.h"
 #include "data/mlm/masking.h"
+#include "data/mlm/pairs.h"
 #include "data/wordpiece/wordpiece.h"
 
 namespace stipple::data {
@@ -60,6 +61,7 @@ struct MlmConfig {
   std::string shards;  ///< prefixes, with weights (data/shards/mixture.h); empty: plain text
   TextDocuments documents = TextDocuments::kFile;
   bool pack = true;
+  PairsConfig pairs;
   MaskingConfig masking;
   double eval_rate = 0.15;
   void describe(ConfigVisitor&);

@@ -25,13 +25,14 @@ Head::Head(ParameterStore& store, FactTable& facts, const std::string& name,
            const HeadConfig& config)
     : store_(store),
       config_(with_pooler(config)),
-      loss_sum_(facts.declare<double>(kLossSum)),
-      count_(facts.declare<int64_t>(kLabels)),
+      loss_sum_(facts.declare<double>(config.fact_prefix + std::string(kLossSum))),
+      count_(facts.declare<int64_t>(config.fact_prefix + std::string(kLabels))),
       hidden_(store, name + ".hidden",
               is_pooled() ? config.fields.sequences * config.width : config.width, config_.hidden),
-      out_(store, name + ".out", config_.hidden, num_outputs()),
+      out_(store, config.out_name.empty() ? name + ".out" : config.out_name, config_.hidden,
+           num_outputs()),
       dropout_{config.has_pooler ? static_cast<float>(config.dropout) : 0.0f, DropoutSite::kHead} {
-  if (!is_value()) correct_ = facts.declare<int64_t>("correct");
+  if (!is_value()) correct_ = facts.declare<int64_t>(config.fact_prefix + "correct");
 }
 
 kernels::ActivationKind Head::activation() const {

@@ -28,7 +28,9 @@ struct HeadConfig {
   kernels::MeanOver mean_over = kernels::MeanOver::kPadded;
   int64_t max_length = 1;  ///< divisor of MeanOver::kPadded, whatever the length of the leaf
   bool has_pooler = false;
-  double dropout = 0;  ///< of what the pooler gives
+  double dropout = 0;            ///< of what the pooler gives
+  std::string out_name = {};     ///< of the last layer's parameters; empty: NAME.out
+  std::string fact_prefix = {};  ///< of the loss and of what is counted
 };
 
 class Head {

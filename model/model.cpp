@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "core/error.h"
+#include "kernels/activation.h"
 #include "model/encoder.h"
 #include "model/heads.h"
 #include "model/language_head.h"
@@ -125,7 +126,8 @@ struct Model::Parts {
                 }),
         classifier(make_classifier(parameters, facts, config)),
         language_head(make_language_head(facts, attention.combiner.block)),
-        masked_head(make_masked_head(parameters, facts, config)) {}
+        masked_head(make_masked_head(parameters, facts, config)),
+        relation_head(make_relation_head(parameters, facts, config)) {}
 
   std::optional<Head> make_classifier(ParameterStore& parameters, FactTable& facts,
                                       const ModelConfig& config) const {
@@ -152,7 +154,23 @@ struct Model::Parts {
                       {.width = width, .table = embedding.table(), .norm_eps = config.norm_eps});
   }
 
+  /// BERT's head of pairs: its pooler, where classifiers have theirs, without dropout, and two classes.
+  std::optional<Head> make_relation_head(ParameterStore& parameters, FactTable& facts,
+                                         const ModelConfig& config) const {
+    if (!task.fields.has_relation) return std::nullopt;
+    HeadConfig head = head_config(config, task);
+    head.fields = {.label = LabelKind::kClass};
+    head.num_classes = 2;
+    head.mean_over = kernels::MeanOver::kCls;
+    head.has_pooler = true;
+    head.dropout = 0;
+    head.out_name = "relation";
+    head.fact_prefix = "relation_";
+    return Head(parameters, facts, "head", head);
+  }
+
   void check(const Input& input) const;
+  void masked_backward(Context&, const Input&, const Saved&, View<float> dx) const;
 
   // Declaration order is forward order: the parameter store lays gradients out by it.
   const ParameterStore& store;
@@ -164,6 +182,7 @@ struct Model::Parts {
   std::optional<Head> classifier;
   std::optional<LanguageHead> language_head;
   std::optional<MaskedHead> masked_head;
+  std::optional<Head> relation_head;  ///< beside the masked one, of tasks that have relations
 };
 
 struct Model::Saved {
@@ -172,7 +191,20 @@ struct Model::Saved {
   Head::Saved classifier;
   LanguageHead::Saved language_head;
   MaskedHead::Saved masked_head;
+  Head::Saved relation_head;
 };
+
+namespace {
+
+/// What the head of relations sees as labels.
+Input of_relations(const Input& input) {
+  Input of = input;
+  of.labels = input.relations;
+  of.loss_scale = input.relation_scale;
+  return of;
+}
+
+}  // namespace
 
 void Model::Parts::check(const Input& input) const {
   STIPPLE_CHECK_AS(ShapeError, input.ids.shape.rank() == 2, "model: ids must be [R, N], got ",
@@ -188,6 +220,17 @@ void Model::Parts::check(const Input& input) const {
                          " has shape ", view.shape.str(), ", expected ", array.shape.str());
       },
       input);
+}
+
+/// By the loss of masked tokens and that of relations. dx written.
+void Model::Parts::masked_backward(Context& ctx, const Input& input, const Saved& saved,
+                                   View<float> dx) const {
+  if (!relation_head) return masked_head->backward(ctx, saved.masked_head, dx);
+  Arena::Scope scope(ctx.scratch);
+  const View<float> drelation = ctx.scratch.alloc<float>(dx.shape);
+  relation_head->backward(ctx, of_relations(input), saved.relation_head, drelation);
+  masked_head->backward(ctx, saved.masked_head, dx);
+  kernels::add(ctx.stream, {.y = dx, .a = dx, .b = drelation});
 }
 
 Model::Model(ParameterStore& store, FactTable& facts, const ModelConfig& config,
@@ -225,6 +268,8 @@ void Model::forward(Context& ctx, const Input& input, Saved& saved,
   } else {
     STIPPLE_CHECK(prediction.empty(), "a masked language model predicts no classes of all tokens");
     parts_->masked_head->forward(ctx, input, encoded, saved.masked_head);
+    if (parts_->relation_head)
+      parts_->relation_head->forward(ctx, of_relations(input), encoded, {}, saved.relation_head);
   }
 }
 
@@ -264,7 +309,7 @@ void Model::backward(Context& ctx, const Input& input, Saved& saved) const {
   } else if (parts_->language_head) {
     parts_->language_head->backward(ctx, saved.language_head, dx);
   } else {
-    parts_->masked_head->backward(ctx, saved.masked_head, dx);
+    parts_->masked_backward(ctx, input, saved, dx);
   }
   parts_->encoder.backward(ctx, input, saved.encoder, dx);
   parts_->embedding.backward(ctx, saved.embedding, dx);

@@ -483,6 +483,9 @@ struct CommandLine {
             std::map<std::string, DocumentRule>{{"blank-line", DocumentRule::kBlankLine},
                                                 {"line", DocumentRule::kLine},
                                                 {"file", DocumentRule::kFile}}));
+    task->add_flag("--sentences", tokenizing.options.sentences,
+                   "Every line of a document is a sequence of its own, for pairs of texts "
+                   "(data.mlm.pairs)");
     task->add_option("--max-word-length", tokenizing.tokenizer.max_word_length,
                      "Characters; a longer word is [UNK]")
         ->capture_default_str()

@@ -7,6 +7,7 @@
 
 #include "core/error.h"
 #include "data/held_out.h"
+#include "data/mlm/pairs.h"
 #include "data/shards/mixture.h"
 #include "data/text/corpus.h"
 
@@ -16,9 +17,12 @@ namespace {
 constexpr std::string_view kShardsKey = "data.mlm.shards";
 
 /// [CLS] and [SEP] have a place in data.max_length.
-std::unique_ptr<const Instances> cut(const DataConfig& config, const Part& part) {
+std::unique_ptr<const Instances> cut(const DataConfig& config, const Part& part, uint64_t seed) {
+  const MlmConfig& mlm = config.mlm;
+  if (mlm.pairs.kind != PairKind::kNone)
+    return cut_pairs(part, mlm.pairs, config.max_length - kAroundPair, seed);
   const int64_t longest = config.max_length - kAroundText;
-  return config.mlm.pack ? cut_blocks(part, longest) : cut_documents(part, longest);
+  return mlm.pack ? cut_blocks(part, longest) : cut_documents(part, longest);
 }
 
 /// The bytes of a document.
@@ -29,28 +33,36 @@ std::string bytes_of(const text::TokenStream& stream, int64_t document) {
   return {tokens.begin() + 1, tokens.end()};  // but for the separator
 }
 
-Part read_text(const text::TokenStream& stream, const wordpiece::WordPiece& tokenizer) {
+/// A document is one sequence, or, by_lines, each of its lines.
+Part read_text(const text::TokenStream& stream, const wordpiece::WordPiece& tokenizer,
+               bool by_lines) {
   std::vector<int32_t> ids;
   shards::Index index;
-  for (int64_t i = 0; i < stream.num_documents(); ++i) {
-    tokenizer.encode(bytes_of(stream, i), ids);
+  const auto encode = [&](std::string_view text) {
+    tokenizer.encode(text, ids);
     index.begins.push_back(static_cast<int64_t>(ids.size()));
+  };
+  for (int64_t i = 0; i < stream.num_documents(); ++i) {
+    const std::string document = bytes_of(stream, i);
+    if (!by_lines) encode(document);
+    if (by_lines) text::for_each_line(document, encode);
     index.documents.push_back(index.num_sequences());
   }
   const Range all{0, index.num_tokens()};
   return {tokens_in_memory(std::move(ids), std::move(index)), all};
 }
 
-Corpus open_text(const DataConfig& config, const wordpiece::WordPiece& tokenizer, Split split) {
+Corpus open_text(const DataConfig& config, const wordpiece::WordPiece& tokenizer, Split split,
+                 uint64_t seed) {
   DataConfig of_text = config;
   of_text.text_lm.documents = config.mlm.documents;
   text::Part read = text::read_part(of_text, split);
-  const Part part = read_text(read.stream, tokenizer);
+  const Part part = read_text(read.stream, tokenizer, config.mlm.pairs.kind != PairKind::kNone);
   STIPPLE_CHECK_AS(DataError, part.range().size() > 0, "the ", split_name(split), " part of ",
                    config.dir, " has no words");
   Corpus corpus;
   corpus.remarks = std::move(read.remarks);
-  corpus.sources.push_back({.part = part, .instances = cut(config, part)});
+  corpus.sources.push_back({.part = part, .instances = cut(config, part, seed)});
   return corpus;
 }
 
@@ -80,7 +92,8 @@ Part part_of_shard(std::shared_ptr<const shards::Shard> shard, Split split) {
   return {tokens_of_shard(std::move(shard)), range};
 }
 
-Corpus open_shards(const DataConfig& config, const wordpiece::WordPiece& tokenizer, Split split) {
+Corpus open_shards(const DataConfig& config, const wordpiece::WordPiece& tokenizer, Split split,
+                   uint64_t seed) {
   const auto mixture = shards::parse_mixture(config.mlm.shards, kShardsKey);
   double weights = 0;
   for (const shards::WeightedShard& shard : mixture) weights += shard.weight;
@@ -94,10 +107,14 @@ Corpus open_shards(const DataConfig& config, const wordpiece::WordPiece& tokeniz
           fmt::format("{} has no meta.json: nothing tells by which vocabulary its tokens were made",
                       shard->name()));
     }
-    const Part part = part_of_shard(std::move(shard), split);
+    const Part part = part_of_shard(shard, split);
+    STIPPLE_CHECK_AS(DataError, config.mlm.pairs.kind == PairKind::kNone || part.has_sentences(),
+                     shard->name(),
+                     ": does not know sentences, which data.mlm.pairs are made of; make it by "
+                     "`stipple data tokenize --sentences` of text with a sentence a line");
     const bool has_share = weights > 0 && split == Split::kTrain;
     corpus.sources.push_back({.part = part,
-                              .instances = cut(config, part),
+                              .instances = cut(config, part, seed),
                               .share = has_share ? named.weight / weights : 0});
   }
   return corpus;
@@ -105,9 +122,10 @@ Corpus open_shards(const DataConfig& config, const wordpiece::WordPiece& tokeniz
 
 }  // namespace
 
-Corpus open_corpus(const DataConfig& config, const wordpiece::WordPiece& tokenizer, Split split) {
-  return config.mlm.shards.empty() ? open_text(config, tokenizer, split)
-                                   : open_shards(config, tokenizer, split);
+Corpus open_corpus(const DataConfig& config, const wordpiece::WordPiece& tokenizer, Split split,
+                   uint64_t seed) {
+  return config.mlm.shards.empty() ? open_text(config, tokenizer, split, seed)
+                                   : open_shards(config, tokenizer, split, seed);
 }
 
 std::vector<std::string> files_of_corpus(const DataConfig& config) {

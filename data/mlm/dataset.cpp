@@ -27,24 +27,6 @@ std::vector<int64_t> quotas_of(const std::vector<Source>& sources, int64_t all) 
   return quotas;
 }
 
-/// The ranges of all instances, in order.
-uint64_t hash_of_instances(const Instances& instances, uint64_t seed) {
-  constexpr size_t kAtOnce = 4096;
-  std::vector<Range> ranges;
-  XXH3_state_t* const state = XXH3_createState();
-  STIPPLE_CHECK(state != nullptr, "mlm: no memory for a hash");
-  XXH3_64bits_reset_withSeed(state, seed);
-  for (int64_t i = 0; i < instances.size(); ++i) {
-    ranges.push_back(instances[i].text);
-    if (ranges.size() < kAtOnce && i + 1 < instances.size()) continue;
-    XXH3_64bits_update(state, ranges.data(), ranges.size() * sizeof(Range));
-    ranges.clear();
-  }
-  const uint64_t hash = XXH3_64bits_digest(state);
-  XXH3_freeState(state);
-  return hash;
-}
-
 }  // namespace
 
 MlmDataset::MlmDataset(std::vector<Source> sources, Masking masking,
@@ -85,36 +67,45 @@ MlmDataset::Shown MlmDataset::shown(Draw draw) const {
 }
 
 void MlmDataset::write(const Shown& shown, std::span<int32_t> ids) const {
-  const Range& text = shown.instance.text;
+  const auto put = [&](const Range& text) {
+    shown.source->part.tokens().copy(text.begin, ids.first(static_cast<size_t>(text.size())));
+    ids = ids.subspan(static_cast<size_t>(text.size()));
+    ids.front() = special_.sep;
+    ids = ids.subspan(1);
+  };
   ids.front() = special_.cls;
-  shown.source->part.tokens().copy(text.begin, ids.subspan(1, static_cast<size_t>(text.size())));
-  ids.back() = special_.sep;
+  ids = ids.subspan(1);
+  put(shown.instance.text);
+  if (shown.instance.is_pair()) put(shown.instance.second);
 }
 
-int64_t MlmDataset::length(Draw draw, int64_t) const {
-  return shown(draw).instance.text.size() + kAroundText;
-}
+int64_t MlmDataset::length(Draw draw, int64_t) const { return shown(draw).instance.length(); }
 
 int64_t MlmDataset::num_labels(Draw draw) const {
   const Shown of = shown(draw);
-  std::vector<int32_t> ids(static_cast<size_t>(of.instance.text.size() + kAroundText));
+  std::vector<int32_t> ids(static_cast<size_t>(of.instance.length()));
   write(of, ids);
   return masking_.count(of.visit, of.sample, ids);
 }
 
 void MlmDataset::get(Draw draw, int64_t, const ExampleSpans& to) const {
   const Shown of = shown(draw);
-  const auto n = static_cast<size_t>(of.instance.text.size() + kAroundText);
+  const auto n = static_cast<size_t>(of.instance.length());
   STIPPLE_CHECK(to.ids.size() >= n && to.labels.size() >= n, "mlm: no room for example ",
                 draw.example);
   write(of, to.ids.first(n));
   masking_.apply(of.visit, of.sample, to.ids.first(n), to.labels.first(n));
+  if (!of.instance.is_pair()) return;
+  const auto first = static_cast<size_t>(of.instance.text.size() + kAroundText);
+  std::ranges::fill(to.segments.first(first), 0);
+  std::ranges::fill(to.segments.subspan(first, n - first), 1);
+  to.relation.front() = of.instance.relation;
 }
 
 uint64_t MlmDataset::fingerprint() const {
   uint64_t all = 0;
   for (const Source& source : sources_) {
-    const uint64_t hash = hash_of_instances(*source.instances, source.part.tokens().fingerprint());
+    const uint64_t hash = source.instances->fingerprint(source.part.tokens().fingerprint());
     if (sources_.size() == 1) return hash;
     all = XXH3_64bits_withSeed(&hash, sizeof hash, all);
     all = XXH3_64bits_withSeed(&source.share, sizeof source.share, all);

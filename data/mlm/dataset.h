@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Instances of one corpus or several, with tokens masked:
 //
-//   ids     [CLS] text [SEP]
-//   labels  what was masked, -1 elsewhere
+//   ids       [CLS] text [SEP]           [CLS] text [SEP] second [SEP]
+//   segments                               0     0    0     1      1
+//   labels    what was masked, -1 elsewhere
+//   relation                             that of the two texts
 //
 // Sources without weights are shown whole in each epoch, one behind the other. With weights an epoch
 // is as long, but a source has its share of it: it goes on in the next epoch where it stopped, in an
@@ -37,7 +39,7 @@ class MlmDataset final : public Dataset {
   /// As get() writes them, drawn again: O(tokens).
   int64_t num_labels(Draw) const override;
   void get(Draw, int64_t sequence, const ExampleSpans&) const override;
-  /// Reads the ranges of all instances, not the tokens of shards.
+  /// Reads the ranges of all instances, not the tokens of shards (Shard::fingerprint).
   uint64_t fingerprint() const override;
   Intake intake() const override;
 

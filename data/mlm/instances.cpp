@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "data/mlm/instances.h"
 
+#include <xxhash.h>
+
 #include <algorithm>
 #include <vector>
+
+#include "core/error.h"
 
 namespace stipple::data::mlm {
 namespace {
@@ -13,7 +17,25 @@ int64_t pieces_of(const Range& tokens, int64_t longest) {
 
 Instance piece_of(const Range& tokens, int64_t longest, int64_t i) {
   const int64_t begin = tokens.begin + i * longest;
-  return {{begin, std::min(begin + longest, tokens.end)}};
+  return {.text = {begin, std::min(begin + longest, tokens.end)}};
+}
+
+/// Of their ranges, in order.
+uint64_t hash_of_texts(const Instances& instances, uint64_t seed) {
+  constexpr size_t kAtOnce = 4096;
+  std::vector<Range> ranges;
+  XXH3_state_t* const state = XXH3_createState();
+  STIPPLE_CHECK(state != nullptr, "mlm: no memory for a hash");
+  XXH3_64bits_reset_withSeed(state, seed);
+  for (int64_t i = 0; i < instances.size(); ++i) {
+    ranges.push_back(instances[i].text);
+    if (ranges.size() < kAtOnce && i + 1 < instances.size()) continue;
+    XXH3_64bits_update(state, ranges.data(), ranges.size() * sizeof(Range));
+    ranges.clear();
+  }
+  const uint64_t hash = XXH3_64bits_digest(state);
+  XXH3_freeState(state);
+  return hash;
 }
 
 class Blocks final : public Instances {
@@ -21,6 +43,9 @@ class Blocks final : public Instances {
   Blocks(const Part& part, int64_t longest) : range_(part.range()), longest_(longest) {}
   int64_t size() const override { return pieces_of(range_, longest_); }
   Instance operator[](int64_t i) const override { return piece_of(range_, longest_, i); }
+  uint64_t fingerprint(uint64_t of_tokens) const override {
+    return hash_of_texts(*this, of_tokens);
+  }
 
  private:
   Range range_;
@@ -39,6 +64,9 @@ class DocumentPieces final : public Instances {
   Instance operator[](int64_t i) const override {
     const int64_t document = std::ranges::upper_bound(firsts_, i) - firsts_.begin() - 1;
     return piece_of(part_.document(document), longest_, i - firsts_[static_cast<size_t>(document)]);
+  }
+  uint64_t fingerprint(uint64_t of_tokens) const override {
+    return hash_of_texts(*this, of_tokens);
   }
 
  private:

@@ -78,4 +78,20 @@ Range Part::document(int64_t i) const {
                  index.begins[static_cast<size_t>(index.documents[at + 1])]);
 }
 
+std::vector<Range> Part::sentences(int64_t document) const {
+  const shards::Index& index = tokens_->index();
+  const auto at = static_cast<size_t>(documents_.begin + document);
+  std::vector<Range> sentences;
+  for (int64_t s = index.documents[at]; s < index.documents[at + 1]; ++s) {
+    const auto i = static_cast<size_t>(s);
+    const Range sentence = clipped(index.begins[i], index.begins[i + 1]);
+    if (sentence.size() > 0) sentences.push_back(sentence);
+  }
+  return sentences;
+}
+
+bool Part::has_sentences() const {
+  return tokens_->index().num_sequences() > tokens_->index().num_documents();
+}
+
 }  // namespace stipple::data::mlm

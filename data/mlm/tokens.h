@@ -39,6 +39,10 @@ class Part {
   int64_t num_documents() const { return documents_.size(); }
   /// Its tokens; there may be none.
   Range document(int64_t i) const;
+  /// Those with tokens, in order.
+  std::vector<Range> sentences(int64_t document) const;
+  /// Whether some document is cut into sequences.
+  bool has_sentences() const;
 
  private:
   Range clipped(int64_t begin, int64_t end) const;

@@ -24,11 +24,10 @@ constexpr size_t kMostPieces = 4096;  // a process may map some 65,000 files
 
 std::vector<Range> lines_of(std::string_view text) {
   std::vector<Range> lines;
-  for (size_t begin = 0; begin < text.size();) {
-    const size_t end = std::min(text.find('\n', begin), text.size());
-    lines.push_back({static_cast<int64_t>(begin), static_cast<int64_t>(end)});
-    begin = end + 1;
-  }
+  text::for_each_line(text, [&](std::string_view line) {
+    const int64_t begin = line.data() - text.data();
+    lines.push_back({begin, begin + static_cast<int64_t>(line.size())});
+  });
   return lines;
 }
 
@@ -49,17 +48,27 @@ struct Piece {
   std::shared_ptr<const MappedFile> file = {};
   std::vector<Range> documents = {};
   std::vector<int32_t> ids = {};
-  std::vector<size_t> ends = {};  ///< of documents among the ids
+  std::vector<size_t> ends = {};       ///< of sequences among the ids
+  std::vector<size_t> sequences = {};  ///< how many there are at the end of each document
 
   int64_t bytes() const { return documents.back().end - documents.front().begin; }
 };
 
-void encode(const wordpiece::WordPiece& tokenizer, Piece& piece) {
+void encode(const wordpiece::WordPiece& tokenizer, bool sentences, Piece& piece) {
+  const auto add = [&](std::string_view text) {
+    tokenizer.encode(text, piece.ids);
+    const size_t before = piece.ends.empty() ? 0 : piece.ends.back();
+    if (piece.ids.size() > before) piece.ends.push_back(piece.ids.size());
+  };
   for (const Range& document : piece.documents) {
-    tokenizer.encode(piece.file->text().substr(static_cast<size_t>(document.begin),
-                                               static_cast<size_t>(document.size())),
-                     piece.ids);
-    piece.ends.push_back(piece.ids.size());
+    const std::string_view text = piece.file->text().substr(static_cast<size_t>(document.begin),
+                                                            static_cast<size_t>(document.size()));
+    if (sentences) {
+      text::for_each_line(text, add);
+    } else {
+      add(text);
+    }
+    piece.sequences.push_back(piece.ends.size());
   }
 }
 
@@ -91,11 +100,11 @@ class ShardWriter {
     for (; block_.size() - hashed >= block_bytes; hashed += block_bytes)
       facts_.blocks.push_back(hash_of(std::string_view(block_).substr(hashed, block_bytes)));
     block_.erase(0, hashed);
-    size_t begin = 0;
-    for (const size_t end : piece.ends) {
-      if (end > begin)
-        index_.begins.push_back(index_.begins.back() + static_cast<int64_t>(end - begin));
-      begin = end;
+    const int64_t tokens = index_.begins.back(), sequences = index_.num_sequences();
+    for (const size_t end : piece.ends) index_.begins.push_back(tokens + static_cast<int64_t>(end));
+    for (const size_t end : piece.sequences) {
+      const int64_t sequence = sequences + static_cast<int64_t>(end);
+      if (sequence > index_.documents.back()) index_.documents.push_back(sequence);
     }
   }
 
@@ -103,7 +112,6 @@ class ShardWriter {
 
   void publish() {
     if (!block_.empty()) facts_.blocks.push_back(hash_of(block_));
-    for (int64_t i = 1; i <= index_.num_sequences(); ++i) index_.documents.push_back(i);
     const std::string index = index_bytes(index_);
     facts_.index_hash = hash_of(index);
     facts_.documents = index_.num_documents();
@@ -171,7 +179,7 @@ TokenizeCounts tokenize(const wordpiece::WordPiece& tokenizer,
   int64_t round_bytes = 0;
   const auto write_round = [&] {
     workers.parallel_for(static_cast<int64_t>(pieces.size()), [&](int64_t i, int) {
-      encode(tokenizer, pieces[static_cast<size_t>(i)]);
+      encode(tokenizer, options.sentences, pieces[static_cast<size_t>(i)]);
     });
     for (const Piece& piece : pieces) {
       writer.append(piece);
@@ -201,8 +209,9 @@ TokenizeCounts tokenize(const wordpiece::WordPiece& tokenizer,
   }
   write_round();
   counts.tokens = writer.index().num_tokens();
-  counts.empty_documents = counts.documents - writer.index().num_sequences();
-  counts.documents = writer.index().num_sequences();
+  counts.empty_documents = counts.documents - writer.index().num_documents();
+  counts.documents = writer.index().num_documents();
+  counts.sequences = writer.index().num_sequences();
   STIPPLE_CHECK_AS(DataError, counts.tokens > 0, "there is no token in ", files.size(),
                    files.size() == 1 ? " file; it is empty" : " files; they are empty");
   writer.publish();

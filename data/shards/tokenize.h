@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Text files become a shard: each document one sequence, without special tokens, in the order of the
-// files. The bytes do not depend on the number of threads.
+// Text files become a shard: each document one sequence, or each of its lines, without special tokens,
+// in the order of the files. The bytes do not depend on the number of threads.
 #pragma once
 
 #include <cstdint>
@@ -20,6 +20,7 @@ enum class DocumentRule : uint8_t {
 
 struct TokenizeOptions {
   DocumentRule documents = DocumentRule::kBlankLine;
+  bool sentences = false;  ///< lines of a document are sequences of their own
   int threads = 1;
   bool replace = false;      ///< files that exist
   std::string command = {};  ///< for the meta file
@@ -31,6 +32,7 @@ struct TokenizeCounts {
   int64_t text_bytes = 0;
   int64_t documents = 0;
   int64_t empty_documents = 0;  ///< without a token: left out
+  int64_t sequences = 0;
   int64_t tokens = 0;
   int64_t unknown = 0;  ///< of them, [UNK]
 };

@@ -37,17 +37,17 @@ class MlmTask final : public Task {
         training_(config.mlm.masking, masked_vocabulary(tokenizer_), seed),
         evaluation_(evaluated(config.mlm), masked_vocabulary(tokenizer_), seed + 1),
         info_{.name = "mlm",
-              .fields = {.label = LabelKind::kMaskedToken},
+              .fields = fields_of(config.mlm),
               .vocab_size = tokenizer_->vocabulary().size(),
               .vocabulary = tokenizer_->vocabulary().hash(),
               .num_classes = tokenizer_->vocabulary().size(),
               .max_length = config.max_length,
-              .metrics = {kAccuracy, kPerplexity}} {}
+              .metrics = metrics_of(config.mlm)} {}
 
   const TaskInfo& info() const override { return info_; }
 
   std::unique_ptr<Dataset> open(Split split) const override {
-    mlm::Corpus corpus = mlm::open_corpus(config_, *tokenizer_, split);
+    mlm::Corpus corpus = mlm::open_corpus(config_, *tokenizer_, split, seed_);
     return std::make_unique<mlm::MlmDataset>(
         std::move(corpus.sources), split == Split::kTrain ? training_ : evaluation_,
         tokenizer_->vocabulary().special(), seed_, std::move(corpus.remarks));
@@ -76,6 +76,18 @@ class MlmTask final : public Task {
   }
 
  private:
+  static bool has_pairs(const MlmConfig& config) { return config.pairs.kind != PairKind::kNone; }
+  static LeafFields fields_of(const MlmConfig& config) {
+    return {.label = LabelKind::kMaskedToken,
+            .segments = has_pairs(config) ? 2 : 0,
+            .has_relation = has_pairs(config)};
+  }
+  static std::vector<Metric> metrics_of(const MlmConfig& config) {
+    std::vector<Metric> metrics{kAccuracy, kPerplexity};
+    if (has_pairs(config)) metrics.push_back(kRelationAccuracy);
+    return metrics;
+  }
+
   /// Trained at another rate, a model is judged at the usual one, by one masking of each piece.
   static MaskingConfig evaluated(const MlmConfig& config) {
     MaskingConfig masking = config.masking;
@@ -108,6 +120,7 @@ void MlmConfig::describe(ConfigVisitor& visitor) {
       "pack", pack,
       {.doc = "Documents follow each other, and pieces of data.max_length are cut without "
               "regard to them: no padding. false: a piece is of one document."});
+  visitor.section("pairs", pairs, "Pairs of texts, whose relation is to be told, too.");
   visitor.section("masking", masking, "Which tokens are asked for in training.");
   visitor.field("eval_rate", eval_rate,
                 {.doc = "The rate of masking that evaluation has, whatever training has.",

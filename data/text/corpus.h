@@ -6,6 +6,7 @@
 //   separator, document 0, separator, document 1, ..., separator
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <span>
 #include <string>
@@ -58,5 +59,15 @@ Part read_part(const DataConfig&, Split);
 
 /// Documents of a text: whole, or between lines with nothing but blanks, which belong to none.
 std::vector<Range> documents_of(std::string_view text, TextDocuments);
+
+/// take(line), without its end, for every line of a text, empty ones too.
+template <class Take>
+void for_each_line(std::string_view text, Take take) {
+  for (size_t begin = 0; begin < text.size();) {
+    const size_t end = std::min(text.find('\n', begin), text.size());
+    take(text.substr(begin, end - begin));
+    begin = end + 1;
+  }
+}
 
 }  // namespace stipple::data::text

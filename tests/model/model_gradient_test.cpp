@@ -172,6 +172,13 @@ TEST(ModelGradient, OfMaskedLanguageModels) {
   }
 }
 
+TEST(ModelGradient, OfMaskedLanguageModelsOfPairs) {
+  ModelCase c = bert_case(AttentionKind::kSoftmax);
+  c.task.fields = {.label = LabelKind::kMaskedToken, .segments = 2, .has_relation = true};
+  c.task.num_classes = c.task.vocab_size;
+  check_every_parameter(c);
+}
+
 TEST(ModelGradient, OfPostNormLanguageModels) {
   ModelCase c = bert_case(AttentionKind::kSoftmax);
   c.config.pooler = false;

@@ -88,6 +88,8 @@ struct LeafArrays : stipple::LeafArrays<Array> {
     const auto classes = std::count_if(labels.values().begin(), labels.values().end(), counted);
     loss_scale[0] = 1.0f / static_cast<float>(is_value(task) ? batch : classes);
     if (task.fields.label == LabelKind::kMaskedToken) mask_some();
+    for (int32_t& relation : relations.values()) relation = below(2);
+    if (task.fields.has_relation) relation_scale[0] = 1.0f / static_cast<float>(batch);
   }
 
   /// Every third token keeps its label, and a list says which.
@@ -148,7 +150,12 @@ class ModelRun {
     loss_sum = ctx.facts.at<double>(facts.find(model::kLossSum))[0];
     if (!is_value(case_.task)) correct = ctx.facts.at<int64_t>(facts.find("correct"))[0];
     count = ctx.facts.at<int64_t>(facts.find(model::kLabels))[0];
-    return loss_sum * static_cast<double>(leaf.loss_scale[0]) + observer.auxiliary;
+    double loss = loss_sum * static_cast<double>(leaf.loss_scale[0]) + observer.auxiliary;
+    if (case_.task.fields.has_relation) {
+      relation_loss_sum = ctx.facts.at<double>(facts.find("relation_loss_sum"))[0];
+      loss += relation_loss_sum * static_cast<double>(leaf.relation_scale[0]);
+    }
+    return loss;
   }
   void backward(const LeafArrays& leaf) {
     std::memset(gradients.data(), 0, gradients.bytes());
@@ -161,6 +168,7 @@ class ModelRun {
 
   double loss_sum = 0;  ///< of the last forward, as are the next two
   int64_t correct = 0, count = 0;
+  double relation_loss_sum = 0;  ///< of tasks with relations
   Array<int32_t> prediction;
   RecordingObserver observer, planning_observer;
   RngKey rng{.seed = 2, .step = 4};

@@ -28,7 +28,7 @@ train() {  # RANKS [key=value...]: the tiny BERT, as the folder of the import de
 
 train 1 2>log || fail "$(cat log)"
 contains "$(cat log)" "tensors loaded, 42: embedding.tokens"
-contains "$(cat log)" "tensors left out, 2: head.hidden.bias, head.hidden.weight"
+contains "$(cat log)" "tensors left out, 4: head.hidden.bias, head.hidden.weight, relation.bias, relation.weight"
 /usr/bin/python3 - <<'PYTHON' || fail "metrics"
 import json
 records = [json.loads(line) for line in open("run/metrics.jsonl")]
@@ -78,6 +78,22 @@ refused "moved/a has a weight, others have none" data.mlm.shards=moved/b,moved/a
 refused "moved/a: was made in lower case" data.mlm.shards=moved/a data.lower_case=false
 sed 's/^word3$/werd3/' "$golden/vocab.txt" >other.txt
 refused "moved/a: was made by another vocabulary" data.mlm.shards=moved/a data.vocab=other.txt
+
+# Pairs of texts, from text and from shards with sentences: the same bits on two ranks, and to transformers' format with both heads.
+"$STIPPLE" data tokenize --sentences --vocab "$golden/vocab.txt" --out pairs text/*.txt 2>log
+contains "$(cat log)" "of 40 documents, 240 sentences, to pairs.bin"
+pairs=(data.mlm.pairs.kind=order data.mlm.shards=pairs)
+for ranks in 1 2; do train $ranks run.dir=pairs$ranks "${pairs[@]}" 2>log || fail "$(cat log)"; done
+contains "$(cat log)" "tensors left out, none"
+equal "$(state pairs2)" "$(state pairs1)" "the state of 2 ranks on pairs"
+grep -q '"relation_accuracy":' pairs1/metrics.jsonl || fail "no relation_accuracy"
+train 1 run.dir=pairs_of_text data.mlm.pairs.kind=next data.mlm.documents=blank_line train.steps=2 2>log || fail "$(cat log)"
+expect 0 "$STIPPLE" export pairs1 --format huggingface --out pairs_out
+contains "$output" "exported BertForPreTraining, 46 tensors"
+refused "does not know sentences" data.mlm.pairs.kind=order data.mlm.shards=moved/b
+refused "use model.pooler=true" data.mlm.pairs.kind=order model.pooler=false
+
+# Files that are missing or torn.
 rm moved/a.idx
 refused "moved/a.idx: is missing" data.mlm.shards=moved/a
 truncate -s -2 moved/b.bin

@@ -43,6 +43,7 @@ constexpr std::array kNames{
     NamePair{"masked_head.dense", "cls.predictions.transform.dense"},
     NamePair{"masked_head.norm", "cls.predictions.transform.LayerNorm"},
     NamePair{"masked_head.bias", "cls.predictions.bias"},
+    NamePair{"relation", "cls.seq_relationship"},
 };
 
 /// What follows `pattern` in `name`, and the digits at its '#'; none where it does not begin with it.
@@ -182,23 +183,20 @@ std::string modern_name(std::string name) {
   return name;
 }
 
-bool is_of_next_sentence(std::string_view name) {
-  return name.starts_with("cls.seq_relationship.");
-}
-
 /// The tensors that a model of this shape has: what is learned of a classifier, and of a masked
-/// language model.
+/// language model of pairs.
 std::map<std::string, Shape> expected_shapes(const model::ModelConfig& config, int64_t vocabulary,
                                              int64_t classes) {
   std::map<std::string, Shape> shapes;
   for (const LabelKind label : {LabelKind::kClass, LabelKind::kMaskedToken}) {
     model::ParameterStore store;
     model::FactTable facts(config.layers);
-    const model::Model model(store, facts, config, {.kind = model::AttentionKind::kSoftmax},
-                             {.fields = {.label = label},
-                              .vocab_size = vocabulary,
-                              .num_classes = classes,
-                              .max_length = config.max_positions});
+    const model::Model model(
+        store, facts, config, {.kind = model::AttentionKind::kSoftmax},
+        {.fields = {.label = label, .has_relation = label == LabelKind::kMaskedToken},
+         .vocab_size = vocabulary,
+         .num_classes = classes,
+         .max_length = config.max_positions});
     for (const auto& entry : store.entries()) shapes[entry.name] = entry.shape;
   }
   return shapes;
@@ -217,7 +215,8 @@ std::string open_weights(const std::string& folder) {
 }
 
 /// The modules that a file may lack as a whole.
-constexpr std::array<std::string_view, 3> kHeads = {"head.hidden.", "head.out.", "masked_head."};
+constexpr std::array<std::string_view, 4> kHeads = {"head.hidden.", "head.out.", "masked_head.",
+                                                    "relation."};
 
 std::string_view head_of(std::string_view name) {
   for (const std::string_view head : kHeads)
@@ -244,11 +243,8 @@ class Intake {
 
   void take(const Entry& entry, HuggingFaceModel& model) {
     const std::string name = modern_name(entry.name);
-    if (name.ends_with("position_ids") || is_of_next_sentence(name)) {
-      model.notes.push_back(fmt::format("{} is left out: {}", entry.name,
-                                        is_of_next_sentence(name)
-                                            ? "this program does not ask for next sentences"
-                                            : "it only counts positions"));
+    if (name.ends_with("position_ids")) {
+      model.notes.push_back(fmt::format("{} is left out: it only counts positions", entry.name));
       return;
     }
     if (name == "cls.predictions.decoder.weight" || name == "cls.predictions.decoder.bias") {
@@ -340,6 +336,7 @@ void refuse_what_bert_has_not(const StoredModel& model) {
 std::string architecture_of(const StoredModel& model) {
   if (!model.architecture().empty()) return model.architecture();
   if (has_module(model, "head.out.")) return "BertForSequenceClassification";
+  if (has_module(model, "relation.")) return "BertForPreTraining";
   return has_module(model, "masked_head.") ? "BertForMaskedLM" : "BertModel";
 }
 

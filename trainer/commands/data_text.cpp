@@ -37,11 +37,11 @@ std::string command_of(const TokenizeArguments& a) {
   const char* rules[] = {"blank-line", "line", "file"};
   return fmt::format(
       "stipple data tokenize --vocab {} --profile {} {}--max-word-length {} "
-      "--documents {} --out {} {}",
+      "--documents {} {}--out {} {}",
       a.vocabulary, wordpiece::profile_name(a.tokenizer.profile),
       a.tokenizer.lower_case ? "" : "--cased ", a.tokenizer.max_word_length,
-      rules[static_cast<size_t>(a.options.documents)], a.out,
-      a.files.size() == 1 ? a.files.front() : fmt::format("({} files)", a.files.size()));
+      rules[static_cast<size_t>(a.options.documents)], a.options.sentences ? "--sentences " : "",
+      a.out, a.files.size() == 1 ? a.files.front() : fmt::format("({} files)", a.files.size()));
 }
 
 /// What somebody should know of the text; documents of a few tokens mean that the rule is wrong.
@@ -104,10 +104,11 @@ int data_tokenize(const TokenizeArguments& arguments) {
   warn_of(counts);
   const double seconds = watch.lap();
   log::info(
-      fmt::format("wrote {} tokens of {} documents to {}.bin, .idx and .meta.json in {:.1f} s "
+      fmt::format("wrote {} tokens of {} documents{} to {}.bin, .idx and .meta.json in {:.1f} s "
                   "({:.1f} MB/s, {:.2f} % [UNK])",
-                  counts.tokens, counts.documents, out, seconds,
-                  static_cast<double>(counts.text_bytes) * 1e-6 / seconds,
+                  counts.tokens, counts.documents,
+                  options.sentences ? fmt::format(", {} sentences,", counts.sequences) : "", out,
+                  seconds, static_cast<double>(counts.text_bytes) * 1e-6 / seconds,
                   100 * static_cast<double>(counts.unknown) / static_cast<double>(counts.tokens)));
   return kDone;
 }

@@ -64,6 +64,11 @@ void validate_model(const Config& config) {
           "attention.implementation: cusparse computes attention over a graph, and attention.kind=",
           attention.name, " has none; use implementation=own");
   attention.validate(config.attention);
+  require(config.data.task != data::TaskKind::kMlm ||
+              config.data.mlm.pairs.kind == data::PairKind::kNone ||
+              (model.pooler && model.mean_over == kernels::MeanOver::kCls),
+          "data.mlm.pairs.kind: relations of texts are told from BERT's pooler; use "
+          "model.pooler=true and model.mean_over=cls");
   if (!model.causal) return;
   model::require_can_be_causal(config.attention);
   require(model.mean_over != kernels::MeanOver::kCls,
