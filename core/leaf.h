@@ -34,6 +34,7 @@ struct LeafFields {
   int64_t segments = 0;   ///< kinds of tokens, say which of two sentences they are of; 0: no kinds
   bool has_relation = false;  ///< an example has a class, too, whatever its label: how its two
                               ///< texts belong together
+  bool is_packed = false;     ///< rows hold several pieces, which do not see each other
   bool operator==(const LeafFields&) const = default;
 };
 
@@ -48,10 +49,12 @@ struct LeafSizes {
 /// `Array` is a vector, a view, ... of one element type.
 template <template <class> class Array>
 struct LeafArrays {
-  Array<int32_t> ids{};       // [R, N]
-  Array<int32_t> segments{};  // [R, N]  kinds of tokens, where the task has some
-  Array<uint8_t> mask{};      // [R, N]  1 on tokens
-  Array<int32_t> labels{};    // [B] or [R, N], where they are classes; -1: none
+  Array<int32_t> ids{};        // [R, N]
+  Array<int32_t> segments{};   // [R, N]  kinds of tokens, where the task has some
+  Array<uint8_t> mask{};       // [R, N]  1 on tokens
+  Array<int32_t> pieces{};     // [R, N]  of packed rows: which piece a token is of, counted from 0
+  Array<int32_t> positions{};  // [R, N]  and where it stands in it
+  Array<int32_t> labels{};     // [B] or [R, N], where they are classes; -1: none
   Array<int32_t>
       label_rows{};  // [R N], of kMaskedToken: which tokens have a label, ascending; then 0
   Array<int32_t> row_labels{};  // [R N], the labels of these; then -1
@@ -84,6 +87,10 @@ void for_each_array(const LeafSizes& sizes, Visit visit, Arrays&... arrays) {
     visit(LeafArray<int32_t>{"segments", tokens, 0}, arrays.segments...);
   }
   visit(LeafArray<uint8_t>{"mask", tokens, 0}, arrays.mask...);
+  if (sizes.fields.is_packed) {
+    visit(LeafArray<int32_t>{"pieces", tokens, 0}, arrays.pieces...);
+    visit(LeafArray<int32_t>{"positions", tokens, 0}, arrays.positions...);
+  }
   if (label == LabelKind::kValue) {
     constexpr float kNone = std::numeric_limits<float>::quiet_NaN();
     visit(LeafArray<float>{"values", examples, kNone}, arrays.values...);

@@ -69,6 +69,8 @@ ExampleSpans spans_of(Leaf& leaf, int64_t place, int64_t sequence, int64_t count
   return {
       .ids = part(leaf.ids, begin, count),
       .segments = part(leaf.segments, begin, count),
+      .pieces = part(leaf.pieces, begin, count),
+      .positions = part(leaf.positions, begin, count),
       .labels = per_token ? part(leaf.labels, begin, count) : part(leaf.labels, place, of_example),
       .values = part(leaf.values, place, of_example),
       .relation = part(leaf.relations, place, of_example)};

@@ -59,6 +59,8 @@ struct Draw {
 struct ExampleSpans {
   std::span<int32_t> ids{};       ///< one per token
   std::span<int32_t> segments{};  ///< one per token
+  std::span<int32_t> pieces{};    ///< one per token, of packed rows; and with it positions
+  std::span<int32_t> positions{};
   std::span<int32_t> labels{};    ///< one, or one per token (is_per_token()); -1, as found: none
   std::span<float> values{};      ///< one (kValue); NaN, as found: none
   std::span<int32_t> relation{};  ///< one (LeafFields::has_relation); -1, as found: none

@@ -61,6 +61,7 @@ struct MlmConfig {
   std::string shards;  ///< prefixes, with weights (data/shards/mixture.h); empty: plain text
   TextDocuments documents = TextDocuments::kFile;
   bool pack = true;
+  bool share_rows = false;
   PairsConfig pairs;
   MaskingConfig masking;
   double eval_rate = 0.15;

@@ -19,6 +19,7 @@ AttentionShape attention_shape(const EncoderConfig& config, int layer) {
           .head_dim = config.width / config.heads,
           .max_length = config.max_length,
           .is_causal = config.is_causal,
+          .is_packed = config.is_packed,
           .name = block_name(layer) + ".attention"};
 }
 
@@ -57,6 +58,7 @@ AttentionInputs EncoderBlock::attention_inputs(const Input& input, const Saved& 
           .content_k = saved.content_k,
           .x = attention_->reads_input() ? saved.query.x : ConstRealView{},
           .mask = input.mask,
+          .groups = saved.groups,
           .samples = input.samples,
           .batch_share = input.batch_share};
 }
@@ -225,6 +227,7 @@ std::vector<EncoderBlock> make_blocks(ParameterStore& store, const EncoderConfig
 Encoder::Encoder(ParameterStore& store, const EncoderConfig& config,
                  const AttentionFactory& make_attention)
     : store_(store),
+      heads_(config.heads),
       head_dim_(config.width / config.heads),
       rotary_(config.rotary),
       blocks_(make_blocks(store, config, make_attention)) {
@@ -242,14 +245,27 @@ void Encoder::begin_step(const Stream& stream, const RngKey& rng) const {
   for (const EncoderBlock& block : blocks_) block.begin_step(stream, rng);
 }
 
+/// The pieces of a row, for each head.
+View<const int32_t> Encoder::groups_of(Context& ctx, View<const int32_t> pieces) const {
+  if (pieces.empty()) return {};
+  const int64_t rows = pieces.shape[0], tokens = pieces.shape[1];
+  const View<int32_t> groups = ctx.saved.alloc<int32_t>({rows * heads_, tokens});
+  const size_t bytes = static_cast<size_t>(tokens) * sizeof(int32_t);
+  for (int64_t p = 0; p < rows * heads_; ++p)
+    copy_bytes(ctx.stream, groups.at(p).data, pieces.at(p / heads_).data, bytes);
+  return groups;
+}
+
 void Encoder::forward(Context& ctx, const Input& input, View<const float> x, View<float> y,
                       Saved& saved) const {
   const RotaryTable rotary =
       rotary_ ? RotaryTable::make(ctx, x.shape[1], head_dim_) : RotaryTable{};
+  const View<const int32_t> groups = groups_of(ctx, input.pieces);
   for (size_t i = 0; i < blocks_.size(); ++i) {
     const bool is_end = !norm_ && i + 1 == blocks_.size();
     const View<float> next = is_end ? y : ctx.saved.alloc<float>(x.shape);
     saved.blocks[i].rotary = rotary;
+    saved.blocks[i].groups = groups;
     ctx.layer = static_cast<int>(i);
     blocks_[i].forward(ctx, input, x, next, saved.blocks[i]);
     x = next;

@@ -33,6 +33,7 @@ struct EncoderConfig {
   int64_t max_length = 1;
   double dropout = 0;
   bool is_causal = false;  ///< a token's vector depends on that token and earlier ones only
+  bool is_packed = false;  ///< a token's vector depends on the piece of its row that it is of only
   bool rotary = false;  ///< queries and keys are rotated by their positions; width / heads is even
   NormPlace norm = NormPlace::kPre;
   double norm_eps = 1e-5;
@@ -46,6 +47,7 @@ class EncoderBlock {
     RealView q, k, v, o;            // [B, H, N, D]
     RealView content_q, content_k;  // before the rotation; see AttentionInputs
     RotaryTable rotary;             ///< set by the encoder, for all of its blocks
+    View<const int32_t> groups;     // [B H, N]  as rotary; empty: rows are not packed
     std::unique_ptr<Attention::Saved> attention;
     FeedForward::Saved feedforward;
   };
@@ -113,7 +115,10 @@ class Encoder {
   void backward(Context&, const Input&, const Saved&, View<float> dx) const;
 
  private:
+  View<const int32_t> groups_of(Context&, View<const int32_t> pieces) const;
+
   const ParameterStore& store_;
+  int64_t heads_;
   int64_t head_dim_;
   bool rotary_;
   std::vector<EncoderBlock> blocks_;

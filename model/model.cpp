@@ -33,6 +33,7 @@ EncoderConfig encoder_config(const ModelConfig& config, const ModelTask& task) {
           .max_length = task.max_length,
           .dropout = config.dropout,
           .is_causal = config.causal || is_language_model(task),
+          .is_packed = task.fields.is_packed,
           .rotary = rotary,
           .norm = config.norm,
           .norm_eps = config.norm_eps};

@@ -128,6 +128,10 @@ Corpus open_corpus(const DataConfig& config, const wordpiece::WordPiece& tokeniz
                                    : open_shards(config, tokenizer, split, seed);
 }
 
+bool has_weights(const std::string& shards) {
+  return !shards.empty() && shards::parse_mixture(shards, kShardsKey).front().weight > 0;
+}
+
 std::vector<std::string> files_of_corpus(const DataConfig& config) {
   if (config.mlm.shards.empty()) {
     try {

@@ -25,6 +25,9 @@ struct Corpus {
 /// are to be made of them.
 Corpus open_corpus(const DataConfig&, const wordpiece::WordPiece&, Split, uint64_t seed);
 
+/// Whether data.mlm.shards has weights. ConfigError as parse_mixture().
+bool has_weights(const std::string& shards);
+
 /// The files that open_corpus() reads, or the one that is missing.
 std::vector<std::string> files_of_corpus(const DataConfig&);
 

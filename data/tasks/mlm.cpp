@@ -2,9 +2,11 @@
 #include <algorithm>
 #include <memory>
 
+#include "core/error.h"
 #include "data/mlm/corpus.h"
 #include "data/mlm/dataset.h"
 #include "data/mlm/masking.h"
+#include "data/mlm/packed.h"
 #include "data/tasks/tasks.h"
 #include "data/wordpiece/configured.h"
 
@@ -42,15 +44,19 @@ class MlmTask final : public Task {
               .vocabulary = tokenizer_->vocabulary().hash(),
               .num_classes = tokenizer_->vocabulary().size(),
               .max_length = config.max_length,
-              .metrics = metrics_of(config.mlm)} {}
+              .metrics = metrics_of(config.mlm)} {
+    if (config.mlm.share_rows) require_rows_can_be_shared(config.mlm);
+  }
 
   const TaskInfo& info() const override { return info_; }
 
   std::unique_ptr<Dataset> open(Split split) const override {
     mlm::Corpus corpus = mlm::open_corpus(config_, *tokenizer_, split, seed_);
-    return std::make_unique<mlm::MlmDataset>(
+    auto dataset = std::make_unique<mlm::MlmDataset>(
         std::move(corpus.sources), split == Split::kTrain ? training_ : evaluation_,
         tokenizer_->vocabulary().special(), seed_, std::move(corpus.remarks));
+    if (!config_.mlm.share_rows) return dataset;
+    return std::make_unique<mlm::PackedDataset>(std::move(dataset), config_.max_length);
   }
 
   std::vector<std::string> files(Split) const override { return mlm::files_of_corpus(config_); }
@@ -76,11 +82,26 @@ class MlmTask final : public Task {
   }
 
  private:
+  static void require_rows_can_be_shared(const MlmConfig& config) {
+    STIPPLE_CHECK_AS(
+        ConfigError, !config.pack,
+        "data.mlm.share_rows: pieces that run across documents fill their rows as they "
+        "are; use data.mlm.pack=false, or share_rows=false");
+    STIPPLE_CHECK_AS(ConfigError, !has_pairs(config),
+                     "data.mlm.share_rows: the head of data.mlm.pairs reads one [CLS] a row; use "
+                     "data.mlm.share_rows=false");
+    STIPPLE_CHECK_AS(
+        ConfigError, !mlm::has_weights(config.shards),
+        "data.mlm.share_rows: which pieces share a row is settled once, and with "
+        "weights data.mlm.shards shows others in each epoch; leave out the weights, or "
+        "use data.mlm.share_rows=false");
+  }
   static bool has_pairs(const MlmConfig& config) { return config.pairs.kind != PairKind::kNone; }
   static LeafFields fields_of(const MlmConfig& config) {
     return {.label = LabelKind::kMaskedToken,
             .segments = has_pairs(config) ? 2 : 0,
-            .has_relation = has_pairs(config)};
+            .has_relation = has_pairs(config),
+            .is_packed = config.share_rows};
   }
   static std::vector<Metric> metrics_of(const MlmConfig& config) {
     std::vector<Metric> metrics{kAccuracy, kPerplexity};
@@ -120,6 +141,11 @@ void MlmConfig::describe(ConfigVisitor& visitor) {
       "pack", pack,
       {.doc = "Documents follow each other, and pieces of data.max_length are cut without "
               "regard to them: no padding. false: a piece is of one document."});
+  visitor.field("share_rows", share_rows,
+                {.doc = "With pack=false: pieces of several documents share a row of "
+                        "data.max_length, which leaves little padding. They do not see each other, "
+                        "and positions begin anew with each: what a piece gives is what it gives "
+                        "alone. For attentions that can keep them apart: softmax, entmax, none."});
   visitor.section("pairs", pairs, "Pairs of texts, whose relation is to be told, too.");
   visitor.section("masking", masking, "Which tokens are asked for in training.");
   visitor.field("eval_rate", eval_rate,

@@ -21,6 +21,9 @@ void check(const Attention& attention, const AttentionInputs& in, const Shape& o
   }
   STIPPLE_CHECK_SHAPE("attention", in.mask, ({in.q.shape[0], in.q.shape[2]}));
   STIPPLE_CHECK_SHAPE("attention", in.samples, ({in.q.shape[0]}));
+  if (!in.groups.empty()) {
+    STIPPLE_CHECK_SHAPE("attention", in.groups, ({in.q.shape[0] * in.q.shape[1], in.q.shape[2]}));
+  }
   STIPPLE_CHECK_AS(ShapeError, out == in.q.shape, "attention: out has shape ", out.str(),
                    ", expected ", in.q.shape.str());
 }
@@ -51,6 +54,14 @@ void Attention::backward(Context& ctx, const AttentionInputs& in, ConstRealView 
   }
   if (reads_input()) STIPPLE_CHECK_SHAPE("attention", grads.dx, (in.x.shape));
   do_backward(ctx, in, out, dout, saved, grads);
+}
+
+kernels::Pattern within_groups(kernels::Pattern pattern, const AttentionInputs& in) {
+  if (in.groups.empty()) return pattern;
+  STIPPLE_CHECK(pattern.kind == kernels::PatternKind::kAll, "attention: groups within a pattern");
+  pattern.kind = kernels::PatternKind::kOwnGroup;
+  pattern.query_group = pattern.key_group = in.groups;
+  return pattern;
 }
 
 bool drops(const Context& ctx, float rate) { return ctx.training && rate > 0.0f; }

@@ -23,6 +23,7 @@ struct AttentionShape {
   int64_t max_length = 1;  ///< longest sequence of the task: the m of rates "per key", so that they
                            ///< do not depend on a leaf's length
   bool is_causal = false;  ///< query i sees keys j <= i only; asked of none that cannot be causal
+  bool is_packed = false;  ///< rows hold pieces that do not see each other; as is_causal
   std::string name;        ///< prefix of parameter names, "encoder.0.attention"
 };
 
@@ -37,7 +38,10 @@ struct AttentionInputs {
   /// projections of. Given only to an attention that reads_input(); the same memory as the
   /// encoder's own.
   ConstRealView x = {};
-  View<const uint8_t> mask;      // [B, N]  real tokens
+  View<const uint8_t> mask;  // [B, N]  real tokens
+  /// [B H, N]  of packed rows: tokens of the same group see each other, and no others. Given only to
+  /// an attention that can be packed.
+  View<const int32_t> groups{};
   View<const uint32_t> samples;  // [B]
   float batch_share = 1.0f;      ///< see model::Input
 };
@@ -58,6 +62,7 @@ struct AttentionTraits {
   bool over_edges = false;          ///< computed over a graph that is there before: by who
                                     ///< AttentionConfig::implementation says
   bool can_be_causal = false;       ///< it obeys AttentionShape::is_causal
+  bool can_be_packed = false;       ///< it obeys AttentionInputs::groups
   std::string_view if_causal = {};  ///< "key=value" with which it could be, where there is one
 };
 
@@ -100,6 +105,8 @@ class Attention {
 /// Of attention weights in this pass; none in evaluation. kept: as in AttentionDropout.
 kernels::AttentionDropout dropout_of(const Context&, const AttentionInputs&, float rate,
                                      View<uint32_t> kept);
+/// What of a pattern's pairs lies within groups, where there are some: its kind is kAll then.
+kernels::Pattern within_groups(kernels::Pattern, const AttentionInputs&);
 /// Whether there is any.
 bool drops(const Context&, float rate);
 

@@ -20,9 +20,11 @@ std::unique_ptr<Attention> make(const AttentionConfig& config, ParameterStore& s
   return std::make_unique<T>(config, store, facts, shape);
 }
 
-AttentionTraits of_softmax(const AttentionConfig&) { return {.can_be_causal = true}; }
+AttentionTraits of_softmax(const AttentionConfig&) {
+  return {.can_be_causal = true, .can_be_packed = true};
+}
 AttentionTraits of_none(const AttentionConfig&) {
-  return {.compares = false, .can_be_causal = true};
+  return {.compares = false, .can_be_causal = true, .can_be_packed = true};
 }
 void anything_goes(const AttentionConfig&) {}
 
@@ -59,21 +61,39 @@ const AttentionRow& attention_row(AttentionKind kind) {
   throw ConfigError("attention.kind: no such attention");
 }
 
+namespace {
+
+/// Of all attentions that can, under the other keys of a configuration.
+std::string names_of(const AttentionConfig& config, bool AttentionTraits::*ability) {
+  std::string names;
+  for (const AttentionRow& row : kTable) {
+    AttentionConfig other = config;
+    other.kind = row.kind;
+    if (row.traits(other).*ability) names += (names.empty() ? "" : ", ") + std::string(row.name);
+  }
+  return names;
+}
+
+}  // namespace
+
+void require_can_be_packed(const AttentionConfig& config) {
+  const AttentionRow& asked = attention_row(config.kind);
+  STIPPLE_CHECK_AS(ConfigError, asked.traits(config).can_be_packed,
+                   "data.mlm.share_rows: attention.kind=", asked.name,
+                   " cannot keep texts of one row apart; use data.mlm.share_rows=false; those that "
+                   "can: ",
+                   names_of(config, &AttentionTraits::can_be_packed));
+}
+
 void require_can_be_causal(const AttentionConfig& config) {
   const AttentionRow& asked = attention_row(config.kind);
   const AttentionTraits traits = asked.traits(config);
   if (traits.can_be_causal) return;
   const std::string mended =
       traits.if_causal.empty() ? "" : ", unless " + std::string(traits.if_causal);
-  std::string able;
-  for (const AttentionRow& row : kTable) {
-    AttentionConfig other = config;
-    other.kind = row.kind;
-    if (row.traits(other).can_be_causal) able += (able.empty() ? "" : ", ") + std::string(row.name);
-  }
   throw ConfigError("model.causal: attention.kind=" + std::string(asked.name) +
                     " lets tokens see later ones and cannot be causal" + mended +
-                    "; those that can: " + able);
+                    "; those that can: " + names_of(config, &AttentionTraits::can_be_causal));
 }
 
 std::vector<std::string_view> attention_names() {
@@ -94,6 +114,7 @@ std::string attention_docs() {
 std::unique_ptr<Attention> make_attention(const AttentionConfig& config, ParameterStore& store,
                                           FactTable& facts, const AttentionShape& shape) {
   if (shape.is_causal) require_can_be_causal(config);
+  if (shape.is_packed) require_can_be_packed(config);
   return attention_row(config.kind).make(config, store, facts, shape);
 }
 

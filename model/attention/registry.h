@@ -30,6 +30,8 @@ const AttentionRow& attention_row(AttentionKind);
 
 /// ConfigError for an attention that cannot be causal, with the names of those that can.
 void require_can_be_causal(const AttentionConfig&);
+/// And for one that cannot keep the pieces of a packed row apart.
+void require_can_be_packed(const AttentionConfig&);
 
 /// Names in the order of the enumerators, for reading attention.kind, and what they mean.
 std::vector<std::string_view> attention_names();

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "core/copy.h"
+#include "kernels/activation.h"
 #include "kernels/embedding.h"
 #include "kernels/positions.h"
 #include "model/rows.h"
@@ -44,15 +45,40 @@ View<const int32_t> Embedding::kinds(Context& ctx, const Shape& tokens,
   return zeros;
 }
 
+/// From the first position of the rows on, for as many as `tokens`; empty: none are added. Of scratch
+/// memory where they are not learned.
+View<const float> Embedding::position_table(Context& ctx, int64_t tokens) const {
+  if (positions_)
+    return rows_from(View<const float>(store_.value(*positions_)), ctx.first_position());
+  if (kind_ != Positions::kSinusoidal) return {};
+  const View<float> sines = ctx.scratch.alloc<float>({ctx.first_position() + tokens, width_});
+  kernels::sinusoidal_positions(ctx.stream, {.y = sines});
+  return rows_from(View<const float>(sines), ctx.first_position());
+}
+
+/// As look_up() adds them, in the same order: a position is looked up as a kind of token there.
+void Embedding::look_up_packed(Context& ctx, const Input& input, View<const float> positions,
+                               View<float> y) const {
+  kernels::embedding(ctx.stream,
+                     {.y = y,
+                      .ids = input.ids,
+                      .table = store_.value(tokens_),
+                      .positions = {},
+                      .segments = positions.empty() ? View<const int32_t>{} : input.positions,
+                      .segment_table = positions});
+  if (!segments_) return;
+  const View<float> of_segments = ctx.scratch.alloc<float>(y.shape);
+  kernels::embedding(ctx.stream, {.y = of_segments,
+                                  .ids = kinds(ctx, input.ids.shape, input.segments),
+                                  .table = store_.value(*segments_),
+                                  .positions = {}});
+  kernels::add(ctx.stream, {.y = y, .a = y, .b = of_segments});
+}
+
 void Embedding::look_up(Context& ctx, const Input& input, View<float> y) const {
   const Arena::Scope scope(ctx.scratch);
-  View<float> positions;
-  if (positions_) positions = store_.value(*positions_);
-  if (kind_ == Positions::kSinusoidal) {
-    positions = ctx.scratch.alloc<float>({ctx.first_position() + y.shape[1], y.shape[2]});
-    kernels::sinusoidal_positions(ctx.stream, {.y = positions});
-  }
-  if (!positions.empty()) positions = rows_from(positions, ctx.first_position());
+  const View<const float> positions = position_table(ctx, y.shape[1]);
+  if (!input.positions.empty()) return look_up_packed(ctx, input, positions, y);
   kernels::embedding(ctx.stream,
                      {.y = y,
                       .ids = input.ids,
@@ -63,7 +89,11 @@ void Embedding::look_up(Context& ctx, const Input& input, View<float> y) const {
 }
 
 void Embedding::forward(Context& ctx, const Input& input, View<float> y, Saved& saved) const {
-  saved = {.ids = input.ids, .segments = input.segments, .samples = input.samples, .norm = {}};
+  saved = {.ids = input.ids,
+           .segments = input.segments,
+           .positions = input.positions,
+           .samples = input.samples,
+           .norm = {}};
   if (norm_) {
     const View<float> sum = ctx.saved.alloc<float>(y.shape);
     look_up(ctx, input, sum);
@@ -77,19 +107,18 @@ void Embedding::forward(Context& ctx, const Input& input, View<float> y, Saved& 
 void Embedding::backward(Context& ctx, const Saved& saved, View<float> dy) const {
   dropout_.apply(ctx, saved.samples, dy);
   if (norm_) norm_->backward(ctx, saved.norm, dy, dy);
-  kernels::embedding_backward(ctx.stream,
-                              {.dtable = store_.grad(tokens_),
-                               .dpositions = positions_ ? store_.grad(*positions_) : View<float>{},
-                               .dy = dy,
-                               .ids = saved.ids,
-                               .scratch = &ctx.scratch});
+  const bool is_packed = !saved.positions.empty();
+  const View<float> dpositions = positions_ ? store_.grad(*positions_) : View<float>{};
+  const auto add_to = [&](View<float> dtable, View<float> by_place, View<const int32_t> ids) {
+    kernels::embedding_backward(
+        ctx.stream,
+        {.dtable = dtable, .dpositions = by_place, .dy = dy, .ids = ids, .scratch = &ctx.scratch});
+  };
+  add_to(store_.grad(tokens_), is_packed ? View<float>{} : dpositions, saved.ids);
+  if (is_packed && positions_) add_to(dpositions, {}, saved.positions);
   if (!segments_) return;
   const Arena::Scope scope(ctx.scratch);
-  kernels::embedding_backward(ctx.stream, {.dtable = store_.grad(*segments_),
-                                           .dpositions = {},
-                                           .dy = dy,
-                                           .ids = kinds(ctx, saved.ids.shape, saved.segments),
-                                           .scratch = &ctx.scratch});
+  add_to(store_.grad(*segments_), {}, kinds(ctx, saved.ids.shape, saved.segments));
 }
 
 }  // namespace stipple::model

@@ -30,9 +30,10 @@ struct EmbeddingConfig {
 class Embedding {
  public:
   struct Saved {
-    View<const int32_t> ids;       // [B, N]
-    View<const int32_t> segments;  // [B, N]; empty: all of kind 0
-    View<const uint32_t> samples;  // [B]
+    View<const int32_t> ids;        // [B, N]
+    View<const int32_t> segments;   // [B, N]; empty: all of kind 0
+    View<const int32_t> positions;  // [B, N]; empty: those of the row
+    View<const uint32_t> samples;   // [B]
     LayerNorm::Saved norm;
   };
 
@@ -59,7 +60,9 @@ class Embedding {
 
  private:
   View<const int32_t> kinds(Context&, const Shape& tokens, View<const int32_t> segments) const;
+  View<const float> position_table(Context&, int64_t tokens) const;
   void look_up(Context&, const Input&, View<float> y) const;
+  void look_up_packed(Context&, const Input&, View<const float> positions, View<float> y) const;
 
   const ParameterStore& store_;
   Positions kind_;

@@ -69,6 +69,8 @@ void validate_model(const Config& config) {
               (model.pooler && model.mean_over == kernels::MeanOver::kCls),
           "data.mlm.pairs.kind: relations of texts are told from BERT's pooler; use "
           "model.pooler=true and model.mean_over=cls");
+  if (config.data.task == data::TaskKind::kMlm && config.data.mlm.share_rows)
+    model::require_can_be_packed(config.attention);
   if (!model.causal) return;
   model::require_can_be_causal(config.attention);
   require(model.mean_over != kernels::MeanOver::kCls,

@@ -14,7 +14,7 @@ EntmaxAttention::EntmaxAttention(const AttentionConfig& config, ParameterStore& 
       facts_(facts, shape.num_heads) {}
 
 AttentionTraits EntmaxAttention::traits(const AttentionConfig& config) {
-  return {.has_graph = !config.entmax.is_softmax(), .can_be_causal = true};
+  return {.has_graph = !config.entmax.is_softmax(), .can_be_causal = true, .can_be_packed = true};
 }
 
 void EntmaxAttention::validate(const AttentionConfig& config) { config.entmax.validate(); }

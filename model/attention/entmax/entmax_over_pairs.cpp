@@ -71,7 +71,7 @@ kernels::AttendEntmax EntmaxOverPairs::arguments(Context& ctx, const AttentionIn
   args.v = in.v;
   args.heads = heads;
   args.key_mask = in.mask;
-  args.pattern = pattern_;
+  args.pattern = within_groups(pattern_, in);
   args.scale = scale_;
   args.dropout = dropout_of(ctx, in, dropout_rate_, {});
   args.scratch = &ctx.scratch;
@@ -117,7 +117,7 @@ void EntmaxOverPairs::backward(Context& ctx, const AttentionInputs& in, ConstRea
                                                .heads = saved.heads,
                                                .edges = saved.edges,
                                                .key_mask = in.mask,
-                                               .pattern = pattern_,
+                                               .pattern = within_groups(pattern_, in),
                                                .scale = scale_,
                                                .dropout = dropout_of(ctx, in, dropout_rate_, {}),
                                                .scratch = &ctx.scratch});

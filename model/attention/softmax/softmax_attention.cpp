@@ -33,7 +33,7 @@ void SoftmaxAttention::do_forward(Context& ctx, const AttentionInputs& in, RealV
                                      .k = in.k,
                                      .v = in.v,
                                      .key_mask = in.mask,
-                                     .pattern = pattern_,
+                                     .pattern = within_groups(pattern_, in),
                                      .scale = scale_,
                                      .dropout = dropout_of(ctx, in, dropout_rate_, saved.kept),
                                      .scratch = &ctx.scratch});
@@ -54,7 +54,7 @@ void SoftmaxAttention::do_backward(Context& ctx, const AttentionInputs& in, Cons
                                   .dout = dout,
                                   .lse = saved.lse,
                                   .key_mask = in.mask,
-                                  .pattern = pattern_,
+                                  .pattern = within_groups(pattern_, in),
                                   .scale = scale_,
                                   .dropout = dropout_of(ctx, in, dropout_rate_, saved.kept),
                                   .scratch = &ctx.scratch});
