@@ -9,8 +9,11 @@
 //       v.field("steps", steps, {.doc = "Optimizer steps.", .unit = "steps", .min = 1});
 //     }
 //   };
+//
+// Where a user lists things of one kind, each has a name: NamedSections.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <limits>
 #include <map>
@@ -49,6 +52,13 @@ struct CountOrShare {
   std::string str() const;
 };
 
+/// Sections whose names a user chooses, in the order of the files; empty by default.
+template <class Struct>
+using NamedSections = std::vector<std::pair<std::string, Struct>>;
+
+/// In paths of documentation, where any name may stand: "train.phases.*.steps".
+inline constexpr std::string_view kAnyName = "*";
+
 /// Walks the table of a config struct. Readers, writers and document generators derive from it.
 class ConfigVisitor {
  public:
@@ -75,10 +85,30 @@ class ConfigVisitor {
     nested(key, doc, [&] { value.describe(*this); });
   }
 
+  /// A mapping from names to sections of one kind.
+  template <class Struct>
+  void sections(std::string_view key, NamedSections<Struct>& entries, std::string_view doc) {
+    std::vector<std::string> names;
+    for (const auto& [name, section] : entries) names.push_back(name);
+    named_sections(key, doc, names, [&](const std::string& name) {
+      Struct example;
+      if (name == kAnyName) return example.describe(*this);
+      auto found = std::find_if(entries.begin(), entries.end(),
+                                [&](const auto& entry) { return entry.first == name; });
+      if (found == entries.end()) found = entries.insert(found, {name, Struct{}});
+      found->second.describe(*this);
+    });
+  }
+
  protected:
   virtual void choice_index(std::string_view key, int64_t& index,
                             const std::vector<std::string_view>& names, const KeyInfo& info) = 0;
   virtual void nested(std::string_view key, std::string_view doc, FunctionRef<void()> body) = 0;
+  /// `names`: of the sections that there are. describe() describes one, and makes it where there is
+  /// none of that name; of kAnyName, what any has.
+  virtual void named_sections(std::string_view key, std::string_view doc,
+                              const std::vector<std::string>& names,
+                              FunctionRef<void(const std::string& name)> describe) = 0;
 };
 
 using Describe = FunctionRef<void(ConfigVisitor&)>;

@@ -14,10 +14,36 @@ bool contains(const std::vector<std::string>& paths, const std::string& path) {
 
 std::string last_name(const std::string& path) { return path.substr(path.rfind('.') + 1); }
 
+/// Below a section whose name a user chooses.
+bool is_named(const std::string& path) {
+  return path.find("." + std::string(kAnyName)) != std::string::npos;
+}
+
 }  // namespace
 
-bool KeyTable::has_field(const std::string& path) const { return contains(fields_, path); }
-bool KeyTable::has_section(const std::string& path) const { return contains(sections_, path); }
+bool KeyTable::has_field(const std::string& path) const { return contains(fields_, general(path)); }
+bool KeyTable::has_section(const std::string& path) const {
+  return contains(sections_, general(path));
+}
+
+bool KeyTable::is_name(const std::string& path) {
+  const std::string name = last_name(path);
+  return !name.empty() && std::all_of(name.begin(), name.end(), [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '_';
+  });
+}
+
+std::string KeyTable::general(const std::string& path) const {
+  std::string all;
+  for (size_t begin = 0; begin <= path.size();) {
+    const size_t end = std::min(path.find('.', begin), path.size());
+    const std::string section = all.empty() ? "" : all + ".";
+    const std::string any = section + std::string(kAnyName);
+    all = contains(sections_, any) ? any : section + path.substr(begin, end - begin);
+    begin = end + 1;
+  }
+  return all;
+}
 
 std::string KeyTable::advice(const std::string& section, const std::string& key) const {
   if (section.empty() && key == "include") {
@@ -32,7 +58,7 @@ std::string KeyTable::advice(const std::string& section, const std::string& key)
   if (const std::string elsewhere = same_name_elsewhere(key); !elsewhere.empty()) {
     return "did you mean " + elsewhere + "?";
   }
-  const std::vector<std::string> here = keys_in(prefix);
+  const std::vector<std::string> here = keys_in(section.empty() ? "" : general(section) + ".");
   if (const std::string near = nearest_match(key, here); !near.empty()) {
     return detail::concat("did you mean '", prefix, near, "'?");
   }
@@ -70,7 +96,7 @@ std::string KeyTable::same_name_elsewhere(const std::string& key) const {
   std::string list;
   int count = 0;
   for (const std::string& path : all_) {
-    if (last_name(path) != key || ++count > kMaxSuggestions) continue;
+    if (last_name(path) != key || is_named(path) || ++count > kMaxSuggestions) continue;
     list += (list.empty() ? "'" : " or '") + path + "'";
   }
   return list;

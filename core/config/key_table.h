@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The keys that exist, and what to say about those that do not.
+// The keys that exist, and what to say about those that do not. Where users choose names, any will
+// do: the table has "train.phases.*.steps", and has_field("train.phases.first.steps").
 #pragma once
 
 #include <string>
@@ -15,6 +16,8 @@ class KeyTable final : public FieldVisitor {
 
   bool has_field(const std::string& path) const;
   bool has_section(const std::string& path) const;
+  /// Whether the last part of a section's path is a name that a section may have.
+  static bool is_name(const std::string& path);
 
   /// What to do about `key`, which does not exist in `section` ("" at the top).
   std::string advice(const std::string& section, const std::string& key) const;
@@ -22,7 +25,13 @@ class KeyTable final : public FieldVisitor {
  private:
   void begin_section(std::string_view key, std::string_view doc) override;
   void on_field(const Field& field) override;
+  void named_sections(std::string_view key, std::string_view doc, const std::vector<std::string>&,
+                      FunctionRef<void(const std::string& name)> describe) override {
+    FieldVisitor::named_sections(key, doc, {std::string(kAnyName)}, describe);
+  }
 
+  /// The path with a star in place of each name that a user chose.
+  std::string general(const std::string& path) const;
   std::vector<std::string> keys_in(const std::string& prefix) const;
   std::string same_name_elsewhere(const std::string& key) const;
   std::string nearest_elsewhere(const std::string& key) const;

@@ -77,6 +77,10 @@ class MarkdownWriter final : public FieldVisitor {
   void begin_section(std::string_view key, std::string_view doc) override {
     sections_.push_back({path_of(key), std::string(doc), ""});
   }
+  void named_sections(std::string_view key, std::string_view doc, const std::vector<std::string>&,
+                      FunctionRef<void(const std::string& name)> describe) override {
+    FieldVisitor::named_sections(key, doc, {std::string(kAnyName)}, describe);
+  }
   Section& current() {
     const std::string path = section_path();
     return *std::find_if(sections_.begin(), sections_.end(),

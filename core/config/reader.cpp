@@ -35,6 +35,9 @@ void check_keys(const Document& document, const KeyTable& table, const YamlNode&
   for (const YamlNode& entry : section.entries) {
     const std::string entry_path = path.empty() ? entry.key : path + "." + entry.key;
     const bool is_section = table.has_section(entry_path);
+    if (is_section && !table.is_name(entry_path)) {
+      document.fail(entry, entry_path, "is no name; use small letters, digits and '_'");
+    }
     if (entry.key.find('.') != std::string::npos || (!is_section && !table.has_field(entry_path))) {
       document.fail(entry, entry_path, "unknown key; " + table.advice(path, entry.key));
     }
@@ -145,6 +148,15 @@ class Reader final : public PathVisitor {
     section_ = inner;
     PathVisitor::nested(key, doc, body);
     section_ = outer;
+  }
+
+  void named_sections(std::string_view key, std::string_view doc, const std::vector<std::string>&,
+                      FunctionRef<void(const std::string& name)> describe) override {
+    const YamlNode* node = find(key);
+    if (node == nullptr) return;
+    std::vector<std::string> names;
+    for (const YamlNode& entry : node->entries) names.push_back(entry.key);
+    PathVisitor::named_sections(key, doc, names, describe);
   }
 
  private:

@@ -54,6 +54,15 @@ class PathVisitor : public ConfigVisitor {
     end_section();
   }
 
+  void named_sections(std::string_view key, std::string_view doc,
+                      const std::vector<std::string>& names,
+                      FunctionRef<void(const std::string& name)> describe) override {
+    if (names.empty()) return;
+    nested(key, doc, [&] {
+      for (const std::string& name : names) nested(name, doc, [&] { describe(name); });
+    });
+  }
+
   std::string path_of(std::string_view key) const { return path_ + std::string(key); }
   std::string section_path() const { return path_.substr(0, path_.size() - !path_.empty()); }
 

@@ -745,6 +745,75 @@ TEST(NearestMatch, IsEmptyWhenNothingIsNear) {
   EXPECT_EQ(nearest_match(std::string(1000000, 'a'), {"aaa"}), "");
 }
 
+// --- sections that users name --------------------------------------------------------------------
+
+struct Plan {
+  NamedSections<Train> phases;
+  int64_t seed = 1;
+  void describe(ConfigVisitor& v) {
+    v.sections("phases", phases, "One after the other.");
+    v.field("seed", seed, {.doc = "Seed."});
+  }
+};
+
+Plan load_plan(const std::string& text, const std::vector<std::string>& overrides = {}) {
+  Plan plan;
+  const auto describe = [&](ConfigVisitor& v) { plan.describe(v); };
+  load_config_text(text, "a.yaml", describe);
+  if (!overrides.empty()) load_config({}, overrides, describe);
+  return plan;
+}
+
+std::vector<std::string> names_of(const Plan& plan) {
+  std::vector<std::string> names;
+  for (const auto& [name, train] : plan.phases) names.push_back(name);
+  return names;
+}
+
+TEST(Config, SectionsWithNamesKeepTheirOrderAndMerge) {
+  EXPECT_TRUE(load_plan("").phases.empty());
+  const Plan plan = load_plan("phases:\n  short: {steps: 90}\n  a_long_1:\n    batch_size: 8\n",
+                              {"phases.short.batch_size=4", "phases.last.steps=3"});
+  EXPECT_EQ(names_of(plan), (std::vector<std::string>{"short", "a_long_1", "last"}));
+  EXPECT_EQ(plan.phases[0].second.steps, 90);
+  EXPECT_EQ(plan.phases[0].second.batch_size, 4);
+  EXPECT_EQ(plan.phases[1].second.steps, 1000);
+  EXPECT_EQ(plan.phases[1].second.batch_size, 8);
+  EXPECT_EQ(plan.phases[2].second.steps, 3);
+}
+
+TEST(Config, SectionsWithNamesAreCheckedAsAnyOther) {
+  const auto error = [](const std::string& text) { return error_of([&] { load_plan(text); }); };
+  EXPECT_EQ(error("phases:\n  short:\n    step: 3\n"),
+            "a.yaml:3: phases.short.step: unknown key; did you mean 'phases.short.steps'?");
+  EXPECT_EQ(error("phases:\n  short:\n    steps: 0\n"),
+            "a.yaml:3: phases.short.steps: 0 is out of range [1, 1000000000] steps");
+  EXPECT_EQ(error("phases: 3\n"),
+            "a.yaml:1: phases: is a section, not a value; put its keys below it, indented");
+  EXPECT_EQ(error("phases:\n  short: 3\n"),
+            "a.yaml:2: phases.short: is a section, not a value; put its keys below it, indented");
+  EXPECT_EQ(error("phases:\n  '*': {steps: 3}\n"),
+            "a.yaml:2: phases.*: is no name; use small letters, digits and '_'");
+  EXPECT_EQ(error("phases:\n  a: {steps: 3}\n  a: {steps: 4}\n").find("a.yaml:3"), 0U);
+}
+
+TEST(Config, SectionsWithNamesAreWrittenAsTheyAreRead) {
+  const Plan plan = load_plan("phases:\n  b: {steps: 2}\n  a: {shuffle: false}\n");
+  Plan written = plan;
+  const std::string text = config_to_yaml([&](ConfigVisitor& v) { written.describe(v); });
+  EXPECT_EQ(text,
+            "phases:\n  b:\n    steps: 2\n    batch_size: 32\n    shuffle: true\n"
+            "  a:\n    steps: 1000\n    batch_size: 32\n    shuffle: false\nseed: 1\n");
+  EXPECT_EQ(names_of(load_plan(text)), names_of(plan));
+  const auto pairs = config_to_pairs([&](ConfigVisitor& v) { written.describe(v); });
+  EXPECT_EQ(pairs[5], (std::pair<std::string, std::string>("phases.a.shuffle", "false")));
+  Plan none;
+  EXPECT_EQ(config_to_yaml([&](ConfigVisitor& v) { none.describe(v); }), "seed: 1\n");
+  const std::string page = config_to_markdown([&](ConfigVisitor& v) { none.describe(v); });
+  EXPECT_NE(page.find("## `phases.*`\n\nOne after the other.\n"), std::string::npos) << page;
+  EXPECT_NE(page.find("| `phases.*.steps` | `1000` |"), std::string::npos) << page;
+}
+
 // --- writing -------------------------------------------------------------------------------------
 
 TEST(Config, YamlReadsBackToTheSameValues) {
