@@ -86,6 +86,39 @@ TEST(Schedule, LinearRisesThenFallsInStraightLines) {
   }
 }
 
+TEST(Schedule, PolynomialIsBertsLineAndLambsRoot) {
+  // Google's optimization.py: polynomial_decay over all steps, then the warm-up put in its place
+  // where step < warm-up. NVIDIA's PolyWarmUpScheduler: (1 - progress) ** 0.5.
+  for (const double power : {1.0, 0.5}) {
+    const ScheduleConfig config{
+        .kind = ScheduleKind::kPolynomial, .warmup_steps = 2001, .power = power};
+    for (const int64_t step : twenty_steps(2001, 7038)) {
+      const auto s = static_cast<double>(step);
+      const double expected =
+          step < 2001 ? 6e-3 * s / 2001.0 : 6e-3 * std::pow(1.0 - s / 7038.0, power);
+      expect_rate(config, 6e-3, step, 7038, expected);
+    }
+  }
+}
+
+TEST(Schedule, PolynomialHasTheValuesThatAreComputedByHand) {
+  ScheduleConfig config{.kind = ScheduleKind::kPolynomial, .warmup_steps = CountOrShare::share(10)};
+  // BERT: 1e-4, 1M steps, 10k of warm-up, here a thousandth: the rate drops at the end of the rise.
+  expect_rate(config, 1e-4, 0, 1000, 0.0);
+  expect_rate(config, 1e-4, 50, 1000, 5e-5);
+  expect_rate(config, 1e-4, 99, 1000, 9.9e-5);
+  expect_rate(config, 1e-4, 100, 1000, 9e-5);
+  expect_rate(config, 1e-4, 500, 1000, 5e-5);
+  expect_rate(config, 1e-4, 999, 1000, 1e-7);
+  config.power = 0.5;
+  expect_rate(config, 1e-4, 750, 1000, 5e-5);
+  expect_rate(config, 1e-4, 990, 1000, 1e-5);
+  config.final_ratio = 0.2;
+  expect_rate(config, 1e-4, 750, 1000, 6e-5);
+  config.warmup_steps = 0;
+  expect_rate(config, 1.0, 0, 1, 1.0);
+}
+
 TEST(Schedule, LinearHasSensibleEdges) {
   ScheduleConfig config{.kind = ScheduleKind::kLinear, .warmup_steps = 0};
   expect_rate(config, 1.0, 0, 4, 1.0);

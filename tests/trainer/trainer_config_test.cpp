@@ -460,7 +460,8 @@ TEST(TrainerConfig, RangesAndTyposAreNamed) {
             "'optimizer.learning_rate'?");
   EXPECT_EQ(mistake({"optimizer.schedule.kind=one-cycle"}),
             "override \"optimizer.schedule.kind=one-cycle\": optimizer.schedule.kind: 'one-cycle' "
-            "is not one of one_cycle, linear, cosine, rsqrt, constant; did you mean 'one_cycle'?");
+            "is not one of one_cycle, linear, cosine, rsqrt, constant, polynomial; did you mean "
+            "'one_cycle'?");
   EXPECT_EQ(mistake({"run.resume=always"}),
             "override \"run.resume=always\": run.resume: 'always' is not one of auto, never, "
             "must");

@@ -37,10 +37,11 @@ StepRates one_cycle(double base, double step, double warmup_steps, double total_
 
 void ScheduleConfig::describe(ConfigVisitor& v) {
   v.choice(
-      "kind", kind, {"one_cycle", "linear", "cosine", "rsqrt", "constant"},
+      "kind", kind, {"one_cycle", "linear", "cosine", "rsqrt", "constant", "polynomial"},
       {.doc = "How the learning rate depends on the step. one_cycle also cycles beta1 between "
               "0.95 and 0.85, as PyTorch's OneCycleLR does; rsqrt divides learning_rate by the "
-              "square root of the step."});
+              "square root of the step. linear falls from the end of the warm-up on; polynomial "
+              "as if it had begun at step 0, as BERT's: (1 - step / steps) ^ power."});
   v.field("warmup_steps", warmup_steps,
           {.doc = "Steps over which the rate rises; at most train.steps.",
            .unit = "steps",
@@ -48,9 +49,14 @@ void ScheduleConfig::describe(ConfigVisitor& v) {
            .max = 1e9,
            .share_of = "train.steps"});
   v.field("final_ratio", final_ratio,
-          {.doc = "linear only: the rate at the end of the run, as a part of learning_rate.",
+          {.doc = "linear and polynomial: the rate at the end of the run, as a part of "
+                  "learning_rate.",
            .min = 0,
            .max = 1});
+  v.field("power", power,
+          {.doc = "polynomial only: 1 is BERT's straight line; 0.5, of LAMB, stays high for long.",
+           .min = 0.01,
+           .max = 100});
 }
 
 StepRates rates_at(const ScheduleConfig& config, double base_learning_rate, int64_t step,
@@ -78,6 +84,11 @@ StepRates rates_at(const ScheduleConfig& config, double base_learning_rate, int6
     }
     case ScheduleKind::kRsqrt:
       return {warm / std::sqrt(std::max({s, w, 1.0})), std::nullopt};
+    case ScheduleKind::kPolynomial:
+      if (s < w) return {warm, std::nullopt};
+      return {base_learning_rate *
+                  interpolate(config.final_ratio, 1.0, std::pow(1.0 - s / total, config.power)),
+              std::nullopt};
     case ScheduleKind::kConstant:
       break;
   }
