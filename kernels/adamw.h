@@ -26,7 +26,8 @@ struct UpdateScalars {
 /// Turns rates and the gradients' norm into the scalars of one update, and counts it where it is
 /// applied.
 ///   inverse_correction1 = 1 / (1 - beta1^applied), with the present beta1 as PyTorch has it;
-///   inverse_correction2 = 1 / (1 - beta2^applied); powers in double.
+///   inverse_correction2 = 1 / (1 - beta2^applied); powers in double; both 1 where the bias of the
+///   moments is left in them, as BERT's optimizer does.
 struct PrepareUpdate {
   View<UpdateScalars> scalars;      // [1]  written
   View<int64_t> applied_steps;      // [1]  += 1 where applied: updates so far
@@ -35,6 +36,7 @@ struct PrepareUpdate {
   double clip_norm = 0;             ///< 0: no clipping
   double beta2 = 0.999;
   float eps = 1e-8f;
+  bool corrects_bias = true;
 };
 void prepare_update(const Stream&, const PrepareUpdate&);
 namespace cpu {

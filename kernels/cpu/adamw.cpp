@@ -21,7 +21,7 @@ STIPPLE_VECTOR_BODY void update_run(const AdamW* args, UpdateScalars scalars, Ra
 }  // namespace
 
 void prepare_update(const Stream&, const PrepareUpdate& args) {
-  const math::UpdateRule rule{args.clip_norm, args.beta2, args.eps};
+  const math::UpdateRule rule{args.clip_norm, args.beta2, args.eps, args.corrects_bias};
   const UpdateScalars scalars =
       math::update_scalars(args.rates[0], rule, args.squared_norm[0], args.applied_steps[0]);
   args.scalars[0] = scalars;

@@ -39,7 +39,7 @@ struct Update {
 }  // namespace
 
 void prepare_update(const Stream& stream, const PrepareUpdate& args) {
-  const math::UpdateRule rule{args.clip_norm, args.beta2, args.eps};
+  const math::UpdateRule rule{args.clip_norm, args.beta2, args.eps, args.corrects_bias};
   launch(stream, {.grid = 1, .block = 1}, prepare_update_kernel, args.scalars.data,
          args.applied_steps.data, args.squared_norm.data, args.rates.data, rule);
 }

@@ -13,6 +13,7 @@ namespace stipple::kernels::math {
 struct UpdateRule {
   double clip_norm, beta2;
   float eps;
+  bool corrects_bias;
 };
 
 /// The scalars of the update that follows `applied_before` others.
@@ -21,8 +22,10 @@ STIPPLE_HD inline UpdateScalars update_scalars(const UpdateRates& rates, const U
   const double norm = std::sqrt(squared_norm);
   const bool is_clipped = rule.clip_norm > 0 && norm > rule.clip_norm;
   const auto updates = static_cast<double>(applied_before + 1);
-  const double correction1 = 1.0 - std::pow(static_cast<double>(rates.beta1), updates);
-  const double correction2 = 1.0 - std::pow(rule.beta2, updates);
+  const bool corrects = rule.corrects_bias;
+  const double correction1 =
+      corrects ? 1.0 - std::pow(static_cast<double>(rates.beta1), updates) : 1.0;
+  const double correction2 = corrects ? 1.0 - std::pow(rule.beta2, updates) : 1.0;
   return {.learning_rate = rates.learning_rate,
           .beta1 = rates.beta1,
           .beta2 = static_cast<float>(rule.beta2),

@@ -288,6 +288,16 @@ TEST(Resume, EveryChangeableKeyExists) {
   }
 }
 
+TEST(Resume, TheOptimizersKindStays) {
+  const ConfigChanges changes = changes_between(
+      yaml_with({}), yaml_with({"optimizer.kind=lamb", "optimizer.lamb.variant=nvidia",
+                                "optimizer.bias_correction=false"}));
+  EXPECT_EQ(text_of(changes.refused.at(0)), "optimizer.kind: adamw before, lamb now");
+  EXPECT_EQ(keys_of(changes.refused),
+            (std::vector<std::string>{"optimizer.kind", "optimizer.bias_correction",
+                                      "optimizer.lamb.variant"}));
+}
+
 TEST(TrainerConfig, CombinerSaysWhatDoesNotFit) {
   EXPECT_EQ(
       mistake({"attention.combiner.compat=paper", "attention.combiner.mix=joint"}),

@@ -7,6 +7,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <map>
 
 #include "comm/threads/thread_group.h"
 #include "core/cuda/runtime.h"
@@ -260,6 +261,38 @@ std::vector<Config> every_attention(const std::string& name) {
     attention.sparsefinder.refresh_examples = 4;
   });
   return configs;
+}
+
+/// All tensors of a kind after these steps, by name.
+std::map<std::string, std::vector<float>> tensors_after(const Config& config, int steps,
+                                                        int ranks = 1) {
+  std::map<std::string, std::vector<float>> all;
+  std::filesystem::create_directories(config.run.dir);
+  comm::run_ranks(ranks, [&](comm::Communicator& communicator) {
+    Trainer trainer(config, communicator);
+    for (int i = 0; i < steps; ++i) trainer.train_step();
+    if (communicator.rank() != 0) return;
+    const model::ParameterStore& parameters = trainer.replica().parameters();
+    for (const auto& entry : parameters.entries()) {
+      const auto values = parameters.value(*parameters.find(entry.name)).span();
+      all[entry.name] = {values.begin(), values.end()};
+    }
+  });
+  std::filesystem::remove_all(config.run.dir);
+  return all;
+}
+
+TEST(Trainer, LambGivesTheSameBitsOnAnyRanksAndThreads) {
+  Config config = small_config("lamb");
+  config.optimizer.kind = OptimizerKind::kLamb;
+  config.optimizer.weight_decay = 0.01;
+  const auto alone = tensors_after(config, 3);
+  for (int ranks : {2, 3, 4}) EXPECT_EQ(tensors_after(config, 3, ranks), alone) << ranks;
+  Config threads = config;
+  threads.threads = 3;
+  EXPECT_EQ(tensors_after(threads, 3), alone);
+  config.optimizer.kind = OptimizerKind::kAdamW;
+  EXPECT_NE(tensors_after(config, 3), alone);
 }
 
 TEST(Trainer, WhatPredictsTheGraphFollowsTheModelOnEveryRank) {

@@ -242,7 +242,7 @@ void Config::describe(ConfigVisitor& v) {
   v.section("data", data, "What the model learns from.");
   v.section("model", model, "The encoder and its head.");
   v.section("attention", attention, "Who sees whom.");
-  v.section("optimizer", optimizer, "AdamW and gradient clipping.");
+  v.section("optimizer", optimizer, "AdamW or LAMB, and gradient clipping.");
   v.section("guard", guard, "What happens to steps with bad numbers.");
 }
 

@@ -123,7 +123,7 @@ void StepPipeline::compute(Flight& flight) {
     replica_.stream().record(flight.reduced);
     optimizer_.set_rates(replica_.stream(), flight.result.rates, !flight.result.skipped);
   }
-  optimizer_.apply(replica_.stream(), gradients);
+  optimizer_.apply(replica_.stream(), gradients, replica_.scratch());
 }
 
 void StepPipeline::compute_or_replay(Flight& flight) {
@@ -210,6 +210,8 @@ StepResult StepPipeline::collect(int64_t step) {
   // Throws where an exchange was given up: the sums are not to be used.
   if (data_plane_) data_plane_->progress();
   if (!flight.is_gathered) gather(flight);
+  if (config_.optimizer.kind == OptimizerKind::kLamb)
+    flight.result.trust = flight.host().outcome.trust;
   flight.result.seconds = seconds_of(flight);
   return flight.result;
 }

@@ -3,7 +3,9 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 
+#include "kernels/lamb.h"
 #include "trainer/optimizer/schedule.h"
 #include "trainer/record/metrics.h"
 
@@ -15,6 +17,7 @@ struct StepResult {
   int64_t tokens = 0;         ///< real tokens of the global batch
   StepRates rates{};
   double grad_norm = 0;
+  std::optional<kernels::TrustRatios> trust{};  ///< of LAMB
   bool skipped = false;
   bool stop = false;  ///< some rank was asked to stop
   StepSeconds seconds{};

@@ -208,6 +208,10 @@ TrainRecord Trainer::train_record(const StepResult& result) const {
   const auto sum = [&](std::string_view name) { return state_.window().sum(name); };
   Named<double> values = log_.metrics(sum);
   for (auto& figure : log_.figures(pipeline_.facts())) values.push_back(std::move(figure));
+  if (result.trust) {
+    values.emplace_back("trust_ratio_mean", result.trust->mean);
+    values.emplace_back("trust_ratio_min", result.trust->min);
+  }
   const StepSeconds seconds = throughput_.mean();
   return {.step = step(),
           .loss = state_.window().mean_loss(),

@@ -18,36 +18,24 @@ size_t bytes_of(const model::ParameterStore& store) {
 /// Steps whose rates may be on their way to the device at one time.
 constexpr int64_t kSlots = 8;
 
+/// One rule each, padding included: it is zero, has no gradient, and stays zero.
+std::vector<TensorRule> merged(const std::vector<TensorRule>& rules, int64_t numel) {
+  std::vector<TensorRule> runs;
+  for (const TensorRule& rule : rules) {
+    if (!runs.empty() && runs.back().is_alike(rule)) continue;
+    if (!runs.empty()) runs.back().range.end = rule.range.begin;
+    runs.push_back(rule);
+    runs.back().range.end = numel;
+  }
+  return runs;
+}
+
 template <class T>
 View<T> slice(View<T> flat, Range range) {
   return {flat.data == nullptr ? nullptr : flat.data + range.begin, Shape{range.size()}};
 }
 
 }  // namespace
-
-void OptimizerConfig::describe(ConfigVisitor& v) {
-  v.field("learning_rate", learning_rate,
-          {.doc = "The rate that the schedule scales: its peak (rsqrt: peak times the square root "
-                  "of warmup_steps).",
-           .min = 0,
-           .max = 1000});
-  v.field("beta1", beta1,
-          {.doc = "Decay of the mean of gradients. one_cycle replaces it by its own.",
-           .min = 0,
-           .max = 0.9999});
-  v.field("beta2", beta2,
-          {.doc = "Decay of the mean of squared gradients.", .min = 0, .max = 0.999999});
-  v.field("eps", eps, {.doc = "Added to the root of the second moment.", .min = 1e-30, .max = 1});
-  v.field("weight_decay", weight_decay,
-          {.doc = "Decoupled decay (AdamW) of matrices; biases, norms and embeddings are exempt.",
-           .min = 0,
-           .max = 10});
-  v.field("clip_norm", clip_norm,
-          {.doc = "Gradients are scaled down to at most this global L2 norm. 0: never.",
-           .min = 0,
-           .max = 1e9});
-  v.section("schedule", schedule, "How the learning rate changes during the run.");
-}
 
 Optimizer::Optimizer(const OptimizerConfig& config, const model::ParameterStore& store,
                      Device device)
@@ -57,22 +45,9 @@ Optimizer::Optimizer(const OptimizerConfig& config, const model::ParameterStore&
       second_moment_(device, bytes_of(store)),
       state_(device, sizeof(State)),
       staged_rates_(Buffer::staging(device, kSlots * sizeof(kernels::UpdateRates))),
-      runs_(make_runs(store)) {}
-
-std::vector<Optimizer::Run> Optimizer::make_runs(const model::ParameterStore& store) {
-  std::vector<const model::ParameterStore::Entry*> entries;
-  for (const auto& entry : store.entries()) entries.push_back(&entry);
-  std::sort(entries.begin(), entries.end(),
-            [](const auto* a, const auto* b) { return a->range.begin < b->range.begin; });
-  std::vector<Run> runs;
-  for (const auto* entry : entries) {
-    const bool decays = entry->decay == model::Decay::kYes;
-    if (!runs.empty() && runs.back().decays == decays) continue;
-    // The padding behind a tensor belongs to its run: it is zero, has no gradient, and stays zero.
-    if (!runs.empty()) runs.back().range.end = entry->range.begin;
-    runs.push_back({{entry->range.begin, store.numel()}, decays});
-  }
-  return runs;
+      rules_(tensor_rules(config, store)),
+      runs_(merged(rules_, store.numel())) {
+  if (config.kind == OptimizerKind::kLamb) lamb_.emplace(rules_, config.is_nvidia_lamb(), device);
 }
 
 View<float> Optimizer::first_moment() const {
@@ -132,28 +107,48 @@ void Optimizer::measure(const Stream& stream, View<const float> grads, Arena& sc
 }
 
 void Optimizer::plan(const Stream& stream, Arena& scratch) {
-  measure(stream, {nullptr, {store_.numel()}}, scratch);
+  const View<const float> grads{nullptr, {store_.numel()}};
+  measure(stream, grads, scratch);
+  apply(stream, grads, scratch);
 }
 
-void Optimizer::apply(const Stream& stream, View<const float> grads) {
+void Optimizer::apply(const Stream& stream, View<const float> grads, Arena& scratch) {
   STIPPLE_CHECK_SHAPE("optimizer", grads, {store_.numel()});
-  const View<kernels::UpdateScalars> scalars = field(&Outcome::scalars);
-  kernels::prepare_update(stream, {.scalars = scalars,
+  kernels::prepare_update(stream, {.scalars = field(&Outcome::scalars),
                                    .applied_steps = field(&Outcome::applied_steps),
                                    .squared_norm = field(&Outcome::squared_norm),
                                    .rates = field(&State::rates),
-                                   .clip_norm = config_.clip_norm,
+                                   .clip_norm = config_.max_norm(),
                                    .beta2 = config_.beta2,
-                                   .eps = static_cast<float>(config_.eps)});
-  for (const Run& run : runs_) {
-    kernels::adamw(stream,
-                   {.x = slice(store_.values(), run.range),
-                    .m = slice(first_moment(), run.range),
-                    .v = slice(second_moment(), run.range),
-                    .grad = slice(grads, run.range),
-                    .scalars = scalars,
-                    .weight_decay = run.decays ? static_cast<float>(config_.weight_decay) : 0.0F});
+                                   .eps = static_cast<float>(config_.eps),
+                                   .corrects_bias = config_.bias_correction});
+  if (lamb_) return apply_lamb(stream, grads, scratch);
+  apply_adamw(stream, grads);
+}
+
+void Optimizer::apply_adamw(const Stream& stream, View<const float> grads) {
+  for (const TensorRule& run : runs_) {
+    if (run.is_frozen) continue;
+    kernels::adamw(stream, {.x = slice(store_.values(), run.range),
+                            .m = slice(first_moment(), run.range),
+                            .v = slice(second_moment(), run.range),
+                            .grad = slice(grads, run.range),
+                            .scalars = field(&Outcome::scalars),
+                            .weight_decay = static_cast<float>(run.weight_decay)});
   }
+}
+
+void Optimizer::apply_lamb(const Stream& stream, View<const float> grads, Arena& scratch) {
+  kernels::lamb(stream, {.x = store_.values(),
+                         .m = first_moment(),
+                         .v = second_moment(),
+                         .grad = grads,
+                         .scalars = field(&Outcome::scalars),
+                         .tensors = lamb_->tensors(),
+                         .runs = lamb_->runs(),
+                         .ratios = lamb_->ratios(),
+                         .summary = field(&Outcome::trust),
+                         .scratch = &scratch});
 }
 
 }  // namespace stipple::trainer

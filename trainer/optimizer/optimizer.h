@@ -1,41 +1,34 @@
 // SPDX-License-Identifier: Apache-2.0
-// Gradient clipping by global norm and AdamW over the flat arenas of a model::ParameterStore. Every
-// rank holds all moments and makes the same update from the same gradients: no communication here.
+// Gradient clipping by global norm, then AdamW or LAMB, over the flat arenas of a
+// model::ParameterStore. Every rank holds all moments and makes the same update from the same
+// gradients: no communication here.
 // Norm, clipping factor, the decision to skip and the count of updates stay on the device: the host
 // need not wait for any of them.
 //
 //   Optimizer optimizer(config.optimizer, store, device);
 //   optimizer.set_rates(stream, rates_at(config.optimizer.schedule, ...));
 //   optimizer.measure(stream, grads, scratch);
-//   optimizer.apply(stream, grads);
+//   optimizer.apply(stream, grads, scratch);
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "core/arena.h"
 #include "core/buffer.h"
-#include "core/config.h"
 #include "core/range.h"
 #include "core/state_visitor.h"
 #include "core/stream.h"
 #include "core/view.h"
 #include "kernels/adamw.h"
 #include "model/parameter_store.h"
+#include "trainer/optimizer/lamb_tables.h"
+#include "trainer/optimizer/optimizer_config.h"
 #include "trainer/optimizer/schedule.h"
+#include "trainer/optimizer/tensor_rules.h"
 
 namespace stipple::trainer {
-
-struct OptimizerConfig {
-  double learning_rate = 1e-3;
-  double beta1 = 0.9;
-  double beta2 = 0.999;
-  double eps = 1e-8;
-  double weight_decay = 0.0;
-  double clip_norm = 0.0;  ///< 0: no clipping
-  ScheduleConfig schedule{};
-  void describe(ConfigVisitor&);
-};
 
 class Optimizer {
  public:
@@ -47,6 +40,7 @@ class Optimizer {
     double squared_norm = 0;    ///< of all gradients; not finite when an element is not
     int64_t applied_steps = 0;  ///< updates made so far; skipped steps do not count
     kernels::UpdateScalars scalars{};
+    kernels::TrustRatios trust{};  ///< of LAMB, in the last update made
 
     double norm() const;
     bool is_applied() const { return scalars.is_applied != 0; }
@@ -60,7 +54,7 @@ class Optimizer {
   void measure(const Stream&, View<const float> grads, Arena& scratch);
   /// One update with gradients scaled by min(1, clip_norm / norm); nothing, not even the count of
   /// updates, changes when the norm is not finite.
-  void apply(const Stream&, View<const float> grads);
+  void apply(const Stream&, View<const float> grads, Arena& scratch);
 
   /// Device memory: copy it in stream order to read it later.
   const Outcome* outcome() const;
@@ -76,16 +70,12 @@ class Optimizer {
   void describe_state(const Stream&, StateVisitor&);
 
  private:
-  /// Neighbours in the arena with the same decay, padding included.
-  struct Run {
-    Range range;
-    bool decays;
-  };
   struct State {
     Outcome outcome;
     kernels::UpdateRates rates;
   };
-  static std::vector<Run> make_runs(const model::ParameterStore&);
+  void apply_adamw(const Stream&, View<const float> grads);
+  void apply_lamb(const Stream&, View<const float> grads, Arena& scratch);
   State* state() const { return reinterpret_cast<State*>(state_.data()); }
   template <class T>
   View<T> field(T State::*member) const;
@@ -99,7 +89,9 @@ class Optimizer {
   Buffer state_;
   Buffer staged_rates_;  ///< a ring: copies of the last steps' rates may still be under way
   int64_t next_slot_ = 0;
-  std::vector<Run> runs_;
+  std::vector<TensorRule> rules_;
+  std::vector<TensorRule> runs_;  ///< neighbours with one rule, padding included
+  std::optional<LambTables> lamb_;
 };
 
 }  // namespace stipple::trainer

@@ -6,6 +6,7 @@
 //
 //   kind "train"  step split loss METRIC... FIGURE... examples_per_s tokens_per_s learning_rate
 //                 grad_norm skipped auxiliary_loss
+//                 trust_ratio_mean trust_ratio_min: of LAMB, over the tensors that adapt
 //                 step_s data_s forward_s sampling_s backward_s reduce_s optimizer_s
 //                 layers: [{FIGURE: [per head], ...}, per layer]
 //   kind "eval"   step split loss METRIC... FIGURE... examples examples_per_s

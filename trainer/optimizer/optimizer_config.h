@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+// The `optimizer` section of a configuration.
+#pragma once
+
+#include <cstdint>
+
+#include "core/config.h"
+#include "trainer/optimizer/schedule.h"
+
+namespace stipple::trainer {
+
+enum class OptimizerKind : uint8_t { kAdamW, kLamb };
+
+/// Two programs call themselves LAMB.
+enum class LambVariant : uint8_t {
+  kPaper,   ///< every tensor adapts (arXiv 1904.00962)
+  kNvidia,  ///< NVIDIA's BERT: gradients are clipped first, tensors without decay do not adapt
+};
+
+struct LambConfig {
+  LambVariant variant = LambVariant::kPaper;
+  void describe(ConfigVisitor&);
+};
+
+struct OptimizerConfig {
+  OptimizerKind kind = OptimizerKind::kAdamW;
+  double learning_rate = 1e-3;
+  double beta1 = 0.9;
+  double beta2 = 0.999;
+  double eps = 1e-8;
+  bool bias_correction = true;
+  double weight_decay = 0.0;
+  double clip_norm = 0.0;  ///< 0: no clipping
+  LambConfig lamb{};
+  ScheduleConfig schedule{};
+  void describe(ConfigVisitor&);
+
+  bool is_nvidia_lamb() const {
+    return kind == OptimizerKind::kLamb && lamb.variant == LambVariant::kNvidia;
+  }
+  /// The global norm that gradients are scaled down to; 0: never.
+  double max_norm() const { return clip_norm == 0 && is_nvidia_lamb() ? 1.0 : clip_norm; }
+};
+
+}  // namespace stipple::trainer
