@@ -101,7 +101,7 @@ class ExactReducer final : public GradientReducer {
   void begin_leaf(int64_t leaf) override;
   void ready(Range range) override;
   void end_leaf() override;
-  View<const float> finish() override;
+  View<float> finish() override;
   void choose_flight(int64_t flight) override { clock_.choose(flight); }
   ReducerTimes times(int64_t flight) const override { return clock_.times(flight); }
   size_t bytes() const override;
@@ -220,7 +220,7 @@ void ExactReducer::merge_and_send_until(int64_t front) {
   }
 }
 
-View<const float> ExactReducer::finish() {
+View<float> ExactReducer::finish() {
   order_.finish();
   clock_.begin_finish();
   merge_and_send_until(plan_.buckets.numel);

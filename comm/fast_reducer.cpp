@@ -36,7 +36,7 @@ class FastReducer final : public GradientReducer {
 
   void end_leaf() override { order_.end(); }
 
-  View<const float> finish() override {
+  View<float> finish() override {
     order_.finish();
     clock_.begin_finish();
     if (!order_.has_leaves()) clear();

@@ -64,8 +64,8 @@ class GradientReducer {
   virtual void ready(
       Range) = 0;  ///< this range of the present leaf is final; ascending, the same on every leaf
   virtual void end_leaf() = 0;
-  virtual View<const float>
-  finish() = 0;  ///< the sum over all leaves of all ranks; valid until the next begin_leaf
+  /// The sum over all leaves of all ranks; valid, and the caller's, until the next begin_leaf.
+  virtual View<float> finish() = 0;
   /// Where several steps are on their way at one time: which of ReducerOptions::flights the next
   /// one is. Its times stand there until another step goes the same way.
   virtual void choose_flight(int64_t flight) = 0;

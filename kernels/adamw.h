@@ -46,9 +46,9 @@ namespace cuda {
 void prepare_update(const Stream&, const PrepareUpdate&);
 }
 
-/// One AdamW update of a run of parameters with equal decay.
+/// One AdamW update of a run of parameters with equal decay and factor of the learning rate.
 ///   g = grad * grad_scale;  m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g^2;
-///   x -= lr (m / c1 / (sqrt(v / c2) + eps) + decay x)
+///   x -= lr factor (m / c1 / (sqrt(v / c2) + eps) + decay x)
 /// Source: Loshchilov, Hutter (arXiv 1711.05101), eps outside the root as in PyTorch. Arithmetic in
 /// float.
 struct AdamW {
@@ -56,6 +56,7 @@ struct AdamW {
   View<const float> grad;             // [N]
   View<const UpdateScalars> scalars;  // [1]  of prepare_update
   float weight_decay = 0;
+  float rate_factor = 1;
 };
 void adamw(const Stream&, const AdamW&);
 namespace cpu {

@@ -210,6 +210,10 @@ void EncoderBlock::backward(Context& ctx, const Input& input, const Saved& saved
   ctx.observer.grads_ready(store_.range(attention_norm_.first(), out_.last()));
 }
 
+void EncoderBlock::skip_backward(Context& ctx) const {
+  ctx.observer.grads_ready(store_.range(attention_norm_.first(), feedforward_.last()));
+}
+
 namespace {
 
 std::vector<EncoderBlock> make_blocks(ParameterStore& store, const EncoderConfig& config,
@@ -286,7 +290,8 @@ std::vector<std::unique_ptr<AttentionCache>> Encoder::make_caches(Arena& arena,
   return caches;
 }
 
-void Encoder::backward(Context& ctx, const Input& input, const Saved& saved, View<float> dx) const {
+void Encoder::backward(Context& ctx, const Input& input, const Saved& saved, View<float> dx,
+                       int64_t frozen_blocks) const {
   kernels::mask_rows(ctx.stream, {.x = dx, .mask = input.mask});
   if (norm_) {
     norm_->backward(ctx, saved.norm, dx, dx);
@@ -294,7 +299,11 @@ void Encoder::backward(Context& ctx, const Input& input, const Saved& saved, Vie
   }
   for (size_t i = blocks_.size(); i-- > 0;) {
     ctx.layer = static_cast<int>(i);
-    blocks_[i].backward(ctx, input, saved.blocks[i], dx);
+    if (static_cast<int64_t>(i) < frozen_blocks) {
+      blocks_[i].skip_backward(ctx);
+    } else {
+      blocks_[i].backward(ctx, input, saved.blocks[i], dx);
+    }
   }
   ctx.layer = 0;
 }

@@ -66,6 +66,8 @@ class EncoderBlock {
   }
   /// In place: the gradient of y becomes the gradient of x. Reports both halves of the block.
   void backward(Context&, const Input&, const Saved&, View<float> dx) const;
+  /// In place of backward, where nothing of the block and nothing below it learns.
+  void skip_backward(Context&) const;
 
  private:
   AttentionInputs attention_inputs(const Input&, const Saved&) const;
@@ -111,8 +113,10 @@ class Encoder {
   /// By layer, for Decoding; empty: the attention has none.
   std::vector<std::unique_ptr<AttentionCache>> make_caches(Arena&, const Stream&,
                                                            int64_t longest) const;
-  /// In place: the gradient of y becomes the gradient of x.
-  void backward(Context&, const Input&, const Saved&, View<float> dx) const;
+  /// In place: the gradient of y becomes the gradient of x. The lowest `frozen_blocks` are left out;
+  /// with any, dx ends as the gradient of the input of the block above them.
+  void backward(Context&, const Input&, const Saved&, View<float> dx,
+                int64_t frozen_blocks = 0) const;
 
  private:
   View<const int32_t> groups_of(Context&, View<const int32_t> pieces) const;

@@ -300,7 +300,7 @@ std::vector<std::unique_ptr<AttentionCache>> Model::make_caches(Arena& arena, co
   return parts_->encoder.make_caches(arena, stream, longest);
 }
 
-void Model::backward(Context& ctx, const Input& input, Saved& saved) const {
+void Model::backward(Context& ctx, const Input& input, Saved& saved, int64_t frozen_stages) const {
   STIPPLE_CHECK(ctx.training, "backward needs a forward in training mode");
   Arena::Scope scope(ctx.scratch);
   const View<float> dx =
@@ -312,8 +312,8 @@ void Model::backward(Context& ctx, const Input& input, Saved& saved) const {
   } else {
     parts_->masked_backward(ctx, input, saved, dx);
   }
-  parts_->encoder.backward(ctx, input, saved.encoder, dx);
-  parts_->embedding.backward(ctx, saved.embedding, dx);
+  parts_->encoder.backward(ctx, input, saved.encoder, dx, frozen_stages - 1);
+  if (frozen_stages == 0) parts_->embedding.backward(ctx, saved.embedding, dx);
   ctx.observer.grads_ready(
       parts_->store.range(parts_->embedding.first(), parts_->embedding.last()));
 }

@@ -67,7 +67,9 @@ class Model {
   void forward(Context&, const Input&, Saved&, View<int32_t> prediction = {}) const;
   /// Adds the gradient of (loss * loss_scale + regularisers) to the store's gradients;
   /// reports ranges as they become final.
-  void backward(Context&, const Input&, Saved&) const;
+  /// frozen_stages: how many parts, from the bottom, need no gradients: the embedding, then blocks
+  /// of the encoder. They are left out, and reported as if they had been done.
+  void backward(Context&, const Input&, Saved&, int64_t frozen_stages = 0) const;
 
   /// Logits [1, V] of what follows the last token of ids [1, N]: of a language model, in
   /// evaluation. Of the input's arrays, ids, mask and samples are read. With ctx.decoding, N = 1.

@@ -29,8 +29,9 @@ void prepare_update(const Stream&, const PrepareUpdate& args) {
 }
 
 void adamw(const Stream& stream, const AdamW& args) {
-  const UpdateScalars scalars = args.scalars[0];
+  UpdateScalars scalars = args.scalars[0];
   if (scalars.is_applied == 0) return;
+  scalars.learning_rate *= args.rate_factor;
   stream.parallel_for(num_runs(args.x.numel(), kElementRun), [&](int64_t i, int) {
     vectorized<update_run>(&args, scalars, nth_run(i, args.x.numel(), kElementRun));
   });

@@ -19,12 +19,13 @@ struct Update {
   float *x, *m, *v;
   const float* grad;
   const UpdateScalars* scalars;
-  float weight_decay;
+  float weight_decay, rate_factor;
 
   template <int kWidth>
   __device__ void run(int64_t i) const {
-    const UpdateScalars s = *scalars;
+    UpdateScalars s = *scalars;
     if (s.is_applied == 0) return;
+    s.learning_rate *= rate_factor;
     Pack<kWidth> px = load<kWidth>(x + i), pm = load<kWidth>(m + i), pv = load<kWidth>(v + i);
     const Pack<kWidth> pg = load<kWidth>(grad + i);
     for (int j = 0; j < kWidth; ++j) {
@@ -50,7 +51,8 @@ void adamw(const Stream& stream, const AdamW& args) {
                       .v = args.v.data,
                       .grad = args.grad.data,
                       .scalars = args.scalars.data,
-                      .weight_decay = args.weight_decay};
+                      .weight_decay = args.weight_decay,
+                      .rate_factor = args.rate_factor};
   for_each_element(stream, args.x.numel(),
                    are_aligned(args.x.data, args.m.data, args.v.data, args.grad.data), update);
 }

@@ -295,6 +295,46 @@ TEST(Trainer, LambGivesTheSameBitsOnAnyRanksAndThreads) {
   EXPECT_NE(tensors_after(config, 3), alone);
 }
 
+TEST(Trainer, WhatIsFrozenStaysAndTheRestLearnsAsWithoutIt) {
+  for (const int64_t layers : {0, 1}) {
+    Config config = small_config("frozen");
+    config.model.layers = 2;
+    config.optimizer.schedule.kind = ScheduleKind::kConstant;
+    config.optimizer.schedule.warmup_steps = 0;
+    const auto start = tensors_after(config, 0);
+    const auto free = tensors_after(config, 1);
+    config.optimizer.freeze = {.embeddings = true, .layers = layers, .tensors = "head.out.bias"};
+    const auto frozen = tensors_after(config, 1);
+    for (const auto& [name, values] : frozen) {
+      const bool is_frozen = name.starts_with("embedding.") || name == "head.out.bias" ||
+                             (layers > 0 && name.starts_with("encoder.0."));
+      EXPECT_EQ(values, (is_frozen ? start : free).at(name)) << name;
+      if (!name.starts_with("encoder.0.attention.")) {
+        EXPECT_NE(free.at(name), start.at(name)) << name;
+      }
+    }
+    EXPECT_EQ(tensors_after(config, 2, 3), tensors_after(config, 2));
+  }
+}
+
+TEST(Trainer, WhatIsFrozenHasNoPartInTheNorm) {
+  Config config = small_config("frozen-norm");
+  const auto norm = [&] {
+    std::filesystem::create_directories(config.run.dir);
+    const auto communicator = comm::make_single_communicator();
+    const double value = Trainer(config, *communicator).train_step().grad_norm;
+    std::filesystem::remove_all(config.run.dir);
+    return value;
+  };
+  const double all = norm();
+  config.optimizer.freeze.tensors = "encoder.*, embedding.*";
+  const double of_head = norm();
+  EXPECT_LT(of_head, all);
+  config.optimizer.freeze.tensors = "head.*";
+  const double of_rest = norm();
+  EXPECT_NEAR(of_head * of_head + of_rest * of_rest, all * all, 1e-9 * all * all);
+}
+
 TEST(Trainer, WhatPredictsTheGraphFollowsTheModelOnEveryRank) {
   Config config = small_config("refreshed");
   config.attention.kind = model::AttentionKind::kSparsefinder;

@@ -12,6 +12,7 @@
 #include "data/task_config.h"
 #include "trainer/commands/commands.h"
 #include "trainer/exit_code.h"
+#include "trainer/loop/optimizer_notes.h"
 #include "trainer/loop/replica.h"
 #include "trainer/record/run_directory.h"
 
@@ -76,6 +77,8 @@ int dry_run(const ConfigArguments& arguments, int ranks, int ranks_per_node) {
   if (!idle.empty()) fmt::print("             {}\n", idle);
   const std::string unused = unused_keys_text(config);
   if (!unused.empty()) fmt::print("note         {}\n", unused);
+  for (const std::string& note : optimizer_notes(config, task->info()))
+    fmt::print("optimizer    {}\n", note);
   fmt::print("threads      {} per rank\n", threads);
   fmt::print("bytes per rank, the largest of {}:\n", ranks);
   fmt::print("  parameters {:>12}\n", bytes_text(largest.parameters));

@@ -45,8 +45,9 @@ const std::vector<std::string_view>& changeable_keys() {
       // Read when training begins.
       "attention.sparsefinder.fitted",
       // How long, and how large the steps are.
-      "train.steps", "optimizer.learning_rate", "optimizer.schedule.", "optimizer.weight_decay",
-      "optimizer.clip_norm", "guard.",
+      "train.steps", "optimizer.learning_rate", "optimizer.schedule.",
+      "optimizer.weight_decay", "optimizer.clip_norm", "optimizer.layer_decay", "optimizer.groups.",
+      "optimizer.freeze.", "guard.",
       // How closely it is watched.
       "eval.", "checkpoint.", "log."};
   return keys;
@@ -69,7 +70,8 @@ ConfigChanges changes_between(std::string_view stored_yaml, std::string_view now
   });
   ConfigChanges changes;
   for (KeyDifference& difference : all) {
-    if (!difference.before || !difference.now) continue;
+    // Of two versions of the program, one may not know a key; in one, a section may be new or gone.
+    if (!(stored && now) && (!difference.before || !difference.now)) continue;
     auto& list = may_change(difference.key) ? changes.applied : changes.refused;
     list.push_back(std::move(difference));
   }

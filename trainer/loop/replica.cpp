@@ -202,9 +202,9 @@ void Replica::forward(int64_t slot, const RngKey& rng, bool training, model::Obs
   model_.forward(context, feed_.input(slot), *model_saved_);
 }
 
-void Replica::backward(model::Observer& observer) {
+void Replica::backward(model::Observer& observer, int64_t frozen_stages) {
   model::Context context{stream_, saved_, scratch_, rng_, true, observer, {}};
-  model_.backward(context, feed_.input(slot_), *model_saved_);
+  model_.backward(context, feed_.input(slot_), *model_saved_, frozen_stages);
 }
 
 void Replica::fetch_outputs(std::span<float> to) {

@@ -78,8 +78,9 @@ class Replica {
   /// allocates nor waits, unless somebody wants the graphs.
   void forward(int64_t slot, const RngKey&, bool training, model::Observer&,
                model::GraphSink* graphs = nullptr);
-  /// Adds the last forward's gradients to the memory bound to parameters().bind_grads().
-  void backward(model::Observer&);
+  /// Adds the last forward's gradients to the memory bound to parameters().bind_grads(), but not
+  /// those of the lowest `frozen_stages` (model::Model::backward).
+  void backward(model::Observer&, int64_t frozen_stages = 0);
 
   Feed& feed() { return feed_; }
   /// Copies the facts of the first `slots` leaves to host memory, in stream order: facts().bytes()

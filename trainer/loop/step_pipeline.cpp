@@ -98,7 +98,7 @@ void StepPipeline::compute_leaves(Flight& flight) {
     {
       const ProfilerRange range("backward");
       flight.backward.begin(stream);
-      replica_.backward(observer_);
+      replica_.backward(observer_, optimizer_.frozen_stages());
       reducer_->end_leaf();
       flight.backward.end(stream);
     }
@@ -114,9 +114,10 @@ void StepPipeline::compute(Flight& flight) {
   observer_.measure_into(&flight.sampling);
   reducer_->choose_flight(static_cast<int64_t>(flight_number(flight.step)));
   compute_leaves(flight);
-  const View<const float> gradients = reducer_->finish();
+  const View<float> gradients = reducer_->finish();
   const ProfilerRange range("optimizer");
   if (!host_decides_) replica_.stream().record(flight.reduced);
+  optimizer_.clear_frozen(replica_.stream(), gradients);
   optimizer_.measure(replica_.stream(), gradients, replica_.scratch());
   if (host_decides_) {
     gather(flight);

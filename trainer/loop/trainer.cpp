@@ -20,6 +20,7 @@
 #include "trainer/loop/init_from.h"
 #include "trainer/loop/memory_check.h"
 #include "trainer/loop/open_split.h"
+#include "trainer/loop/optimizer_notes.h"
 #include "trainer/loop/predictor_refresh.h"
 #include "trainer/record/best_step.h"
 #include "trainer/record/report.h"
@@ -42,6 +43,7 @@ MemoryPlan plan_and_tell(const Config& config, const data::TaskInfo& info, int t
   if (!idle.empty() && communicator.rank() == 0) log::warn(idle);
   const std::string unused = unused_keys_text(config);
   if (!unused.empty()) log::info(unused);
+  for (const std::string& note : optimizer_notes(config, info)) log::info("optimizer: " + note);
   return plan;
 }
 

@@ -31,7 +31,7 @@ LambTables::LambTables(std::span<const TensorRule> rules, bool exempt_do_not_ada
     tensors.push_back({.first_run = static_cast<int64_t>(runs.size()),
                        .num_runs = count,
                        .weight_decay = static_cast<float>(rule.weight_decay),
-                       .rate_factor = 1.0F,
+                       .rate_factor = static_cast<float>(rule.rate_factor),
                        .adapts = exempt_do_not_adapt && rule.weight_decay == 0 ? 0 : 1});
     for (int64_t i = 0; i < count; ++i) {
       const Range run = kernels::nth_run(i, rule.range.size(), kernels::kNormRun);

@@ -46,7 +46,8 @@ Optimizer::Optimizer(const OptimizerConfig& config, const model::ParameterStore&
       state_(device, sizeof(State)),
       staged_rates_(Buffer::staging(device, kSlots * sizeof(kernels::UpdateRates))),
       rules_(tensor_rules(config, store)),
-      runs_(merged(rules_, store.numel())) {
+      runs_(merged(rules_, store.numel())),
+      frozen_stages_(trainer::frozen_stages(rules_)) {
   if (config.kind == OptimizerKind::kLamb) lamb_.emplace(rules_, config.is_nvidia_lamb(), device);
 }
 
@@ -100,6 +101,12 @@ void Optimizer::set_rates(const Stream& stream, const StepRates& rates, bool is_
   copy_bytes(stream, &state()->rates, &staged, sizeof(staged));
 }
 
+void Optimizer::clear_frozen(const Stream& stream, View<float> grads) const {
+  STIPPLE_CHECK_SHAPE("optimizer", grads, {store_.numel()});
+  for (const TensorRule& run : runs_)
+    if (run.is_frozen) fill_zero(stream, slice(grads, run.range));
+}
+
 void Optimizer::measure(const Stream& stream, View<const float> grads, Arena& scratch) {
   STIPPLE_CHECK_SHAPE("optimizer", grads, {store_.numel()});
   kernels::squared_norm(stream,
@@ -134,7 +141,8 @@ void Optimizer::apply_adamw(const Stream& stream, View<const float> grads) {
                             .v = slice(second_moment(), run.range),
                             .grad = slice(grads, run.range),
                             .scalars = field(&Outcome::scalars),
-                            .weight_decay = static_cast<float>(run.weight_decay)});
+                            .weight_decay = static_cast<float>(run.weight_decay),
+                            .rate_factor = static_cast<float>(run.rate_factor)});
   }
 }
 

@@ -7,6 +7,7 @@
 //
 //   Optimizer optimizer(config.optimizer, store, device);
 //   optimizer.set_rates(stream, rates_at(config.optimizer.schedule, ...));
+//   optimizer.clear_frozen(stream, grads);
 //   optimizer.measure(stream, grads, scratch);
 //   optimizer.apply(stream, grads, scratch);
 #pragma once
@@ -50,6 +51,10 @@ class Optimizer {
   /// The values of the next apply(). rates.beta1, when given, takes the place of beta1. An update
   /// that is not wanted changes nothing.
   void set_rates(const Stream&, const StepRates& rates, bool is_wanted = true);
+  /// Parts of the model, from the bottom, that need no backward.
+  int64_t frozen_stages() const { return frozen_stages_; }
+  /// Before measure(): what is frozen has no part in the norm.
+  void clear_frozen(const Stream&, View<float> grads) const;
   /// The L2 norm of all gradients, the same bits for any number of threads.
   void measure(const Stream&, View<const float> grads, Arena& scratch);
   /// One update with gradients scaled by min(1, clip_norm / norm); nothing, not even the count of
@@ -91,6 +96,7 @@ class Optimizer {
   int64_t next_slot_ = 0;
   std::vector<TensorRule> rules_;
   std::vector<TensorRule> runs_;  ///< neighbours with one rule, padding included
+  int64_t frozen_stages_;
   std::optional<LambTables> lamb_;
 };
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 #include "core/config.h"
 #include "trainer/optimizer/schedule.h"
@@ -22,6 +23,24 @@ struct LambConfig {
   void describe(ConfigVisitor&);
 };
 
+/// Tensors with a decay or a learning rate of their own.
+struct GroupConfig {
+  std::string tensors{};     ///< patterns of their names
+  double weight_decay = -1;  ///< -1: what they have without the group
+  double rate_factor = 1;
+  void describe(ConfigVisitor&);
+
+  bool has_weight_decay() const { return weight_decay >= 0; }
+};
+
+/// What does not learn, besides what modules say.
+struct FreezeConfig {
+  bool embeddings = false;
+  int64_t layers = 0;     ///< the lowest blocks of the encoder
+  std::string tensors{};  ///< patterns of names
+  void describe(ConfigVisitor&);
+};
+
 struct OptimizerConfig {
   OptimizerKind kind = OptimizerKind::kAdamW;
   double learning_rate = 1e-3;
@@ -31,6 +50,9 @@ struct OptimizerConfig {
   bool bias_correction = true;
   double weight_decay = 0.0;
   double clip_norm = 0.0;  ///< 0: no clipping
+  double layer_decay = 1.0;
+  FreezeConfig freeze{};
+  NamedSections<GroupConfig> groups{};
   LambConfig lamb{};
   ScheduleConfig schedule{};
   void describe(ConfigVisitor&);
