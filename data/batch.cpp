@@ -175,10 +175,11 @@ TrainBatches::TrainBatches(const Dataset& dataset, const TaskInfo& info,
 void TrainBatches::plan(int64_t step) {
   if (step == planned_step_) return;
   const auto size = static_cast<uint64_t>(dataset_.size());
-  const uint64_t first = static_cast<uint64_t>(step) * static_cast<uint64_t>(options_.batch);
+  const auto first = static_cast<uint64_t>(options_.first_position +
+                                           (step - options_.first_step) * options_.batch);
   int64_t labels = 0;
   for (size_t slot = 0; slot < draws_.size(); ++slot) {
-    const uint64_t position = first + slot, epoch = position / size;
+    const uint64_t position = first + slot, epoch = options_.first_epoch + position / size;
     const Shuffle shuffle(size, options_.seed, epoch);
     draws_[slot] = {static_cast<int64_t>(shuffle(position % size)), epoch};
     labels += dataset_.num_labels(draws_[slot]);
@@ -198,8 +199,8 @@ void TrainBatches::plan(int64_t step) {
 }
 
 void TrainBatches::load(int64_t step, int64_t leaf_index, Leaf& leaf) {
-  STIPPLE_CHECK(step >= 0 && leaf_index >= 0 && leaf_index < num_leaves(), "no training leaf ",
-                leaf_index, " of step ", step);
+  STIPPLE_CHECK(step >= options_.first_step && leaf_index >= 0 && leaf_index < num_leaves(),
+                "no training leaf ", leaf_index, " of step ", step);
   plan(step);
   reserve(info_, options_.micro_batch, leaf);
   const auto micro = static_cast<size_t>(options_.micro_batch);

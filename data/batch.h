@@ -33,11 +33,16 @@ struct BatchOptions {
   int64_t length_multiple = 64;  ///< leaves have a multiple of so many tokens, or max_length
   /// Always pad to max_length: needed when padding takes part in the graph.
   bool fixed_length = false;
+  /// Training begins with this step, at this position of the examples, which are counted from the
+  /// beginning of this epoch.
+  int64_t first_step = 0;
+  int64_t first_position = 0;
+  uint64_t first_epoch = 0;
 };
 
 /// The order of training. A pure function of (dataset size and lengths, options, step): never of
-/// ranks, threads or history. Position g = step * batch + slot; epoch g / size; example
-/// Shuffle(size, seed, epoch)(g % size). Within a global batch, examples are sorted by length (that
+/// ranks, threads or history. Position g = first_position + (step - first_step) * batch + slot; epoch
+/// first_epoch + g / size; example Shuffle(size, seed, epoch)(g % size). Within a global batch, examples are sorted by length (that
 /// of their longest sequence) and dealt so that a leaf holds like lengths and every aligned run of
 /// leaves carries like work. The dataset is referenced, not owned.
 class TrainBatches {

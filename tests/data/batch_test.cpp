@@ -8,8 +8,10 @@
 #include <map>
 #include <numeric>
 #include <random>
+#include <set>
 
 #include "core/error.h"
+#include "data/shuffle.h"
 #include "tests/support/allocation_count.h"
 
 namespace stipple::data {
@@ -222,6 +224,39 @@ TEST(TrainBatches, EachEpochShowsEachExampleOnce) {
   EXPECT_FALSE(
       std::equal(by_position.begin(), by_position.begin() + kSize, by_position.begin() + kSize))
       << "two epochs have the same order";
+}
+
+TEST(TrainBatches, MayBeginAnywhereWithAnotherBatch) {
+  const FakeDataset dataset(random_lengths(50), LabelKind::kClass);
+  // Batches of 8 up to step 5, then of 20: positions 40 to 79.
+  TrainBatches all(dataset, kSequenceInfo, {.seed = 5, .batch = 4, .micro_batch = 4});
+  TrainBatches later(dataset, kSequenceInfo,
+                     {.seed = 5,
+                      .batch = 20,
+                      .micro_batch = 4,
+                      .first_step = 5,
+                      .first_position = 40,
+                      .first_epoch = 3});
+  const auto draws_of = [](TrainBatches& batches, int64_t begin, int64_t end) {
+    std::multiset<std::pair<int64_t, uint64_t>> draws;
+    for (int64_t step = begin; step < end; ++step) {
+      for (const Leaf& leaf : load_step(batches, step))
+        for (const Draw& draw : leaf.draws) draws.insert({draw.example, draw.epoch});
+    }
+    return draws;
+  };
+  std::multiset<std::pair<int64_t, uint64_t>> expected;
+  for (uint64_t g = 40; g < 80; ++g) {
+    const uint64_t epoch = 3 + g / 50;
+    expected.insert({static_cast<int64_t>(Shuffle(50, 5, epoch)(g % 50)), epoch});
+  }
+  EXPECT_EQ(draws_of(later, 5, 7), expected);
+  TrainBatches same(
+      dataset, kSequenceInfo,
+      {.seed = 5, .batch = 20, .micro_batch = 4, .first_step = 5, .first_position = 40});
+  EXPECT_EQ(draws_of(same, 5, 7), draws_of(all, 10, 20));
+  Leaf leaf;
+  EXPECT_THROW(later.load(4, 0, leaf), Error);
 }
 
 TEST(TrainBatches, StepDoesNotDependOnWhatWasLoadedBefore) {

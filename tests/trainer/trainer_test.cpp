@@ -14,6 +14,7 @@
 #include "core/log.h"
 #include "tests/support/allocation_count.h"
 #include "tests/support/attentions.h"
+#include "trainer/checkpoint/step_directory.h"
 #include "trainer/exit_code.h"
 
 namespace stipple::trainer {
@@ -333,6 +334,109 @@ TEST(Trainer, WhatIsFrozenHasNoPartInTheNorm) {
   config.optimizer.freeze.tensors = "head.*";
   const double of_rest = norm();
   EXPECT_NEAR(of_head * of_head + of_rest * of_rest, all * all, 1e-9 * all * all);
+}
+
+/// Two lengths, batches, leaves and rates; the second phase warms up again.
+Config two_phases(const std::string& name) {
+  Config config = small_language_model(name);
+  config.train.steps = 9;
+  config.train.phases = {{"short", {.steps = 5, .max_length = 24}},
+                         {"long",
+                          {.steps = 4,
+                           .batch = 4,
+                           .micro_batch = 1,
+                           .learning_rate = 5e-3,
+                           .schedule = PhaseSchedule::kRestart,
+                           .warmup_steps = 2}}};
+  config.optimizer.schedule = {.kind = ScheduleKind::kPolynomial, .warmup_steps = 2};
+  config.checkpoint = {.every = 1, .keep = 100};
+  config.log.every = 3;
+  return config;
+}
+
+TEST(Trainer, PhasesGiveTheSameBitsOnAnyRanks) {
+  for (const auto kind : {OptimizerKind::kAdamW, OptimizerKind::kLamb}) {
+    Config config = two_phases("phases-ranks");
+    config.optimizer.kind = kind;
+    const auto alone = tensors_after(config, 9);
+    for (int ranks : {2, 3, 5}) EXPECT_EQ(tensors_after(config, 9, ranks), alone) << ranks;
+    // What comes first is a run of the first phase's kind.
+    Config first = config;
+    first.train.phases.clear();
+    const auto before = tensors_after(config, 4);
+    EXPECT_NE(tensors_after(first, 4), before);  // sequences of 40 tokens
+    first.train.phases = {{"all", {.steps = 9, .max_length = 24}}};
+    EXPECT_EQ(tensors_after(first, 5), tensors_after(config, 5));
+    EXPECT_NE(tensors_after(first, 6), tensors_after(config, 6));
+  }
+}
+
+TEST(Trainer, ResumesAtEveryStepAroundTheChangeOfPhases) {
+  const Config config = two_phases("phases-resume");
+  const auto values_of = [](Trainer& trainer) {
+    const auto all = trainer.replica().parameters().values().span();
+    return std::vector<float>(all.begin(), all.end());
+  };
+  std::vector<float> expected;
+  std::vector<double> rates;
+  {
+    const auto communicator = comm::make_single_communicator();
+    Trainer trainer(config, *communicator);
+    ASSERT_EQ(trainer.run(), kDone);
+    expected = values_of(trainer);
+  }
+  for (int64_t step = 8; step > 0; --step) {
+    for (const auto& entry : std::filesystem::directory_iterator(config.run.dir + "/checkpoints")) {
+      const auto number = step_of(entry.path().filename().string());
+      if (number && *number > step) std::filesystem::remove_all(entry.path());
+    }
+    const auto communicator = comm::make_single_communicator();
+    Trainer trainer(config, *communicator);
+    ASSERT_EQ(trainer.step(), step);
+    while (trainer.step() < config.train.steps)
+      rates.push_back(trainer.train_step().rates.learning_rate);
+    EXPECT_EQ(values_of(trainer), expected) << step;
+  }
+  const size_t last = rates.size() - 8;  // from step 1 on
+  const std::vector<double> all(rates.begin() + static_cast<std::ptrdiff_t>(last), rates.end());
+  const std::vector<double> golden = {5e-4, 1e-3 * 7 / 9, 1e-3 * 6 / 9, 1e-3 * 5 / 9,
+                                      0.0,  2.5e-3,       2.5e-3,       1.25e-3};
+  for (size_t i = 0; i < golden.size(); ++i) EXPECT_NEAR(all[i], golden[i], 1e-12) << i;
+
+  Config changed = config;
+  changed.train.phases[0].second.batch = 4;
+  const auto communicator = comm::make_single_communicator();
+  EXPECT_THROW(Trainer(changed, *communicator), ConfigError);
+  std::filesystem::remove_all(config.run.dir);
+}
+
+TEST(Trainer, PhasesUseThePlannedMemoryOfTheLargest) {
+  Config config = two_phases("phases-plan");
+  // The second phase has the longer sequences and the smaller leaves.
+  for (const int64_t micro_batch : {1, 4}) {
+    config.train.phases[1].second.micro_batch = micro_batch;
+    std::filesystem::create_directories(config.run.dir);
+    const auto communicator = comm::make_single_communicator();
+    Trainer trainer(config, *communicator);
+    for (int i = 0; i < 9; ++i) trainer.train_step();
+    // A leaf of evaluation has 2 examples of 40 tokens.
+    EXPECT_LE(trainer.replica().saved_peak(), trainer.plan().saved);
+    EXPECT_EQ(trainer.replica().saved_peak() == trainer.plan().saved, micro_batch == 4);
+    EXPECT_LE(trainer.replica().scratch_peak(), trainer.plan().scratch);
+    std::filesystem::remove_all(config.run.dir);
+  }
+}
+
+TEST(Trainer, PhasesOfATaskWithOneLengthAreRefusedAnother) {
+  Config config = small_config("phases-length");
+  config.data.max_length = 96;
+  config.train.phases = {{"short", {.steps = CountOrShare::share(50), .max_length = 48}},
+                         {"long", {.steps = CountOrShare::share(50)}}};
+  const auto communicator = comm::make_single_communicator();
+  EXPECT_THROW(Trainer(config, *communicator), ConfigError);
+  config.train.phases[0].second.max_length = 0;
+  EXPECT_NO_THROW(Trainer(config, *communicator).train_step());
+  std::filesystem::remove_all(config.run.dir);
 }
 
 TEST(Trainer, WhatPredictsTheGraphFollowsTheModelOnEveryRank) {

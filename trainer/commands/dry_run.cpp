@@ -11,6 +11,7 @@
 #include "core/cpu/memory.h"
 #include "data/task_config.h"
 #include "trainer/commands/commands.h"
+#include "trainer/config/phases.h"
 #include "trainer/exit_code.h"
 #include "trainer/loop/optimizer_notes.h"
 #include "trainer/loop/replica.h"
@@ -19,12 +20,12 @@
 namespace stipple::trainer {
 namespace {
 
-std::string batch_split(const Config& config, int ranks) {
-  const int64_t leaves = config.train.batch / config.train.micro_batch;
-  const int64_t most = leaves_per_rank(config, ranks);
+std::string batch_split(const Phase& phase, int ranks) {
+  const int64_t leaves = phase.num_leaves();
+  const int64_t most = (leaves + ranks - 1) / ranks;
   const int64_t fewest = leaves / ranks;
-  return fmt::format("{} examples = {} leaves of {}; {} ranks with ", config.train.batch, leaves,
-                     config.train.micro_batch, ranks) +
+  return fmt::format("{} examples = {} leaves of {}; {} ranks with ", phase.batch, leaves,
+                     phase.micro_batch, ranks) +
          (fewest == most ? fmt::format("{} leaves each", most)
                          : fmt::format("{} to {} leaves each", fewest, most));
 }
@@ -72,7 +73,11 @@ int dry_run(const ConfigArguments& arguments, int ranks, int ranks_per_node) {
   print_data(*task);
   fmt::print("parameters   {}\n", largest.num_parameters);
   fmt::print("steps        {}\n", config.train.steps);
-  fmt::print("batch        {}\n", batch_split(config, ranks));
+  const Phases phases(config);
+  for (const Phase& phase : phases.all()) {
+    if (const std::string text = text_of(phase); !text.empty()) fmt::print("{}\n", text);
+    if (phase.steps.size() > 0) fmt::print("batch        {}\n", batch_split(phase, ranks));
+  }
   const std::string idle = idle_ranks_text(config, ranks);
   if (!idle.empty()) fmt::print("             {}\n", idle);
   const std::string unused = unused_keys_text(config);

@@ -8,6 +8,7 @@
 #include "core/text.h"
 #include "model/attention/registry.h"
 #include "trainer/config/duration.h"
+#include "trainer/config/phases.h"
 #include "trainer/config/user_path.h"
 
 namespace stipple::trainer {
@@ -47,6 +48,7 @@ void validate_training(const Config& config) {
           " would skip ordinary steps; use a value above 1, or 0 for off");
   require(config.run.max_time.empty() || parse_duration(config.run.max_time), "run.max_time: '",
           one_line(config.run.max_time), "' is no time; use ", kDurationForms);
+  Phases{config};
   require(!config.run.dir.empty(), "run.dir: is empty; name the folder of the run");
 }
 
@@ -128,6 +130,38 @@ void InitConfig::describe(ConfigVisitor& v) {
               "and the log lists which. A resumed run goes on from its own checkpoint."});
 }
 
+void PhaseConfig::describe(ConfigVisitor& v) {
+  v.field("steps", steps,
+          {.doc = "Steps of the phase. Those of all phases add up to train.steps.",
+           .unit = "steps",
+           .min = 0,
+           .max = kMaxSteps,
+           .share_of = "train.steps"});
+  v.field("max_length", max_length,
+          {.doc = "Examples of training are cut to this; at most data.max_length, the model's. 0: "
+                  "that. Evaluation always sees data.max_length.",
+           .unit = "tokens",
+           .min = 0,
+           .max = 1e6});
+  v.field("batch", batch,
+          {.doc = "In place of train.batch. 0: that.", .unit = "examples", .min = 0, .max = 1e6});
+  v.field(
+      "micro_batch", micro_batch,
+      {.doc = "In place of train.micro_batch. 0: that.", .unit = "examples", .min = 0, .max = 1e6});
+  v.field("learning_rate", learning_rate,
+          {.doc = "In place of optimizer.learning_rate. 0: that.", .min = 0, .max = 1000});
+  v.choice("schedule", schedule, {"run", "restart"},
+           {.doc = "run: the rate is where optimizer.schedule is at this step of the run. restart: "
+                   "the schedule begins anew, warm-up included, and ends with the phase."});
+  v.field("warmup_steps", warmup_steps,
+          {.doc = "With schedule=restart, in place of optimizer.schedule.warmup_steps, of which a "
+                  "share is one of the phase's steps, too. -1: that.",
+           .unit = "steps",
+           .min = -1,
+           .max = kMaxSteps,
+           .share_of = "the phase's steps"});
+}
+
 void TrainConfig::describe(ConfigVisitor& v) {
   v.field(
       "steps", steps,
@@ -152,6 +186,10 @@ void TrainConfig::describe(ConfigVisitor& v) {
        .unit = "tokens",
        .min = 1,
        .max = 65536});
+  v.sections(
+      "phases", phases,
+      "Stretches of steps with a length, a batch and a learning rate of their own, one after "
+      "the other, by names that you choose; none: the run is all alike.");
 }
 
 void StepConfig::describe(ConfigVisitor& v) {

@@ -35,11 +35,27 @@ struct InitConfig {
   void describe(ConfigVisitor&);
 };
 
+/// Over which steps a phase's schedule runs: the whole run's, or those of the phase alone.
+enum class PhaseSchedule : uint8_t { kRun, kRestart };
+
+/// Zeros: as in the run. See config/phases.h.
+struct PhaseConfig {
+  CountOrShare steps = 0;
+  int64_t max_length = 0;
+  int64_t batch = 0;
+  int64_t micro_batch = 0;
+  double learning_rate = 0;
+  PhaseSchedule schedule = PhaseSchedule::kRun;
+  CountOrShare warmup_steps = -1;
+  void describe(ConfigVisitor&);
+};
+
 struct TrainConfig {
   int64_t steps = 1000;
   int64_t batch = 32;
   int64_t micro_batch = 4;
   int64_t length_multiple = 64;
+  NamedSections<PhaseConfig> phases = {};
   void describe(ConfigVisitor&);
 };
 

@@ -45,7 +45,7 @@ const std::vector<std::string_view>& changeable_keys() {
       // Read when training begins.
       "attention.sparsefinder.fitted",
       // How long, and how large the steps are.
-      "train.steps", "optimizer.learning_rate", "optimizer.schedule.",
+      "train.steps", "train.phases.", "optimizer.learning_rate", "optimizer.schedule.",
       "optimizer.weight_decay", "optimizer.clip_norm", "optimizer.layer_decay", "optimizer.groups.",
       "optimizer.freeze.", "guard.",
       // How closely it is watched.

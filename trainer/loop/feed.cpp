@@ -73,6 +73,8 @@ model::Input input_over(std::byte* memory, const FeedOptions& options, const Lea
   return input;
 }
 
+size_t Feed::leaf_bytes(const LeafSizes& sizes) { return block_bytes(sizes); }
+
 size_t Feed::slots_bytes(const FeedOptions& options) {
   return static_cast<size_t>(options.slots) * block_bytes(options.largest);
 }

@@ -21,7 +21,7 @@ namespace stipple::trainer {
 struct FeedOptions {
   int64_t slots = 1;         ///< leaves on the device at one time
   int64_t global_batch = 1;  ///< examples of one step
-  LeafSizes largest{};       ///< no leaf is larger
+  LeafSizes largest{};       ///< no leaf takes more memory
   bool is_captured = false;  ///< steps are replayed, whatever their leaves hold
 };
 
@@ -32,6 +32,8 @@ class Feed {
  public:
   Feed(const Stream& compute, const FeedOptions&);
   static size_t device_bytes(const FeedOptions&);  ///< of a device that is not the CPU
+  static size_t leaf_bytes(const LeafSizes&);
+  void set_global_batch(int64_t examples) { options_.global_batch = examples; }
 
   /// `step` may be one ahead of the step that is computed, not more: there are two sets of memory
   /// on the way. On the CPU the leaf must stay untouched as long as its input is read; on CUDA it

@@ -12,14 +12,41 @@
 #include "core/error.h"
 #include "model/attention/registry.h"
 #include "model/planning_run.h"
+#include "trainer/config/phases.h"
 
 namespace stipple::trainer {
 namespace {
 
+/// A leaf of evaluation.
+LeafSizes whole_leaf(const Config& config, const data::TaskInfo& info) {
+  return {info.fields, config.train.micro_batch, info.max_length};
+}
+
+/// The leaves of training, by phase.
+std::vector<LeafSizes> training_leaves(const Config& config, const data::TaskInfo& info) {
+  std::vector<LeafSizes> leaves;
+  const Phases phases(config);
+  for (const Phase& phase : phases.all()) {
+    if (phase.steps.size() == 0) continue;
+    // Tasks whose length is no key have one for all phases.
+    const bool is_whole = phase.max_length == config.data.max_length;
+    leaves.push_back(
+        {info.fields, phase.micro_batch, is_whole ? info.max_length : phase.max_length});
+  }
+  return leaves;
+}
+
+LeafSizes largest_leaf(const Config& config, const data::TaskInfo& info) {
+  LeafSizes largest = whole_leaf(config, info);
+  for (const LeafSizes& leaf : training_leaves(config, info))
+    if (Feed::leaf_bytes(leaf) > Feed::leaf_bytes(largest)) largest = leaf;
+  return largest;
+}
+
 FeedOptions feed_options(const Config& config, const data::TaskInfo& info, int64_t slots) {
   return {.slots = slots,
           .global_batch = config.train.batch,
-          .largest = {info.fields, config.train.micro_batch, info.max_length},
+          .largest = largest_leaf(config, info),
           .is_captured = config.step.graph};
 }
 
@@ -93,25 +120,39 @@ Device choose_device(const Config& config, comm::Communicator& communicator) {
 }
 
 int64_t leaves_per_rank(const Config& config, int num_ranks) {
-  const int64_t leaves = config.train.batch / config.train.micro_batch;
-  return (leaves + num_ranks - 1) / num_ranks;
+  int64_t most = 0;
+  const Phases phases(config);
+  for (const Phase& phase : phases.all())
+    most = std::max(most, (phase.num_leaves() + num_ranks - 1) / num_ranks);
+  return most;
 }
 
 std::string idle_ranks_text(const Config& config, int num_ranks) {
-  const int64_t leaves = config.train.batch / config.train.micro_batch;
-  if (leaves >= num_ranks) return {};
-  return detail::concat(num_ranks - leaves, " of ", num_ranks, " ranks have no work: train.batch ",
-                        config.train.batch, " is ", leaves, " leaves of train.micro_batch ",
-                        config.train.micro_batch, "; lower train.micro_batch or start ", leaves,
-                        leaves == 1 ? " rank" : " ranks");
+  const Phases phases(config);
+  for (const Phase& phase : phases.all()) {
+    const int64_t leaves = phase.num_leaves();
+    if (leaves >= num_ranks || phase.steps.size() == 0) continue;
+    return detail::concat(num_ranks - leaves, " of ", num_ranks, " ranks have no work",
+                          phase.name.empty() ? "" : " in phase " + phase.name, ": train.batch ",
+                          phase.batch, " is ", leaves, " leaves of train.micro_batch ",
+                          phase.micro_batch, "; lower train.micro_batch or start ", leaves,
+                          leaves == 1 ? " rank" : " ranks");
+  }
+  return {};
 }
 
 namespace {
 
+/// Of the phase that takes most.
 size_t gradient_bytes(const Config& config, int64_t numel, int rank, int num_ranks) {
-  const comm::ReducerOptions options = reducer_options(config, numel);
-  return rank == kLargestRank ? comm::largest_reducer_bytes(options, num_ranks)
-                              : comm::reducer_bytes(options, rank, num_ranks);
+  size_t most = 0;
+  const Phases phases(config);
+  for (const Phase& phase : phases.all()) {
+    const comm::ReducerOptions options = reducer_options(phase.applied_to(config), numel);
+    most = std::max(most, rank == kLargestRank ? comm::largest_reducer_bytes(options, num_ranks)
+                                               : comm::reducer_bytes(options, rank, num_ranks));
+  }
+  return most;
 }
 
 }  // namespace
@@ -142,13 +183,15 @@ MemoryPlan plan_memory(const Config& config, const data::TaskInfo& info, int thr
   }
   const auto saved = model.make_saved();
   const FeedOptions feed = feed_options(config, info, leaves_per_rank(config, num_ranks));
-  const model::Input input = input_over(nullptr, feed, feed.largest);
-  for (const bool training : {true, false}) {
-    if (training && !trains) continue;
+  const auto run = [&](const LeafSizes& leaf, bool training) {
+    const model::Input input = input_over(nullptr, feed, leaf);
     model::Context context = plan.begin(training);
     model.forward(context, input, *saved);
     if (training) model.backward(context, input, *saved);
-  }
+  };
+  if (trains)
+    for (const LeafSizes& leaf : training_leaves(config, info)) run(leaf, true);
+  run(whole_leaf(config, info), false);
   if (trains) Optimizer(config.optimizer, parameters, meta).plan(plan.stream(), plan.scratch());
 
   return {.num_parameters = parameters.num_parameters(),

@@ -44,9 +44,9 @@ struct MemoryPlan {
   }
 };
 
-/// Runs the model of `config` on meta, training and evaluation, at the largest leaf, for the device
-/// of the config; evaluation alone needs less. For writing: a sequence token by token, as
-/// model::Decoder does. ConfigError or ShapeError when it cannot work.
+/// Runs the model of `config` on meta, training and evaluation, at the largest leaf of each phase,
+/// for the device of the config; evaluation alone needs less. For writing: a sequence token by token,
+/// as model::Decoder does. ConfigError or ShapeError when it cannot work.
 inline constexpr int kLargestRank = -1;  ///< in place of a rank: what none needs more than
 enum class PlanFor : uint8_t { kTraining, kEvaluation, kWriting };
 MemoryPlan plan_memory(const Config&, const data::TaskInfo&, int threads, int rank, int num_ranks,
@@ -59,7 +59,8 @@ int threads_per_rank(const Config&, int local_ranks);
 /// The CPU, or this rank's own GPU. Collective; ConfigError when there is none.
 Device choose_device(const Config&, comm::Communicator&);
 
-/// Leaves that the largest share of a rank has in one step; others have one less at most.
+/// Leaves that the largest share of a rank has in one step, in the phase that has most; others have
+/// one less at most.
 int64_t leaves_per_rank(const Config&, int num_ranks);
 /// "3 of 8 ranks have no work: ...", and what would help; empty when all have some.
 std::string idle_ranks_text(const Config&, int num_ranks);

@@ -7,6 +7,7 @@
 
 #include "core/error.h"
 #include "core/log.h"
+#include "trainer/config/phases.h"
 #include "trainer/config/resume.h"
 #include "trainer/record/run_directory.h"
 
@@ -26,7 +27,7 @@ void RunState::describe(StateVisitor& v) {
   window_.describe_state(v);
   v.count("skipped_steps", skipped_);
   // The order of examples is a function of the step, so the step is where the data stand.
-  int64_t position = step_ * parts_.config.train.batch;
+  int64_t position = Phases(parts_.config).examples_before(step_);
   v.count(kDataPosition, position);
 }
 
@@ -65,10 +66,15 @@ void RunState::require_same_run(const CheckpointMeta& found) const {
                    "the validation data in data.dir is not what the run in ", config.run.dir,
                    " was judged by; restore that data or choose another run.dir");
   const int64_t position = found.scalars.count(kDataPosition);
-  STIPPLE_CHECK_AS(ConfigError, position == found.step * config.train.batch, "the run in ",
+  const int64_t expected = Phases(config).examples_before(found.step);
+  STIPPLE_CHECK_AS(ConfigError, !config.train.phases.empty() || position == expected, "the run in ",
                    config.run.dir, " has another train.batch (",
                    position / std::max<int64_t>(1, found.step),
                    "); use that, or choose another run.dir");
+  STIPPLE_CHECK_AS(ConfigError, position == expected, "the run in ", config.run.dir, " has used ",
+                   position, " examples in ", found.step,
+                   " steps; train.batch and train.phases say ", expected,
+                   "; take back what changes its past, or choose another run.dir");
 }
 
 void RunState::tell(const CheckpointMeta& found) const {

@@ -21,13 +21,12 @@ int64_t count_tokens(const data::Leaf& leaf) {
   return std::count(leaf.mask.begin(), leaf.mask.end(), uint8_t{1});
 }
 
-std::unique_ptr<comm::Communicator> make_data_plane(const Config& config,
-                                                    comm::Communicator& control,
-                                                    const Stream& stream) {
-  if (stream.device().type != DeviceType::kCuda) return nullptr;
-  return comm::make_nccl_communicator(
-      control, stream,
-      {.init_timeout_s = config.comm.init_timeout_s, .operation_timeout_s = config.comm.timeout_s});
+data::BatchOptions batches_from(const Config& config, const DataStart& start, int64_t first_step) {
+  data::BatchOptions options = batch_options(config, config.step.graph);
+  options.first_step = first_step;
+  options.first_position = start.position;
+  options.first_epoch = start.first_epoch;
+  return options;
 }
 
 comm::ReducerOptions reducer_options_on(const Config& config, const Replica& replica) {
@@ -44,18 +43,29 @@ comm::ReducerOptions reducer_options_on(const Config& config, const Replica& rep
 
 }  // namespace
 
+std::unique_ptr<comm::Communicator> make_data_plane(const Config& config,
+                                                    comm::Communicator& control,
+                                                    const Stream& stream) {
+  if (stream.device().type != DeviceType::kCuda) return nullptr;
+  return comm::make_nccl_communicator(
+      control, stream,
+      {.init_timeout_s = config.comm.init_timeout_s, .operation_timeout_s = config.comm.timeout_s});
+}
+
 StepPipeline::StepPipeline(const Parts& parts)
-    : config_(parts.config),
+    : config_(parts.phase.applied_to(parts.config)),
+      phase_(parts.phase),
       communicator_(parts.communicator),
       replica_(parts.replica),
       optimizer_(parts.optimizer),
       guard_(parts.guard),
       requests_(parts.requests),
-      batches_(parts.train_set, parts.task, batch_options(config_, config_.step.graph)),
+      batches_(parts.train_set, parts.task,
+               batches_from(config_, parts.data_start, phase_.steps.begin)),
       my_leaves_(
           comm::leaves_of_rank(batches_.num_leaves(), communicator_.rank(), communicator_.size())),
       leaves_(static_cast<size_t>(my_leaves_.size())),
-      data_plane_(make_data_plane(config_, communicator_, replica_.stream())),
+      data_plane_(parts.data_plane),
       reducer_(comm::make_gradient_reducer(data_plane_ ? *data_plane_ : communicator_,
                                            reducer_options_on(config_, replica_))),
       host_decides_(replica_.stream().device().type == DeviceType::kCpu ||
@@ -66,7 +76,8 @@ StepPipeline::StepPipeline(const Parts& parts)
     flights_.push_back(std::make_unique<Flight>(replica_, replica_.stream().device(),
                                                 my_leaves_.size(), config_.model.layers));
   if (config_.step.graph) graph_ = std::make_unique<StepGraph>(flights_.size());
-  observer_.attach(reducer_.get(), data_plane_ ? data_plane_.get() : &communicator_);
+  observer_.attach(reducer_.get(), data_plane_ ? data_plane_ : &communicator_);
+  replica_.feed().set_global_batch(phase_.batch);
 }
 
 void StepPipeline::load_leaves(Flight& flight) {
@@ -139,8 +150,7 @@ void StepPipeline::enqueue(int64_t step) {
   Flight& flight = flight_of(step);
   flight.step = step;
   flight.is_gathered = false;
-  flight.result = {.rates = rates_at(config_.optimizer.schedule, config_.optimizer.learning_rate,
-                                     step, config_.train.steps)};
+  flight.result = {.examples = phase_.batch, .rates = phase_.rates_at(step)};
   stream.record(flight.begin);
   load_leaves(flight);
   flight.host().step = static_cast<uint64_t>(step);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Optimizer steps of one rank, from the examples to the updated parameters. A step is enqueued on
+// Optimizer steps of one rank in one phase of the run (config/phases.h), from the examples to the
+// updated parameters. A step is enqueued on
 // the device, and its result collected when the device has come to its end; on CUDA the next step is
 // enqueued before that, so the device never waits for the host.
 //
@@ -16,6 +17,7 @@
 #include "comm/gradient_reducer.h"
 #include "data/batch.h"
 #include "trainer/config/config.h"
+#include "trainer/config/phases.h"
 #include "trainer/loop/fact_sums.h"
 #include "trainer/loop/flight.h"
 #include "trainer/loop/replica.h"
@@ -28,20 +30,26 @@
 
 namespace stipple::trainer {
 
+/// How ranks exchange what is in the memory of their devices; none on the CPU. Collective.
+std::unique_ptr<comm::Communicator> make_data_plane(const Config&, comm::Communicator& control,
+                                                    const Stream&);
+
 class StepPipeline {
  public:
   /// What a step works with. All must outlive the pipeline.
   struct Parts {
     const Config& config;
+    const Phase& phase;
+    DataStart data_start;
     comm::Communicator& communicator;
-    const data::Dataset& train_set;
+    comm::Communicator* data_plane;  ///< of device memory; none on the CPU
+    const data::Dataset& train_set;  ///< of the phase's length, as is the task
     const data::TaskInfo& task;
     Replica& replica;
     Optimizer& optimizer;
     SpikeGuard& guard;
     Requests& requests;
   };
-  /// Collective: on GPUs the ranks' exchange is set up.
   explicit StepPipeline(const Parts&);
 
   /// Steps that may be enqueued and not collected at one time.
@@ -65,7 +73,8 @@ class StepPipeline {
   void judge(Flight&);
   StepSeconds seconds_of(const Flight&) const;
 
-  const Config& config_;
+  const Config config_;  ///< of steps like the phase's
+  const Phase& phase_;
   comm::Communicator& communicator_;
   Replica& replica_;
   Optimizer& optimizer_;
@@ -74,7 +83,7 @@ class StepPipeline {
   data::TrainBatches batches_;
   Range my_leaves_;
   std::vector<data::Leaf> leaves_;
-  std::unique_ptr<comm::Communicator> data_plane_;  ///< of device memory; none on the CPU
+  comm::Communicator* data_plane_;
   std::unique_ptr<comm::GradientReducer> reducer_;
   StepObserver observer_;
   bool host_decides_;  ///< every step is judged by the host before it is applied

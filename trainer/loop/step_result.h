@@ -14,6 +14,7 @@ namespace stipple::trainer {
 struct StepResult {
   double loss = 0;            ///< mean over the labels of the global batch
   double auxiliary_loss = 0;  ///< weighted regularisers of the global batch
+  int64_t examples = 0;       ///< of the global batch
   int64_t tokens = 0;         ///< real tokens of the global batch
   StepRates rates{};
   double grad_norm = 0;

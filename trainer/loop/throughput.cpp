@@ -5,6 +5,7 @@ namespace stipple::trainer {
 
 void Throughput::add(const StepResult& result) {
   steps_ += 1;
+  examples_ += static_cast<double>(result.examples);
   tokens_ += static_cast<double>(result.tokens);
   seconds_.step += result.seconds.step;
   seconds_.data += result.seconds.data;

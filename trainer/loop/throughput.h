@@ -12,10 +12,12 @@ class Throughput {
   void clear() { *this = {}; }
 
   StepSeconds mean() const;  ///< of a step
+  double examples_per_s() const { return examples_ / seconds_.step; }
   double tokens_per_s() const { return tokens_ / seconds_.step; }
 
  private:
   double steps_ = 0;
+  double examples_ = 0;
   double tokens_ = 0;
   StepSeconds seconds_{};
 };

@@ -88,6 +88,10 @@ Trainer::Trainer(const Config& config, comm::Communicator& communicator)
       task_(open_task(communicator, config)),
       train_set_(open_training(communicator, *task_, config)),
       validation_set_(open_split(communicator, *task_, data::Split::kValidation)),
+      phases_(config),
+      phase_data_(open_phase_data(communicator, config, phases_)),
+      data_starts_(data_starts(phases_.all(),
+                               [this](int64_t length) { return train_set_of(length).size(); })),
       device_(choose_device(config, communicator)),
       plan_(plan_and_tell(config, task_->info(),
                           threads_per_rank(config, communicator.local_size()), communicator)),
@@ -103,8 +107,7 @@ Trainer::Trainer(const Config& config, comm::Communicator& communicator)
               validation_set_->fingerprint(), task_->info()}),
       checkpoints_(directory_.checkpoints(), communicator, config.checkpoint.keep),
       requests_(limit_and_tell(config, plan_, communicator)),
-      pipeline_({config_, communicator_, *train_set_, task_->info(), replica_, optimizer_, guard_,
-                 requests_}),
+      data_plane_(make_data_plane(config_, communicator_, replica_.stream())),
       log_(config, task_->info(), replica_.facts()) {
   require_equal_ranks();
   const std::string config_until_now = state_.restore(checkpoints_, communicator_);
@@ -113,6 +116,7 @@ Trainer::Trainer(const Config& config, comm::Communicator& communicator)
     put_fitted(communicator_, config_, task_->info(), replica_.stream(), replica_.parameters());
   }
   enqueued_ = step();
+  begin_phase(enqueued_);
   comm::agree(communicator_, [&] {
     if (communicator_.rank() != 0) return;
     if (state_.saved_step() >= 0) directory_.remember_checkpoint(state_.saved_step());
@@ -127,10 +131,40 @@ Trainer::Trainer(const Config& config, comm::Communicator& communicator)
   });
 }
 
+const PhaseData* Trainer::data_of(int64_t length) const {
+  const auto found = std::ranges::find_if(
+      phase_data_, [length](const PhaseData& of_length) { return of_length.length == length; });
+  return found == phase_data_.end() ? nullptr : &*found;
+}
+
+const data::Dataset& Trainer::train_set_of(int64_t length) const {
+  const PhaseData* shorter = data_of(length);
+  return shorter == nullptr ? *train_set_ : *shorter->train_set;
+}
+
+/// No step is under way.
+void Trainer::begin_phase(int64_t step) {
+  const Phase& phase = phases_.at(step);
+  if (phase_ == &phase) return;
+  phase_ = &phase;
+  const std::string text = text_of(phase);
+  if (!text.empty()) log::info(text);
+  const PhaseData* shorter = data_of(phase.max_length);
+  const auto number = static_cast<size_t>(&phase - phases_.all().data());
+  pipeline_.reset();  // its memory comes first
+  pipeline_.emplace(StepPipeline::Parts{config_, phase, data_starts_[number], communicator_,
+                                        data_plane_.get(), train_set_of(phase.max_length),
+                                        (shorter == nullptr ? *task_ : *shorter->task).info(),
+                                        replica_, optimizer_, guard_, requests_});
+}
+
 /// The same bits on every rank need the same data and the same instructions.
 void Trainer::require_equal_ranks() {
-  const std::vector<std::string> data = communicator_.all_gather(
-      fmt::format("{:016x} {:016x}", train_set_->fingerprint(), validation_set_->fingerprint()));
+  std::string prints =
+      fmt::format("{:016x} {:016x}", train_set_->fingerprint(), validation_set_->fingerprint());
+  for (const PhaseData& shorter : phase_data_)
+    prints += fmt::format(" {:016x}", shorter.train_set->fingerprint());
+  const std::vector<std::string> data = communicator_.all_gather(prints);
   const std::vector<std::string> isas = communicator_.all_gather(
       device_.type == DeviceType::kCuda ? cuda::device_info(device_.index).name
                                         : std::string(cpu::isa_name(cpu::isa())));
@@ -172,16 +206,19 @@ void Trainer::save() {
 
 double Trainer::figure(std::string_view name) const {
   for (const model::Figure& figure : replica_.facts().figures()) {
-    if (figure.name == name) return pipeline_.facts().figure(figure);
+    if (figure.name == name) return pipeline_->facts().figure(figure);
   }
   return kNone;
 }
 
-void Trainer::enqueue_step() { pipeline_.enqueue(enqueued_++); }
+void Trainer::enqueue_step() {
+  begin_phase(enqueued_);
+  pipeline_->enqueue(enqueued_++);
+}
 
 StepResult Trainer::collect_step() {
-  const StepResult result = pipeline_.collect(step());
-  state_.advance(result.loss, pipeline_.facts(), result.skipped);
+  const StepResult result = pipeline_->collect(step());
+  state_.advance(result.loss, pipeline_->facts(), result.skipped);
   throughput_.add(result);
   if (refreshes_after(config_, step()))
     refresh_predictor(replica_, *train_set_, task_->info(), config_, step());
@@ -193,23 +230,24 @@ StepResult Trainer::train_step() {
   return collect_step();
 }
 
-/// Steps after which parameters are read, or fixed ones set, so that no later step may have begun.
+/// Steps after which parameters are read, or fixed ones set, or a phase begins, so that no later step
+/// may have begun.
 bool Trainer::is_boundary(int64_t step) const {
   const auto falls_due = [step](int64_t every) { return every > 0 && step % every == 0; };
   return falls_due(config_.eval.every) || falls_due(config_.checkpoint.every) ||
-         refreshes_after(config_, step);
+         refreshes_after(config_, step) || step == phase_->steps.end;
 }
 
 bool Trainer::may_enqueue() const {
   if (enqueued_ == config_.train.steps) return false;
   if (enqueued_ == step()) return true;
-  return enqueued_ - step() < pipeline_.capacity() && !is_boundary(enqueued_);
+  return enqueued_ - step() < pipeline_->capacity() && !is_boundary(enqueued_);
 }
 
 TrainRecord Trainer::train_record(const StepResult& result) const {
   const auto sum = [&](std::string_view name) { return state_.window().sum(name); };
   Named<double> values = log_.metrics(sum);
-  for (auto& figure : log_.figures(pipeline_.facts())) values.push_back(std::move(figure));
+  for (auto& figure : log_.figures(pipeline_->facts())) values.push_back(std::move(figure));
   if (result.trust) {
     values.emplace_back("trust_ratio_mean", result.trust->mean);
     values.emplace_back("trust_ratio_min", result.trust->min);
@@ -218,14 +256,14 @@ TrainRecord Trainer::train_record(const StepResult& result) const {
   return {.step = step(),
           .loss = state_.window().mean_loss(),
           .values = std::move(values),
-          .examples_per_s = static_cast<double>(config_.train.batch) / seconds.step,
+          .examples_per_s = throughput_.examples_per_s(),
           .tokens_per_s = throughput_.tokens_per_s(),
           .learning_rate = result.rates.learning_rate,
           .grad_norm = result.grad_norm,
           .skipped = state_.skipped(),
           .auxiliary_loss = result.auxiliary_loss,
           .seconds = seconds,
-          .layers = log_.layers(pipeline_.facts())};
+          .layers = log_.layers(pipeline_->facts())};
 }
 
 void Trainer::log_step(const StepResult& result) {

@@ -13,7 +13,9 @@
 #include "data/task_config.h"
 #include "trainer/checkpoint/store.h"
 #include "trainer/config/config.h"
+#include "trainer/config/phases.h"
 #include "trainer/loop/evaluate.h"
+#include "trainer/loop/phase_data.h"
 #include "trainer/loop/replica.h"
 #include "trainer/loop/requests.h"
 #include "trainer/loop/run_log.h"
@@ -60,6 +62,9 @@ class Trainer {
   StepResult collect_step();
   bool may_enqueue() const;
   bool is_boundary(int64_t step) const;
+  void begin_phase(int64_t step);
+  const PhaseData* data_of(int64_t length) const;  ///< nullptr: that of data.max_length
+  const data::Dataset& train_set_of(int64_t length) const;
   void look_at_graphs(EvalResult&);
   std::optional<EvalResult> evaluate_validation(int64_t seeds);  ///< none: asked to stop
   bool has_validation_at_this_step();
@@ -74,6 +79,9 @@ class Trainer {
   std::unique_ptr<data::Task> task_;
   std::unique_ptr<data::Dataset> train_set_;
   std::unique_ptr<data::Dataset> validation_set_;
+  Phases phases_;
+  std::vector<PhaseData> phase_data_;   ///< by length
+  std::vector<DataStart> data_starts_;  ///< by phase
   Device device_;
   MemoryPlan plan_;
   Replica replica_;
@@ -83,8 +91,10 @@ class Trainer {
   CheckpointStore checkpoints_;
   std::vector<EvalRecord> validations_;  ///< the first metric of each; rank 0 only
   Requests requests_;
-  StepPipeline pipeline_;
-  int64_t enqueued_ = 0;  ///< steps; at least step()
+  std::unique_ptr<comm::Communicator> data_plane_;
+  std::optional<StepPipeline> pipeline_;
+  const Phase* phase_ = nullptr;  ///< the pipeline's
+  int64_t enqueued_ = 0;          ///< steps; at least step()
   RunLog log_;
   Throughput throughput_;
 };
