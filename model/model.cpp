@@ -112,6 +112,11 @@ void ModelConfig::describe(ConfigVisitor& v) {
           {.doc = "BERT's head in place of the classifier with head_hidden units: what is pooled "
                   "(BERT: mean_over=cls) goes through a layer of its own width, tanh, dropout and "
                   "one layer to the outputs. Not where tokens have labels."});
+  v.choice("init", init, {"modules", "bert"},
+           {.doc = "Values that linear layers and embeddings begin with: modules, uniform by the "
+                   "width that a layer reads, tables of deviation 0.02 (1 with sinusoidal "
+                   "positions); bert, normal of deviation 0.02, redrawn beyond two of them, and "
+                   "biases of 0."});
 }
 
 struct Model::Parts {

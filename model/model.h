@@ -35,6 +35,7 @@ struct ModelConfig {
   double norm_eps = 1e-5;
   kernels::MeanOver mean_over = kernels::MeanOver::kPadded;
   bool pooler = false;  ///< the head is BERT's
+  InitRule init = InitRule::kModules;
   void describe(ConfigVisitor&);
 };
 

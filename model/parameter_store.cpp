@@ -24,11 +24,25 @@ uint64_t hash_name(std::string_view name) {  // FNV-1a
   return hash;
 }
 
-/// Element `i` of a tensor. Word 3 of the counter is zero, which no stream of training uses.
-double draw(const Init& init, PhiloxKey key, uint64_t i) {
+/// google-research/bert, modeling.py: initializer_range.
+constexpr double kBertStddev = 0.02;
+constexpr double kTruncatedAt = 2.0;  ///< deviations
+
+Init under(InitRule rule, const ParameterStore::Entry& entry) {
+  if (rule == InitRule::kModules || !entry.init.is_usual) return entry.init;
+  return entry.shape.rank() > 1 ? Init::truncated_normal(kBertStddev) : Init::constant(0);
+}
+
+/// Element `i` of a tensor, drawn for the n-th time. Word 3 of the counter is zero, which no stream
+/// of training uses.
+double draw(const Init& init, PhiloxKey key, uint64_t i, uint32_t n = 0) {
   if (init.kind == Init::Kind::kConstant) return init.scale;
+  if (init.kind == Init::Kind::kTruncatedNormal) {
+    const double value = draw(Init::normal(1), key, i, n);
+    return std::abs(value) <= kTruncatedAt ? init.scale * value : draw(init, key, i, n + 1);
+  }
   const PhiloxCounter bits =
-      philox4x32({static_cast<uint32_t>(i), static_cast<uint32_t>(i >> 32), 0, 0}, key);
+      philox4x32({static_cast<uint32_t>(i), static_cast<uint32_t>(i >> 32), n, 0}, key);
   const double u = to_unit_double(bits[0], bits[1]);
   if (init.kind == Init::Kind::kUniform) return init.scale * (2.0 * u - 1.0);
   const double angle = 2.0 * std::numbers::pi * to_unit_double(bits[2], bits[3]);
@@ -36,12 +50,12 @@ double draw(const Init& init, PhiloxKey key, uint64_t i) {
 }
 
 /// Of one tensor, x: what is drawn is the same whatever else there is.
-void fill(const ParameterStore::Entry& entry, uint64_t seed, std::span<float> x) {
+void fill(const ParameterStore::Entry& entry, const Init& init, uint64_t seed, std::span<float> x) {
   const PhiloxKey key = RngKey{seed, hash_name(entry.name)}.philox();
   std::vector<double> drawn(x.size());
-  for (size_t i = 0; i < x.size(); ++i) drawn[i] = draw(entry.init, key, i);
-  const bool are_opposites = entry.init.kind == Init::Kind::kOpposites;
-  if (are_opposites || entry.init.kind == Init::Kind::kDirections) {
+  for (size_t i = 0; i < x.size(); ++i) drawn[i] = draw(init, key, i);
+  const bool are_opposites = init.kind == Init::Kind::kOpposites;
+  if (are_opposites || init.kind == Init::Kind::kDirections) {
     const auto width = static_cast<size_t>(entry.shape[entry.shape.rank() - 1]);
     for (size_t first = 0; first < x.size(); first += width) {
       double squares = 0;
@@ -49,7 +63,7 @@ void fill(const ParameterStore::Entry& entry, uint64_t seed, std::span<float> x)
       for (size_t e = first; e < first + width; ++e)
         drawn[e] = are_opposites && first / width % 2 == 1
                        ? -drawn[e - width]
-                       : drawn[e] * entry.init.scale / std::sqrt(squares);
+                       : drawn[e] * init.scale / std::sqrt(squares);
     }
   }
   for (size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(drawn[i]);
@@ -87,12 +101,12 @@ void ParameterStore::bind_grads(View<float> grads) {
   grads_ = grads;
 }
 
-void ParameterStore::initialize(const Stream& stream, uint64_t seed) {
+void ParameterStore::initialize(const Stream& stream, uint64_t seed, InitRule rule) {
   STIPPLE_CHECK(allocated_, "initialize() was called before allocate()");
   if (values().data == nullptr) return;
   std::vector<float> all(static_cast<size_t>(numel_));
   for (const Entry& entry : entries_) {
-    fill(entry, seed,
+    fill(entry, under(rule, entry), seed,
          std::span(all).subspan(static_cast<size_t>(entry.range.begin),
                                 static_cast<size_t>(entry.range.size())));
   }

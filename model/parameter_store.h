@@ -28,9 +28,11 @@ struct Init {
     kNormal,
     kUniform,
     kDirections,
-    kOpposites
+    kOpposites,
+    kTruncatedNormal
   } kind = Kind::kConstant;
-  double scale = 0.0;  ///< the constant; the standard deviation; the half-width; the length
+  double scale = 0.0;     ///< the constant; the standard deviation; the half-width; the length
+  bool is_usual = false;  ///< of a linear layer or a table: InitRule decides
 
   static Init constant(double value) { return {Kind::kConstant, value}; }
   static Init normal(double stddev) { return {Kind::kNormal, stddev}; }
@@ -39,6 +41,16 @@ struct Init {
   static Init directions() { return {Kind::kDirections, 1.0}; }
   /// Likewise, each second one the opposite of the one before.
   static Init opposites() { return {Kind::kOpposites, 1.0}; }
+  /// Normal, drawn again where it is more than two deviations away, as TensorFlow does.
+  static Init truncated_normal(double stddev) { return {Kind::kTruncatedNormal, stddev}; }
+
+  Init usual() const { return {kind, scale, true}; }
+};
+
+/// How linear layers and tables of the embedding are filled.
+enum class InitRule : uint8_t {
+  kModules,  ///< as they say themselves
+  kBert,     ///< weights and tables by a normal distribution of deviation 0.02, truncated; biases 0
 };
 
 /// Whether weight decay applies: matrices yes; biases, norms and embeddings no.
@@ -70,7 +82,7 @@ class ParameterStore {
   /// Where backward adds gradients: memory of the reducer, [numel()], exchanged between leaves.
   void bind_grads(View<float> grads);
   /// Fills the value arena; `stream` is of its device. The same bits on every device.
-  void initialize(const Stream& stream, uint64_t seed);
+  void initialize(const Stream& stream, uint64_t seed, InitRule rule = InitRule::kModules);
 
   View<float> value(ParamId) const;
   View<float> grad(ParamId) const;

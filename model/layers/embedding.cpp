@@ -21,7 +21,7 @@ Embedding::Embedding(ParameterStore& store, const std::string& name, const Embed
       kind_(config.positions),
       width_(config.width),
       dropout_{.rate = static_cast<float>(config.dropout), .site = DropoutSite::kEmbedding} {
-  const Init init = Init::normal(kind_ == Positions::kSinusoidal ? 1.0 : kInitStddev);
+  const Init init = Init::normal(kind_ == Positions::kSinusoidal ? 1.0 : kInitStddev).usual();
   const auto declare = [&](const char* what, int64_t rows) {
     return store.declare(name + what, {rows, config.width}, init, Decay::kNo);
   };

@@ -17,7 +17,7 @@ Array as_rows(const Array& x, int64_t width) {
 
 Linear::Linear(ParameterStore& store, const std::string& name, int64_t in, int64_t out)
     : store_(store), in_(in), out_(out) {
-  const Init init = Init::uniform(1.0 / std::sqrt(static_cast<double>(in)));
+  const Init init = Init::uniform(1.0 / std::sqrt(static_cast<double>(in))).usual();
   weight_ = store.declare(name + ".weight", {out, in}, init);
   bias_ = store.declare(name + ".bias", {out}, init, Decay::kNo);
 }

@@ -82,6 +82,41 @@ TEST(ParameterStore, InitsHaveTheirMoments) {
   for (const float x : store.value(constant).span()) EXPECT_EQ(x, 0.5f);
 }
 
+TEST(ParameterStore, BertsRuleFillsLinearLayersAndTables) {
+  constexpr int64_t kCount = 40000;
+  const auto filled = [](InitRule rule) {
+    auto store = std::make_unique<ParameterStore>();
+    store->declare("weight", {200, 200}, Init::uniform(0.5).usual());
+    store->declare("bias", {200}, Init::uniform(0.5).usual());
+    store->declare("norm", {200}, Init::constant(1));
+    store->declare("clusters", {200, 200}, Init::normal(0.3));
+    store->allocate(kCpuDevice);
+    store->initialize(Stream(kCpuDevice), 3, rule);
+    return store;
+  };
+  const auto of = [](const ParameterStore& store, const char* name) {
+    const auto values = store.value(*store.find(name)).span();
+    return std::vector<float>(values.begin(), values.end());
+  };
+  const auto modules = filled(InitRule::kModules), bert = filled(InitRule::kBert);
+  // What is no linear layer keeps its own.
+  EXPECT_EQ(of(*bert, "norm"), of(*modules, "norm"));
+  EXPECT_EQ(of(*bert, "clusters"), of(*modules, "clusters"));
+  EXPECT_EQ(of(*bert, "bias"), std::vector<float>(200, 0.0f));
+  EXPECT_NE(of(*modules, "bias"), of(*bert, "bias"));
+  double sum = 0, squares = 0, most = 0;
+  for (const float x : of(*bert, "weight")) {
+    sum += static_cast<double>(x);
+    squares += static_cast<double>(x) * static_cast<double>(x);
+    most = std::max(most, std::abs(static_cast<double>(x)));
+  }
+  // A normal distribution cut at two deviations has 0.7737 of its variance.
+  EXPECT_NEAR(sum / kCount, 0.0, 5 * 0.0176 / 200);
+  EXPECT_NEAR(squares / kCount / 4e-4, 0.7737, 5 * 0.72 / 200);
+  EXPECT_LE(most, 0.04);
+  EXPECT_GT(most, 0.0399);
+}
+
 TEST(ParameterStore, DirectionsHaveLengthOneAndPointEverywhere) {
   constexpr int64_t kCount = 4000;
   ParameterStore store;

@@ -224,7 +224,7 @@ Replica::Replica(const Config& config, const data::TaskInfo& info, Device device
                static_cast<size_t>(config.train.micro_batch * num_outputs_) * sizeof(float)),
       model_saved_(model_.make_saved()) {
   parameters_.allocate(device);
-  parameters_.initialize(stream_, static_cast<uint64_t>(config.run.seed));
+  parameters_.initialize(stream_, static_cast<uint64_t>(config.run.seed), config.model.init);
 }
 
 void Replica::forward(int64_t slot, const RngKey& rng, bool training, model::Observer& observer,
