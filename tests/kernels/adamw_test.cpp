@@ -118,7 +118,7 @@ struct State {
         grad(random_normal({n + shift}, 2)),
         first(shift) {}
 
-  void update(Device device, const UpdateScalars& scalars) {
+  void update(Device device, const UpdateScalars& scalars, float rate_factor = 1.0f) {
     DeviceMemory memory(device);
     const View<float> all[] = {memory.put(x), memory.put(m), memory.put(v), memory.put(grad)};
     const auto behind = [&](View<float> a) {
@@ -129,7 +129,8 @@ struct State {
                             .v = behind(all[2]),
                             .grad = behind(all[3]),
                             .scalars = memory.put(Array<UpdateScalars>({1}, {scalars})),
-                            .weight_decay = 0.1f});
+                            .weight_decay = 0.1f,
+                            .rate_factor = rate_factor});
     x = memory.get(all[0]), m = memory.get(all[1]), v = memory.get(all[2]);
   }
 };
@@ -175,6 +176,20 @@ TEST(AdamW, AnElementWithoutGradientOnlyDecays) {
     t.grad[0] = 0.0f;
     t.update(device, scalars_of(1));
     EXPECT_FLOAT_EQ(t.x[0], 2.0f - 0.01f * 0.1f * 2.0f);
+  }
+}
+
+TEST(AdamW, TheRateFactorIsOneOfTheLearningRate) {
+  UpdateScalars halved = scalars_of(1);
+  halved.learning_rate *= 0.5f;
+  for (Device device : test_devices()) {
+    State by_factor(8209), by_rate(8209), plain(8209);
+    by_factor.update(device, scalars_of(1), 0.5f);
+    by_rate.update(device, halved);
+    plain.update(device, scalars_of(1));
+    EXPECT_EQ(by_factor.x.values(), by_rate.x.values());
+    EXPECT_NE(by_factor.x.values(), plain.x.values());
+    EXPECT_EQ(by_factor.m.values(), plain.m.values());
   }
 }
 

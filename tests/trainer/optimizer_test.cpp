@@ -261,6 +261,42 @@ TEST(Optimizer, DecayReachesOnlyTheTensorsThatWantIt) {
   }
 }
 
+TEST(Optimizer, GroupsTakeStepsOfTheirOwn) {
+  for (OptimizerConfig config : both_kinds()) {
+    const auto after = [](const OptimizerConfig& c, double rate) {
+      Bench bench(c);
+      for (uint64_t t = 0; t < 3; ++t) bench.step(bench.gradients(t), {.learning_rate = rate});
+      return bench.state();
+    };
+    Bench layout(config);
+    const auto range_of = [&](const char* name) {
+      return layout.store.entry(*layout.store.find(name)).range;
+    };
+    // Steps depend on the tensor alone, but for LAMB's ratio, which is the tensor's own.
+    const std::vector<float> plain = after(config, 0.1), slow = after(config, 0.05);
+    OptimizerConfig decays = config;
+    decays.weight_decay = 0.02;
+    const std::vector<float> other_decay = after(decays, 0.1);
+    config.groups = {{"slow", {.tensors = "a.weight", .rate_factor = 0.5}},
+                     {"lasting", {.tensors = "b.*", .weight_decay = 0.02}}};
+    const std::vector<float> grouped = after(config, 0.1);
+    const auto expect_equal = [&](const char* name, const std::vector<float>& expected,
+                                  const std::vector<float>& different) {
+      const auto begin = static_cast<std::ptrdiff_t>(range_of(name).begin);
+      const auto end = static_cast<std::ptrdiff_t>(range_of(name).end);
+      const auto part = [&](const std::vector<float>& all) {
+        return std::vector<float>(all.begin() + begin, all.begin() + end);
+      };
+      EXPECT_EQ(part(grouped), part(expected)) << name;
+      EXPECT_NE(part(grouped), part(different)) << name;
+    };
+    expect_equal("a.weight", slow, plain);
+    expect_equal("b.weight", other_decay, plain);
+    expect_equal("c.weight", plain, slow);
+    expect_equal("norm", plain, slow);
+  }
+}
+
 TEST(Optimizer, MeasuresTheNormOfAllGradients) {
   Bench bench({});
   const Array<float> grads = bench.gradients(1);
