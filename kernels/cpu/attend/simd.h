@@ -260,6 +260,12 @@ inline void gather_scores_of(float* scores, const float* query, const float* key
   int64_t e = 0;
   for (; e + kWidth <= count; e += kWidth) score(scores + e, columns + e);
   if (e == count) return;
+  if constexpr (kWidth == 16) {  // where both reductions add the same pairs of lanes
+    if (e + 1 == count) {
+      const float* key = keys + static_cast<int64_t>(columns[e]) * width;
+      return store(scores + e, splat(reduce_add(gathering.partial_dot(key, width)) * scale));
+    }
+  }
   uint32_t index[kWidth];  // lanes past the end repeat the last key
   for (int x = 0; x < kWidth; ++x) index[x] = columns[minimum(e + x, count - 1)];
   score(scores + e, index);

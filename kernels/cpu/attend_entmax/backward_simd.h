@@ -314,11 +314,18 @@ inline bool has_stray(const EntmaxProblem& p, const EntmaxBackwardBuffers& b, in
   const uint32_t* columns = is_kept ? p.final_support + i * p.room : p.columns + p.row_ptr[i];
   const int64_t count = is_kept ? p.final_size[i] : p.row_ptr[i + 1] - p.row_ptr[i];
   EntmaxList strays = list_of(b.rows, 0, 0);
-  for (int64_t e = 0; e < count; ++e) {
-    strays.columns[strays.count] = columns[e];
-    strays.count += is_stray(b.strays, own_keys, columns[e]) ? 1 : 0;
+  const auto* places = reinterpret_cast<const uint32_t*>(b.strays.key_place);
+  for (int64_t e = 0; e < count; e += kWidth) {
+    const Mask lanes = first_lanes(count - e);
+    const Words j = load(columns + e, lanes);
+    const Words place = gather(places, j) - splat_words(static_cast<uint32_t>(own_keys.begin));
+    const Mask own = less(place, splat_words(static_cast<uint32_t>(own_keys.size())));
+    const Mask stray = lanes & !own;
+    if (mask_bits(stray) == 0) continue;
+    if (is_kept) return true;
+    strays.count += compress_store(strays.columns + strays.count, j, stray);
   }
-  if (is_kept || strays.count == 0) return strays.count > 0;
+  if (strays.count == 0) return false;
   scale_query(p, i, b.rows.queries);
   score_list(p, b.rows.queries, strays);
   return highest_of(strays.scores, strays.count) > p.final_tau[i];
