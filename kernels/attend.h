@@ -36,11 +36,13 @@ namespace stipple::kernels {
 /// Inverted dropout of normalised weights. Pair (i, j) uses word j % 4 of Philox counter
 /// {j / 4, i, samples[b], stream_word(layer, h, kAttentionDropout)} and is kept iff that word >=
 /// rate * 2^32: the bit does not depend on how the graph is stored. j counts the keys of the call, so
-/// parts that have key numbers in common drop the same of them.
+/// parts that have key numbers in common drop the same of them; h counts from first_head, so that a
+/// call for some heads of a layer drops what one for all would.
 struct AttentionDropout {
   float rate = 0.0f;
   RngKey rng;
   int layer = 0;
+  int first_head = 0;              ///< of the call, in its layer
   View<const uint32_t> samples{};  // [B]; needed when rate > 0
   /// The bits, which forward writes and backward reads; empty: each makes them for itself.
   View<uint32_t> kept{};  // [B * H, words] of alloc_kept

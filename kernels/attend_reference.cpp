@@ -130,7 +130,8 @@ Doubles dropout_factors(const AttentionDropout& dropout, int64_t b, int head, in
                         int64_t m) {
   if (dropout.rate == 0.0f) return {};
   const PhiloxKey key = dropout.rng.philox();
-  const uint32_t stream = stream_word(dropout.layer, head, Purpose::kAttentionDropout);
+  const uint32_t stream =
+      stream_word(dropout.layer, dropout.first_head + head, Purpose::kAttentionDropout);
   const double rate = double{dropout.rate};
   Doubles factors;
   for (int64_t i = 0; i < n; ++i) {

@@ -123,6 +123,7 @@ class AttendOnDevice {
             .rescale = 1.0f / (1.0f - dropout.rate),
             .rng = dropout.rng,
             .layer = dropout.layer,
+            .first_head = dropout.first_head,
             .samples = dropout.samples.data};
   }
 

@@ -39,6 +39,7 @@ struct AttendSetup {
   bool multiplicity = false;
   float scale = 1.0f;
   float dropout = 0.0f;
+  int first_head = 0;  ///< to dropout
   Array<uint32_t> samples;
   SteRule rule = SteRule::kScoreGradient;
   float regularizer = 0.0f;
@@ -50,7 +51,11 @@ struct AttendSetup {
 
   int64_t problems() const { return batch * heads; }
   kernels::AttentionDropout attention_dropout() const {
-    return {.rate = dropout, .rng = {11, 12}, .layer = 3, .samples = samples.view()};
+    return {.rate = dropout,
+            .rng = {11, 12},
+            .layer = 3,
+            .first_head = first_head,
+            .samples = samples.view()};
   }
 };
 

@@ -15,7 +15,8 @@ inline DropoutStream dropout_stream(const AttentionDropout& dropout, int64_t sam
   d.rescale = 1.0f / (1.0f - dropout.rate);
   d.key = dropout.rng.philox();
   d.sample = dropout.samples[sample];
-  d.stream = stream_word(dropout.layer, static_cast<int>(head), Purpose::kAttentionDropout);
+  d.stream = stream_word(dropout.layer, dropout.first_head + static_cast<int>(head),
+                         Purpose::kAttentionDropout);
   return d;
 }
 

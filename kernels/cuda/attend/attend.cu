@@ -122,6 +122,7 @@ WeightDropout weight_dropout(const AttentionDropout& d) {
           .rescale = 1.0f / (1.0f - d.rate),
           .rng = d.rng,
           .layer = d.layer,
+          .first_head = d.first_head,
           .samples = d.samples.data,
           .is_kept = !d.kept.empty(),
           .kept = d.kept.data,

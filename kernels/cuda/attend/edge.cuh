@@ -44,7 +44,7 @@ __device__ inline ProblemDropout problem_dropout(const WeightDropout& dropout, i
           dropout.rescale,
           dropout.rng.philox(),
           dropout.samples[problem / heads],
-          stream_word(dropout.layer, head, Purpose::kAttentionDropout)};
+          stream_word(dropout.layer, dropout.first_head + head, Purpose::kAttentionDropout)};
 }
 __device__ inline ProblemDropout dropout_of(const AttendArrays& a, int64_t problem) {
   return problem_dropout(a.dropout, a.heads, problem);

@@ -21,6 +21,7 @@ struct WeightDropout {
   float rescale = 1.0f;     ///< 1 / (1 - rate)
   RngKey rng;
   int layer = 0;
+  int first_head = 0;
   const uint32_t* samples = nullptr;  ///< [B]
   /// Forward writes the bits of the tiles that it visits for backward to read, by query in lane order
   /// like a graph's; a plan has the room, but no address.

@@ -529,7 +529,7 @@ class KeptPairs {
       : drop_below_(d.drop_below),
         key_(d.rng.philox()),
         sample_(d.samples[sample]),
-        stream_(stream_word(d.layer, head, Purpose::kAttentionDropout)) {}
+        stream_(stream_word(d.layer, d.first_head + head, Purpose::kAttentionDropout)) {}
 
   /// Rows are queries first_row .. + 16, columns the keys of `tile`.
   __device__ uint32_t by_query(int64_t first_row, int64_t tile) const;
