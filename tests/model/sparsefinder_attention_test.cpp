@@ -221,6 +221,73 @@ TEST(SparsefinderAttention, WhereTheWholeSupportIsPredictedItIsExactToTheBit) {
   }
 }
 
+int64_t told_sum(AttentionRun& run, const char* name) {
+  const Facts told = run.observer.told(run.facts);
+  int64_t all = 0;
+  for (const int64_t x : told.at<int64_t>(run.facts.find(name), AttentionRun::kLayer).span())
+    all += x;
+  return all;
+}
+
+/// Heads of one run beside those of another: the same bits.
+void expect_same_head(AttentionRun& a, AttentionRun& b, int64_t head) {
+  const auto of_head = [&](const test::Array<float>& x) {
+    const int64_t heads = x.shape()[1], each = x.shape()[2] * x.shape()[3];
+    std::vector<float> own;
+    for (int64_t row = 0; row < x.shape()[0]; ++row) {
+      const auto first = x.values().begin() + (row * heads + head) * each;
+      own.insert(own.end(), first, first + each);
+    }
+    return own;
+  };
+  for (AttentionRun* run : {&a, &b}) silence_padding(*run, run->out);
+  EXPECT_EQ(of_head(a.out), of_head(b.out));
+  EXPECT_EQ(of_head(a.dq), of_head(b.dq));
+  EXPECT_EQ(of_head(a.dk), of_head(b.dk));
+  EXPECT_EQ(of_head(a.dv), of_head(b.dv));
+  for (const char* name : {"attention.alpha", "attention.temperature"})
+    EXPECT_EQ(a.grad(name)[head], b.grad(name)[head]) << name;
+}
+
+TEST(SparsefinderAttention, HeadsThatHaveSwitchedAreThoseOfPredictedAndOthersThoseOfFull) {
+  for (const bool is_causal : {false, true}) {
+    const AttentionCase c{
+        .heads = 4, .length = 37, .head_dim = 4, .seed = 53, .is_causal = is_causal};
+    AttentionConfig config = config_of(clustered(3), 0.3);
+    config.entmax.learn_alpha = true;
+    config.entmax.temperature = EntmaxTemperature::kLearned;
+    AttentionRun predicted(config, c);
+    config.sparsefinder.mode = SparsefinderMode::kFull;
+    AttentionRun full(config, c);
+    config.sparsefinder.gate = 0.9;
+    AttentionRun gated(config, c);
+    for (AttentionRun* run : {&predicted, &full}) run_both_ways(*run);
+    EXPECT_NE(predicted.out.values(), full.out.values());
+    bool is_first = true;
+    for (const auto& switched : std::vector<std::array<float, 4>>{
+             {0, 0, 0, 0}, {1, 1, 1, 1}, {0, 1, 1, 0}, {1, 0, 0, 1}, {0, 0, 1, 0}}) {
+      std::copy(switched.begin(), switched.end(), gated.value("attention.switched").data);
+      if (is_first) run_both_ways(gated);
+      is_first = false;
+      gated.forward();
+      gated.backward();
+      for (int64_t head = 0; head < 4; ++head) {
+        SCOPED_TRACE(head);
+        const bool has_switched = switched[static_cast<size_t>(head)] != 0;
+        expect_same_head(gated, has_switched ? predicted : full, head);
+        EXPECT_EQ(gated.observer.told(gated.facts)
+                      .at<float>(gated.facts.find("switched"), AttentionRun::kLayer)[head],
+                  switched[static_cast<size_t>(head)]);
+      }
+      // What the prediction is worth is measured beside exact attention all the same.
+      for (AttentionRun* run : {&predicted, &gated}) run->forward(/*training=*/false);
+      for (const char* name : {"support", "support_found", "exact_rows", "measured_rows"})
+        EXPECT_EQ(told_sum(gated, name), told_sum(predicted, name)) << name;
+      predicted.forward();
+    }
+  }
+}
+
 /// Tokens of topics that come by turns; a query asks for its own.
 void take_topics(AttentionRun& run, const AttentionCase& c, int64_t topics) {
   const test::Array<float> centres = test::random_normal({topics, c.head_dim}, 7);
@@ -231,14 +298,6 @@ void take_topics(AttentionRun& run, const AttentionCase& c, int64_t topics) {
       run.k[row * c.head_dim + d] = centre + 0.3f * run.k[row * c.head_dim + d];
     }
   }
-}
-
-int64_t told_sum(AttentionRun& run, const char* name) {
-  const Facts told = run.observer.told(run.facts);
-  int64_t all = 0;
-  for (const int64_t x : told.at<int64_t>(run.facts.find(name), AttentionRun::kLayer).span())
-    all += x;
-  return all;
 }
 
 TEST(SparsefinderAttention, CertifiedIsExactToTheBitOverFewerPairs) {

@@ -32,6 +32,18 @@ equal "$(state three)" "$(state one)" "resumed, refreshed"
 run_train 1 run.dir=never $refreshed attention.sparsefinder.refresh_every=0 2>/dev/null
 [ "$(state never)" != "$(state one)" ] || fail "refreshing changed nothing"
 rm -rf one three never
+# Heads that learn their graph beside exact attention switch to it, for good, and checkpoints hold who has.
+gated="$refreshed attention.sparsefinder.mode=full attention.sparsefinder.cluster.top=2 attention.sparsefinder.gate=0.001"
+run_train 1 run.dir=one $gated 2>err || fail "$(cat err)"
+contains "$(cat err)" "computes the predicted graph from now on: head"
+run_train 3 run.dir=three $gated 2>/dev/null
+equal "$(state three)" "$(state one)" "three ranks, heads switched"
+rm -rf "$(ls -d three/checkpoints/*8 | head -1)"
+run_train 2 run.dir=three $gated 2>/dev/null
+equal "$(state three)" "$(state one)" "resumed, heads switched"
+contains "$(tail -1 one/metrics.jsonl)" '"switched":['
+expect 0 "$STIPPLE" eval one attention.sparsefinder.mode=predicted
+rm -rf one three
 # Bounds rule out nothing that matters: training is that of all pairs.
 run_train 1 run.dir=one $sparsefinder attention.sparsefinder.mode=certified train.steps=4 optimizer.schedule.warmup_steps=2 2>/dev/null
 run_train 2 run.dir=full $sparsefinder attention.sparsefinder.mode=full train.steps=4 optimizer.schedule.warmup_steps=2 2>/dev/null

@@ -367,6 +367,16 @@ TEST(TrainerConfig, SparsefinderSaysWhatDoesNotFit) {
   EXPECT_EQ(mistake({kind, prefix + "projection.mips=true"}), "none");
   EXPECT_EQ(mistake({kind, prefix + "mode=certified"}), "none");
   EXPECT_EQ(mistake({kind, prefix + "refresh_every=5"}), "none");
+  const std::string full = prefix + "mode=full", gate = prefix + "gate=0.9",
+                    refreshed = prefix + "refresh_every=5";
+  EXPECT_EQ(mistake({kind, full, gate, refreshed}), "none");
+  EXPECT_EQ(mistake({kind, gate}), "none");  // of another mode it says nothing
+  EXPECT_EQ(mistake({kind, full, gate}),
+            "attention.sparsefinder.gate: heads are looked at when predictors are fitted anew; set "
+            "refresh_every, or use 0");
+  EXPECT_EQ(mistake({kind, full, gate, refreshed, prefix + "measure=false"}),
+            "attention.sparsefinder.gate: it is a share that is measured; use measure=true, or 0");
+  EXPECT_NE(mistake({kind, full, prefix + "gate=1.5", refreshed}), "none");
   EXPECT_EQ(mistake({kind, prefix + "refresh_every=5", prefix + "predictor=bigbird"}),
             "attention.sparsefinder.refresh_every: this predictor has neither projections nor "
             "clusters, and there is nothing to fit; use 0");

@@ -5,6 +5,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <map>
@@ -12,10 +13,14 @@
 #include "comm/threads/thread_group.h"
 #include "core/cuda/runtime.h"
 #include "core/log.h"
+#include "model/attention/graph.h"
 #include "tests/support/allocation_count.h"
 #include "tests/support/attentions.h"
 #include "trainer/checkpoint/step_directory.h"
 #include "trainer/exit_code.h"
+#include "trainer/loop/exact_supports.h"
+#include "trainer/loop/open_split.h"
+#include "trainer/loop/step_observer.h"
 
 namespace stipple::trainer {
 namespace {
@@ -472,6 +477,151 @@ TEST(Trainer, WhatPredictsTheGraphFollowsTheModelOnEveryRank) {
   });
   EXPECT_EQ(of_rank[0], of_rank[1]);
   std::filesystem::remove_all(config.run.dir);
+}
+
+// --- heads that switch to the predicted graph ----------------------------------------------------
+
+Config gated_config(const std::string& name, double gate) {
+  Config config = small_config(name);
+  config.model.heads = 4;
+  config.attention.kind = model::AttentionKind::kSparsefinder;
+  model::SparsefinderConfig& sparsefinder = config.attention.sparsefinder;
+  sparsefinder.mode = model::SparsefinderMode::kFull;
+  sparsefinder.cluster.clusters = 4;
+  sparsefinder.cluster.top = 2;
+  sparsefinder.refresh_every = 2;
+  sparsefinder.refresh_examples = config.train.batch;  // a step's
+  sparsefinder.gate = gate;
+  return config;
+}
+
+std::vector<float> switched_of(Trainer& trainer) {
+  const model::ParameterStore& parameters = trainer.replica().parameters();
+  const auto own = parameters.value(*parameters.find("encoder.0.attention.switched")).span();
+  return {own.begin(), own.end()};
+}
+
+/// The predicted graphs of a forward, by head, sequence after sequence.
+class PredictedGraphs final : public model::GraphSink {
+ public:
+  bool wants(int64_t) const override { return true; }
+  void take(std::unique_ptr<model::AttentionGraph> graph) override {
+    by_head.resize(static_cast<size_t>(graph->heads()));
+    for (size_t head = 0; head < by_head.size(); ++head)
+      by_head[head].push_back(std::move(graph->edges[head]));
+  }
+  std::vector<std::vector<kernels::EdgeList>> by_head;
+};
+
+/// The share of a head's queries whose whole support is predicted, of all examples of a step.
+std::vector<double> exact_shares_of(Trainer& trainer, const Config& config, int64_t step) {
+  const auto communicator = comm::make_single_communicator();
+  const auto task = open_task(*communicator, config);
+  const auto training = open_split(*communicator, *task, data::Split::kTrain);
+  const ExactSupports gold =
+      exact_supports(trainer.replica(), *training, task->info(), config, config.train.batch, step);
+  PredictedGraphs predicted;
+  data::TrainBatches batches(*training, task->info(), batch_options(config, false));
+  data::Leaf leaf;
+  StepObserver nobody;
+  for (int64_t l = 0; l < batches.num_leaves(); ++l) {
+    batches.load(step, l, leaf);
+    trainer.replica().feed().put(l, 0, leaf);
+    trainer.replica().forward(0, evaluation_rng(config, 0), false, nobody, &predicted);
+  }
+  std::vector<double> shares;
+  for (size_t head = 0; head < gold.size(); ++head) {
+    double exact = 0, all = 0;
+    for (size_t i = 0; i < gold[head].size(); ++i) {
+      const kernels::EdgeList &own = gold[head][i].gold, &found = predicted.by_head[head].at(i);
+      for (size_t row = 0; row + 1 < own.row_ptr.size(); ++row, ++all)
+        exact += std::includes(found.columns.begin() + found.row_ptr[row],
+                               found.columns.begin() + found.row_ptr[row + 1],
+                               own.columns.begin() + own.row_ptr[row],
+                               own.columns.begin() + own.row_ptr[row + 1])
+                     ? 1
+                     : 0;
+    }
+    shares.push_back(exact / all);
+  }
+  return shares;
+}
+
+TEST(Trainer, AHeadSwitchesOnceEnoughQueriesOfExamplesThatNothingWasFittedToAreExact) {
+  const auto communicator = comm::make_single_communicator();
+  std::vector<double> shares;
+  {
+    const Config config = gated_config("gate", 1.0);
+    Trainer trainer(config, *communicator);
+    trainer.train_step();
+    trainer.train_step();
+    EXPECT_EQ(switched_of(trainer), std::vector<float>(4));
+    shares = exact_shares_of(trainer, config, /*step=*/3);  // fitted to those of step 2, behind it
+  }
+  const auto [least, most] = std::ranges::minmax(shares);
+  ASSERT_LT(least, most);
+  ASSERT_LT(most, 1);
+  const Config config = gated_config("gate", most);
+  std::vector<float> expected;
+  for (const double share : shares) expected.push_back(share == most ? 1.0f : 0.0f);
+  Trainer trainer(config, *communicator);
+  trainer.train_step();
+  EXPECT_EQ(switched_of(trainer), std::vector<float>(4));
+  trainer.train_step();
+  EXPECT_EQ(switched_of(trainer), expected);
+  std::filesystem::remove_all(config.run.dir);
+}
+
+TEST(Trainer, HeadsSwitchAlikeOnAnyNumberOfRanksAndForGood) {
+  for (const double gate : {1.0, 1e-3}) {
+    std::vector<std::vector<float>> switched(3);
+    std::vector<std::vector<double>> losses(3);
+    for (size_t r = 0; r < 3; ++r) {
+      const Config config = gated_config("gate", gate);
+      comm::run_ranks(static_cast<int>(r) + 1, [&](comm::Communicator& communicator) {
+        Trainer trainer(config, communicator);
+        // As if a head had switched before, whose share is not that of the gate now.
+        const model::ParameterStore& parameters = trainer.replica().parameters();
+        parameters.value(*parameters.find("encoder.0.attention.switched"))[2] = 1;
+        for (int i = 0; i < 5; ++i) {
+          const StepResult result = trainer.train_step();
+          if (communicator.rank() == 0) losses[r].push_back(result.loss);
+        }
+        if (communicator.rank() == 0) switched[r] = switched_of(trainer);
+      });
+      EXPECT_EQ(switched[r][2], 1);
+      EXPECT_EQ(switched[r], switched[0]);
+      EXPECT_EQ(losses[r], losses[0]);
+      std::filesystem::remove_all(config.run.dir);
+    }
+    const auto heads = std::ranges::count(switched[0], 1.0f);
+    if (gate == 1.0) {
+      EXPECT_EQ(heads, 1);
+    } else {
+      EXPECT_GT(heads, 1);
+    }
+  }
+}
+
+/// One cluster predicts every pair: the gate is reached at once, and nothing is lost by it.
+TEST(Trainer, WhereEverythingIsPredictedSwitchingChangesNoBit) {
+  const auto losses_of = [](double gate, bool switches) {
+    Config config = gated_config("gate", gate);
+    config.attention.sparsefinder.cluster.clusters = 1;
+    config.attention.sparsefinder.cluster.top = 1;
+    const auto communicator = comm::make_single_communicator();
+    Trainer trainer(config, *communicator);
+    std::vector<double> losses;
+    for (int i = 0; i < 5; ++i) {
+      losses.push_back(trainer.train_step().loss);
+      if (switches) {
+        EXPECT_EQ(switched_of(trainer), std::vector<float>(4, i == 0 ? 0.0f : 1.0f)) << i;
+      }
+    }
+    std::filesystem::remove_all(config.run.dir);
+    return losses;
+  };
+  EXPECT_EQ(losses_of(1.0, true), losses_of(0.0, false));
 }
 
 TEST(Trainer, AnAnnealedAlphaFollowsTheStepOnEveryRank) {

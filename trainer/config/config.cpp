@@ -32,6 +32,10 @@ void validate_device(const Config& config) {
   require(!config.step.graph || config.guard.spike_factor == 0,
           "step.graph: a captured step cannot ask the host whether it is a spike; use "
           "guard.spike_factor=0 or step.graph=false");
+  require(!config.step.graph || config.attention.kind != model::AttentionKind::kSparsefinder ||
+              !config.attention.sparsefinder.switches_heads(),
+          "step.graph: a captured step cannot ask the host which heads have switched; use "
+          "attention.sparsefinder.gate=0 or step.graph=false");
 }
 
 void validate_training(const Config& config) {

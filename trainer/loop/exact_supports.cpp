@@ -52,13 +52,17 @@ class SupportSink final : public model::GraphSink {
 
 }  // namespace
 
+int64_t leaves_of_examples(const Config& config, int64_t count) {
+  return (count + config.train.micro_batch - 1) / config.train.micro_batch;
+}
+
 ExactSupports exact_supports(Replica& replica, const data::Dataset& training,
                              const data::TaskInfo& info, const Config& config, int64_t count,
                              int64_t first_step) {
   ExactSupports supports(static_cast<size_t>(config.model.layers * config.model.heads));
   data::TrainBatches batches(training, info, batch_options(config, /*is_captured=*/false));
   const RngKey rng = evaluation_rng(config, /*seed=*/0);
-  const int64_t leaves = (count + config.train.micro_batch - 1) / config.train.micro_batch;
+  const int64_t leaves = leaves_of_examples(config, count);
   data::Leaf leaf;
   StepObserver nobody;
   for (int64_t l = 0; l < leaves; ++l) {

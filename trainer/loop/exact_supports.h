@@ -14,6 +14,9 @@ namespace stipple::trainer {
 /// Of every head of every layer (layer * heads + head), its sequences.
 using ExactSupports = std::vector<std::vector<model::ProjectionExample>>;
 
+/// How many leaves the first `count` examples are.
+int64_t leaves_of_examples(const Config&, int64_t count);
+
 /// Of the first `count` examples, or a few more, in the order of training from `first_step` on, run as
 /// the evaluation runs them, by a replica whose attention is entmax or sparsefinder. In host memory: per sequence and head 2 tokens
 /// head_dim floats and the support.

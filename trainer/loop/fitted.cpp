@@ -7,6 +7,7 @@
 
 #include "core/copy.h"
 #include "core/error.h"
+#include "model/attention/sparsefinder/head_gate.h"
 #include "trainer/checkpoint/safetensors.h"
 
 namespace stipple::trainer {
@@ -62,7 +63,7 @@ void put_fitted(comm::Communicator& communicator, const Config& config, const da
       const SafetensorsFile file(path);
       require_sort(file, sort_of_model(config, info));
       for (const model::ParameterStore::Entry& entry : parameters.entries()) {
-        if (entry.is_learned) continue;
+        if (entry.is_learned || entry.name.ends_with(model::HeadGate::kTensor)) continue;
         upload(stream, parameters.value(*parameters.find(entry.name)),
                std::span<const float>(fitted_values(file, entry)));
         stream.synchronize();

@@ -36,8 +36,9 @@ std::vector<int64_t> sizes_of(const model::Points& points, std::span<const float
 
 PredictorFit::PredictorFit(const Config& config, const data::TaskInfo& info, uint64_t turn)
     : config_(config), turn_(turn) {
-  model::FactTable facts(config.model.layers);
-  const model::Model model(parameters_, facts, config.model, config.attention, model_task(info));
+  config_.attention.sparsefinder.gate = 0;  // who has switched is not fitted
+  model::FactTable facts(config_.model.layers);
+  const model::Model model(parameters_, facts, config_.model, config_.attention, model_task(info));
   parameters_.allocate(kCpuDevice);
   parameters_.initialize(Stream(kCpuDevice), static_cast<uint64_t>(config.run.seed));
 }

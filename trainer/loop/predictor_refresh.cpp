@@ -8,6 +8,7 @@
 
 #include "core/log.h"
 #include "trainer/loop/exact_supports.h"
+#include "trainer/loop/head_switch.h"
 #include "trainer/loop/predictor_fit.h"
 
 namespace stipple::trainer {
@@ -30,7 +31,8 @@ bool refreshes_after(const Config& config, int64_t step) {
          step % every == 0;
 }
 
-void refresh_predictor(Replica& replica, const data::Dataset& training, const data::TaskInfo& info,
+void refresh_predictor(Replica& replica, comm::Communicator& communicator,
+                       const data::Dataset& training, const data::TaskInfo& info,
                        const Config& config, int64_t step) {
   const ExactSupports supports =
       exact_supports(replica, training, info, config,
@@ -45,6 +47,8 @@ void refresh_predictor(Replica& replica, const data::Dataset& training, const da
   fit.fit_projections(supports, {.epochs = 1, .batch = 4});
   fit.fit_centroids(supports);
   fit.parameters().copy_fixed_to(replica.stream(), replica.parameters());
+  if (config.attention.sparsefinder.switches_heads())
+    switch_heads(replica, communicator, training, info, config, step);
 }
 
 }  // namespace stipple::trainer

@@ -5,6 +5,7 @@
 // it stands among the parameters, so that checkpoints keep it.
 #pragma once
 
+#include "comm/communicator.h"
 #include "data/dataset.h"
 #include "trainer/config/config.h"
 #include "trainer/loop/replica.h"
@@ -17,7 +18,8 @@ bool refreshes_after(const Config&, int64_t step);
 /// Fits what the replica has to the exact attention that it has now, beginning with that: one epoch of
 /// projections, then centroids anew. No step may be under way. A model that gives what is no number
 /// keeps what it had, with a warning. Host memory for the parameters once more, while it runs.
-void refresh_predictor(Replica&, const data::Dataset& training, const data::TaskInfo&,
-                       const Config&, int64_t step);
+/// Then heads may switch (trainer/loop/head_switch.h). Collective.
+void refresh_predictor(Replica&, comm::Communicator&, const data::Dataset& training,
+                       const data::TaskInfo&, const Config&, int64_t step);
 
 }  // namespace stipple::trainer

@@ -221,7 +221,7 @@ StepResult Trainer::collect_step() {
   state_.advance(result.loss, pipeline_->facts(), result.skipped);
   throughput_.add(result);
   if (refreshes_after(config_, step()))
-    refresh_predictor(replica_, *train_set_, task_->info(), config_, step());
+    refresh_predictor(replica_, communicator_, *train_set_, task_->info(), config_, step());
   return result;
 }
 

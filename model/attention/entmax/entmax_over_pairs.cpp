@@ -3,27 +3,126 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
+#include <type_traits>
 
 #include "core/copy.h"
 
 namespace stipple::model {
 namespace {
 
-/// Row and head of x [B, H, ...], as [1, 1, ...].
-template <class T>
-View<T> problem_of(View<T> x, int64_t row, int64_t head) {
-  const View<T> own = x.at(row).at(head);
-  return {own.data,
-          x.shape.rank() == 3 ? Shape({1, 1, x.shape[2]}) : Shape({1, 1, x.shape[2], x.shape[3]})};
-}
-ConstRealView problem_of(ConstRealView x, int64_t row, int64_t head) {
-  return with_real_type(x.precision, [&](auto zero) -> ConstRealView {
-    return problem_of(x.as<decltype(zero)>(), row, head);
-  });
+/// Problems that are computed at once: heads of rows. All heads, unless it is one row.
+struct Part {
+  int64_t row, rows, head, heads;
+  bool over_edges;
+};
+
+/// Calls run(part) for parts that make up all problems [B, H]. On meta for the largest that may be,
+/// over edges and over all pairs.
+template <class Run>
+void for_each_part(const Stream& stream, const Shape& problems,
+                   const std::vector<uint8_t>& over_edges, const Run& run) {
+  const int64_t rows = problems[0], heads = problems[1];
+  if (stream.is_plan() && !over_edges.empty()) {
+    for (const bool is_over_edges : {false, true}) run(Part{0, rows, 0, heads, is_over_edges});
+    return;
+  }
+  const auto is_over = [&](int64_t head) { return over_edges[static_cast<size_t>(head)] != 0; };
+  const auto end_of_run = [&](int64_t first) {
+    int64_t head = first + 1;
+    while (head < heads && is_over(head) == is_over(first)) ++head;
+    return head;
+  };
+  if (over_edges.empty() || end_of_run(0) == heads)
+    return run(Part{0, rows, 0, heads, over_edges.empty() || is_over(0)});
+  for (int64_t row = 0; row < rows; ++row)
+    for (int64_t head = 0; head < heads; head = end_of_run(head))
+      run(Part{row, 1, head, end_of_run(head) - head, is_over(head)});
 }
 
-View<const float> one_head(View<const float> x, int64_t head) {
-  return x.empty() ? x : View<const float>{x.data + head, {1}};
+Shape part_of(const Shape& shape, const Part& part) {
+  return shape.rank() == 3 ? Shape({part.rows, part.heads, shape[2]})
+                           : Shape({part.rows, part.heads, shape[2], shape[3]});
+}
+/// Elements of x [B, H, ...] before the part.
+int64_t begin_of(const Shape& shape, const Part& part) {
+  return (part.row * shape[1] + part.head) * (shape.numel() / (shape[0] * shape[1]));
+}
+template <class T>
+View<T> part_of(View<T> x, const Part& part) {
+  if (x.empty()) return x;
+  return {x.data == nullptr ? nullptr : x.data + begin_of(x.shape, part), part_of(x.shape, part)};
+}
+template <class Memory>
+BasicRealView<Memory> part_of(BasicRealView<Memory> x, const Part& part) {
+  if (x.empty()) return x;
+  using Byte = std::conditional_t<std::is_const_v<Memory>, const std::byte, std::byte>;
+  const size_t skipped = static_cast<size_t>(begin_of(x.shape, part)) * bytes_of(x.precision);
+  return {x.data == nullptr ? nullptr : static_cast<Byte*>(x.data) + skipped,
+          part_of(x.shape, part), x.precision};
+}
+kernels::EntmaxSupport part_of(const kernels::EntmaxSupport& support, const Part& part) {
+  return {part_of(support.size, part), part_of(support.columns, part)};
+}
+/// [H]
+View<const float> heads_of(View<const float> x, const Part& part) {
+  return x.empty() ? x : View<const float>{x.data + part.head, {part.heads}};
+}
+kernels::EntmaxHeads heads_of(const kernels::EntmaxHeads& heads, const Part& part) {
+  return {.alpha = heads_of(heads.alpha, part), .temperature = heads_of(heads.temperature, part)};
+}
+/// [B, ...]
+template <class T>
+View<T> rows_of(View<T> x, const Part& part) {
+  if (x.empty()) return x;
+  const int64_t each = x.numel() / x.shape[0];
+  return {x.data == nullptr ? nullptr : x.data + part.row * each,
+          x.shape.rank() == 1 ? Shape({part.rows}) : Shape({part.rows, each})};
+}
+
+/// Problems first, first + 1, ... of a graph, in its memory.
+kernels::EdgeSet problems_of(kernels::EdgeSet edges, int64_t first, int64_t count) {
+  const auto narrow = [&](auto& array) {
+    if (array.empty()) return;
+    const bool is_flat = array.shape.rank() == 1;
+    const int64_t each = is_flat ? 1 : array.shape[1];
+    if (array.data != nullptr) array.data += first * each;
+    array.shape = is_flat ? Shape({count}) : Shape({count, each});
+  };
+  narrow(edges.form);
+  for (auto* pointers : {&edges.row_ptr, &edges.column_ptr}) narrow(*pointers);
+  for (auto* words : {&edges.storage, &edges.transposed}) narrow(*words);
+  return edges;
+}
+
+/// What forward and backward have in common.
+template <class Arguments>
+Arguments part_of_both(Arguments args, const Part& part) {
+  const int64_t heads = args.q.shape[1];
+  args.edges = part.over_edges && !args.edges.form.empty()
+                   ? problems_of(args.edges, part.row * heads + part.head, part.rows * part.heads)
+                   : kernels::EdgeSet{};
+  for (ConstRealView* x : {&args.q, &args.k, &args.v}) *x = part_of(*x, part);
+  args.o2 = part_of(args.o2, part);
+  args.tau = part_of(args.tau, part);
+  args.support = part_of(args.support, part);
+  args.heads = heads_of(args.heads, part);
+  args.key_mask = rows_of(args.key_mask, part);
+  args.dropout.samples = rows_of(args.dropout.samples, part);
+  args.dropout.first_head = static_cast<int>(part.head);
+  return args;
+}
+kernels::AttendEntmax part_of(const kernels::AttendEntmax& all, const Part& part) {
+  kernels::AttendEntmax args = part_of_both(all, part);
+  args.o = part_of(args.o, part);
+  return args;
+}
+kernels::AttendEntmaxBackward part_of(const kernels::AttendEntmaxBackward& all, const Part& part) {
+  kernels::AttendEntmaxBackward args = part_of_both(all, part);
+  for (RealView* dx : {&args.dq, &args.dk, &args.dv}) *dx = part_of(*dx, part);
+  for (View<float>* share : {&args.dalpha, &args.dtemperature}) *share = part_of(*share, part);
+  args.dout = part_of(args.dout, part);
+  return args;
 }
 
 std::vector<int32_t> download_sizes(const Stream& stream, const kernels::EntmaxSupport& support) {
@@ -91,7 +190,8 @@ void EntmaxOverPairs::forward(Context& ctx, const AttentionInputs& in,
   args.tau = saved.tau;
   args.support = saved.support;
   args.edges = saved.edges;
-  kernels::attend_entmax(ctx.stream, args);
+  for_each_part(ctx.stream, shape, saved.over_edges,
+                [&](const Part& part) { kernels::attend_entmax(ctx.stream, part_of(args, part)); });
 }
 
 void EntmaxOverPairs::backward(Context& ctx, const AttentionInputs& in, ConstRealView dout,
@@ -102,25 +202,28 @@ void EntmaxOverPairs::backward(Context& ctx, const AttentionInputs& in, ConstRea
   };
   const View<float> dalpha = shares(heads_.learns_alpha());
   const View<float> dtemperature = shares(heads_.learns_temperature());
-  kernels::attend_entmax_backward(ctx.stream, {.dq = grads.dq,
-                                               .dk = grads.dk,
-                                               .dv = grads.dv,
-                                               .dalpha = dalpha,
-                                               .dtemperature = dtemperature,
-                                               .q = in.q,
-                                               .k = in.k,
-                                               .v = in.v,
-                                               .o2 = saved.o2,
-                                               .dout = dout,
-                                               .tau = saved.tau,
-                                               .support = saved.support,
-                                               .heads = saved.heads,
-                                               .edges = saved.edges,
-                                               .key_mask = in.mask,
-                                               .pattern = within_groups(pattern_, in),
-                                               .scale = scale_,
-                                               .dropout = dropout_of(ctx, in, dropout_rate_, {}),
-                                               .scratch = &ctx.scratch});
+  const kernels::AttendEntmaxBackward args{.dq = grads.dq,
+                                           .dk = grads.dk,
+                                           .dv = grads.dv,
+                                           .dalpha = dalpha,
+                                           .dtemperature = dtemperature,
+                                           .q = in.q,
+                                           .k = in.k,
+                                           .v = in.v,
+                                           .o2 = saved.o2,
+                                           .dout = dout,
+                                           .tau = saved.tau,
+                                           .support = saved.support,
+                                           .heads = saved.heads,
+                                           .edges = saved.edges,
+                                           .key_mask = in.mask,
+                                           .pattern = within_groups(pattern_, in),
+                                           .scale = scale_,
+                                           .dropout = dropout_of(ctx, in, dropout_rate_, {}),
+                                           .scratch = &ctx.scratch};
+  for_each_part(ctx.stream, in.q.shape, saved.over_edges, [&](const Part& part) {
+    kernels::attend_entmax_backward(ctx.stream, part_of(args, part));
+  });
   heads_.backward(ctx, dalpha, dtemperature);
 }
 
@@ -150,28 +253,25 @@ kernels::EdgeList EntmaxOverPairs::support_of(Context& ctx, const AttentionInput
                                               const kernels::EntmaxHeads& heads,
                                               const kernels::EntmaxSupport& kept, int64_t row,
                                               int64_t head) const {
+  const Part one{row, 1, head, 1, /*over_edges=*/false};
   int64_t room = kernels::kEntmaxRoom;
   if (!kept.empty()) {
-    const kernels::EntmaxSupport own = {problem_of(kept.size, row, head),
-                                        problem_of(kept.columns, row, head)};
+    const kernels::EntmaxSupport own = part_of(kept, one);
     room = std::ranges::max(download_sizes(ctx.stream, own));
     if (room <= own.columns.shape[3]) return download_support(ctx.stream, own);
   }
   AttentionInputs problem = in;
-  problem.q = problem_of(in.q, row, head);
-  problem.k = problem_of(in.k, row, head);
-  problem.v = problem_of(in.v, row, head);
-  problem.mask = in.mask.at(row).reshape({1, in.mask.shape[1]});
+  problem.q = part_of(in.q, one);
+  problem.k = part_of(in.k, one);
+  problem.v = part_of(in.v, one);
+  problem.mask = rows_of(in.mask, one);
   for (;;) {
     const auto with_room = [&](Arena& arena) { return alloc_rows(arena, problem.q, room); };
     Arena plan("graph");
     with_room(plan);
     Arena memory("graph", ctx.stream.device(), plan.peak());
     const Rows rows = with_room(memory);
-    over_all_pairs(
-        ctx, problem,
-        {.alpha = one_head(heads.alpha, head), .temperature = one_head(heads.temperature, head)},
-        rows);
+    over_all_pairs(ctx, problem, heads_of(heads, one), rows);
     const int64_t longest = std::ranges::max(download_sizes(ctx.stream, rows.support));
     if (longest <= room) return download_support(ctx.stream, rows.support);
     room = longest;

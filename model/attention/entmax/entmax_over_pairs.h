@@ -7,6 +7,10 @@
 // numbers of 4 bytes.
 #pragma once
 
+#include <cstdint>
+#include <span>
+#include <vector>
+
 #include "kernels/attend_entmax.h"
 #include "kernels/edge_list.h"
 #include "model/attention/attention.h"
@@ -22,6 +26,8 @@ class EntmaxOverPairs {
     kernels::EntmaxSupport support;
     kernels::EntmaxHeads heads;
     kernels::EdgeSet edges;  ///< none: all pairs
+    /// [H]: heads that are computed over the edges, and others over all pairs; empty: all alike.
+    std::vector<uint8_t> over_edges;
   };
 
   /// What exact attention gives beside Saved.
@@ -38,6 +44,8 @@ class EntmaxOverPairs {
 
   /// Before the first forward of a training step, on every rank.
   void begin_step(const Stream&, const RngKey&) const;
+  /// By saved.over_edges; the graph is that of all heads. Each head has the bits that it would have
+  /// were all others like it.
   void forward(Context&, const AttentionInputs&, const kernels::EdgeSet&, RealView out,
                Saved&) const;
   void backward(Context&, const AttentionInputs&, ConstRealView dout, const Saved&,

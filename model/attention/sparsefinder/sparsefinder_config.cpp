@@ -151,6 +151,12 @@ void SparsefinderConfig::describe(ConfigVisitor& v) {
           {.doc = "To how many examples, or a few more: the first of the next step's.",
            .min = 1,
            .max = kMostClusters});
+  v.field("gate", gate,
+          {.doc = "mode=full: a head computes the predicted graph from then on, for good, once a "
+                  "refresh leaves it with this share of exact queries (figure `exact`) in as many "
+                  "further examples, to which nothing was fitted. 0: never.",
+           .min = 0,
+           .max = 1});
   v.field("measure", measure,
           {.doc = "Evaluation compares the predicted graph with exact attention: recall, "
                   "precision, exact rows, dropped mass. With mode=predicted that is one exact "
@@ -189,6 +195,12 @@ void SparsefinderConfig::validate() const {
   STIPPLE_CHECK_AS(ConfigError, refresh_every == 0 || can_be_fitted(),
                    "attention.sparsefinder.refresh_every: this predictor has neither projections "
                    "nor clusters, and there is nothing to fit; use 0");
+  STIPPLE_CHECK_AS(ConfigError, !switches_heads() || refresh_every > 0,
+                   "attention.sparsefinder.gate: heads are looked at when predictors are fitted "
+                   "anew; set refresh_every, or use 0");
+  STIPPLE_CHECK_AS(ConfigError, !switches_heads() || measure,
+                   "attention.sparsefinder.gate: it is a share that is measured; use measure=true, "
+                   "or 0");
   validate_groups();
   STIPPLE_CHECK_AS(ConfigError,
                    predictor != SparsefinderPredictor::kFixed || places.summary <= places.stride,

@@ -81,6 +81,7 @@ struct SparsefinderConfig {
   std::string fitted = {};
   int64_t refresh_every = 0;
   int64_t refresh_examples = 16;
+  double gate = 0.0;
   bool measure = true;
   double max_density = 1.0;
 
@@ -112,6 +113,8 @@ struct SparsefinderConfig {
   kernels::math::PlaceRule place_rule(bool is_causal, int64_t longest) const;
   /// Whether attention is exact, whatever is predicted.
   bool is_exact() const { return mode != SparsefinderMode::kPredicted; }
+  /// Whether heads may switch from exact attention to the predicted graph.
+  bool switches_heads() const { return mode == SparsefinderMode::kFull && gate > 0; }
   /// Whether there are projections or centroids that fit a model.
   bool can_be_fitted() const { return projects() || predictor == SparsefinderPredictor::kCluster; }
   /// Whether a token's groups depend on no later token.
