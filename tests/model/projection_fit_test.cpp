@@ -21,12 +21,12 @@ std::vector<int32_t> row_of(const EdgeList& edges, size_t i) {
   return {edges.columns.begin() + edges.row_ptr[i], edges.columns.begin() + edges.row_ptr[i + 1]};
 }
 
-Projection random_projection(int64_t d, int64_t r, bool is_shared, uint64_t seed) {
-  Projection p{.d = d, .r = r, .is_shared = is_shared};
+Projection random_projection(const ProjectionShape& shape, bool is_shared, uint64_t seed) {
+  Projection p{.shape = shape, .is_shared = is_shared};
   std::mt19937_64 generator(seed);
-  std::normal_distribution<double> normal(0, 1 / std::sqrt(static_cast<double>(r)));
-  for (int64_t e = 0; e < d * r; ++e) p.query.push_back(normal(generator));
-  for (int64_t e = 0; e < d * r && !is_shared; ++e) p.key.push_back(normal(generator));
+  std::normal_distribution<double> normal(0, 1 / std::sqrt(static_cast<double>(shape.r)));
+  for (int64_t e = 0; e < shape.numel(); ++e) p.query.push_back(normal(generator));
+  for (int64_t e = 0; e < shape.numel() && !is_shared; ++e) p.key.push_back(normal(generator));
   return p;
 }
 
@@ -91,10 +91,19 @@ ProjectionExample random_example(int64_t n, int64_t d, uint64_t seed) {
 }
 
 TEST(ProjectionLoss, GradientIsTheSlope) {
-  for (const bool is_shared : {true, false}) {
-    const ProjectionExample example = random_example(12, 5, 7);
+  struct Kind {
+    int64_t hidden;
+    bool is_shared, is_joined;
+  };
+  for (const Kind kind : {Kind{0, true, false}, Kind{0, false, false}, Kind{4, true, false},
+                          Kind{4, false, false}, Kind{0, true, true}}) {
+    SCOPED_TRACE(testing::Message() << "hidden " << kind.hidden << (kind.is_shared ? " shared" : "")
+                                    << (kind.is_joined ? " joined" : ""));
+    ProjectionExample example = random_example(12, 5, 7);
+    if (kind.is_joined) example = joined(std::move(example), 5);
     const EdgeList others = draw_others(example.gold, false, 1);
-    Projection w = random_projection(5, 3, is_shared, 9);
+    const ProjectionShape shape{.d = kind.is_joined ? 10 : 5, .r = 3, .hidden = kind.hidden};
+    Projection w = random_projection(shape, kind.is_shared, 9);
     Projection gradient = no_gradient(w);
     projection_loss(example, others, 1.0, w, gradient);
     const auto check = [&](std::vector<double>& x, const std::vector<double>& dx) {
@@ -118,7 +127,7 @@ TEST(ProjectionLoss, IsZeroWhereOthersAreFartherByTheMargin) {
   // One dimension, the identity: query 0 has its key at 0.1 and another at 2.
   const ProjectionExample example{.q = {0, 5}, .k = {0.1f, 2}, .gold = edges_of({{0}, {}})};
   const EdgeList others = edges_of({{1}, {}});
-  const Projection w{.d = 1, .r = 1, .query = {1.0}};
+  const Projection w{.shape = {.d = 1, .r = 1}, .query = {1.0}};
   Projection gradient = no_gradient(w);
   EXPECT_EQ(projection_loss(example, others, 1.0, w, gradient), 0.0);
   EXPECT_EQ(gradient.query[0], 0.0);
@@ -130,7 +139,7 @@ TEST(ProjectionLoss, AQueryWithoutOtherKeysCountsForNothing) {
   const ProjectionExample example{.q = {0, 5}, .k = {3, 2}, .gold = edges_of({{0, 1}, {}})};
   const EdgeList others = draw_others(example.gold, false, 0);
   EXPECT_EQ(others.num_edges(), 0);
-  const Projection w{.d = 1, .r = 1, .query = {1.0}};
+  const Projection w{.shape = {.d = 1, .r = 1}, .query = {1.0}};
   Projection gradient = no_gradient(w);
   EXPECT_EQ(projection_loss(example, others, 1.0, w, gradient), 0.0);
   EXPECT_EQ(gradient.query[0], 0.0);
@@ -288,7 +297,7 @@ Score bucket_score(const std::vector<ProjectionExample>& examples, const Project
 TEST(FitProjection, GainsFivePointsOfRecallAtEqualDensityAndClustersBeatBuckets) {
   const std::vector<ProjectionExample> learn = Toy::examples(24, 1000),
                                        held = Toy::examples(8, 5000);
-  Projection w = random_projection(Toy::kDim, Toy::kProjected, true, 3);
+  Projection w = random_projection({.d = Toy::kDim, .r = Toy::kProjected}, true, 3);
   const Score before = cluster_score(held, w, centroids_of(learn, w, 8));
   fit_projection(learn, {.batch = 4}, w);
   const Score after = cluster_score(held, w, centroids_of(learn, w, 8));
@@ -297,6 +306,42 @@ TEST(FitProjection, GainsFivePointsOfRecallAtEqualDensityAndClustersBeatBuckets)
   EXPECT_LE(after.density, before.density + 0.01);
   EXPECT_GT(after.recall, buckets.recall);
   EXPECT_LT(after.density, buckets.density);
+}
+
+TEST(ProjectionFit, AHiddenLayerIsTheTangentOfItsProductsAndBiases) {
+  // W_1 [2, 2], b [2], W_2 [2, 1]
+  const std::vector<double> map = {1, -1, 0.5, 2, 0.25, -0.5, 3, -2};
+  std::vector<float> rows;
+  append_projected(std::vector<float>{0.5f, -1}, map, {.d = 2, .r = 1, .hidden = 2}, rows);
+  ASSERT_EQ(rows.size(), 1u);
+  EXPECT_NEAR(rows[0], 3 * std::tanh(0.5 - 0.5 + 0.25) - 2 * std::tanh(-0.5 - 2 - 0.5), 1e-6);
+}
+
+TEST(ProjectionFit, JoinedTokensHaveOnePlaceAsQueryAndKey) {
+  const ProjectionExample both =
+      joined({.q = {1, 2, 3, 4}, .k = {5, 6, 7, 8}, .gold = edges_of({{1}, {}})}, 2);
+  EXPECT_EQ(both.q, (std::vector<float>{1, 2, 5, 6, 3, 4, 7, 8}));
+  EXPECT_EQ(both.k, both.q);
+  EXPECT_EQ(both.gold.columns, std::vector<int32_t>{1});
+}
+
+/// Who attends by topic is told by any kind of map, the better the longer it is fitted.
+TEST(FitProjection, LowersTheLossOfEveryKind) {
+  for (const bool is_joined : {false, true}) {
+    std::vector<ProjectionExample> learn = Toy::examples(12, 1000);
+    if (is_joined)
+      for (ProjectionExample& example : learn) example = joined(std::move(example), Toy::kDim);
+    ProjectionShape shape{.d = is_joined ? 2 * Toy::kDim : Toy::kDim, .r = Toy::kProjected};
+    if (!is_joined) shape.hidden = 16;
+    const auto loss = [&](int64_t epochs) {
+      Projection w = random_projection(shape, true, 3);
+      if (!is_joined) {
+        for (size_t e = 0; e < static_cast<size_t>(shape.d * shape.hidden); ++e) w.query[e] *= 0.2;
+      }
+      return fit_projection(learn, {.epochs = epochs, .batch = 4}, w);
+    };
+    EXPECT_LT(loss(10), 0.8 * loss(1)) << (is_joined ? "joined" : "hidden");
+  }
 }
 
 TEST(ProjectionFit, MipsBringsTheKeysOfAnExampleToOneLength) {

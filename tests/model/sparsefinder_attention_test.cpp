@@ -8,6 +8,7 @@
 #include "core/error.h"
 #include "kernels/attend_entmax_reference.h"
 #include "model/attention/graph.h"
+#include "model/attention/sparsefinder/projection_fit.h"
 #include "tests/model/attention_reference.h"
 
 namespace stipple::model {
@@ -87,8 +88,17 @@ SparsefinderConfig with_mips(SparsefinderConfig config) {
   return config;
 }
 
+SparsefinderConfig projected_by(SparsefinderProjectionKind kind, SparsefinderConfig config) {
+  config.projection.kind = kind;
+  config.projection.hidden = 5;
+  return config;
+}
+
 std::vector<SparsefinderConfig> every_predictor() {
-  return {unprojected(clustered(3)),
+  return {projected_by(SparsefinderProjectionKind::kMlp, clustered(3)),
+          projected_by(SparsefinderProjectionKind::kConcat, clustered(3)),
+          projected_by(SparsefinderProjectionKind::kConcat, quantized(3, Quantisation::kEqual)),
+          unprojected(clustered(3)),
           unprojected(near(4.0), /*mips=*/true),
           with_mips(clustered(3)),
           other(SparsefinderPredictor::kReformer),
@@ -561,6 +571,66 @@ TEST(SparsefinderAttention, WithoutProjectionsTokensAreComparedAsTheyAre) {
       squared += away * away;
     }
     ASSERT_EQ(graph[static_cast<size_t>(e)] != 0, squared < 5.0);
+  }
+}
+
+/// What a map (model/attention/sparsefinder/projection_fit.h) makes of a head's tokens of one sequence.
+std::vector<float> placed(const AttentionRun& run, std::span<const float> x,
+                          const std::string& suffix, int64_t head, const ProjectionShape& shape) {
+  std::vector<double> map;
+  for (const char* name : {"attention.hidden", "attention.hidden_bias", "attention.project"}) {
+    if (!run.store.find(name + suffix)) continue;
+    const auto own = run.value(name + suffix).at(head).span();
+    map.insert(map.end(), own.begin(), own.end());
+  }
+  std::vector<float> rows;
+  append_projected(x, map, shape, rows);
+  return rows;
+}
+
+TEST(SparsefinderAttention, TokensAreComparedWhereTheirMapPutsThem) {
+  using Kind = SparsefinderProjectionKind;
+  for (const auto& [kind, is_shared] : {std::pair(Kind::kMlp, true), std::pair(Kind::kMlp, false),
+                                        std::pair(Kind::kConcat, true)}) {
+    const AttentionCase c = small();
+    SparsefinderConfig sparsefinder = projected_by(kind, near(kind == Kind::kMlp ? 1.0 : 5.0));
+    sparsefinder.projection.shared = is_shared;
+    sparsefinder.window = 0;
+    AttentionRun run(config_of(sparsefinder), c);
+    for (const std::string suffix : {"", "_query", "_key"}) {  // as if fitted
+      if (!run.store.find("attention.hidden_bias" + suffix)) continue;
+      for (float& x : run.value("attention.hidden_bias" + suffix).span()) x = 0.3f;
+    }
+    run.forward();
+    const std::vector<uint8_t> graph = predicted_graph_of(run, c);
+    EXPECT_GT(count(graph), 10);
+    EXPECT_LT(count(graph), std::ssize(graph) - 10);
+    const ProjectionShape shape{.d = kind == Kind::kConcat ? 2 * c.head_dim : c.head_dim,
+                                .r = sparsefinder.projection.dim,
+                                .hidden = kind == Kind::kMlp ? 5 : 0};
+    const auto size = static_cast<size_t>(c.length * c.head_dim);
+    for (size_t p = 0; p < static_cast<size_t>(c.batch * c.heads); ++p) {
+      const auto of_problem = [&](const test::Array<float>& x) {
+        return std::vector<float>(x.values().begin() + static_cast<int64_t>(p * size),
+                                  x.values().begin() + static_cast<int64_t>((p + 1) * size));
+      };
+      ProjectionExample example{.q = of_problem(run.q), .k = of_problem(run.k), .gold = {}};
+      if (kind == Kind::kConcat) example = joined(std::move(example), c.head_dim);
+      const auto head = static_cast<int64_t>(p) % c.heads;
+      const std::vector<float> q = placed(run, example.q, is_shared ? "" : "_query", head, shape),
+                               k = placed(run, example.k, is_shared ? "" : "_key", head, shape);
+      for (int64_t e = 0; e < c.length * c.length; ++e) {
+        double squared = 0;
+        for (int64_t x = 0; x < shape.r; ++x) {
+          const double away =
+              static_cast<double>(q[static_cast<size_t>(e / c.length * shape.r + x)]) -
+              static_cast<double>(k[static_cast<size_t>(e % c.length * shape.r + x)]);
+          squared += away * away;
+        }
+        ASSERT_EQ(graph[p * static_cast<size_t>(c.length * c.length) + static_cast<size_t>(e)] != 0,
+                  squared < sparsefinder.distance.threshold);
+      }
+    }
   }
 }
 

@@ -32,6 +32,13 @@ equal "$(state three)" "$(state one)" "resumed, refreshed"
 run_train 1 run.dir=never $refreshed attention.sparsefinder.refresh_every=0 2>/dev/null
 [ "$(state never)" != "$(state one)" ] || fail "refreshing changed nothing"
 rm -rf one three never
+for projection in kind=mlp kind=concat; do
+  fitted="$refreshed attention.sparsefinder.projection.$projection"
+  run_train 1 run.dir=one $fitted 2>/dev/null
+  run_train 3 run.dir=three $fitted 2>/dev/null
+  equal "$(state three)" "$(state one)" "three ranks, refreshed, $projection"
+  rm -rf one three
+done
 # Heads that learn their graph beside exact attention switch to it, for good, and checkpoints hold who has.
 gated="$refreshed attention.sparsefinder.mode=full attention.sparsefinder.cluster.top=2 attention.sparsefinder.gate=0.001"
 run_train 1 run.dir=one $gated 2>err || fail "$(cat err)"
@@ -116,8 +123,8 @@ sum=$(sha256sum <few/sweep.csv)
 expect 0 "$STIPPLE" sparsefinder sweep exact attention.sparsefinder.mode=full attention.sparsefinder.predictor=bigbird --out few $few
 equal "$(sha256sum <few/sweep.csv)" "$sum" "swept with mode=full"
 
-# Queries and keys as they are, and long keys brought near.
-for projection in kind=none mips=true "kind=none attention.sparsefinder.projection.mips=true"; do
+# Queries and keys as they are, long keys brought near, through a hidden layer, and together.
+for projection in kind=none mips=true "kind=none attention.sparsefinder.projection.mips=true" kind=mlp "kind=mlp attention.sparsefinder.projection.shared=false" kind=concat; do
   projection="attention.sparsefinder.projection.$projection"
   expect 0 "$STIPPLE" sparsefinder fit exact attention.sparsefinder.cluster.clusters=4 --examples 32 $projection
   contains "$output" "occupancy of clusters"
@@ -132,6 +139,10 @@ expect 0 $fit
 # --- what cannot be is refused in one line ---
 expect 2 "$STIPPLE" sparsefinder fit exact attention.sparsefinder.predictor=distance attention.sparsefinder.projection.kind=none
 contains "$output" "attention.sparsefinder.projection.kind: "
+expect 2 "$STIPPLE" sparsefinder fit exact attention.sparsefinder.projection.kind=concat attention.sparsefinder.projection.mips=true
+contains "$output" "attention.sparsefinder.projection.mips: "
+expect 2 "$STIPPLE" eval exact $sparsefinder attention.sparsefinder.projection.kind=mlp attention.sparsefinder.fitted=exact/sparsefinder.safetensors
+contains "$output" "has no tensor 'encoder.0.attention.hidden'"
 expect 2 "$STIPPLE" sparsefinder fit exact attention.sparsefinder.predictor=bigbird
 contains "$output" "attention.sparsefinder.predictor: "
 contains "$output" "there is nothing to fit"

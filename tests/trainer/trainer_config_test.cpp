@@ -367,6 +367,16 @@ TEST(TrainerConfig, SparsefinderSaysWhatDoesNotFit) {
   EXPECT_EQ(mistake({kind, prefix + "projection.mips=true"}), "none");
   EXPECT_EQ(mistake({kind, prefix + "mode=certified"}), "none");
   EXPECT_EQ(mistake({kind, prefix + "refresh_every=5"}), "none");
+  const std::string concat = prefix + "projection.kind=concat";
+  EXPECT_EQ(mistake({kind, concat}), "none");
+  EXPECT_EQ(mistake({kind, prefix + "projection.kind=mlp", prefix + "projection.shared=false"}),
+            "none");
+  EXPECT_EQ(mistake({kind, concat, prefix + "projection.shared=false"}),
+            "attention.sparsefinder.projection.shared: kind=concat has one place for a token's "
+            "query and key; use shared=true");
+  EXPECT_EQ(mistake({kind, concat, prefix + "projection.mips=true"}),
+            "attention.sparsefinder.projection.mips: brings keys near to queries, and kind=concat "
+            "has one place for both; use mips=false or another kind");
   const std::string full = prefix + "mode=full", gate = prefix + "gate=0.9",
                     refreshed = prefix + "refresh_every=5";
   EXPECT_EQ(mistake({kind, full, gate, refreshed}), "none");

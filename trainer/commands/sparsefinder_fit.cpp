@@ -26,7 +26,7 @@ int sparsefinder_fit(comm::Communicator& communicator, const std::string& run_di
       ConfigError,
       sparsefinder.projects() || sparsefinder.predictor == model::SparsefinderPredictor::kCluster,
       "attention.sparsefinder.projection.kind: without projections this predictor has nothing to "
-      "fit; use linear, or predictor=cluster");
+      "fit; use linear, mlp or concat, or predictor=cluster");
   const RunLock lock(run.directory);
   PredictorFit fit(config, run.task->info());
   const ExactSupports supports = supports_of(communicator, run, options.examples);

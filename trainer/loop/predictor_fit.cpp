@@ -14,14 +14,25 @@
 namespace stipple::trainer {
 namespace {
 
-std::vector<double> doubles_of(View<float> x) { return {x.data, x.data + x.numel()}; }
+using Parts = std::vector<View<float>>;
 
-void put_doubles(const std::vector<double>& from, View<float> to) {
-  std::transform(from.begin(), from.end(), to.data, [](double x) { return static_cast<float>(x); });
+std::vector<double> doubles_of(const Parts& parts) {
+  std::vector<double> all;
+  for (const View<float>& x : parts) all.insert(all.end(), x.data, x.data + x.numel());
+  return all;
 }
 
-bool are_finite(View<float> x) {
-  return std::all_of(x.data, x.data + x.numel(), [](float value) { return std::isfinite(value); });
+/// Whether all are numbers.
+bool put_doubles(const std::vector<double>& from, const Parts& parts) {
+  auto next = from.begin();
+  bool are_finite = true;
+  for (const View<float>& to : parts) {
+    for (float& x : to.span()) {
+      x = static_cast<float>(*next++);
+      are_finite = are_finite && std::isfinite(x);
+    }
+  }
+  return are_finite;
 }
 
 /// How many points are nearest to each centroid.
@@ -49,16 +60,29 @@ void PredictorFit::for_each_head(const Visit& visit) const {
     for (int64_t head = 0; head < config_.model.heads; ++head) visit(layer, head);
 }
 
-View<float> PredictorFit::tensor(int64_t layer, const char* what) const {
+View<float> PredictorFit::tensor(int64_t layer, const std::string& what) const {
   return parameters_.value(
       parameters_.find(fmt::format("encoder.{}.attention.{}", layer, what)).value());
 }
 
-View<float> PredictorFit::projection(int64_t layer, bool of_keys, int64_t head) const {
-  const char* name = config_.attention.sparsefinder.projection.shared ? "project"
-                     : of_keys                                        ? "project_key"
-                                                                      : "project_query";
-  return tensor(layer, name).at(head);
+Parts PredictorFit::map(int64_t layer, bool of_keys, int64_t head) const {
+  const char* suffix = config_.attention.sparsefinder.projection.shared ? ""
+                       : of_keys                                        ? "_key"
+                                                                        : "_query";
+  Parts parts;
+  for (const char* what : {"hidden", "hidden_bias", "project"}) {
+    if (map_shape().hidden == 0 && std::string_view(what) != "project") continue;
+    parts.push_back(tensor(layer, std::string(what) + suffix).at(head));
+  }
+  return parts;
+}
+
+model::ProjectionShape PredictorFit::map_shape() const {
+  const model::SparsefinderConfig& sparsefinder = config_.attention.sparsefinder;
+  const int64_t head_dim = config_.model.width / config_.model.heads;
+  return {.d = sparsefinder.content_channels(head_dim),
+          .r = sparsefinder.projection.dim,
+          .hidden = sparsefinder.hidden_channels(head_dim)};
 }
 
 const std::vector<model::ProjectionExample>& PredictorFit::of_head(const ExactSupports& supports,
@@ -73,16 +97,20 @@ uint64_t PredictorFit::seed_of(int64_t layer, int64_t head) const {
   return splitmix64(turn_ == 0 ? seed : seed ^ splitmix64(~turn_));
 }
 
-/// Calls fit() with what is projected or compared: with its coordinate of mips where it has one.
+/// Calls fit() with what is projected or compared: with its coordinate of mips where it has one, or
+/// queries and keys together.
 template <class Fit>
 PredictorFit::ByHead PredictorFit::with_contents(const ExactSupports& supports,
                                                  const Fit& fit) const {
   const model::SparsefinderConfig& sparsefinder = config_.attention.sparsefinder;
-  if (!sparsefinder.compares() || !sparsefinder.projection.mips) return fit(supports);
+  const bool has_mips = sparsefinder.compares() && sparsefinder.projection.mips;
+  if (!has_mips && !sparsefinder.joins_tokens()) return fit(supports);
+  const int64_t head_dim = config_.model.width / config_.model.heads;
   ExactSupports contents = supports;
   for (std::vector<model::ProjectionExample>& of_head : contents)
     for (model::ProjectionExample& example : of_head)
-      example = model::with_mips(std::move(example), config_.model.width / config_.model.heads);
+      example = has_mips ? model::with_mips(std::move(example), head_dim)
+                         : model::joined(std::move(example), head_dim);
   return fit(contents);
 }
 
@@ -99,21 +127,17 @@ PredictorFit::ByHead PredictorFit::fit_projections_to(const ExactSupports& suppo
   const bool is_shared = config_.attention.sparsefinder.projection.shared;
   ByHead losses(static_cast<size_t>(config_.model.layers));
   for_each_head([&](int64_t layer, int64_t head) {
-    const View<float> query = projection(layer, false, head), key = projection(layer, true, head);
-    model::Projection w{.d = query.shape[0],
-                        .r = query.shape[1],
-                        .is_shared = is_shared,
-                        .query = doubles_of(query)};
+    const Parts query = map(layer, false, head), key = map(layer, true, head);
+    model::Projection w{.shape = map_shape(), .is_shared = is_shared, .query = doubles_of(query)};
     if (!is_shared) w.key = doubles_of(key);
     model::ProjectionFitOptions own = options;
     own.is_causal = config_.model.causal;
     own.seed = seed_of(layer, head);
     const double loss = model::fit_projection(of_head(supports, layer, head), own, w);
-    put_doubles(w.query, query);
-    if (!is_shared) put_doubles(w.key, key);
-    STIPPLE_CHECK_AS(ConfigError, std::isfinite(loss) && are_finite(query) && are_finite(key),
-                     "--learning-rate: at ", options.lr, " the projection of layer ", layer,
-                     ", head ", head, " became no number; lower it");
+    const bool are_finite = put_doubles(w.query, query) && (is_shared || put_doubles(w.key, key));
+    STIPPLE_CHECK_AS(ConfigError, std::isfinite(loss) && are_finite, "--learning-rate: at ",
+                     options.lr, " the projection of layer ", layer, ", head ", head,
+                     " became no number; lower it");
     losses[static_cast<size_t>(layer)].push_back(loss);
   });
   return losses;
@@ -123,8 +147,7 @@ void PredictorFit::take_projections(const PredictorFit& other) {
   if (!config_.attention.sparsefinder.projects()) return;
   for_each_head([&](int64_t layer, int64_t head) {
     for (const bool of_keys : {false, true}) {
-      const View<float> from = other.projection(layer, of_keys, head);
-      std::copy_n(from.data, from.numel(), projection(layer, of_keys, head).data);
+      put_doubles(doubles_of(other.map(layer, of_keys, head)), map(layer, of_keys, head));
     }
   });
 }
@@ -138,11 +161,13 @@ std::vector<float> PredictorFit::compared(
         points.insert(points.end(), x->begin(), x->end());
     return points;
   }
-  const View<float> query = projection(layer, false, head), key = projection(layer, true, head);
-  const std::vector<double> query_weight = doubles_of(query), key_weight = doubles_of(key);
+  const std::vector<double> of_queries = doubles_of(map(layer, false, head));
+  const std::vector<double> of_keys = doubles_of(map(layer, true, head));
   for (const model::ProjectionExample& example : examples) {
-    model::append_projected(example.q, query_weight, query.shape[0], query.shape[1], points);
-    model::append_projected(example.k, key_weight, query.shape[0], query.shape[1], points);
+    model::append_projected(example.q, of_queries, map_shape(), points);
+    // A token that has one place is one point.
+    if (!config_.attention.sparsefinder.joins_tokens())
+      model::append_projected(example.k, of_keys, map_shape(), points);
   }
   return points;
 }

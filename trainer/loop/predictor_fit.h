@@ -40,9 +40,11 @@ class PredictorFit {
  private:
   template <class Visit>
   void for_each_head(const Visit& visit) const;
-  /// Of a head: [D, dim], or of centroids [rounds, H, clusters, dim] all.
-  View<float> projection(int64_t layer, bool of_keys, int64_t head) const;
-  View<float> tensor(int64_t layer, const char* what) const;
+  /// What a head's map of queries or keys consists of, in the order of model::ProjectionShape.
+  std::vector<View<float>> map(int64_t layer, bool of_keys, int64_t head) const;
+  model::ProjectionShape map_shape() const;
+  /// Of centroids [rounds, H, clusters, dim] all.
+  View<float> tensor(int64_t layer, const std::string& what) const;
   template <class Fit>
   ByHead with_contents(const ExactSupports&, const Fit&) const;
   ByHead fit_projections_to(const ExactSupports& contents, const model::ProjectionFitOptions&);

@@ -12,6 +12,7 @@
 #include "kernels/mips.h"
 #include "kernels/place_groups.h"
 #include "kernels/predict.h"
+#include "kernels/token_features.h"
 #include "kernels/write_edges.h"
 
 namespace stipple::model {
@@ -32,14 +33,9 @@ GraphPredictor::GraphPredictor(const SparsefinderConfig& config, ParameterStore&
     draws_ = store.declare_fixed(shape.name + ".draws", {heads}, Init::uniform(1.0));
     return;
   }
-  const auto declare = [&](const char* name) {
-    return store.declare_fixed(shape.name + name,
-                               {heads, config.content_channels(shape.head_dim), r},
-                               projection_init(config));
-  };
   if (config.projects()) {
-    query_projection_ = declare(config.projection.shared ? ".project" : ".project_query");
-    key_projection_ = config.projection.shared ? query_projection_ : declare(".project_key");
+    query_map_ = declare_map(store, shape, config.projection.shared ? "" : "_query");
+    key_map_ = config.projection.shared ? query_map_ : declare_map(store, shape, "_key");
   }
   if (!config.has_clusters()) return;
   const SparsefinderCluster& cluster = config.cluster;
@@ -70,6 +66,24 @@ GraphPredictor::GraphPredictor(const SparsefinderConfig& config, ParameterStore&
                                                            : Init::directions());
 }
 
+GraphPredictor::Map GraphPredictor::declare_map(ParameterStore& store, const AttentionShape& shape,
+                                                const std::string& suffix) const {
+  const int64_t heads = shape.num_heads, d = config_.content_channels(shape.head_dim);
+  const int64_t hidden = config_.hidden_channels(shape.head_dim);
+  const auto declare = [&](const char* name, const Shape& extents, const Init& init) {
+    return store.declare_fixed(shape.name + name + suffix, extents, init);
+  };
+  Map map;
+  if (hidden > 0) {
+    map.hidden = declare(".hidden", {heads, d, hidden},
+                         Init::normal(1.0 / std::sqrt(static_cast<double>(d))));
+    map.bias = declare(".hidden_bias", {heads, hidden}, Init::constant(0.0));
+  }
+  map.project = declare(".project", {heads, hidden > 0 ? hidden : d, config_.projection.dim},
+                        projection_init(config_));
+  return map;
+}
+
 kernels::math::AlwaysThere GraphPredictor::always() const {
   const int64_t window = config_.window == 0 ? -1 : config_.window / 2;
   const bool is_strided = config_.predictor == SparsefinderPredictor::kStrided;
@@ -80,6 +94,12 @@ kernels::math::AlwaysThere GraphPredictor::always() const {
 ConstRealView GraphPredictor::content_of(Context& ctx, const AttentionInputs& in,
                                          bool are_keys) const {
   const ConstRealView x = are_keys ? in.content_k : in.content_q;
+  if (config_.joins_tokens()) {
+    const View<float> y =
+        ctx.scratch.alloc<float>({x.shape[0], x.shape[1], x.shape[2], 2 * x.shape[3]});
+    kernels::join_tokens(ctx.stream, {.y = y, .first = in.content_q, .second = in.content_k});
+    return y;
+  }
   if (!config_.projection.mips) return x;
   const View<float> y =
       ctx.scratch.alloc<float>({x.shape[0], x.shape[1], x.shape[2], x.shape[3] + 1});
@@ -89,8 +109,8 @@ ConstRealView GraphPredictor::content_of(Context& ctx, const AttentionInputs& in
 
 View<const float> GraphPredictor::compared(Context& ctx, const AttentionInputs& in,
                                            bool are_keys) const {
-  const ConstRealView x = content_of(ctx, in, are_keys);
-  const Shape& shape = x.shape;
+  ConstRealView x = content_of(ctx, in, are_keys);
+  const Shape shape = x.shape;
   if (!config_.projects() && x.precision == Precision::kFp32) return x.floats();
   const View<float> y = ctx.scratch.alloc<float>(
       {shape[0], shape[1], shape[2], config_.compared_channels(in.q.shape[3])});
@@ -98,10 +118,18 @@ View<const float> GraphPredictor::compared(Context& ctx, const AttentionInputs& 
     kernels::convert(ctx.stream, {.y = y, .x = x});
     return y;
   }
+  const Map& map = are_keys ? key_map_ : query_map_;
+  if (const int64_t hidden = config_.hidden_channels(in.q.shape[3]); hidden > 0) {
+    const View<float> h = ctx.scratch.alloc<float>({shape[0], shape[1], shape[2], hidden});
+    kernels::hidden_tokens(
+        ctx.stream,
+        {.y = h, .x = x, .weight = store_.value(map.hidden), .bias = store_.value(map.bias)});
+    x = h;
+  }
   kernels::project_tokens(ctx.stream,
                           {.y = y,
                            .x = x,
-                           .weight = store_.value(are_keys ? key_projection_ : query_projection_),
+                           .weight = store_.value(map.project),
                            .to_unit_length = config_.predictor == SparsefinderPredictor::kRouting});
   return y;
 }
@@ -193,7 +221,7 @@ void GraphPredictor::write_edges(Context& ctx, const AttentionInputs& in,
   const Arena::Scope scope(ctx.scratch);
   if (!config_.compares()) return write_group_edges(ctx, in, groups_by_place(ctx, in), edges);
   const View<const float> q = compared(ctx, in, /*are_keys=*/false);
-  const View<const float> k = compared(ctx, in, /*are_keys=*/true);
+  const View<const float> k = config_.joins_tokens() ? q : compared(ctx, in, /*are_keys=*/true);
   if (config_.predictor == SparsefinderPredictor::kDistance) {
     return kernels::write_near_edges(ctx.stream,
                                      {.edges = edges,
@@ -207,8 +235,9 @@ void GraphPredictor::write_edges(Context& ctx, const AttentionInputs& in,
                                       .key_mask = in.mask,
                                       .scratch = &ctx.scratch});
   }
-  const Groups groups{.queries = groups_of(ctx, q, in.mask),
-                      .keys = groups_of(ctx, k, in.mask),
+  const View<int32_t> of_queries = groups_of(ctx, q, in.mask);
+  const Groups groups{.queries = of_queries,
+                      .keys = config_.joins_tokens() ? of_queries : groups_of(ctx, k, in.mask),
                       .count = config_.num_groups()};
   if (occupancy_.exists() && !ctx.training) tell_occupancy(ctx, groups);
   write_group_edges(ctx, in, groups, edges);

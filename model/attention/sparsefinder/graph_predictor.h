@@ -5,7 +5,8 @@
 //
 // Declares, for a layer named `name`:
 //   name.project [H, D, R]        or name.project_query and name.project_key, where not shared; with
-//                                 mips, D + 1
+//                                 mips, D + 1; of concat, 2 D; behind a hidden layer, F
+//   name.hidden [H, D, F], name.hidden_bias [H, F]   of mlp, likewise _query and _key
 //   name.centroids [rounds, H, C, R]   of clusters; of hashes, directions and their opposites
 //   name.routing [H, R, C]        of routing: centroids, as columns, times -1
 //   name.draws [H]                where a graph goes by places: what names random choices
@@ -34,11 +35,17 @@ class GraphPredictor {
                            float scale, View<const float> tau, View<int32_t> overflow) const;
 
  private:
+  /// From tokens to where they are compared.
+  struct Map {
+    ParamId hidden, bias, project;
+  };
+  Map declare_map(ParameterStore&, const AttentionShape&, const std::string& suffix) const;
   struct Groups {
     View<int32_t> queries, keys;  // [B, H, N, T]
     int64_t count;                ///< in all
   };
-  /// Queries or keys before they are projected, [B, H, N, content_channels()], and as compared.
+  /// Queries or keys before they are projected, [B, H, N, content_channels()], and as compared. Where
+  /// the configuration joins_tokens(), the same of both.
   ConstRealView content_of(Context&, const AttentionInputs&, bool are_keys) const;
   View<const float> compared(Context&, const AttentionInputs&, bool are_keys) const;
   /// In evaluation: how evenly tokens are spread over clusters.
@@ -56,7 +63,8 @@ class GraphPredictor {
   bool is_causal_;
   int64_t longest_;               ///< tokens
   FactId occupancy_, sequences_;  ///< double [H], int64_t [H]; of clusters that are measured
-  ParamId query_projection_, key_projection_, centroids_, routing_, draws_;
+  Map query_map_, key_map_;
+  ParamId centroids_, routing_, draws_;
 };
 
 }  // namespace stipple::model

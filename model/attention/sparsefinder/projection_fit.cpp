@@ -14,7 +14,8 @@ namespace {
 using Doubles = std::vector<double>;
 
 /// x [N, D] W [D, R]
-Doubles projected(std::span<const float> x, std::span<const double> w, int64_t d, int64_t r) {
+template <class T>
+Doubles product(std::span<const T> x, std::span<const double> w, int64_t d, int64_t r) {
   const int64_t n = static_cast<int64_t>(x.size()) / d;
   Doubles y(static_cast<size_t>(n * r));
   for (int64_t i = 0; i < n; ++i) {
@@ -29,8 +30,9 @@ Doubles projected(std::span<const float> x, std::span<const double> w, int64_t d
 }
 
 /// dw [D, R] += xᵀ dy
-void add_weight_gradient(std::span<const float> x, const Doubles& dy, int64_t d, int64_t r,
-                         Doubles& dw) {
+template <class T>
+void add_weight_gradient(std::span<const T> x, const Doubles& dy, int64_t d, int64_t r,
+                         std::span<double> dw) {
   const int64_t n = static_cast<int64_t>(x.size()) / d;
   for (int64_t i = 0; i < n; ++i) {
     for (int64_t c = 0; c < d; ++c) {
@@ -39,6 +41,51 @@ void add_weight_gradient(std::span<const float> x, const Doubles& dy, int64_t d,
         dw[static_cast<size_t>(c * r + e)] += value * dy[static_cast<size_t>(i * r + e)];
     }
   }
+}
+
+/// The parts of a map with a hidden layer.
+template <class T>
+struct Layers {
+  std::span<T> first, bias, second;
+  Layers(std::span<T> map, const ProjectionShape& shape)
+      : first(map.first(static_cast<size_t>(shape.d * shape.hidden))),
+        bias(map.subspan(first.size(), static_cast<size_t>(shape.hidden))),
+        second(map.subspan(first.size() + bias.size())) {}
+};
+
+/// tanh(x W_1 + b) [N, F]
+Doubles hidden_of(std::span<const float> x, std::span<const double> map,
+                  const ProjectionShape& shape) {
+  const Layers layers(map, shape);
+  Doubles h = product(x, layers.first, shape.d, shape.hidden);
+  for (size_t e = 0; e < h.size(); ++e)
+    h[e] = std::tanh(h[e] + layers.bias[e % static_cast<size_t>(shape.hidden)]);
+  return h;
+}
+
+Doubles projected(std::span<const float> x, std::span<const double> map,
+                  const ProjectionShape& shape) {
+  if (shape.hidden == 0) return product(x, map, shape.d, shape.r);
+  const Doubles h = hidden_of(x, map, shape);
+  return product(std::span<const double>(h), Layers(map, shape).second, shape.hidden, shape.r);
+}
+
+/// dmap += , from dy [N, R] of projected().
+void add_map_gradient(std::span<const float> x, std::span<const double> map, const Doubles& dy,
+                      const ProjectionShape& shape, std::span<double> dmap) {
+  if (shape.hidden == 0) return add_weight_gradient(x, dy, shape.d, shape.r, dmap);
+  const Layers layers(map, shape);
+  const Layers gradients(dmap, shape);
+  const Doubles h = hidden_of(x, map, shape);
+  add_weight_gradient(std::span<const double>(h), dy, shape.hidden, shape.r, gradients.second);
+  const auto f = static_cast<size_t>(shape.hidden), r = static_cast<size_t>(shape.r);
+  Doubles dh(h.size());  // of what stands under the tangent
+  for (size_t e = 0; e < h.size(); ++e) {
+    for (size_t c = 0; c < r; ++c) dh[e] += dy[e / f * r + c] * layers.second[e % f * r + c];
+    dh[e] *= 1 - h[e] * h[e];
+    gradients.bias[e % f] += dh[e];
+  }
+  add_weight_gradient(x, dh, shape.d, shape.hidden, gradients.first);
 }
 
 /// Queries and keys where they are compared, and gradients by them.
@@ -128,8 +175,7 @@ void clip(Projection& gradient, double most) {
 }
 
 Projection zeros_like(const Projection& p) {
-  return {.d = p.d,
-          .r = p.r,
+  return {.shape = p.shape,
           .is_shared = p.is_shared,
           .query = Doubles(p.query.size()),
           .key = Doubles(p.key.size())};
@@ -156,6 +202,17 @@ ProjectionExample with_mips(ProjectionExample example, int64_t d) {
   return example;
 }
 
+ProjectionExample joined(ProjectionExample example, int64_t d) {
+  std::vector<float> both;
+  for (auto q = example.q.begin(), k = example.k.begin(); q != example.q.end(); q += d, k += d) {
+    both.insert(both.end(), q, q + d);
+    both.insert(both.end(), k, k + d);
+  }
+  example.q = both;
+  example.k = std::move(both);
+  return example;
+}
+
 kernels::EdgeList draw_others(const kernels::EdgeList& gold, bool is_causal, uint64_t seed) {
   kernels::EdgeList others;
   others.row_ptr = {0};
@@ -179,9 +236,9 @@ kernels::EdgeList draw_others(const kernels::EdgeList& gold, bool is_causal, uin
   return others;
 }
 
-void append_projected(std::span<const float> x, std::span<const double> w, int64_t d, int64_t r,
-                      std::vector<float>& rows) {
-  for (const double value : projected(x, w, d, r)) rows.push_back(static_cast<float>(value));
+void append_projected(std::span<const float> x, std::span<const double> map,
+                      const ProjectionShape& shape, std::vector<float>& rows) {
+  for (const double value : projected(x, map, shape)) rows.push_back(static_cast<float>(value));
 }
 
 double projection_loss(const ProjectionExample& example, const kernels::EdgeList& others,
@@ -189,9 +246,9 @@ double projection_loss(const ProjectionExample& example, const kernels::EdgeList
   const int64_t n = example.gold.num_queries();
   STIPPLE_CHECK(others.num_queries() == n, "projection_loss: others of ", others.num_queries(),
                 " queries, gold keys of ", n);
-  Compared x{.r = w.r,
-             .q = projected(example.q, w.query, w.d, w.r),
-             .k = projected(example.k, w.of_keys(), w.d, w.r),
+  Compared x{.r = w.shape.r,
+             .q = projected(example.q, w.query, w.shape),
+             .k = projected(example.k, w.of_keys(), w.shape),
              .dq = {},
              .dk = {}};
   x.dq.resize(x.q.size());
@@ -208,8 +265,9 @@ double projection_loss(const ProjectionExample& example, const kernels::EdgeList
     for_each_edge(example.gold, i, [&](int64_t j) { x.add_gradient(i, j, share); });
     for_each_edge(others, i, [&](int64_t j) { x.add_gradient(i, j, -share); });
   }
-  add_weight_gradient(example.q, x.dq, w.d, w.r, gradient.query);
-  add_weight_gradient(example.k, x.dk, w.d, w.r, w.is_shared ? gradient.query : gradient.key);
+  add_map_gradient(example.q, w.query, x.dq, w.shape, gradient.query);
+  add_map_gradient(example.k, w.of_keys(), x.dk, w.shape,
+                   w.is_shared ? gradient.query : gradient.key);
   return loss;
 }
 

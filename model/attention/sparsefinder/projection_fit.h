@@ -5,7 +5,7 @@
 // flows back to the model.
 //
 //   loss = mean over queries [margin + sum_gold |q' - k'|^2 - sum_drawn |q' - k'|^2]_+ ,
-//   q' = q W_q, k' = k W_k
+//   q' = q W_q, k' = k W_k, or with a hidden layer q' = tanh(q W_1 + b) W_2, and of keys likewise
 #pragma once
 
 #include <cstdint>
@@ -25,22 +25,33 @@ struct ProjectionExample {
 /// With the coordinate of kernels/mips.h: D + 1 channels.
 ProjectionExample with_mips(ProjectionExample, int64_t d);
 
+/// Queries and keys both [q, k], of 2 D channels: where a token has one place, as who asks and as who
+/// is asked.
+ProjectionExample joined(ProjectionExample, int64_t d);
+
 /// Keys to keep away from: for each query as many as it has gold keys, or all others where there are
 /// fewer; without replacement, uniformly, of those up to itself where causal. A pure function of its
 /// arguments.
 kernels::EdgeList draw_others(const kernels::EdgeList& gold, bool is_causal, uint64_t seed);
 
-/// W_q and W_k [D, R]; one array for both where shared.
-struct Projection {
+/// Of the numbers of one map of tokens, in a row: W [D, R], or W_1 [D, F], b [F] and W_2 [F, R].
+struct ProjectionShape {
   int64_t d = 1, r = 1;
+  int64_t hidden = 0;  ///< F; 0: no hidden layer
+  int64_t numel() const { return hidden == 0 ? d * r : (d + 1 + r) * hidden; }
+};
+
+/// The numbers of queries' map and of keys'; one array for both where shared.
+struct Projection {
+  ProjectionShape shape = {};
   bool is_shared = true;
   std::vector<double> query = {}, key = {};  ///< key: empty where shared
 
   std::span<const double> of_keys() const { return is_shared ? query : key; }
 };
 
-/// Appends the rows x [N, D] W [D, R] to `rows`.
-void append_projected(std::span<const float> x, std::span<const double> w, int64_t d, int64_t r,
+/// Appends what the map makes of the rows x [N, D], [N, R], to `rows`.
+void append_projected(std::span<const float> x, std::span<const double> map, const ProjectionShape&,
                       std::vector<float>& rows);
 
 /// The loss of one example, and += its gradient. Queries without gold keys, or without others, count

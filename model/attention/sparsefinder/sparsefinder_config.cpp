@@ -10,18 +10,25 @@ namespace {
 constexpr double kMostClusters = 65536;
 constexpr double kMostWindow = 1e9;
 constexpr double kMostThreshold = 1e9;
+constexpr double kMostHidden = 1024;
 constexpr double kMostCosine = 2.0;  ///< 1 - the cosine of opposite directions
 
 }  // namespace
 
 void SparsefinderProjection::describe(ConfigVisitor& v) {
-  v.choice("kind", kind, {"linear", "none"},
-           {.doc = "linear: a matrix for each head; none: queries and keys are compared as they "
-                   "are, in all channels of a head."});
+  v.choice("kind", kind, {"linear", "mlp", "concat", "none"},
+           {.doc = "linear: a matrix for each head; mlp: a hidden layer with tanh before it; "
+                   "concat: a matrix for a token's query and key together, so that it has one "
+                   "place for both; none: queries and keys are compared as they are, in all "
+                   "channels of a head."});
   v.field("dim", dim,
           {.doc = "Dimensions that queries and keys are compared in.",
            .min = 1,
            .max = static_cast<double>(kernels::kMostProjected)});
+  v.field("hidden", hidden,
+          {.doc = "kind=mlp: channels of the hidden layer. 0: those of a head.",
+           .min = 0,
+           .max = kMostHidden});
   v.field("shared", shared,
           {.doc = "One projection for the queries and the keys of a head. Two are unrelated until "
                   "they are fitted."});
@@ -182,11 +189,17 @@ void SparsefinderConfig::validate() const {
                    cluster.clusters, " clusters; lower top or raise clusters");
   STIPPLE_CHECK_AS(
       ConfigError,
-      projection.kind == SparsefinderProjectionKind::kLinear ||
+      projection.kind != SparsefinderProjectionKind::kNone ||
           (predictor != SparsefinderPredictor::kQuantize &&
            predictor != SparsefinderPredictor::kRouting),
       "attention.sparsefinder.projection.kind: none leaves all channels of a head, and "
       "predictor=quantize and routing take few; use linear");
+  STIPPLE_CHECK_AS(ConfigError, !joins_tokens() || projection.shared,
+                   "attention.sparsefinder.projection.shared: kind=concat has one place for a "
+                   "token's query and key; use shared=true");
+  STIPPLE_CHECK_AS(ConfigError, !joins_tokens() || !projection.mips,
+                   "attention.sparsefinder.projection.mips: brings keys near to queries, and "
+                   "kind=concat has one place for both; use mips=false or another kind");
   STIPPLE_CHECK_AS(
       ConfigError,
       mode != SparsefinderMode::kCertified || predictor == SparsefinderPredictor::kCluster,

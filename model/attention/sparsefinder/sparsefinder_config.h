@@ -26,12 +26,13 @@ enum class SparsefinderPredictor : uint8_t {
   kFixed,
   kStrided,
 };
-enum class SparsefinderProjectionKind : uint8_t { kLinear, kNone };
+enum class SparsefinderProjectionKind : uint8_t { kLinear, kMlp, kConcat, kNone };
 enum class SparsefinderCompat : uint8_t { kNone, kOfficial };
 
 struct SparsefinderProjection {
   SparsefinderProjectionKind kind = SparsefinderProjectionKind::kLinear;
   int64_t dim = 4;
+  int64_t hidden = 0;
   bool shared = true;
   bool mips = false;
   void describe(ConfigVisitor&);
@@ -92,10 +93,21 @@ struct SparsefinderConfig {
   bool compares() const { return predictor < SparsefinderPredictor::kBigbird; }
   /// Whether by projections of them.
   bool projects() const {
-    return compares() && projection.kind == SparsefinderProjectionKind::kLinear;
+    return compares() && projection.kind != SparsefinderProjectionKind::kNone;
+  }
+  /// Whether a token has one place, as a query and as a key.
+  bool joins_tokens() const {
+    return projects() && projection.kind == SparsefinderProjectionKind::kConcat;
+  }
+  /// Channels of the hidden layer of a projection; 0: it has none.
+  int64_t hidden_channels(int64_t head_dim) const {
+    if (!projects() || projection.kind != SparsefinderProjectionKind::kMlp) return 0;
+    return projection.hidden == 0 ? head_dim : projection.hidden;
   }
   /// Channels of what is projected, and of what is compared.
-  int64_t content_channels(int64_t head_dim) const { return head_dim + (projection.mips ? 1 : 0); }
+  int64_t content_channels(int64_t head_dim) const {
+    return (joins_tokens() ? 2 : 1) * head_dim + (projection.mips ? 1 : 0);
+  }
   int64_t compared_channels(int64_t head_dim) const {
     return projects() ? projection.dim : content_channels(head_dim);
   }
