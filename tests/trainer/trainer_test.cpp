@@ -10,6 +10,7 @@
 #include <fstream>
 #include <map>
 
+#include "comm/gradient_reducer.h"
 #include "comm/threads/thread_group.h"
 #include "core/cuda/runtime.h"
 #include "core/log.h"
@@ -19,6 +20,7 @@
 #include "trainer/checkpoint/step_directory.h"
 #include "trainer/exit_code.h"
 #include "trainer/loop/exact_supports.h"
+#include "trainer/loop/head_share.h"
 #include "trainer/loop/open_split.h"
 #include "trainer/loop/step_observer.h"
 
@@ -479,6 +481,95 @@ TEST(Trainer, WhatPredictsTheGraphFollowsTheModelOnEveryRank) {
   std::filesystem::remove_all(config.run.dir);
 }
 
+/// Two layers of two heads that are fitted anew after each step.
+Config refreshed_config(const std::string& name) {
+  Config config = small_config(name);
+  config.model.layers = 2;
+  config.model.heads = 2;
+  config.attention.kind = model::AttentionKind::kSparsefinder;
+  config.attention.sparsefinder.cluster.clusters = 4;
+  config.attention.sparsefinder.refresh_every = 1;
+  config.attention.sparsefinder.refresh_examples = 6;
+  return config;
+}
+
+TEST(Trainer, RanksRunTheirLeavesAndGetTheirHeadsOfAllLeaves) {
+  for (const int ranks : {1, 2, 3, 5}) {
+    const Config config = refreshed_config("exchange");
+    comm::run_ranks(ranks, [&](comm::Communicator& communicator) {
+      Trainer trainer(config, communicator);
+      const auto task = open_task(communicator, config);
+      const auto training = open_split(communicator, *task, data::Split::kTrain);
+      const Range all = leaves_of_examples(config, 6);
+      EXPECT_EQ(all.size(), 3);
+      const auto supports = [&](Range leaves) {
+        return exact_supports(trainer.replica(), *training, task->info(), config, leaves, 1);
+      };
+      const ExactSupports expected = supports(all);
+      const ExactSupports own = exchange_heads(
+          communicator,
+          supports(comm::leaves_of_rank(all.size(), communicator.rank(), communicator.size())));
+      ASSERT_EQ(own.size(), expected.size());
+      for (size_t head = 0; head < own.size(); ++head) {
+        const bool is_own = static_cast<int>(head) % ranks == communicator.rank();
+        ASSERT_EQ(own[head].size(), is_own ? 6u : 0u);
+        for (size_t i = 0; i < own[head].size(); ++i) {
+          EXPECT_EQ(own[head][i].q, expected[head][i].q);
+          EXPECT_EQ(own[head][i].k, expected[head][i].k);
+          EXPECT_EQ(own[head][i].gold.row_ptr, expected[head][i].gold.row_ptr);
+          EXPECT_EQ(own[head][i].gold.columns, expected[head][i].gold.columns);
+        }
+      }
+    });
+    std::filesystem::remove_all(config.run.dir);
+  }
+}
+
+TEST(Trainer, WhatIsFittedIsThatOfOneRankOnEveryRank) {
+  using model::SparsefinderPredictor;
+  using Kind = model::SparsefinderProjectionKind;
+  const auto fixed_of = [](const Config& config, int ranks) {
+    std::vector<std::vector<float>> of_rank(static_cast<size_t>(ranks));
+    comm::run_ranks(ranks, [&](comm::Communicator& communicator) {
+      Trainer trainer(config, communicator);
+      const model::ParameterStore& parameters = trainer.replica().parameters();
+      const auto fixed = [&] {
+        std::vector<float> all;
+        for (const model::ParameterStore::Entry& entry : parameters.entries()) {
+          if (entry.is_learned) continue;
+          const auto own = parameters.value(*parameters.find(entry.name)).span();
+          all.insert(all.end(), own.begin(), own.end());
+        }
+        return all;
+      };
+      const std::vector<float> first = fixed();
+      for (int i = 0; i < 2; ++i) trainer.train_step();
+      std::vector<float>& last = of_rank[static_cast<size_t>(communicator.rank())];
+      last = fixed();
+      for (size_t e = 0; e < first.size(); ++e) EXPECT_NE(last[e], first[e]) << e;
+    });
+    return of_rank;
+  };
+  struct Case {
+    SparsefinderPredictor predictor = SparsefinderPredictor::kCluster;
+    model::SparsefinderProjection projection = {};
+    int64_t rounds = 1;
+  };
+  for (const Case& c : {Case{}, Case{.projection = {.shared = false}, .rounds = 2},
+                        Case{.predictor = SparsefinderPredictor::kRouting},
+                        Case{.projection = {.kind = Kind::kMlp, .hidden = 5, .shared = false}},
+                        Case{.projection = {.kind = Kind::kConcat}}}) {
+    Config config = refreshed_config("shared");
+    config.attention.sparsefinder.predictor = c.predictor;
+    config.attention.sparsefinder.projection = c.projection;
+    config.attention.sparsefinder.cluster.rounds = c.rounds;
+    const std::vector<float> expected = fixed_of(config, 1).front();
+    for (const int ranks : {2, 3})
+      for (const std::vector<float>& own : fixed_of(config, ranks)) EXPECT_EQ(own, expected);
+    std::filesystem::remove_all(config.run.dir);
+  }
+}
+
 // --- heads that switch to the predicted graph ----------------------------------------------------
 
 Config gated_config(const std::string& name, double gate) {
@@ -518,8 +609,8 @@ std::vector<double> exact_shares_of(Trainer& trainer, const Config& config, int6
   const auto communicator = comm::make_single_communicator();
   const auto task = open_task(*communicator, config);
   const auto training = open_split(*communicator, *task, data::Split::kTrain);
-  const ExactSupports gold =
-      exact_supports(trainer.replica(), *training, task->info(), config, config.train.batch, step);
+  const ExactSupports gold = exact_supports(trainer.replica(), *training, task->info(), config,
+                                            leaves_of_examples(config, config.train.batch), step);
   PredictedGraphs predicted;
   data::TrainBatches batches(*training, task->info(), batch_options(config, false));
   data::Leaf leaf;

@@ -47,7 +47,8 @@ ExactSupports supports_of(comm::Communicator& communicator, const OpenedRun& run
   const auto dataset = open_split(communicator, *run.task, data::Split::kTrain);
   const auto [replica, meta] = load_model(communicator, run, config);
   require_same_data(meta, run, data::Split::kTrain, *dataset);
-  return exact_supports(*replica, *dataset, run.task->info(), config, examples);
+  return exact_supports(*replica, *dataset, run.task->info(), config,
+                        leaves_of_examples(config, examples));
 }
 
 }  // namespace stipple::trainer

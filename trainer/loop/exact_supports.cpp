@@ -52,20 +52,19 @@ class SupportSink final : public model::GraphSink {
 
 }  // namespace
 
-int64_t leaves_of_examples(const Config& config, int64_t count) {
-  return (count + config.train.micro_batch - 1) / config.train.micro_batch;
+Range leaves_of_examples(const Config& config, int64_t count) {
+  return {0, (count + config.train.micro_batch - 1) / config.train.micro_batch};
 }
 
 ExactSupports exact_supports(Replica& replica, const data::Dataset& training,
-                             const data::TaskInfo& info, const Config& config, int64_t count,
+                             const data::TaskInfo& info, const Config& config, Range leaves,
                              int64_t first_step) {
   ExactSupports supports(static_cast<size_t>(config.model.layers * config.model.heads));
   data::TrainBatches batches(training, info, batch_options(config, /*is_captured=*/false));
   const RngKey rng = evaluation_rng(config, /*seed=*/0);
-  const int64_t leaves = leaves_of_examples(config, count);
   data::Leaf leaf;
   StepObserver nobody;
-  for (int64_t l = 0; l < leaves; ++l) {
+  for (int64_t l = leaves.begin; l < leaves.end; ++l) {
     batches.load(first_step + l / batches.num_leaves(), l % batches.num_leaves(), leaf);
     replica.feed().put(l, 0, leaf);
     SupportSink sink(supports, config.model.heads, leaf.sizes.rows());

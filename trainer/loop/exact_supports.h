@@ -5,6 +5,7 @@
 
 #include <vector>
 
+#include "core/range.h"
 #include "data/dataset.h"
 #include "model/attention/sparsefinder/projection_fit.h"
 #include "trainer/loop/replica.h"
@@ -14,13 +15,13 @@ namespace stipple::trainer {
 /// Of every head of every layer (layer * heads + head), its sequences.
 using ExactSupports = std::vector<std::vector<model::ProjectionExample>>;
 
-/// How many leaves the first `count` examples are.
-int64_t leaves_of_examples(const Config&, int64_t count);
+/// The leaves of the first `count` examples, or of a few more, in the order of training.
+Range leaves_of_examples(const Config&, int64_t count);
 
-/// Of the first `count` examples, or a few more, in the order of training from `first_step` on, run as
-/// the evaluation runs them, by a replica whose attention is entmax or sparsefinder. In host memory: per sequence and head 2 tokens
-/// head_dim floats and the support.
+/// Of these leaves, counted from the first of `first_step` on in the order of training, run as the
+/// evaluation runs them, by a replica whose attention is entmax or sparsefinder. In host memory: per
+/// sequence and head 2 tokens head_dim floats and the support.
 ExactSupports exact_supports(Replica&, const data::Dataset& training, const data::TaskInfo&,
-                             const Config&, int64_t count, int64_t first_step = 0);
+                             const Config&, Range leaves, int64_t first_step = 0);
 
 }  // namespace stipple::trainer

@@ -22,7 +22,8 @@ namespace {
 FactSums evaluate_held_out(Replica& replica, comm::Communicator& communicator,
                            const data::Dataset& training, const data::TaskInfo& info,
                            const Config& config, int64_t step) {
-  const int64_t leaves = leaves_of_examples(config, config.attention.sparsefinder.refresh_examples);
+  const int64_t leaves =
+      leaves_of_examples(config, config.attention.sparsefinder.refresh_examples).size();
   data::TrainBatches batches(training, info, batch_options(config, /*is_captured=*/false));
   const RngKey rng = evaluation_rng(config, /*seed=*/0);
   const Buffer memory = Buffer::staging(replica.stream().device(), replica.facts().bytes());

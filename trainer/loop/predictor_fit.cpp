@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
+#include <utility>
 
 #include "core/error.h"
 #include "core/rng.h"
@@ -45,8 +47,9 @@ std::vector<int64_t> sizes_of(const model::Points& points, std::span<const float
 
 }  // namespace
 
-PredictorFit::PredictorFit(const Config& config, const data::TaskInfo& info, uint64_t turn)
-    : config_(config), turn_(turn) {
+PredictorFit::PredictorFit(const Config& config, const data::TaskInfo& info,
+                           PredictorFitOptions options)
+    : config_(config), options_(std::move(options)) {
   config_.attention.sparsefinder.gate = 0;  // who has switched is not fitted
   model::FactTable facts(config_.model.layers);
   const model::Model model(parameters_, facts, config_.model, config_.attention, model_task(info));
@@ -56,8 +59,12 @@ PredictorFit::PredictorFit(const Config& config, const data::TaskInfo& info, uin
 
 template <class Visit>
 void PredictorFit::for_each_head(const Visit& visit) const {
-  for (int64_t layer = 0; layer < config_.model.layers; ++layer)
-    for (int64_t head = 0; head < config_.model.heads; ++head) visit(layer, head);
+  const int64_t heads = config_.model.heads;
+  for (int64_t number = 0; number < config_.model.layers * heads; ++number) {
+    if (!options_.share.owns(number)) continue;
+    visit(number / heads, number % heads);
+    if (options_.after_head) options_.after_head();
+  }
 }
 
 View<float> PredictorFit::tensor(int64_t layer, const std::string& what) const {
@@ -94,7 +101,7 @@ const std::vector<model::ProjectionExample>& PredictorFit::of_head(const ExactSu
 uint64_t PredictorFit::seed_of(int64_t layer, int64_t head) const {
   const auto number = static_cast<uint64_t>(layer * config_.model.heads + head);
   const uint64_t seed = static_cast<uint64_t>(config_.run.seed) ^ splitmix64(number);
-  return splitmix64(turn_ == 0 ? seed : seed ^ splitmix64(~turn_));
+  return splitmix64(options_.turn == 0 ? seed : seed ^ splitmix64(~options_.turn));
 }
 
 /// Calls fit() with what is projected or compared: with its coordinate of mips where it has one, or
@@ -221,6 +228,42 @@ void PredictorFit::fit_routing(const ExactSupports& supports, int64_t layer, int
   for (int64_t c = 0; c < clusters; ++c)
     for (int64_t e = 0; e < dim; ++e)
       routing[e * clusters + c] = -centroids[static_cast<size_t>(c * dim + e)];
+}
+
+// --- ranks ---------------------------------------------------------------------------------------
+
+Parts PredictorFit::fitted(int64_t layer, int64_t head) const {
+  const model::SparsefinderConfig& sparsefinder = config_.attention.sparsefinder;
+  Parts parts;
+  if (sparsefinder.projects()) {
+    parts = map(layer, /*of_keys=*/false, head);
+    const Parts of_keys = map(layer, /*of_keys=*/true, head);
+    if (!sparsefinder.projection.shared) parts.insert(parts.end(), of_keys.begin(), of_keys.end());
+  }
+  if (sparsefinder.predictor == model::SparsefinderPredictor::kRouting)
+    parts.push_back(tensor(layer, "routing").at(head));
+  if (sparsefinder.predictor == model::SparsefinderPredictor::kCluster)
+    for (int64_t round = 0; round < sparsefinder.cluster.rounds; ++round)
+      parts.push_back(tensor(layer, "centroids").at(round).at(head));
+  return parts;
+}
+
+void PredictorFit::share(comm::Communicator& communicator) {
+  std::string own;
+  for_each_head([&](int64_t layer, int64_t head) {
+    for (const View<float>& part : fitted(layer, head))
+      own.append(reinterpret_cast<const char*>(part.data), part.bytes());
+  });
+  const std::vector<std::string> of_rank = communicator.all_gather(own);
+  std::vector<size_t> read(of_rank.size());
+  const int64_t heads = config_.model.heads;
+  for (int64_t number = 0; number < config_.model.layers * heads; ++number) {
+    const auto owner = static_cast<size_t>(options_.share.owner(number));
+    for (const View<float>& part : fitted(number / heads, number % heads)) {
+      std::memcpy(part.data, of_rank[owner].data() + read[owner], part.bytes());
+      read[owner] += part.bytes();
+    }
+  }
 }
 
 }  // namespace stipple::trainer

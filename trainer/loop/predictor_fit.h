@@ -1,26 +1,34 @@
 // SPDX-License-Identifier: Apache-2.0
 // Projections and centroids of Sparsefinder, fitted to exact supports on the host. A function of the
-// configuration, its run.seed and the supports.
+// configuration, its run.seed and the supports; ranks may share its heads.
 #pragma once
 
+#include <functional>
 #include <string>
 #include <vector>
 
+#include "comm/communicator.h"
 #include "data/dataset.h"
 #include "model/parameter_store.h"
 #include "trainer/config/config.h"
 #include "trainer/loop/exact_supports.h"
+#include "trainer/loop/head_share.h"
 
 namespace stipple::trainer {
+
+struct PredictorFitOptions {
+  uint64_t turn = 0;     ///< fits of one run draw other numbers in another turn
+  HeadShare share = {};  ///< the heads to fit; supports of others are not looked at
+  std::function<void()> after_head = {};
+};
 
 /// What a model whose attention is sparsefinder has that is not learned, in host memory; at first as
 /// training from scratch begins with it.
 class PredictorFit {
  public:
-  /// turn: fits of one run draw other numbers in another turn.
-  PredictorFit(const Config&, const data::TaskInfo&, uint64_t turn = 0);
+  PredictorFit(const Config&, const data::TaskInfo&, PredictorFitOptions = {});
 
-  using ByHead = std::vector<std::vector<double>>;  ///< by layer
+  using ByHead = std::vector<std::vector<double>>;  ///< by layer, of the heads of the share
   /// The loss of the last epoch; the configuration knows what is causal and which seed. Nothing where
   /// the predictor does not project. ConfigError where a fit leaves the numbers.
   ByHead fit_projections(const ExactSupports&, const model::ProjectionFitOptions&);
@@ -35,14 +43,20 @@ class PredictorFit {
   /// makes them equal.
   ByHead fit_centroids(const ExactSupports&);
 
+  /// Of the ranks that share heads, each gets what the others fitted. Collective.
+  void share(comm::Communicator&);
+
   const model::ParameterStore& parameters() const { return parameters_; }
 
  private:
+  /// Of the share.
   template <class Visit>
   void for_each_head(const Visit& visit) const;
   /// What a head's map of queries or keys consists of, in the order of model::ProjectionShape.
   std::vector<View<float>> map(int64_t layer, bool of_keys, int64_t head) const;
   model::ProjectionShape map_shape() const;
+  /// All that a fit of a head sets.
+  std::vector<View<float>> fitted(int64_t layer, int64_t head) const;
   /// Of centroids [rounds, H, clusters, dim] all.
   View<float> tensor(int64_t layer, const std::string& what) const;
   template <class Fit>
@@ -58,7 +72,7 @@ class PredictorFit {
   uint64_t seed_of(int64_t layer, int64_t head) const;
 
   Config config_;
-  uint64_t turn_;
+  PredictorFitOptions options_;
   model::ParameterStore parameters_;
 };
 

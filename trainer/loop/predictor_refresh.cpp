@@ -5,9 +5,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
+#include "comm/gradient_reducer.h"
 #include "core/log.h"
 #include "trainer/loop/exact_supports.h"
+#include "trainer/loop/head_share.h"
 #include "trainer/loop/head_switch.h"
 #include "trainer/loop/predictor_fit.h"
 
@@ -34,18 +37,29 @@ bool refreshes_after(const Config& config, int64_t step) {
 void refresh_predictor(Replica& replica, comm::Communicator& communicator,
                        const data::Dataset& training, const data::TaskInfo& info,
                        const Config& config, int64_t step) {
-  const ExactSupports supports =
+  const int rank = communicator.rank(), ranks = communicator.size();
+  const Range leaves = leaves_of_examples(config, config.attention.sparsefinder.refresh_examples);
+  ExactSupports of_leaves =
       exact_supports(replica, training, info, config,
-                     config.attention.sparsefinder.refresh_examples, /*first_step=*/step);
-  if (!are_numbers(supports)) {
-    log::warn(fmt::format(
-        "step {}: queries or keys are no numbers; what predicts the graph stays as it was", step));
+                     comm::leaves_of_rank(leaves.size(), rank, ranks), /*first_step=*/step);
+  if (communicator.any(!are_numbers(of_leaves))) {
+    if (rank == 0)
+      log::warn(fmt::format(
+          "step {}: queries or keys are no numbers; what predicts the graph stays as it was",
+          step));
     return;
   }
-  PredictorFit fit(config, info, static_cast<uint64_t>(step));
+  const ExactSupports supports = exchange_heads(communicator, std::move(of_leaves));
+  PredictorFit fit(config, info,
+                   {.turn = static_cast<uint64_t>(step), .share = {rank, ranks}, .after_head = [&] {
+                      communicator.progress();
+                    }});
   fit.take(replica.stream(), replica.parameters());
-  fit.fit_projections(supports, {.epochs = 1, .batch = 4});
-  fit.fit_centroids(supports);
+  comm::agree(communicator, [&] {
+    fit.fit_projections(supports, {.epochs = 1, .batch = 4});
+    fit.fit_centroids(supports);
+  });
+  fit.share(communicator);
   fit.parameters().copy_fixed_to(replica.stream(), replica.parameters());
   if (config.attention.sparsefinder.switches_heads())
     switch_heads(replica, communicator, training, info, config, step);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Sparsefinder's projections and centroids follow the model that is trained
-// (attention.sparsefinder.refresh_every). Every rank does all of it, over the same examples and with
-// the same parameters, so that all end with the same bits without a word to each other; what comes of
-// it stands among the parameters, so that checkpoints keep it.
+// (attention.sparsefinder.refresh_every). Ranks divide the examples to run and the heads to fit
+// (trainer/loop/head_share.h) and end with the same bits, those of one rank; what comes of it stands
+// among the parameters, so that checkpoints keep it.
 #pragma once
 
 #include "comm/communicator.h"
