@@ -39,6 +39,11 @@ for projection in kind=mlp kind=concat; do
   equal "$(state three)" "$(state one)" "three ranks, refreshed, $projection"
   rm -rf one three
 done
+# What a refresh needs is planned, and more than there is refused before anything is taken.
+expect 0 "$STIPPLE" dry-run small.yaml $refreshed
+contains "$output" "to fit what predicts graphs anew, at most"
+expect 2 "$STIPPLE" train small.yaml run.dir=large $refreshed attention.sparsefinder.refresh_examples=65536 model.layers=64 model.heads=16 data.max_length=4096
+contains "$output" "attention.sparsefinder.refresh_examples"
 # Heads that learn their graph beside exact attention switch to it, for good, and checkpoints hold who has.
 gated="$refreshed attention.sparsefinder.mode=full attention.sparsefinder.cluster.top=2 attention.sparsefinder.gate=0.001"
 run_train 1 run.dir=one $gated 2>err || fail "$(cat err)"

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Counts calls of operator new in the whole process, whose global operators it replaces in programs
-// that ask for the count.
+// Counts calls of operator new in the whole process, and the bytes that they have given, whose global
+// operators it replaces in programs that ask for the count.
 #pragma once
 
 #include <atomic>
@@ -9,5 +9,7 @@
 namespace stipple::test {
 
 extern std::atomic<int64_t> allocations;
+extern std::atomic<int64_t> live_bytes;
+extern std::atomic<int64_t> most_live_bytes;  ///< since somebody set it
 
 }  // namespace stipple::test

@@ -22,6 +22,7 @@
 #include "trainer/loop/exact_supports.h"
 #include "trainer/loop/head_share.h"
 #include "trainer/loop/open_split.h"
+#include "trainer/loop/predictor_fit.h"
 #include "trainer/loop/step_observer.h"
 
 namespace stipple::trainer {
@@ -566,6 +567,62 @@ TEST(Trainer, WhatIsFittedIsThatOfOneRankOnEveryRank) {
     const std::vector<float> expected = fixed_of(config, 1).front();
     for (const int ranks : {2, 3})
       for (const std::vector<float>& own : fixed_of(config, ranks)) EXPECT_EQ(own, expected);
+    std::filesystem::remove_all(config.run.dir);
+  }
+}
+
+/// What a refresh takes from the heap, all ranks together, of what they planned together.
+struct Taken {
+  int64_t bytes, planned;
+};
+Taken taken_by_refresh(Config config, int ranks) {
+  config.attention.sparsefinder.refresh_every = 3;
+  Taken taken{};
+  comm::run_ranks(ranks, [&](comm::Communicator& communicator) {
+    Trainer trainer(config, communicator);
+    for (int i = 0; i < 2; ++i) trainer.train_step();
+    communicator.barrier();
+    const int64_t before = test::live_bytes;
+    test::most_live_bytes = before;
+    communicator.barrier();
+    trainer.train_step();
+    communicator.barrier();
+    if (communicator.rank() != 0) return;
+    taken = {test::most_live_bytes - before, ranks * static_cast<int64_t>(trainer.plan().fitting)};
+  });
+  std::filesystem::remove_all(config.run.dir);
+  return taken;
+}
+
+TEST(Trainer, ARefreshTakesNoMoreThanIsPlannedAndNearlyThatWhereEveryPairHasAWeight) {
+  using Kind = model::SparsefinderProjectionKind;
+  for (const int ranks : {1, 3}) {
+    for (const auto kind : {Kind::kLinear, Kind::kMlp, Kind::kConcat, Kind::kNone}) {
+      for (const double alpha : {1.5, 1.01}) {
+        SCOPED_TRACE(testing::Message()
+                     << ranks << " ranks, kind " << static_cast<int>(kind) << ", alpha " << alpha);
+        Config config = refreshed_config("fit-memory");
+        config.attention.sparsefinder.projection.kind = kind;
+        config.attention.entmax.alpha = alpha;
+        const Taken taken = taken_by_refresh(config, ranks);
+        EXPECT_LE(taken.bytes, taken.planned);
+        if (alpha < 1.1) {
+          EXPECT_GT(2 * taken.bytes, taken.planned);
+        }
+      }
+    }
+  }
+}
+
+TEST(Trainer, WhoFitsNothingPlansNothingForIt) {
+  for (const int64_t every : {0, 5}) {
+    Config config = refreshed_config("fit-memory");
+    config.attention.sparsefinder.refresh_every = every;
+    const auto communicator = comm::make_single_communicator();
+    const auto task = open_task(*communicator, config);
+    EXPECT_EQ(plan_memory(config, task->info(), 1, 0, 1).fitting > 0, every > 0);
+    EXPECT_EQ(plan_memory(config, task->info(), 1, 0, 1, PlanFor::kEvaluation).fitting, 0u);
+    EXPECT_GT(plan_memory(config, task->info(), 1, 0, 1, PlanFor::kFitting).fitting, 0u);
     std::filesystem::remove_all(config.run.dir);
   }
 }

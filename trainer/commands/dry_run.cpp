@@ -93,6 +93,10 @@ int dry_run(const ConfigArguments& arguments, int ranks, int ranks_per_node) {
              bytes_text(largest.saved));
   fmt::print("  scratch    {:>12}\n", bytes_text(largest.scratch));
   if (largest.inputs > 0) fmt::print("  inputs     {:>12}\n", bytes_text(largest.inputs));
+  if (largest.fitting > 0) {
+    fmt::print("  fitting    {:>12}   to fit what predicts graphs anew, at most\n",
+               bytes_text(largest.fitting));
+  }
   if (largest.libraries > 0) {
     fmt::print("  libraries  {:>12}   of cuBLASLt and NCCL, estimated\n",
                bytes_text(largest.libraries));

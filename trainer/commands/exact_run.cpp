@@ -3,6 +3,7 @@
 
 #include "model/attention/registry.h"
 #include "trainer/commands/load_parameters.h"
+#include "trainer/loop/memory_check.h"
 #include "trainer/loop/open_split.h"
 
 namespace stipple::trainer {
@@ -20,6 +21,18 @@ void require_support(const model::AttentionConfig& attention, const std::string&
       ConfigError, !attention.entmax.is_softmax(), run_dir,
       " was trained with attention.entmax.alpha=1, which is softmax: every key has some "
       "weight; take a run with alpha above 1");
+}
+
+/// Before any of it is taken.
+void require_memory_to_fit(comm::Communicator& communicator, const OpenedRun& run, Config config,
+                           int64_t examples) {
+  config.attention.sparsefinder.refresh_examples = examples;
+  const data::TaskInfo& info = run.task->info();
+  const int threads = threads_per_rank(config, communicator.local_size());
+  const MemoryPlan plan =
+      plan_memory(config, info, threads, /*rank=*/0, /*num_ranks=*/1, PlanFor::kFitting);
+  require_memory(plan, config, info, threads, choose_device(config, communicator), communicator,
+                 PlanFor::kFitting);
 }
 
 }  // namespace
@@ -44,6 +57,7 @@ Config with_attention(Config config, model::AttentionKind kind) {
 ExactSupports supports_of(comm::Communicator& communicator, const OpenedRun& run,
                           int64_t examples) {
   const Config config = with_attention(run.config, model::AttentionKind::kEntmax);
+  require_memory_to_fit(communicator, run, config, examples);
   const auto dataset = open_split(communicator, *run.task, data::Split::kTrain);
   const auto [replica, meta] = load_model(communicator, run, config);
   require_same_data(meta, run, data::Split::kTrain, *dataset);

@@ -29,7 +29,8 @@ int sparsefinder_fit(comm::Communicator& communicator, const std::string& run_di
       "fit; use linear, mlp or concat, or predictor=cluster");
   const RunLock lock(run.directory);
   PredictorFit fit(config, run.task->info());
-  const ExactSupports supports = supports_of(communicator, run, options.examples);
+  const ExactSupports supports =
+      contents_of(config, supports_of(communicator, run, options.examples));
   const auto losses = fit.fit_projections(supports, options.projection);
   const auto occupancy = fit.fit_centroids(supports);
   for (size_t layer = 0; layer < static_cast<size_t>(config.model.layers); ++layer) {

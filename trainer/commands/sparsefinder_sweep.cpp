@@ -243,7 +243,8 @@ int sparsefinder_sweep(comm::Communicator& communicator, const std::string& run_
   std::vector<Candidate> candidates = candidates_of(base, options, run.task->info().max_length);
   const SweepFiles files(options.out);
 
-  const ExactSupports supports = supports_of(communicator, run, options.fit.examples);
+  const ExactSupports supports =
+      contents_of(base, supports_of(communicator, run, options.fit.examples));
   PredictorFit projections(base, run.task->info());
   projections.fit_projections(supports, options.fit.projection);
   const auto dataset = open_split(communicator, *run.task, run.config.eval.split);

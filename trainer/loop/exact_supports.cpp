@@ -37,10 +37,10 @@ class SupportSink final : public model::GraphSink {
         const auto first = of_row.begin() + head * size;
         return std::vector<float>(first, first + size);
       };
+      kernels::EdgeList& gold = graph->edges.at(static_cast<size_t>(head));
+      gold.columns.shrink_to_fit();
       supports_.at(static_cast<size_t>(graph->layer * heads_ + head))
-          .push_back({.q = part(queries_[row]),
-                      .k = part(keys_[row]),
-                      .gold = std::move(graph->edges.at(static_cast<size_t>(head)))});
+          .push_back({.q = part(queries_[row]), .k = part(keys_[row]), .gold = std::move(gold)});
     }
   }
 

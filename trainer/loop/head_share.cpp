@@ -11,6 +11,11 @@ namespace {
 /// Numbers on their way to one rank: floats, and the bits of whole numbers.
 class Packing {
  public:
+  static size_t size_of(const model::ProjectionExample& example) {
+    return 3 + example.q.size() + example.k.size() + example.gold.row_ptr.size() - 1 +
+           example.gold.columns.size();
+  }
+  void reserve(size_t more) { all_.reserve(all_.size() + more); }
   void put(int32_t number) { all_.push_back(std::bit_cast<float>(number)); }
   void put(const std::vector<float>& numbers) {
     put(static_cast<int32_t>(numbers.size()));
@@ -39,8 +44,10 @@ class Unpacking {
   kernels::EdgeList edges() {
     kernels::EdgeList edges{.row_ptr = {0}, .columns = {}, .multiplicity = {}};
     const int32_t rows = number();
+    edges.row_ptr.reserve(static_cast<size_t>(rows) + 1);
     for (int32_t row = 0; row < rows; ++row)
       edges.row_ptr.push_back(edges.row_ptr.back() + number());
+    edges.columns.reserve(static_cast<size_t>(edges.row_ptr.back()));
     for (int64_t e = 0; e < edges.row_ptr.back(); ++e) edges.columns.push_back(number());
     return edges;
   }
@@ -57,6 +64,15 @@ class Unpacking {
 /// What each rank is sent; `of_leaves` is used up.
 std::vector<Packing> pack(ExactSupports& of_leaves, const HeadShare& share) {
   std::vector<Packing> to_rank(static_cast<size_t>(share.ranks));
+  for (size_t to = 0; to < to_rank.size(); ++to) {
+    size_t size = 0;
+    for (size_t head = to; head < of_leaves.size(); head += to_rank.size()) {
+      ++size;
+      for (const model::ProjectionExample& example : of_leaves[head])
+        size += Packing::size_of(example);
+    }
+    to_rank[to].reserve(size);
+  }
   for (size_t head = 0; head < of_leaves.size(); ++head) {
     Packing& packing = to_rank[static_cast<size_t>(share.owner(static_cast<int64_t>(head)))];
     packing.put(static_cast<int32_t>(of_leaves[head].size()));
@@ -105,7 +121,7 @@ ExactSupports exchange_heads(comm::Communicator& communicator, ExactSupports of_
   if (communicator.size() == 1) return of_leaves;
   const HeadShare share{communicator.rank(), communicator.size()};
   ExactSupports own(of_leaves.size());
-  const std::vector<Packing> to_rank = pack(of_leaves, share);
+  std::vector<Packing> to_rank = pack(of_leaves, share);
   std::vector<std::vector<float>> from_rank;
   for (const int64_t size : announced(communicator, to_rank))
     from_rank.emplace_back(static_cast<size_t>(size));
@@ -113,6 +129,7 @@ ExactSupports exchange_heads(comm::Communicator& communicator, ExactSupports of_
   for (const Packing& packing : to_rank) send.emplace_back(packing.all());
   std::vector<std::span<float>> receive(from_rank.begin(), from_rank.end());
   communicator.wait(communicator.exchange(send, receive));
+  to_rank.clear();
   for (std::vector<float>& numbers : from_rank) {
     unpack(numbers, share, own);
     numbers = {};

@@ -46,16 +46,21 @@ std::string describe(const MemoryShortage& shortage, const RankMemory& first,
     text << "the " << shortage.ranks << " ranks on " << first.host << " need ";
   }
   text << shortage.needed / kMegabyte << " MB of memory (" << plan.saved / kMegabyte
-       << " MB of a rank's are activations, " << plan.scratch / kMegabyte << " MB scratch), and ";
+       << " MB of a rank's are activations, " << plan.scratch / kMegabyte << " MB scratch";
+  if (plan.fitting > 0)
+    text << ", " << plan.fitting / kMegabyte << " MB to fit what predicts graphs";
+  text << "), and ";
   if (device.type == DeviceType::kCuda) text << "its GPU has ";
   text << shortage.available / kMegabyte << " MB "
        << (device.type == DeviceType::kCuda ? "free" : "can be had");
   return text.str();
 }
 
-std::string advice(int64_t micro_batch, int ranks) {
+std::string advice(int64_t micro_batch, int ranks, bool refits) {
   const std::string others =
-      "data.max_length, model.width or, with attention.kind=sbm, attention.sbm.max_density";
+      refits ? "data.max_length, model.width or attention.sparsefinder.refresh_examples"
+             : "data.max_length, model.width or, with attention.kind=sbm, "
+               "attention.sbm.max_density";
   if (micro_batch > 0) {
     return detail::concat("; train.micro_batch=", micro_batch, " fits; or lower ", others);
   }
@@ -101,7 +106,8 @@ void require_memory(const MemoryPlan& plan, const Config& config, const data::Ta
   const std::optional<MemoryShortage> shortage = find_shortage(by_rank);
   if (!shortage) return;
   std::string help = "; end other programs, or write on a machine with more";
-  if (purpose != PlanFor::kWriting) {
+  if (purpose == PlanFor::kFitting) help = "; lower --examples, or end other programs";
+  if (purpose == PlanFor::kTraining || purpose == PlanFor::kEvaluation) {
     const int64_t fits = largest_micro_batch(
         config,
         [&](const Config& smaller) {
@@ -109,7 +115,7 @@ void require_memory(const MemoryPlan& plan, const Config& config, const data::Ta
               .total();
         },
         shortage->available / static_cast<size_t>(shortage->ranks));
-    help = advice(fits, shortage->ranks);
+    help = advice(fits, shortage->ranks, plan.fitting > 0);
   }
   ConfigError error(
       describe(*shortage, by_rank[static_cast<size_t>(shortage->rank)], plan, device) + help);

@@ -47,6 +47,18 @@ std::vector<int64_t> sizes_of(const model::Points& points, std::span<const float
 
 }  // namespace
 
+ExactSupports contents_of(const Config& config, ExactSupports supports) {
+  const model::SparsefinderConfig& sparsefinder = config.attention.sparsefinder;
+  const bool has_mips = sparsefinder.compares() && sparsefinder.projection.mips;
+  if (!has_mips && !sparsefinder.joins_tokens()) return supports;
+  const int64_t head_dim = config.model.width / config.model.heads;
+  for (std::vector<model::ProjectionExample>& of_head : supports)
+    for (model::ProjectionExample& example : of_head)
+      example = has_mips ? model::with_mips(std::move(example), head_dim)
+                         : model::joined(std::move(example), head_dim);
+  return supports;
+}
+
 PredictorFit::PredictorFit(const Config& config, const data::TaskInfo& info,
                            PredictorFitOptions options)
     : config_(config), options_(std::move(options)) {
@@ -92,10 +104,10 @@ model::ProjectionShape PredictorFit::map_shape() const {
           .hidden = sparsefinder.hidden_channels(head_dim)};
 }
 
-const std::vector<model::ProjectionExample>& PredictorFit::of_head(const ExactSupports& supports,
+const std::vector<model::ProjectionExample>& PredictorFit::of_head(const ExactSupports& contents,
                                                                    int64_t layer,
                                                                    int64_t head) const {
-  return supports.at(static_cast<size_t>(layer * config_.model.heads + head));
+  return contents.at(static_cast<size_t>(layer * config_.model.heads + head));
 }
 
 uint64_t PredictorFit::seed_of(int64_t layer, int64_t head) const {
@@ -104,32 +116,8 @@ uint64_t PredictorFit::seed_of(int64_t layer, int64_t head) const {
   return splitmix64(options_.turn == 0 ? seed : seed ^ splitmix64(~options_.turn));
 }
 
-/// Calls fit() with what is projected or compared: with its coordinate of mips where it has one, or
-/// queries and keys together.
-template <class Fit>
-PredictorFit::ByHead PredictorFit::with_contents(const ExactSupports& supports,
-                                                 const Fit& fit) const {
-  const model::SparsefinderConfig& sparsefinder = config_.attention.sparsefinder;
-  const bool has_mips = sparsefinder.compares() && sparsefinder.projection.mips;
-  if (!has_mips && !sparsefinder.joins_tokens()) return fit(supports);
-  const int64_t head_dim = config_.model.width / config_.model.heads;
-  ExactSupports contents = supports;
-  for (std::vector<model::ProjectionExample>& of_head : contents)
-    for (model::ProjectionExample& example : of_head)
-      example = has_mips ? model::with_mips(std::move(example), head_dim)
-                         : model::joined(std::move(example), head_dim);
-  return fit(contents);
-}
-
-PredictorFit::ByHead PredictorFit::fit_projections(const ExactSupports& supports,
+PredictorFit::ByHead PredictorFit::fit_projections(const ExactSupports& contents,
                                                    const model::ProjectionFitOptions& options) {
-  return with_contents(supports, [&](const ExactSupports& contents) {
-    return fit_projections_to(contents, options);
-  });
-}
-
-PredictorFit::ByHead PredictorFit::fit_projections_to(const ExactSupports& supports,
-                                                      const model::ProjectionFitOptions& options) {
   if (!config_.attention.sparsefinder.projects()) return {};
   const bool is_shared = config_.attention.sparsefinder.projection.shared;
   ByHead losses(static_cast<size_t>(config_.model.layers));
@@ -140,7 +128,7 @@ PredictorFit::ByHead PredictorFit::fit_projections_to(const ExactSupports& suppo
     model::ProjectionFitOptions own = options;
     own.is_causal = config_.model.causal;
     own.seed = seed_of(layer, head);
-    const double loss = model::fit_projection(of_head(supports, layer, head), own, w);
+    const double loss = model::fit_projection(of_head(contents, layer, head), own, w);
     const bool are_finite = put_doubles(w.query, query) && (is_shared || put_doubles(w.key, key));
     STIPPLE_CHECK_AS(ConfigError, std::isfinite(loss) && are_finite, "--learning-rate: at ",
                      options.lr, " the projection of layer ", layer, ", head ", head,
@@ -161,7 +149,13 @@ void PredictorFit::take_projections(const PredictorFit& other) {
 
 std::vector<float> PredictorFit::compared(
     int64_t layer, int64_t head, std::span<const model::ProjectionExample> examples) const {
+  const int64_t channels =
+      config_.attention.sparsefinder.compared_channels(config_.model.width / config_.model.heads);
+  size_t tokens = 0;
+  for (const model::ProjectionExample& example : examples)
+    tokens += static_cast<size_t>(example.gold.num_queries());
   std::vector<float> points;
+  points.reserve(2 * tokens * static_cast<size_t>(channels));
   if (!config_.attention.sparsefinder.projects()) {
     for (const model::ProjectionExample& example : examples)
       for (const std::vector<float>* x : {&example.q, &example.k})
@@ -179,25 +173,23 @@ std::vector<float> PredictorFit::compared(
   return points;
 }
 
-PredictorFit::ByHead PredictorFit::fit_centroids(const ExactSupports& supports) {
+PredictorFit::ByHead PredictorFit::fit_centroids(const ExactSupports& contents) {
   using model::SparsefinderPredictor;
   const SparsefinderPredictor predictor = config_.attention.sparsefinder.predictor;
-  return with_contents(supports, [&](const ExactSupports& contents) {
-    ByHead occupancy;
-    if (predictor == SparsefinderPredictor::kRouting)
-      for_each_head([&](int64_t layer, int64_t head) { fit_routing(contents, layer, head); });
-    if (predictor != SparsefinderPredictor::kCluster) return occupancy;
-    occupancy.resize(static_cast<size_t>(config_.model.layers));
-    for_each_head([&](int64_t layer, int64_t head) {
-      occupancy[static_cast<size_t>(layer)].push_back(fit_clusters(contents, layer, head));
-    });
-    return occupancy;
+  ByHead occupancy;
+  if (predictor == SparsefinderPredictor::kRouting)
+    for_each_head([&](int64_t layer, int64_t head) { fit_routing(contents, layer, head); });
+  if (predictor != SparsefinderPredictor::kCluster) return occupancy;
+  occupancy.resize(static_cast<size_t>(config_.model.layers));
+  for_each_head([&](int64_t layer, int64_t head) {
+    occupancy[static_cast<size_t>(layer)].push_back(fit_clusters(contents, layer, head));
   });
+  return occupancy;
 }
 
-double PredictorFit::fit_clusters(const ExactSupports& supports, int64_t layer, int64_t head) {
+double PredictorFit::fit_clusters(const ExactSupports& contents, int64_t layer, int64_t head) {
   const model::SparsefinderConfig& sparsefinder = config_.attention.sparsefinder;
-  const std::vector<float> values = compared(layer, head, of_head(supports, layer, head));
+  const std::vector<float> values = compared(layer, head, of_head(contents, layer, head));
   const model::Points points{
       .values = values,
       .dim = sparsefinder.compared_channels(config_.model.width / config_.model.heads)};
@@ -215,10 +207,10 @@ double PredictorFit::fit_clusters(const ExactSupports& supports, int64_t layer, 
   return entropy / static_cast<double>(sparsefinder.cluster.rounds);
 }
 
-void PredictorFit::fit_routing(const ExactSupports& supports, int64_t layer, int64_t head) {
+void PredictorFit::fit_routing(const ExactSupports& contents, int64_t layer, int64_t head) {
   const int64_t dim = config_.attention.sparsefinder.projection.dim;
   const int64_t clusters = config_.attention.sparsefinder.cluster.clusters;
-  std::vector<float> values = compared(layer, head, of_head(supports, layer, head));
+  std::vector<float> values = compared(layer, head, of_head(contents, layer, head));
   for (auto first = values.begin(); first != values.end(); first += dim)
     model::to_length_one({first, first + dim});
   const std::vector<float> centroids = model::kmeans(

@@ -16,6 +16,10 @@
 
 namespace stipple::trainer {
 
+/// What is projected or compared in place of queries and keys: with their coordinate of mips where it
+/// is asked for, or both together.
+ExactSupports contents_of(const Config&, ExactSupports);
+
 struct PredictorFitOptions {
   uint64_t turn = 0;     ///< fits of one run draw other numbers in another turn
   HeadShare share = {};  ///< the heads to fit; supports of others are not looked at
@@ -31,7 +35,7 @@ class PredictorFit {
   using ByHead = std::vector<std::vector<double>>;  ///< by layer, of the heads of the share
   /// The loss of the last epoch; the configuration knows what is causal and which seed. Nothing where
   /// the predictor does not project. ConfigError where a fit leaves the numbers.
-  ByHead fit_projections(const ExactSupports&, const model::ProjectionFitOptions&);
+  ByHead fit_projections(const ExactSupports& contents, const model::ProjectionFitOptions&);
   /// All that a model has now.
   void take(const Stream& stream, const model::ParameterStore& from) {
     parameters_.copy_fixed_from(stream, from);
@@ -41,7 +45,7 @@ class PredictorFit {
   /// By k-means over projected queries and keys; how evenly these are spread over the clusters
   /// (model::occupancy_entropy, the mean of the rounds). Nothing where the predictor has none, or
   /// makes them equal.
-  ByHead fit_centroids(const ExactSupports&);
+  ByHead fit_centroids(const ExactSupports& contents);
 
   /// Of the ranks that share heads, each gets what the others fitted. Collective.
   void share(comm::Communicator&);
@@ -59,16 +63,13 @@ class PredictorFit {
   std::vector<View<float>> fitted(int64_t layer, int64_t head) const;
   /// Of centroids [rounds, H, clusters, dim] all.
   View<float> tensor(int64_t layer, const std::string& what) const;
-  template <class Fit>
-  ByHead with_contents(const ExactSupports&, const Fit&) const;
-  ByHead fit_projections_to(const ExactSupports& contents, const model::ProjectionFitOptions&);
   /// What clusters are of: queries and keys, as projections or as they are.
   std::vector<float> compared(int64_t layer, int64_t head,
                               std::span<const model::ProjectionExample>) const;
   const std::vector<model::ProjectionExample>& of_head(const ExactSupports&, int64_t layer,
                                                        int64_t head) const;
-  double fit_clusters(const ExactSupports&, int64_t layer, int64_t head);
-  void fit_routing(const ExactSupports&, int64_t layer, int64_t head);
+  double fit_clusters(const ExactSupports& contents, int64_t layer, int64_t head);
+  void fit_routing(const ExactSupports& contents, int64_t layer, int64_t head);
   uint64_t seed_of(int64_t layer, int64_t head) const;
 
   Config config_;

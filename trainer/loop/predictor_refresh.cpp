@@ -49,11 +49,11 @@ void refresh_predictor(Replica& replica, comm::Communicator& communicator,
           step));
     return;
   }
-  const ExactSupports supports = exchange_heads(communicator, std::move(of_leaves));
-  PredictorFit fit(config, info,
-                   {.turn = static_cast<uint64_t>(step), .share = {rank, ranks}, .after_head = [&] {
-                      communicator.progress();
-                    }});
+  const ExactSupports supports =
+      contents_of(config, exchange_heads(communicator, std::move(of_leaves)));
+  PredictorFitOptions options{.turn = static_cast<uint64_t>(step), .share = {rank, ranks}};
+  options.after_head = [&] { communicator.progress(); };
+  PredictorFit fit(config, info, options);
   fit.take(replica.stream(), replica.parameters());
   comm::agree(communicator, [&] {
     fit.fit_projections(supports, {.epochs = 1, .batch = 4});

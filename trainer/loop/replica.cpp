@@ -13,6 +13,7 @@
 #include "model/attention/registry.h"
 #include "model/planning_run.h"
 #include "trainer/config/phases.h"
+#include "trainer/loop/fit_memory.h"
 
 namespace stipple::trainer {
 namespace {
@@ -155,6 +156,13 @@ size_t gradient_bytes(const Config& config, int64_t numel, int rank, int num_ran
   return most;
 }
 
+bool fits(const Config& config, PlanFor purpose) {
+  return purpose == PlanFor::kFitting ||
+         (purpose == PlanFor::kTraining &&
+          config.attention.kind == model::AttentionKind::kSparsefinder &&
+          config.attention.sparsefinder.refresh_every > 0);
+}
+
 }  // namespace
 
 MemoryPlan plan_memory(const Config& config, const data::TaskInfo& info, int threads, int rank,
@@ -202,6 +210,7 @@ MemoryPlan plan_memory(const Config& config, const data::TaskInfo& info, int thr
           .saved = plan.saved_bytes(),
           .scratch = plan.scratch_bytes(),
           .inputs = config.device == DeviceChoice::kCpu ? 0 : Feed::device_bytes(feed),
+          .fitting = fits(config, purpose) ? fit_bytes(config, info, num_ranks, flat) : 0,
           .libraries = library_bytes(config, trains ? num_ranks : 1)};
 } catch (const SizeError& error) {
   throw ConfigError(detail::concat(error.what(),

@@ -38,17 +38,19 @@ struct MemoryPlan {
   size_t saved = 0;      ///< activations from forward to backward, of one leaf
   size_t scratch = 0;
   size_t inputs = 0;     ///< leaves on a device with memory of its own
+  size_t fitting = 0;    ///< while what predicts graphs is fitted, at most
   size_t libraries = 0;  ///< what cuBLASLt and NCCL take for themselves, an estimate
   size_t total() const {
-    return parameters + moments + gradients + saved + scratch + inputs + libraries;
+    return parameters + moments + gradients + saved + scratch + inputs + fitting + libraries;
   }
 };
 
 /// Runs the model of `config` on meta, training and evaluation, at the largest leaf of each phase,
-/// for the device of the config; evaluation alone needs less. For writing: a sequence token by token,
-/// as model::Decoder does. ConfigError or ShapeError when it cannot work.
+/// for the device of the config; evaluation alone needs less. For fitting: evaluation, and
+/// attention.sparsefinder.refresh_examples examples to fit to. For writing: a sequence token by
+/// token, as model::Decoder does. ConfigError or ShapeError when it cannot work.
 inline constexpr int kLargestRank = -1;  ///< in place of a rank: what none needs more than
-enum class PlanFor : uint8_t { kTraining, kEvaluation, kWriting };
+enum class PlanFor : uint8_t { kTraining, kEvaluation, kFitting, kWriting };
 MemoryPlan plan_memory(const Config&, const data::TaskInfo&, int threads, int rank, int num_ranks,
                        PlanFor = PlanFor::kTraining);
 /// What a decoder of this task must have room for.
