@@ -571,6 +571,38 @@ TEST(Trainer, WhatIsFittedIsThatOfOneRankOnEveryRank) {
   }
 }
 
+TEST(PredictorFit, ThatLeavesTheNumbersNamesTheKeyOfWhoAskedForIt) {
+  Config config = refreshed_config("diverged");
+  config.model.layers = config.model.heads = 1;
+  const auto communicator = comm::make_single_communicator();
+  const auto task = open_task(*communicator, config);
+  const auto channels = static_cast<size_t>(config.model.width);
+  // A query has one of two keys, the other one is the other's.
+  model::ProjectionExample example{
+      .q = std::vector<float>(2 * channels, 1.0f),
+      .k = std::vector<float>(2 * channels, -1.0f),
+      .gold = {.row_ptr = {0, 1, 2}, .columns = {0, 1}, .multiplicity = {}}};
+  for (size_t c = 0; c < channels; ++c) example.k[c] = 2.0f;
+  const ExactSupports supports = {{example}};
+  const auto error_of = [&](const PredictorFitOptions& options) -> std::string {
+    PredictorFit fit(config, task->info(), options);
+    try {
+      fit.fit_projections(supports, {.lr = 1e300});
+    } catch (const ConfigError& error) {
+      return error.what();
+    }
+    return "none";
+  };
+  EXPECT_EQ(
+      error_of({}),
+      "--learning-rate: at a learning rate of 1e+300 the projection of layer 0, head 0 became "
+      "no number; lower it");
+  EXPECT_EQ(error_of({.diverged = "attention.sparsefinder.refresh_every", .advice = "use 0"}),
+            "attention.sparsefinder.refresh_every: at a learning rate of 1e+300 the projection of "
+            "layer 0, head 0 became no number; use 0");
+  std::filesystem::remove_all(config.run.dir);
+}
+
 /// What a refresh takes from the heap, all ranks together, of what they planned together.
 struct Taken {
   int64_t bytes, planned;

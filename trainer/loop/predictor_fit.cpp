@@ -130,9 +130,9 @@ PredictorFit::ByHead PredictorFit::fit_projections(const ExactSupports& contents
     own.seed = seed_of(layer, head);
     const double loss = model::fit_projection(of_head(contents, layer, head), own, w);
     const bool are_finite = put_doubles(w.query, query) && (is_shared || put_doubles(w.key, key));
-    STIPPLE_CHECK_AS(ConfigError, std::isfinite(loss) && are_finite, "--learning-rate: at ",
-                     options.lr, " the projection of layer ", layer, ", head ", head,
-                     " became no number; lower it");
+    STIPPLE_CHECK_AS(ConfigError, std::isfinite(loss) && are_finite, options_.diverged,
+                     ": at a learning rate of ", options.lr, " the projection of layer ", layer,
+                     ", head ", head, " became no number; ", options_.advice);
     losses[static_cast<size_t>(layer)].push_back(loss);
   });
   return losses;

@@ -24,6 +24,8 @@ struct PredictorFitOptions {
   uint64_t turn = 0;     ///< fits of one run draw other numbers in another turn
   HeadShare share = {};  ///< the heads to fit; supports of others are not looked at
   std::function<void()> after_head = {};
+  /// Around the word of a projection that became no number: which key, and what to do.
+  std::string diverged = "--learning-rate", advice = "lower it";
 };
 
 /// What a model whose attention is sparsefinder has that is not learned, in host memory; at first as
@@ -34,7 +36,7 @@ class PredictorFit {
 
   using ByHead = std::vector<std::vector<double>>;  ///< by layer, of the heads of the share
   /// The loss of the last epoch; the configuration knows what is causal and which seed. Nothing where
-  /// the predictor does not project. ConfigError where a fit leaves the numbers.
+  /// the predictor does not project. ConfigError, which names the key, where a fit leaves the numbers.
   ByHead fit_projections(const ExactSupports& contents, const model::ProjectionFitOptions&);
   /// All that a model has now.
   void take(const Stream& stream, const model::ParameterStore& from) {

@@ -53,6 +53,11 @@ void refresh_predictor(Replica& replica, comm::Communicator& communicator,
       contents_of(config, exchange_heads(communicator, std::move(of_leaves)));
   PredictorFitOptions options{.turn = static_cast<uint64_t>(step), .share = {rank, ranks}};
   options.after_head = [&] { communicator.progress(); };
+  options.diverged = "attention.sparsefinder.refresh_every";
+  options.advice = fmt::format(
+      "that was after step {}; lower optimizer.learning_rate, by which queries and keys grow, or "
+      "use 0",
+      step);
   PredictorFit fit(config, info, options);
   fit.take(replica.stream(), replica.parameters());
   comm::agree(communicator, [&] {
