@@ -13,7 +13,7 @@ enum ExitCode : int {
   kFailed = 1,  ///< something broke; starting again resumes from the last checkpoint
   kBadConfig =
       2,  ///< what was asked cannot be (configuration, data, model, memory): starting again would not help
-  kRequeue = 75,  ///< stopped after a checkpoint, by a signal or the clock; start again to go on
+  kRequeue = 75,  ///< stopped after a checkpoint, by a signal, the clock or a file; start again
   kDoNotRestart = 93,  ///< training diverged and would do so again
 };
 /// The exit code that an exception means.

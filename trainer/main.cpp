@@ -124,7 +124,8 @@ struct CommandLine {
         "run.max_time,\nSLURM_JOB_END_TIME.\n"
         "Exit codes: 0 done, 1 failed (start again to resume), 2 bad configuration or data, 75 "
         "saved "
-        "and stopped by a signal or the clock, 93 diverged (starting again would not help)");
+        "and stopped by a signal, the clock or a file, 93 diverged (starting again would not "
+        "help)");
     add_train();
     add_eval();
     add_predict();

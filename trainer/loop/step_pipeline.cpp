@@ -179,14 +179,16 @@ void StepPipeline::gather(Flight& flight) {
 }
 
 void StepPipeline::sum_over_ranks(Flight& flight) {
-  std::array<int64_t, 2> sums = {flight.tokens, requests_.stop() ? 1 : 0};
+  const bool leaves = requests_.leave(flight.step + 1, config_.train.steps);
+  std::array<int64_t, 3> sums = {flight.tokens, leaves ? 1 : 0, requests_.save() ? 1 : 0};
   communicator_.all_reduce(std::span<int64_t>(sums), comm::Reduction::kSum);
   facts_.all_reduce(communicator_);
   StepResult& result = flight.result;
   result.auxiliary_loss = facts_.total(model::kAuxiliaryLoss);
   result.loss = facts_.total(model::kLossSum) / std::max(1.0, facts_.total(model::kLabels));
   result.tokens = sums[0];
-  result.stop = sums[1] > 0;
+  result.leave = sums[1] > 0;
+  result.save = sums[2] > 0;
   facts_.require_limits();
 }
 

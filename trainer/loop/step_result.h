@@ -20,7 +20,8 @@ struct StepResult {
   double grad_norm = 0;
   std::optional<kernels::TrustRatios> trust{};  ///< of LAMB
   bool skipped = false;
-  bool stop = false;  ///< some rank was asked to stop
+  bool leave = false;  ///< some rank was asked to leave the loop
+  bool save = false;   ///< some rank was asked for a checkpoint
   StepSeconds seconds{};
 };
 

@@ -67,16 +67,17 @@ std::vector<EvalRecord> validations_in(const std::string& metrics, const data::T
 constexpr double kExpectedBytesPerS = 100e6;
 constexpr double kExpectedLeastSave_s = 1;
 
-TimeLimit limit_and_tell(const Config& config, const MemoryPlan& plan,
-                         comm::Communicator& communicator) {
+Requests requests_of(const Config& config, const MemoryPlan& plan,
+                     comm::Communicator& communicator) {
   std::optional<JobEnd> end;
   comm::agree(communicator, [&] { end = end_of_job(config, std::getenv("SLURM_JOB_END_TIME")); });
   const auto bytes = static_cast<double>(plan.parameters + plan.moments);
-  const TimeLimit limit(end, kExpectedLeastSave_s + bytes / kExpectedBytesPerS);
+  TimeLimit limit(end, kExpectedLeastSave_s + bytes / kExpectedBytesPerS);
   if (limit.end())
     log::info(fmt::format("this job ends in {} ({}); the run will save and leave before that",
                           duration_text(std::max(0.0, limit.left_s())), limit.end()->said_by));
-  return limit;
+  const bool looks = communicator.rank() == 0;
+  return {std::move(limit), ControlFolder(looks ? RunDirectory(config.run.dir).control() : "")};
 }
 
 }  // namespace
@@ -106,7 +107,7 @@ Trainer::Trainer(const Config& config, comm::Communicator& communicator)
       state_({config_, replica_, optimizer_, guard_, train_set_->fingerprint(),
               validation_set_->fingerprint(), task_->info()}),
       checkpoints_(directory_.checkpoints(), communicator, config.checkpoint.keep),
-      requests_(limit_and_tell(config, plan_, communicator)),
+      requests_(requests_of(config, plan_, communicator)),
       data_plane_(make_data_plane(config_, communicator_, replica_.stream())),
       log_(config, task_->info(), replica_.facts()) {
   require_equal_ranks();
@@ -197,7 +198,7 @@ void Trainer::protect_best_checkpoint() {
 void Trainer::save() {
   Stopwatch watch;
   comm::agree(communicator_, [&] { protect_best_checkpoint(); });
-  if (!state_.save(checkpoints_)) return;
+  if (!state_.save(checkpoints_)) return requests_.saved(0);
   comm::agree(communicator_, [&] {
     if (communicator_.rank() == 0) directory_.remember_checkpoint(step());
   });
@@ -289,7 +290,7 @@ void Trainer::look_at_graphs(EvalResult& result) {
 std::optional<EvalResult> Trainer::evaluate_validation(int64_t seeds) {
   std::optional<EvalResult> result =
       evaluate(replica_, communicator_, *validation_set_, task_->info(), config_, seeds,
-               [this] { return requests_.stop(); });
+               [this] { return requests_.leave(step(), config_.train.steps); });
   if (!result) return result;
   look_at_graphs(*result);
   log_.evaluation(*result, step(), data::split_name(data::Split::kValidation));
@@ -309,14 +310,22 @@ bool Trainer::has_validation_at_this_step() {
   return communicator_.any(found);
 }
 
-int Trainer::stop() {
+/// Afterwards the parameters are those of step().
+void Trainer::drain() {
   while (step() < enqueued_) {
     const StepResult result = collect_step();
     if (due(config_.log.every)) log_step(result);
   }
-  const std::string reason = requests_.reason(communicator_);
+}
+
+int Trainer::leave() {
+  drain();
+  const Leave why = requests_.agreed(communicator_);
+  ended_ = requests_.text(why);
+  is_to_extend_ = why == Leave::kToExtend;
   save();
-  log::info(fmt::format("saved step {} and stopping, {}; start again to go on", step(), reason));
+  log::info(fmt::format("saved step {} and stopping, {}{}", step(), ended_,
+                        is_to_extend_ ? "" : "; start again to go on"));
   return kRequeue;
 }
 
@@ -325,21 +334,23 @@ int Trainer::run() {
   const bool complete = step() >= config_.train.steps;
   // A stop may have come between a step and its evaluation.
   if (!complete && step() > 0 && due(config_.eval.every) && !has_validation_at_this_step()) {
-    if (!evaluate_validation(1)) return stop();
+    if (!evaluate_validation(1)) return leave();
   }
   while (step() < config_.train.steps) {
     while (may_enqueue()) enqueue_step();
     const StepResult result = collect_step();
     if (due(config_.log.every)) log_step(result);
-    if (result.stop) return stop();
+    if (result.leave) return leave();
+    if (result.save) drain();
     if (due(config_.eval.every) && step() < config_.train.steps) {
-      if (!evaluate_validation(1)) return stop();
+      if (!evaluate_validation(1)) return leave();
     }
-    if (due(config_.checkpoint.every)) save();
+    if (result.save || due(config_.checkpoint.every)) save();
   }
   save();
-  if (!has_validation_at_this_step() && !evaluate_validation(config_.eval.seeds)) return stop();
+  if (!has_validation_at_this_step() && !evaluate_validation(config_.eval.seeds)) return leave();
   if (communicator_.rank() == 0) tell_result(complete);
+  ended_ = "complete";
   return kDone;
 }
 

@@ -41,6 +41,10 @@ class Trainer {
   /// Trains until train.steps; evaluates, checkpoints and logs when due. Returns an ExitCode.
   /// Collective.
   int run();
+  /// Why run() returned, in words.
+  const std::string& ended() const { return ended_; }
+  /// run() returned to go on with another train.steps, which control/extend holds.
+  bool is_to_extend() const { return is_to_extend_; }
 
   /// One optimizer step from beginning to end: enqueue and collect.
   StepResult train_step();
@@ -66,10 +70,11 @@ class Trainer {
   const PhaseData* data_of(int64_t length) const;  ///< nullptr: that of data.max_length
   const data::Dataset& train_set_of(int64_t length) const;
   void look_at_graphs(EvalResult&);
-  std::optional<EvalResult> evaluate_validation(int64_t seeds);  ///< none: asked to stop
+  std::optional<EvalResult> evaluate_validation(int64_t seeds);  ///< none: asked to leave
   bool has_validation_at_this_step();
   void protect_best_checkpoint();
-  int stop();
+  void drain();
+  int leave();
   void tell_result(bool was_complete);
   bool due(int64_t every) const { return every > 0 && step() % every == 0; }
 
@@ -97,6 +102,8 @@ class Trainer {
   int64_t enqueued_ = 0;          ///< steps; at least step()
   RunLog log_;
   Throughput throughput_;
+  std::string ended_;
+  bool is_to_extend_ = false;
 };
 
 }  // namespace stipple::trainer

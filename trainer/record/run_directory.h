@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The folder of one run: config.yaml, run.json, metrics.jsonl, log.txt, TensorBoard events,
-// figures.json, ladder.json, data.json, graphs.safetensors, report.html, lock, checkpoints/.
+// figures.json, ladder.json, data.json, graphs.safetensors, report.html, lock,
+// control/, checkpoints/.
 #pragma once
 
 #include <functional>
@@ -30,6 +31,8 @@ class RunDirectory {
   std::string graphs() const { return path_ + "/graphs.safetensors"; }
   /// What `stipple eval --dump-graphs` writes after that step.
   std::string graphs(std::string_view split, int64_t step) const;
+  /// Where a person asks something of the run: trainer/loop/control_folder.h.
+  std::string control() const { return path_ + "/control"; }
   std::string checkpoints() const { return path_ + "/checkpoints"; }
 
   /// Training has begun here: there is something to resume.

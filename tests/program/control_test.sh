@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# A run is controlled by files in its folder.
+. "$(dirname "$0")/support.sh"
+make_data
+endless=(train.steps=1000000 optimizer.schedule.warmup_steps=6 checkpoint.every=0 eval.every=0 log.every=1)
+
+begin() {  # begin RANKS key=value...: in the background, until it has trained; sets job
+  run_train "$@" 2>>job.log &
+  job=$!
+  until [ -s run/metrics.jsonl ]; do kill -0 $job || fail "$(cat job.log)"; sleep 0.05; done
+}
+await() {  # await WHAT CONDITION...
+  local what=$1 end=$((SECONDS + 60))
+  shift
+  until "$@"; do [ $SECONDS -lt $end ] || fail "no $what: $(cat job.log)"; sleep 0.1; done
+}
+ended() { local code=0; wait "$job" || code=$?; equal $code "$1" "how the job ended: $(tail -n 5 job.log)"; }
+has_checkpoints() { [ "$(ls run/checkpoints 2>/dev/null | grep -c '^step-')" -ge "$1" ]; }
+
+# A checkpoint now, twice; training goes on.
+begin 2 "${endless[@]}"
+for n in 1 2; do
+  touch run/control/save
+  await "checkpoint $n" has_checkpoints $n
+  await "answer to control/save" test ! -e run/control/save
+done
+kill -0 $job || fail "a save ended the job: $(cat job.log)"
+# What is no number of steps is told once, and ignored.
+echo many >run/control/extend
+await "word about extend" grep -q "run/control/extend: 'many' is no number of steps" job.log
+rm run/control/extend
+# A stop stands until the file is gone.
+touch run/control/stop
+ended 75
+contains "$(cat job.log)" "as run/control/stop asks"
+expect 2 run_train 2 "${endless[@]}"
+contains "$output" "run/control/stop asks this run to stop; remove the file to go on"
+rm run/control/stop
+
+# A run that was extended while it trained, with two ranks, ends as one that was resumed with more steps.
+rm -rf run
+: >job.log
+expect 0 run_train 1 train.steps=12 run.dir=resumed
+expect 0 run_train 1 train.steps=30 run.dir=resumed
+mkdir -p run/control
+echo 12 >run/control/extend
+expect 0 run_train 2 train.steps=20   # the file counts
+contains "$output" "step 12  val loss"
+echo 30 >run/control/extend
+expect 0 run_train 2 train.steps=20
+equal "$(state run)" "$(state resumed)" "state of a run that a file extended between two jobs"
+
+rm -rf run
+begin 2 "${endless[@]}" train.micro_batch=8
+echo 999999 >run/control/extend
+await "going on" grep -q "to go on to step 999999, as run/control/extend asks" job.log
+await "the new number of steps" grep -q "steps: 999999" run/config.yaml
+kill -USR1 $(pgrep -P $job -f "stipple train" || echo $job)
+ended 75

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "trainer/loop/control_folder.h"
+
+#include <fmt/format.h>
+
+#include "core/config/number.h"
+#include "core/error.h"
+#include "core/log.h"
+#include "core/text.h"
+#include "trainer/checkpoint/durable_file.h"
+#include "trainer/loop/time_limit.h"
+
+namespace stipple::trainer {
+namespace {
+
+constexpr int64_t kMaxExtendBytes = 64;
+constexpr int64_t kMostSteps = 1'000'000'000;
+
+std::string trimmed(const std::string& text) {
+  const size_t first = text.find_first_not_of(" \t\r\n");
+  if (first == std::string::npos) return {};
+  return text.substr(first, text.find_last_not_of(" \t\r\n") + 1 - first);
+}
+
+}  // namespace
+
+void ControlFolder::open() const {
+  create_directories(path_);
+  STIPPLE_CHECK_AS(ConfigError, !path_exists(stop_file()), stop_file(),
+                   " asks this run to stop; remove the file to go on");
+}
+
+std::optional<int64_t> ControlFolder::extended_steps() const {
+  if (path_.empty() || !path_exists(extend_file())) return std::nullopt;
+  const std::string text = trimmed(read_text(extend_file(), kMaxExtendBytes));
+  if (text.empty()) return std::nullopt;  // about to be written
+  const auto steps = config::parse_integer(text);
+  STIPPLE_CHECK_AS(ConfigError, steps && *steps > 0 && *steps <= kMostSteps, extend_file(), ": '",
+                   one_line(text), "' is no number of steps from 1 to ", kMostSteps,
+                   "; write train.steps of the whole run into it, or remove it");
+  return steps;
+}
+
+void ControlFolder::look_at_extend(int64_t done, int64_t steps) {
+  wants_steps_.reset();
+  try {
+    const auto asked = extended_steps();
+    if (!asked || *asked == steps) return;
+    STIPPLE_CHECK_AS(ConfigError, *asked > done, extend_file(), ": ", *asked,
+                     " steps are not more than the ", done, " that are done");
+    wants_steps_ = asked;
+  } catch (const Error& e) {
+    // A mistake in a file is no reason to end a run, and one word about it is enough.
+    if (refused_ != e.what()) log::warn(fmt::format("{}; the run goes on as it is", e.what()));
+    refused_ = e.what();
+  }
+}
+
+void ControlFolder::look(int64_t done, int64_t steps) {
+  if (path_.empty()) return;
+  const double now = unix_time_s();
+  if (now >= looked_at_s_ && now < looked_at_s_ + kEvery_s) return;
+  looked_at_s_ = now;
+  wants_stop_ = path_exists(stop_file());
+  if (path_exists(save_file())) {
+    // Taken at once: what is asked while the save goes on is another one.
+    remove_tree(save_file());
+    wants_save_ = true;
+  }
+  look_at_extend(done, steps);
+}
+
+}  // namespace stipple::trainer

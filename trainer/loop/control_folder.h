@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a person asks of a run through files in its folder `control`, from any machine that sees it:
+//
+//   touch runs/x/control/save          a checkpoint now; the file goes when it is taken
+//   touch runs/x/control/stop          save and stop; no job goes on with the run while the file is there
+//   echo 20000 >runs/x/control/extend  train.steps becomes 20000, now and for every later job
+//
+// Rank 0 looks; Requests lets the others know.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+namespace stipple::trainer {
+
+class ControlFolder {
+ public:
+  /// Seconds between two looks, for the sake of shared file systems.
+  static constexpr double kEvery_s = 1;
+
+  /// Empty: nobody asks for anything.
+  explicit ControlFolder(std::string path) : path_(std::move(path)) {}
+
+  /// Looks, unless it did within the last kEvery_s. `steps`: train.steps; `done`: of them.
+  void look(int64_t done, int64_t steps);
+
+  bool wants_stop() const { return wants_stop_; }
+  /// Until saved().
+  bool wants_save() const { return wants_save_; }
+  void saved() { wants_save_ = false; }
+  /// The steps that `extend` asks for in place of train.steps; none: it asks for nothing else.
+  std::optional<int64_t> wants_steps() const { return wants_steps_; }
+
+  std::string stop_file() const { return path_ + "/stop"; }
+  std::string save_file() const { return path_ + "/save"; }
+  std::string extend_file() const { return path_ + "/extend"; }
+
+  /// Rank 0, before training: makes the folder. ConfigError while `stop` is there.
+  void open() const;
+  /// What `extend` holds; none: nothing, or there is no such file. ConfigError where it is no number of steps.
+  std::optional<int64_t> extended_steps() const;
+
+ private:
+  void look_at_extend(int64_t done, int64_t steps);
+
+  std::string path_;
+  double looked_at_s_ = 0;
+  bool wants_stop_ = false;
+  bool wants_save_ = false;
+  std::optional<int64_t> wants_steps_;
+  std::string refused_;  ///< what was warned of already
+};
+
+}  // namespace stipple::trainer
