@@ -139,6 +139,7 @@ struct CommandLine {
     add_dry_run();
     add_keys();
     add_inspect();
+    add_status();
     add_report();
     add_doctor();
     for (CLI::App* command : app.get_subcommands({}))
@@ -543,6 +544,12 @@ struct CommandLine {
         ->add_option("checkpoint", path, "Checkpoint directory, or a run directory for its newest")
         ->required();
     command->callback([this] { action = [this] { return inspect(path); }; });
+  }
+  void add_status() {
+    CLI::App* command = app.add_subcommand(
+        "status", "Tell where a run stands, going on or ended: step, ETA, checkpoint, restarts");
+    command->add_option("run_dir", path, "Run directory that `train` wrote")->required();
+    command->callback([this] { action = [this] { return status(path); }; });
   }
   void add_report() {
     CLI::App* command = app.add_subcommand(

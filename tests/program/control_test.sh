@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# A run is controlled by files in its folder.
+# A run is controlled by files in its folder, and tells where it stands to whoever looks at its files.
 . "$(dirname "$0")/support.sh"
 make_data
 endless=(train.steps=1000000 optimizer.schedule.warmup_steps=6 checkpoint.every=0 eval.every=0 log.every=1)
@@ -26,6 +26,11 @@ for n in 1 2; do
   await "answer to control/save" test ! -e run/control/save
 done
 kill -0 $job || fail "a save ended the job: $(cat job.log)"
+expect 0 "$STIPPLE" status run
+contains "$output" "training with 2 ranks on $(hostname)"
+contains "$output" "of 1000000"
+contains "$output" "ETA"
+contains "$output" "until now"
 # What is no number of steps is told once, and ignored.
 echo many >run/control/extend
 await "word about extend" grep -q "run/control/extend: 'many' is no number of steps" job.log
@@ -37,6 +42,18 @@ contains "$(cat job.log)" "as run/control/stop asks"
 expect 2 run_train 2 "${endless[@]}"
 contains "$output" "run/control/stop asks this run to stop; remove the file to go on"
 rm run/control/stop
+expect 0 "$STIPPLE" status run
+contains "$output" "state        saved and stopped, as run/control/stop asks"
+
+# A job that is killed has no last word.
+begin 1 "${endless[@]}"
+await "second start" eval '[ "$(grep -c "\"kind\":\"start\"" run/starts.jsonl)" = 2 ]'
+pkill -KILL -P $job -f "stipple train" || kill -KILL $job
+wait $job 2>/dev/null || true
+await "end of the job" eval '! "$STIPPLE" status run | grep -q "until now"'
+expect 0 "$STIPPLE" status run
+contains "$output" "state        ended without a word: killed, or its machine was lost"
+contains "$output" "starts       2"
 
 # A run that was extended while it trained, with two ranks, ends as one that was resumed with more steps.
 rm -rf run
@@ -50,11 +67,18 @@ contains "$output" "step 12  val loss"
 echo 30 >run/control/extend
 expect 0 run_train 2 train.steps=20
 equal "$(state run)" "$(state resumed)" "state of a run that a file extended between two jobs"
+expect 0 "$STIPPLE" status run
+contains "$output" "state        complete"
+contains "$output" "30 of 30 (100.0 %)"
 
 rm -rf run
 begin 2 "${endless[@]}" train.micro_batch=8
 echo 999999 >run/control/extend
 await "going on" grep -q "to go on to step 999999, as run/control/extend asks" job.log
-await "the new number of steps" grep -q "steps: 999999" run/config.yaml
+await "second start" eval '[ "$(grep -c "\"kind\":\"start\"" run/starts.jsonl)" = 2 ]'
+contains "$(cat run/config.yaml)" "steps: 999999"
 kill -USR1 $(pgrep -P $job -f "stipple train" || echo $job)
 ended 75
+
+expect 2 "$STIPPLE" status nowhere
+contains "$output" "nowhere holds no run"

@@ -40,6 +40,7 @@ for _ in $(seq 9); do
 done
 equal $code 0 "exit code of the last one"
 equal "$(state piecemeal)" "$(state undisturbed)" "state of a run of jobs of one step"
+equal "$(grep -c '"kind":"start"' piecemeal/starts.jsonl)" 9 "starts of it"
 
 # What is no time is refused.
 SLURM_JOB_END_TIME=soon expect 2 run_train 2

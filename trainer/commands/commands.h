@@ -135,6 +135,8 @@ void explain(const ConfigArguments&);
 int keys();
 /// Verifies a checkpoint and prints its tensors and state.
 int inspect(const std::string& path);
+/// Prints where a run stands, from its files alone (trainer/record/run_status.h).
+int status(const std::string& run_dir);
 /// Writes report.html of a run; of several, a comparison to `out`, by default comparison.html here.
 int report(const std::vector<std::string>& run_dirs, const std::string& out);
 /// Prints what this machine offers and whether a run would start. Collective.

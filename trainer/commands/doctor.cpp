@@ -14,15 +14,10 @@
 #include "core/stopwatch.h"
 #include "trainer/commands/commands.h"
 #include "trainer/exit_code.h"
+#include "trainer/record/host_name.h"
 
 namespace stipple::trainer {
 namespace {
-
-std::string host_name() {
-  char name[256] = "";
-  gethostname(name, sizeof name - 1);
-  return name;
-}
 
 double memory_gb() {
   return static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGESIZE)) /

@@ -1,13 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <fmt/format.h>
 
+#include <cstdlib>
 #include <optional>
 
+#include "core/log.h"
 #include "trainer/commands/commands.h"
 #include "trainer/commands/train_run.h"
+#include "trainer/exit_code.h"
 #include "trainer/loop/control_folder.h"
+#include "trainer/loop/time_limit.h"
 #include "trainer/loop/trainer.h"
+#include "trainer/record/host_name.h"
 #include "trainer/record/run_directory.h"
+#include "trainer/record/start_log.h"
 
 namespace stipple::trainer {
 namespace {
@@ -21,6 +27,30 @@ Config load_extended(const ConfigArguments& arguments) {
   std::vector<std::string> overrides = arguments.overrides;
   overrides.push_back(fmt::format("train.steps={}", *steps));
   return load_arguments(arguments.files, overrides);
+}
+
+/// Tells starts.jsonl of the start, and of its end, whichever it is.
+int run_and_record(Trainer& trainer, const RunDirectory& directory,
+                   const comm::Communicator& communicator) {
+  if (communicator.rank() != 0) return trainer.run();
+  const char* job = std::getenv("SLURM_JOB_ID");
+  write_start(directory.starts(), {.step = trainer.step(),
+                                   .at_s = unix_time_s(),
+                                   .host = host_name(),
+                                   .ranks = communicator.size(),
+                                   .job = job == nullptr ? "" : job});
+  const auto record = [&](int exit_code, const std::string& why) {
+    write_end(directory.starts(),
+              {.step = trainer.step(), .at_s = unix_time_s(), .exit_code = exit_code, .why = why});
+  };
+  try {
+    const int code = trainer.run();
+    record(code, trainer.ended());
+    return code;
+  } catch (const std::exception& e) {
+    record(exit_code_of(e), message_of(e));
+    throw;
+  }
 }
 
 }  // namespace
@@ -45,10 +75,10 @@ int train_run(comm::Communicator& communicator, Config config,
   });
   for (;;) {
     bool is_to_extend = false;
-    int code = 0;
+    int code = kDone;
     {
       Trainer trainer(config, communicator);
-      code = trainer.run();
+      code = run_and_record(trainer, directory, communicator);
       is_to_extend = trainer.is_to_extend();
     }
     if (!is_to_extend) return code;

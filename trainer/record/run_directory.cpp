@@ -18,6 +18,7 @@
 #include "trainer/checkpoint/step_directory.h"
 #include "trainer/config/resume.h"
 #include "trainer/config/user_path.h"
+#include "trainer/record/host_name.h"
 #include "trainer/record/run_record.h"
 
 namespace stipple::trainer {
@@ -195,13 +196,22 @@ RunLock::RunLock(const RunDirectory& directory) {
         fmt::format("another job is using {} ({}); wait for it or choose another run.dir",
                     directory.path(), holder.empty() ? "unknown" : holder));
   }
-  char host[64] = "";
-  gethostname(host, sizeof host - 1);
-  const std::string holder = fmt::format("{}, process {}", host, getpid());
+  const std::string holder = fmt::format("{}, process {}", host_name(), getpid());
   // Only for the other's message: the lock holds without it.
   if (ftruncate(descriptor_, 0) == 0) {
     [[maybe_unused]] const ssize_t written = ::write(descriptor_, holder.data(), holder.size());
   }
+}
+
+bool RunLock::is_held(const RunDirectory& directory) {
+  const int descriptor = ::open((directory.path() + "/lock").c_str(), O_RDONLY | O_CLOEXEC);
+  if (descriptor < 0) return false;
+  struct flock whole = {};
+  whole.l_type = F_RDLCK;  // what somebody who may only read can ask about
+  whole.l_whence = SEEK_SET;
+  const bool is_known = fcntl(descriptor, F_GETLK, &whole) == 0;
+  ::close(descriptor);
+  return is_known && whole.l_type != F_UNLCK;
 }
 
 RunLock::~RunLock() { ::close(descriptor_); }

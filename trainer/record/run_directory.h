@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The folder of one run: config.yaml, run.json, metrics.jsonl, log.txt, TensorBoard events,
 // figures.json, ladder.json, data.json, graphs.safetensors, report.html, lock,
-// control/, checkpoints/.
+// starts.jsonl, control/, checkpoints/.
 #pragma once
 
 #include <functional>
@@ -33,6 +33,8 @@ class RunDirectory {
   std::string graphs(std::string_view split, int64_t step) const;
   /// Where a person asks something of the run: trainer/loop/control_folder.h.
   std::string control() const { return path_ + "/control"; }
+  /// When it was started and how that ended: trainer/record/start_log.h.
+  std::string starts() const { return path_ + "/starts.jsonl"; }
   std::string checkpoints() const { return path_ + "/checkpoints"; }
 
   /// Training has begun here: there is something to resume.
@@ -81,6 +83,9 @@ class RunLock {
   /// ConfigError naming the holder when another process has it, or when the lock cannot be had.
   explicit RunLock(const RunDirectory&);
   ~RunLock();
+  /// Whether another process has it, on any machine where the file system knows of locks. Takes
+  /// nothing.
+  static bool is_held(const RunDirectory&);
   RunLock(const RunLock&) = delete;
   RunLock& operator=(const RunLock&) = delete;
 

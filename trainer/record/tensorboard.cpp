@@ -12,6 +12,7 @@
 #include <filesystem>
 
 #include "core/error.h"
+#include "trainer/record/host_name.h"
 
 namespace stipple::trainer {
 namespace {
@@ -96,12 +97,6 @@ std::string restart_event(int64_t first_step) {
   Message event = event_at(first_step);
   event.add_bytes(7, session.bytes());
   return event.bytes();
-}
-
-std::string host_name() {
-  char host[64] = "";
-  gethostname(host, sizeof host - 1);
-  return host;
 }
 
 /// Readers take files in the order of names, so a new one must be later than all present even
