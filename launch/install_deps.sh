@@ -11,7 +11,7 @@ packages=(g++ cmake ninja-build pkg-config libopenmpi-dev openmpi-bin libyaml-cp
   nlohmann-json3-dev libdnnl-dev ocl-icd-opencl-dev libxxhash-dev libpng-dev libzip-dev)
 case "${1:-}" in
   "") ;;
-  --tests) packages+=(libgtest-dev libbenchmark-dev libboost-context-dev procps ccache clang-format-14 clang-tidy-14 python3-torch python3-pandas) ;;
+  --tests) packages+=(libgtest-dev libbenchmark-dev libboost-context-dev procps slurm-wlm munge ccache clang-format-14 clang-tidy-14 python3-torch python3-pandas) ;;
   *) echo "usage: $0 [--tests]" >&2; exit 2 ;;
 esac
 

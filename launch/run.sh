@@ -6,8 +6,21 @@
 # seconds (Open MPI 4.1). A second INT ends the job within two seconds, saved or not. Returns what the job returns: 75 after a stop. A reader that leaves
 # (`| head`) and a terminal that closes, which end mpirun, do not end the job. An mpirun that waits for itself after its ranks have ended is
 # ended with 1: Open MPI 4.1 with PMIx 4.2 does so rarely, after jobs of which a rank failed.
+# In a Slurm job, TERM comes to all processes at once, to ranks, too: mpirun and its daemons are started so that it does not end them before
+# the ranks have saved. STIPPLE_LAUNCHER=srun starts ranks by `srun --mpi=pmix` there, whose arguments these are then.
 set -uo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/mpi_environment.sh"
+
+launcher=(mpirun -q)
+if [ -n "${SLURM_JOB_ID:-}" ] && env --block-signal=TERM true 2>/dev/null; then
+  launcher=(env --block-signal=TERM mpirun -q)
+  export OMPI_MCA_orte_launch_agent="env --block-signal=TERM orted"
+fi
+case "${STIPPLE_LAUNCHER:-mpirun}" in
+  mpirun) ;;
+  srun) launcher=(srun --mpi=pmix --kill-on-bad-exit=1 --cpu-bind=none) ;;
+  *) echo "launch/run.sh: STIPPLE_LAUNCHER=$STIPPLE_LAUNCHER: it is mpirun or srun" >&2; exit 2 ;;
+esac
 
 job= asked= reminder=
 
@@ -21,13 +34,14 @@ stop() {
   local before=$asked
   asked=$1
   if [ -z "$job" ]; then return; fi
-  if [ "$before $1" = "INT INT" ]; then kill -s TERM "$job" 2>/dev/null; else ask; fi
+  if [ "$before $1" = "INT INT" ]; then kill -s INT "$job" 2>/dev/null; else ask; fi
 }
 for signal in INT TERM HUP USR1 USR2; do trap "stop $signal" $signal; done
 
 # Ends an mpirun that has no processes left and whose first thread, which else polls them, has waited for a lock for half a minute.
 end_if_stuck() {
   local seconds=0 child
+  [ "${launcher[0]}" != srun ] || return 1   # which does not do that
   while sleep 1; do
     seconds=$((seconds + 1))
     [[ $(cat "/proc/$job/wchan") == futex* ]] || seconds=0
@@ -50,7 +64,7 @@ exec {messages}> >(relay >&2)
 messages_relay=$!
 
 set -m   # a process group of its own: the terminal's Ctrl-C comes here only
-mpirun -q "$@" </dev/null >&$answers 2>&$messages {answers}>&- {messages}>&- &
+"${launcher[@]}" "$@" </dev/null >&$answers 2>&$messages {answers}>&- {messages}>&- &
 job=$!
 set +m
 end_if_stuck >/dev/null 2>&1 {answers}>&- {messages}>&- &

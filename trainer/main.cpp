@@ -89,6 +89,7 @@ struct CommandLine {
   std::vector<std::string> runs;
   std::vector<std::string> files;
   std::string path;
+  std::string key;
   std::string out;
   std::string format;
   bool explains = false;
@@ -517,6 +518,9 @@ struct CommandLine {
     command->add_option("config", config, kConfigHelp)->required();
     command->add_flag("--explain", explains,
                       "Print each value first, with the line, override or default that set it");
+    command
+        ->add_option("--key", key, "Print the value of this key alone, e.g. run.dir: for scripts")
+        ->excludes("--explain");
     command->add_option("--ranks", ranks, "Number of MPI ranks to plan for")
         ->capture_default_str()
         ->check(CLI::Range(1, kMostRanks));
@@ -527,6 +531,7 @@ struct CommandLine {
     command->callback([this] {
       action = [this] {
         const ConfigArguments arguments = split_config_arguments(config);
+        if (!key.empty()) return print_key(arguments, key);
         if (explains) explain(arguments);
         return dry_run(arguments, ranks, ranks_per_node > 0 ? ranks_per_node : ranks);
       };

@@ -18,6 +18,10 @@ expect 2 "$STIPPLE" train nowhere.yaml
 contains "$output" "nowhere.yaml"
 expect 2 "$STIPPLE" train small.yaml train.stesp=3
 contains "$output" "train.steps"
+expect 0 "$STIPPLE" dry-run --key run.dir small.yaml "run.dir=a folder"
+equal "$output" "a folder" "the value of one key"
+expect 2 "$STIPPLE" dry-run --key run.dri small.yaml
+contains "$output" "did you mean run.dir?"
 expect 2 "$STIPPLE" train small.yaml train.steps=ten
 contains "$output" "train.steps"
 expect 2 "$STIPPLE" train small.yaml train.batch=0

@@ -16,6 +16,8 @@ build/tests/kernels/kernels_tests --source=matmul_test | needs the build folder
 build/tests/kernels/kernels_tests --gtest_filter='Matmul.*' | needs the build folder
 ctest --preset cpu -R '^matmul_test$' | needs the build folder
 launch/run.sh -np 8 --hostfile hosts.txt build/bin/stipple train configs/recipe/quickstart.yaml | needs two hosts
+launch/build.sh cpu stipple | a build
+sbatch --nodes=2 --ntasks-per-node=8 --time=4:00:00 launch/slurm.sbatch configs/recipe/lra_listops_sbm.yaml run.dir=runs/mine | needs Slurm; tests/slurm has it
 launch/gpu_check.sh --minutes 10 --out gpu_check | needs a GPU; says so and exits with 3
 launch/bundle.sh stipple-bundle.tar.xz | needs nvcc
 tar -xf stipple-bundle.tar.xz && stipple-bundle/launch/gpu_check.sh | needs the bundle
@@ -54,7 +56,7 @@ for argument; do [[ \${arguments[-1]:-} = -np ]] && argument=2; arguments+=("\$a
 exec "$(command -v mpirun)" -q "\${arguments[@]}"
 SCRIPT
 chmod +x build/bin/stipple build-cuda/bin/stipple tools/mpirun
-export PATH=$PWD/tools:$PWD/build/bin:$PATH
+export PATH=$PWD/tools:$PWD/build/bin:$PATH STIPPLE=$PWD/build/bin/stipple
 
 pages=("$SOURCE"/README.md "$SOURCE"/CONTRIBUTING.md $(find "$SOURCE"/docs -name '*.md' -not -path '*/adr/*' | sort))
 
@@ -86,7 +88,7 @@ for page in "${pages[@]}"; do
       continue
     fi
     # What a page trains is there from the page's own commands, or is made here.
-    if [[ $command = *stipple*train* ]]; then
+    if [[ $command = *stipple*train* || $command = launch/local.sh* ]]; then
       [ -d datasets/listops ] || stipple data listops --out datasets/listops >/dev/null 2>&1
       [ -d datasets/listops-short ] || cp -r datasets/listops datasets/listops-short
     fi

@@ -131,6 +131,8 @@ int data_verify(const std::string& prefix, const std::string& vocabulary);
 int dry_run(const ConfigArguments&, int ranks, int ranks_per_node);
 /// Prints each value of a configuration with the line, the override or the default that set it.
 void explain(const ConfigArguments&);
+/// Prints the value of one key of a configuration. ConfigError where there is no such key.
+int print_key(const ConfigArguments&, const std::string& key);
 /// Prints docs/config.md: every key with its default, allowed values, unit and meaning.
 int keys();
 /// Verifies a checkpoint and prints its tensors and state.
