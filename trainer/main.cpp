@@ -109,6 +109,7 @@ struct CommandLine {
   SampleOptions sampling;
   SweepOptions sweep;
   ExportOptions exporting;
+  SubmitOptions submission_options;
   std::function<int()> action;
 
   CommandLine() {
@@ -140,6 +141,7 @@ struct CommandLine {
     add_dry_run();
     add_keys();
     add_inspect();
+    add_submit();
     add_status();
     add_report();
     add_doctor();
@@ -549,6 +551,34 @@ struct CommandLine {
         ->add_option("checkpoint", path, "Checkpoint directory, or a run directory for its newest")
         ->required();
     command->callback([this] { action = [this] { return inspect(path); }; });
+  }
+  void add_submit() {
+    SubmitOptions& options = submission_options;
+    CLI::App* command = app.add_subcommand(
+        "submit", "Train as a Slurm job that goes on until the run is complete (docs/clusters.md)");
+    command->add_option("config", config, kConfigHelp)->required();
+    command->add_option("--nodes", options.nodes, "Nodes of the job")
+        ->capture_default_str()
+        ->check(whole_number_from(1));
+    command->add_option("--gpus-per-node", options.gpus_per_node, "GPUs of a node, a rank for each")
+        ->capture_default_str()
+        ->check(whole_number_from(0));
+    command
+        ->add_option("--ranks-per-node", options.ranks_per_node,
+                     "Ranks of a node; by default one for each GPU, or one")
+        ->check(whole_number_from(1));
+    command->add_option("--time", options.time, "Time limit of a job, as for sbatch")->required();
+    command
+        ->add_option("--chain", options.chain,
+                     "Jobs one after the other, where a site does not requeue jobs")
+        ->capture_default_str()
+        ->check(whole_number_from(1));
+    command
+        ->add_option("--sbatch", options.sbatch,
+                     "An option more for sbatch, whole: --sbatch=--partition=NAME")
+        ->allow_extra_args(false);
+    command->add_flag("--dry-run", options.is_dry, "Print the batch script, do nothing");
+    command->callback([this] { action = [this] { return submit(config, submission_options); }; });
   }
   void add_status() {
     CLI::App* command = app.add_subcommand(

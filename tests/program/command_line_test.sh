@@ -3,7 +3,7 @@
 # What a person meets first: help, versions, exit codes, and one clear line for each kind of mistake.
 . "$(dirname "$0")/support.sh"
 
-for command in "" train eval sample glue "data listops" dry-run keys inspect report status doctor; do
+for command in "" train eval sample glue "data listops" dry-run keys inspect report status submit doctor; do
   expect 0 "$STIPPLE" $command --help
   contains "$output" "--help"
   expect 0 "$STIPPLE" $command --version

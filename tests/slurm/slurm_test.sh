@@ -21,7 +21,7 @@ clean() {
   rm -rf "$work"
 }
 trap clean EXIT
-"$here/cluster.sh" up "$cluster" 24
+"$here/cluster.sh" up "$cluster" 26
 export SLURM_CONF=$cluster/slurm.conf
 # Nodes share this machine: its shared memory is not to be taken for theirs.
 export OMPI_MCA_btl=self,tcp OMPI_MCA_btl_tcp_if_include=lo OMPI_MCA_oob_tcp_if_include=lo
@@ -80,6 +80,9 @@ if [ -n "$with_pmix" ]; then STIPPLE_LAUNCHER=srun submit by_srun --; by_srun=$j
 submit warned --; warned=$job
 submit bereft --no-kill --; bereft=$job
 submit moved --; moved=$job
+# By the program's own word, from a script that holds all it needs. A rank a node, on nodes of its own.
+"$STIPPLE" submit "${recipe[@]}" run.dir="$work/submitted" --nodes 2 --time 10 --sbatch=--comment=mine >submitted.txt 2>&1 || fail "submit: $(cat submitted.txt)"
+submitted=$(sed -n 's/^Submitted batch job //p' submitted.txt)
 submit crashed --; crashed=$job
 submit chained --array=1-4%1 --; chained=$job
 submit mistaken -- train.steps=none; mistaken=$job
@@ -112,6 +115,9 @@ done
 
 completed by_mpirun "$by_mpirun"
 if [ -n "$with_pmix" ]; then completed by_srun "$by_srun"; else echo "srun has no pmix here: not tested" >&2; fi
+within 120 "end of submitted" is_over "$submitted"
+equal "$(field "$submitted" JobState) $(field "$submitted" Comment)" "COMPLETED mine" "how submitted ended: $(cat submitted/slurm-*.log)"
+equal "$(state submitted)" "$undisturbed" "state of submitted"
 completed warned "$warned"
 equal "$(field "$warned" Restarts)" 1 "times that warned was requeued"
 contains "$(log_of warned)" "back to the queue"

@@ -137,6 +137,18 @@ int print_key(const ConfigArguments&, const std::string& key);
 int keys();
 /// Verifies a checkpoint and prints its tensors and state.
 int inspect(const std::string& path);
+struct SubmitOptions {
+  int64_t nodes = 1;
+  int64_t gpus_per_node = 0;
+  int64_t ranks_per_node = 0;            ///< 0: one for each GPU, or one for each node
+  std::string time;                      ///< of sbatch
+  int64_t chain = 1;                     ///< jobs, one after the other
+  std::vector<std::string> sbatch = {};  ///< further options
+  bool is_dry = false;                   ///< print the script, write and submit nothing
+};
+/// Writes a batch script for `train` with these arguments into the run directory and submits it to
+/// Slurm. ConfigError for what the job would end with, and where sbatch refuses.
+int submit(const std::vector<std::string>& arguments, const SubmitOptions&);
 /// Prints where a run stands, from its files alone (trainer/record/run_status.h).
 int status(const std::string& run_dir);
 /// Writes report.html of a run; of several, a comparison to `out`, by default comparison.html here.
