@@ -90,6 +90,7 @@ struct CommandLine {
   std::vector<std::string> files;
   std::string path;
   std::string key;
+  std::string folder = ".";
   std::string out;
   std::string format;
   bool explains = false;
@@ -597,8 +598,11 @@ struct CommandLine {
   void add_doctor() {
     CLI::App* command = app.add_subcommand(
         "doctor", "Show what this machine offers; run it under mpirun to see all ranks");
-    command->callback(
-        [this] { action = [] { return run_collective([](auto& c) { return doctor(c); }); }; });
+    command->add_option("--run-dir", folder, "Folder of a run: do all ranks see it, is there room?")
+        ->capture_default_str();
+    command->callback([this] {
+      action = [this] { return run_collective([this](auto& c) { return doctor(c, folder); }); };
+    });
   }
 };
 

@@ -48,7 +48,7 @@ contains "$output" "state        saved and stopped, as run/control/stop asks"
 # A job that is killed has no last word.
 begin 1 "${endless[@]}"
 await "second start" eval '[ "$(grep -c "\"kind\":\"start\"" run/starts.jsonl)" = 2 ]'
-pkill -KILL -P $job -f "stipple train" || kill -KILL $job
+pkill -KILL -P $job   # mpirun
 wait $job 2>/dev/null || true
 await "end of the job" eval '! "$STIPPLE" status run | grep -q "until now"'
 expect 0 "$STIPPLE" status run
@@ -77,7 +77,7 @@ echo 999999 >run/control/extend
 await "going on" grep -q "to go on to step 999999, as run/control/extend asks" job.log
 await "second start" eval '[ "$(grep -c "\"kind\":\"start\"" run/starts.jsonl)" = 2 ]'
 contains "$(cat run/config.yaml)" "steps: 999999"
-kill -USR1 $(pgrep -P $job -f "stipple train" || echo $job)
+kill -USR1 $(pgrep -P $job)
 ended 75
 
 expect 2 "$STIPPLE" status nowhere

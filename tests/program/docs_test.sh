@@ -18,6 +18,7 @@ ctest --preset cpu -R '^matmul_test$' | needs the build folder
 launch/run.sh -np 8 --hostfile hosts.txt build/bin/stipple train configs/recipe/quickstart.yaml | needs two hosts
 launch/build.sh cpu stipple | a build
 build/bin/stipple submit configs/recipe/lra_listops_sbm.yaml run.dir=runs/mine --nodes 2 --ranks-per-node 8 --time 4:00:00 --sbatch=--partition=long | needs Slurm; tests/slurm has it
+srun --nodes=2 --ntasks-per-node=8 --mpi=pmix build/bin/stipple doctor --run-dir runs/mine | needs Slurm
 sbatch --nodes=2 --ntasks-per-node=8 --time=4:00:00 launch/slurm.sbatch configs/recipe/lra_listops_sbm.yaml run.dir=runs/mine | needs Slurm; tests/slurm has it
 launch/gpu_check.sh --minutes 10 --out gpu_check | needs a GPU; says so and exits with 3
 launch/bundle.sh stipple-bundle.tar.xz | needs nvcc

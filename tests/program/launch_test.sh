@@ -56,3 +56,12 @@ contains "$output" "sbatch refused"
 # What it wrote can be submitted as it is.
 for file in slurm.sbatch run.sh mpi_environment.sh; do [ -x "it's here/job/$file" ] || fail "there is no $file"; done
 cmp "it's here/job/run.sh" "$SOURCE/launch/run.sh"
+
+# What ranks can do together, and what they are told of it.
+expect 0 mpirun -q -np 2 "$STIPPLE" doctor --run-dir runs/x
+contains "$output" "$PWD is seen by all ranks"
+contains "$output" "clocks       at most"
+contains "$output" "GB/s of an all-reduce of 4 MiB, by shared memory"
+[ -z "$(ls -A | grep stipple-doctor)" ] || fail "doctor left a file"
+expect 0 mpirun -q -np 2 "$STIPPLE" doctor --run-dir /proc/nowhere
+contains "$output" "/proc cannot be written to"

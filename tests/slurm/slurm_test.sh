@@ -148,10 +148,12 @@ submit slow -- train.steps=1000000 train.batch=3200 checkpoint.every=0; slow=$jo
 within 60 "steps of slow" has_steps slow 1
 scancel "$slow"
 within 60 "end of slow" is_over "$slow"
-equal "$(field "$slow" JobState) $(field "$slow" Restarts)" "CANCELLED 0" "how slow ended"
+within 30 "last word of slow" says slow "Slurm ends this job"
 contains "$(log_of slow)" "saved step"
 # Nobody told the patient one anything: it left in time, was requeued and goes on.
 within 90 "second start of patient" says patient "resuming"
 contains "$(log_of patient)" "before the job ends"
 equal "$(grep -c "SIG" <<<"$(log_of patient)")" 0 "signals that patient had to be told: $(log_of patient)"
+# Nor has the cancelled one come back meanwhile.
+equal "$(field "$slow" JobState) $(field "$slow" Restarts)" "CANCELLED 0" "what has become of slow: $(log_of slow)"
 echo "all in $SECONDS s"

@@ -153,7 +153,8 @@ int submit(const std::vector<std::string>& arguments, const SubmitOptions&);
 int status(const std::string& run_dir);
 /// Writes report.html of a run; of several, a comparison to `out`, by default comparison.html here.
 int report(const std::vector<std::string>& run_dirs, const std::string& out);
-/// Prints what this machine offers and whether a run would start. Collective.
-int doctor(comm::Communicator&);
+/// Prints what these machines offer, and what would disturb a run whose folder is `folder`, with
+/// what to do about it. Collective.
+int doctor(comm::Communicator&, const std::string& folder);
 
 }  // namespace stipple::trainer

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <fmt/format.h>
-#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -13,6 +12,7 @@
 #include "core/error.h"
 #include "core/stopwatch.h"
 #include "trainer/commands/commands.h"
+#include "trainer/commands/rank_checks.h"
 #include "trainer/exit_code.h"
 #include "trainer/record/host_name.h"
 
@@ -22,12 +22,6 @@ namespace {
 double memory_gb() {
   return static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGESIZE)) /
          1e9;
-}
-
-double free_gb(const char* path) {
-  struct statvfs s = {};
-  if (statvfs(path, &s) != 0) return -1;
-  return static_cast<double>(s.f_bavail) * static_cast<double>(s.f_frsize) / 1e9;
 }
 
 /// Microseconds of a small all-reduce: thousands mean that ranks outnumber cores and spin.
@@ -86,9 +80,24 @@ std::string cuda_choice(comm::Communicator& communicator) {
   }
 }
 
+/// The job this runs in, if any.
+void print_slurm() {
+  const auto variable = [](const char* name) {
+    const char* value = std::getenv(name);
+    return std::string(value == nullptr ? "" : value);
+  };
+  const std::string job = variable("SLURM_JOB_ID");
+  if (job.empty()) return;
+  const std::string end = variable("SLURM_JOB_END_TIME");
+  fmt::print("slurm        job {} on {}, {}\n", job, variable("SLURM_JOB_NODELIST"),
+             end.empty() ? "whose end is not told (SLURM_JOB_END_TIME): a run leaves in time under "
+                           "launch/slurm.sbatch, which asks for it"
+                         : "whose end is told");
+}
+
 }  // namespace
 
-int doctor(comm::Communicator& communicator) {
+int doctor(comm::Communicator& communicator, const std::string& folder) {
   const int cores = cpu::allowed_cores();
   const std::string gpu = cuda_choice(communicator);
   const std::vector<std::string> ranks = communicator.all_gather(
@@ -96,6 +105,12 @@ int doctor(comm::Communicator& communicator) {
                   communicator.local_rank(), communicator.local_size(), cores,
                   cpu::isa_name(cpu::isa()), memory_gb(), gpu));
   const double latency = all_reduce_us(communicator);
+  std::vector<Finding> findings = {check_shared_folder(communicator, folder)};
+  if (communicator.size() > 1) {
+    findings.push_back(check_clocks(communicator));
+    findings.push_back(check_bandwidth(communicator));
+    findings.push_back(check_interfaces(communicator));
+  }
   if (communicator.rank() != 0) return kDone;
 
   fmt::print("stipple      {}\n", STIPPLE_VERSION);
@@ -104,10 +119,15 @@ int doctor(comm::Communicator& communicator) {
   for (const cpu::Isa isa : cpu::available_isas()) fmt::print("{} ", cpu::isa_name(isa));
   fmt::print("(in use: {}{}; STIPPLE_ISA and STIPPLE_VNNI choose)\n", cpu::isa_name(cpu::isa()),
              cpu::has_vnni() ? " with VNNI" : "");
-  fmt::print("disk         {:.1f} GB free here\n", free_gb("."));
+  print_slurm();
   fmt::print("ranks        {}\n", communicator.size());
   for (size_t i = 0; i < ranks.size(); ++i) fmt::print("  {:<3} {}\n", i, ranks[i]);
   if (communicator.size() > 1) fmt::print("all-reduce   {:.0f} us for one number\n", latency);
+  for (const Finding& finding : findings) {
+    if (finding.title.empty()) continue;
+    fmt::print("{:<12} {}\n", finding.title, finding.text);
+    if (!finding.advice.empty()) fmt::print("note         {}\n", finding.advice);
+  }
   if (communicator.local_size() > cores) {
     fmt::print("note         {} ranks share {} cores: correct, but slower than one rank per core\n",
                communicator.local_size(), cores);

@@ -2,6 +2,7 @@
 #include "trainer/loop/control_folder.h"
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include "core/config/number.h"
 #include "core/error.h"
@@ -16,6 +17,8 @@ namespace {
 constexpr int64_t kMaxExtendBytes = 64;
 constexpr int64_t kMostSteps = 1'000'000'000;
 
+bool is_there(const std::string& path) { return ::access(path.c_str(), F_OK) == 0; }
+
 std::string trimmed(const std::string& text) {
   const size_t first = text.find_first_not_of(" \t\r\n");
   if (first == std::string::npos) return {};
@@ -26,12 +29,12 @@ std::string trimmed(const std::string& text) {
 
 void ControlFolder::open() const {
   create_directories(path_);
-  STIPPLE_CHECK_AS(ConfigError, !path_exists(stop_file()), stop_file(),
+  STIPPLE_CHECK_AS(ConfigError, !is_there(stop_file()), stop_file(),
                    " asks this run to stop; remove the file to go on");
 }
 
 std::optional<int64_t> ControlFolder::extended_steps() const {
-  if (path_.empty() || !path_exists(extend_file())) return std::nullopt;
+  if (path_.empty() || !is_there(extend_file())) return std::nullopt;
   const std::string text = trimmed(read_text(extend_file(), kMaxExtendBytes));
   if (text.empty()) return std::nullopt;  // about to be written
   const auto steps = config::parse_integer(text);
@@ -61,8 +64,8 @@ void ControlFolder::look(int64_t done, int64_t steps) {
   const double now = unix_time_s();
   if (now >= looked_at_s_ && now < looked_at_s_ + kEvery_s) return;
   looked_at_s_ = now;
-  wants_stop_ = path_exists(stop_file());
-  if (path_exists(save_file())) {
+  wants_stop_ = is_there(stop_file());
+  if (is_there(save_file())) {
     // Taken at once: what is asked while the save goes on is another one.
     remove_tree(save_file());
     wants_save_ = true;

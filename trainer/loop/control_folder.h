@@ -20,9 +20,13 @@ class ControlFolder {
   static constexpr double kEvery_s = 1;
 
   /// Empty: nobody asks for anything.
-  explicit ControlFolder(std::string path) : path_(std::move(path)) {}
+  explicit ControlFolder(const std::string& path)
+      : path_(path),
+        stop_file_(path + "/stop"),
+        save_file_(path + "/save"),
+        extend_file_(path + "/extend") {}
 
-  /// Looks, unless it did within the last kEvery_s. `steps`: train.steps; `done`: of them.
+  /// Looks, unless it did within the last kEvery_s. Allocates nothing where nothing is asked. `steps`: train.steps; `done`: of them.
   void look(int64_t done, int64_t steps);
 
   bool wants_stop() const { return wants_stop_; }
@@ -32,9 +36,9 @@ class ControlFolder {
   /// The steps that `extend` asks for in place of train.steps; none: it asks for nothing else.
   std::optional<int64_t> wants_steps() const { return wants_steps_; }
 
-  std::string stop_file() const { return path_ + "/stop"; }
-  std::string save_file() const { return path_ + "/save"; }
-  std::string extend_file() const { return path_ + "/extend"; }
+  const std::string& stop_file() const { return stop_file_; }
+  const std::string& save_file() const { return save_file_; }
+  const std::string& extend_file() const { return extend_file_; }
 
   /// Rank 0, before training: makes the folder. ConfigError while `stop` is there.
   void open() const;
@@ -45,6 +49,9 @@ class ControlFolder {
   void look_at_extend(int64_t done, int64_t steps);
 
   std::string path_;
+  std::string stop_file_;
+  std::string save_file_;
+  std::string extend_file_;
   double looked_at_s_ = 0;
   bool wants_stop_ = false;
   bool wants_save_ = false;
