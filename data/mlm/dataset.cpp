@@ -97,9 +97,11 @@ void MlmDataset::get(Draw draw, int64_t, const ExampleSpans& to) const {
   masking_.apply(of.visit, of.sample, to.ids.first(n), to.labels.first(n));
   if (!of.instance.is_pair()) return;
   const auto first = static_cast<size_t>(of.instance.text.size() + kAroundText);
-  std::ranges::fill(to.segments.first(first), 0);
-  std::ranges::fill(to.segments.subspan(first, n - first), 1);
-  to.relation.front() = of.instance.relation;
+  if (!to.segments.empty()) {
+    std::ranges::fill(to.segments.first(first), 0);
+    std::ranges::fill(to.segments.subspan(first, n - first), 1);
+  }
+  if (!to.relation.empty()) to.relation.front() = of.instance.relation;
 }
 
 uint64_t MlmDataset::fingerprint() const {

@@ -263,6 +263,7 @@ TEST(Pairs, OfShardsAndOfTextHaveKindsOfTokensAndARelation) {
       EXPECT_EQ(std::ranges::count(labels, 3), 0);
     }
     EXPECT_EQ(relations.size(), 2u);
+    EXPECT_EQ(task->ladder(*dataset).size(), 1u);  // which asks for ids and labels only
     EXPECT_EQ(relations[0] + relations[1], dataset->size());
   }
 }

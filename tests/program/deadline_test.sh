@@ -13,14 +13,14 @@ left_in_time() {
 }
 
 # By Slurm's clock, two ranks; the second job in the middle of an evaluation that would last for ever.
-end=$(($(date +%s) + 20))
+end=$(($(date +%s) + 24))
 SLURM_JOB_END_TIME=$end expect 75 run_train 2 "${endless[@]}"
 contains "$output" "(SLURM_JOB_END_TIME)"
 left_in_time $end
 step=$(ls run/checkpoints); step=$((10#${step#step-}))
 [ $step -gt 2 ] || fail "it left after $step steps already: $output"
 end=$(($(date +%s) + 18))
-SLURM_JOB_END_TIME=$end expect 75 run_train 2 "${endless[@]}" train.steps=$((step + 2)) eval.seeds=1000 data.max_length=64
+SLURM_JOB_END_TIME=$end expect 75 run_train 2 "${endless[@]}" train.steps=$((step + 2)) eval.seeds=1000
 left_in_time $end
 expect 0 run_train 1 "${endless[@]}" train.steps=$((step + 2))
 equal "$(history run | grep -c '"kind":"eval"')" 1 "evaluations of a run that was stopped in its first one"
@@ -32,13 +32,8 @@ contains "$output" "before the job ends"
 
 # Stopped after every step and never, a run is the same.
 run_train 1 run.dir=undisturbed train.steps=8 2>/dev/null
-for _ in $(seq 9); do
-  code=0
-  SLURM_JOB_END_TIME=$(($(date +%s) + 1)) run_train 1 run.dir=piecemeal train.steps=8 2>piecemeal.log || code=$?
-  [ $code != 0 ] || break
-  equal $code 75 "exit code of a job that has no time: $(cat piecemeal.log)"
-done
-equal $code 0 "exit code of the last one"
+for _ in $(seq 8); do SLURM_JOB_END_TIME=$(($(date +%s) + 1)) expect 75 run_train 1 run.dir=piecemeal train.steps=8; done
+expect 0 run_train 1 run.dir=piecemeal train.steps=8
 equal "$(state piecemeal)" "$(state undisturbed)" "state of a run of jobs of one step"
 equal "$(grep -c '"kind":"start"' piecemeal/starts.jsonl)" 9 "starts of it"
 

@@ -9,7 +9,7 @@ run_train 2 train.steps=8 eval.seeds=2 2>/dev/null
 "$STIPPLE" eval run eval.split=test eval.seeds=2 attention.sbm.law=poisson_collapse >/dev/null 2>&1
 
 for file in $(ls run | sed -E 's/^events.out.tfevents.*/events.out.tfevents.*/'); do
-  grep -qE "^\|.*\`$file(/step-N/)?\`" "$page" || fail "docs/results.md does not list $file of a run directory"
+  grep -qE "^\|.*\`$file(/|/step-N/)?\`" "$page" || fail "docs/results.md does not list $file of a run directory"
 done
 /usr/bin/python3 - run/metrics.jsonl "$page" <<'PYTHON'
 import json, re, sys

@@ -59,11 +59,11 @@ bool RunState::save(CheckpointStore& checkpoints) {
 void RunState::require_same_run(const CheckpointMeta& found) const {
   const Config& config = parts_.config;
   STIPPLE_CHECK_AS(ConfigError, found.dataset_fingerprint == parts_.train_fingerprint,
-                   "the training data in data.dir is not what the run in ", config.run.dir,
+                   "the training data is not what the run in ", config.run.dir,
                    " was trained on; restore that data or choose another run.dir");
   const uint64_t validation = parts_.validation_fingerprint;
   STIPPLE_CHECK_AS(ConfigError, found.validation_fingerprint.value_or(validation) == validation,
-                   "the validation data in data.dir is not what the run in ", config.run.dir,
+                   "the validation data is not what the run in ", config.run.dir,
                    " was judged by; restore that data or choose another run.dir");
   const int64_t position = found.scalars.count(kDataPosition);
   const int64_t expected = Phases(config).examples_before(found.step);
