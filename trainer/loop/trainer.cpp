@@ -32,7 +32,9 @@ namespace {
 constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
 
 MemoryPlan plan_and_tell(const Config& config, const data::TaskInfo& info, int threads,
-                         const comm::Communicator& communicator) {
+                         comm::Communicator& communicator) {
+  std::vector<std::string> notes;
+  comm::agree(communicator, [&] { notes = optimizer_notes(config, info); });
   const MemoryPlan plan =
       plan_memory(config, info, threads, communicator.rank(), communicator.size());
   log::info(fmt::format("{} parameters, {:.1f} MB per rank, {} rank{} of {} thread{}",
@@ -43,7 +45,7 @@ MemoryPlan plan_and_tell(const Config& config, const data::TaskInfo& info, int t
   if (!idle.empty() && communicator.rank() == 0) log::warn(idle);
   const std::string unused = unused_keys_text(config);
   if (!unused.empty()) log::info(unused);
-  for (const std::string& note : optimizer_notes(config, info)) log::info("optimizer: " + note);
+  for (const std::string& note : notes) log::info("optimizer: " + note);
   return plan;
 }
 
