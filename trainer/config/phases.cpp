@@ -10,7 +10,7 @@ namespace stipple::trainer {
 namespace {
 
 template <class... Parts>
-void require(bool condition, const std::string& phase, const Parts&... parts) {
+void require_of_phase(bool condition, const std::string& phase, const Parts&... parts) {
   STIPPLE_CHECK_AS(ConfigError, condition, "train.phases.", phase, ".", parts...);
 }
 
@@ -40,8 +40,9 @@ Phase phase_of(const std::string& name, const PhaseConfig& c, const Config& conf
   phase.micro_batch = given_or(c.micro_batch, phase.micro_batch);
   phase.learning_rate = given_or(c.learning_rate, phase.learning_rate);
   const bool has_own_warmup = c.warmup_steps.is_share || c.warmup_steps.count >= 0;
-  require(!has_own_warmup || c.schedule == PhaseSchedule::kRestart, name,
-          "warmup_steps: is of a schedule of the phase's own; use schedule: restart with it");
+  require_of_phase(
+      !has_own_warmup || c.schedule == PhaseSchedule::kRestart, name,
+      "warmup_steps: is of a schedule of the phase's own; use schedule: restart with it");
   if (c.schedule == PhaseSchedule::kRestart) {
     phase.schedule_steps = steps;
     if (has_own_warmup) phase.schedule.warmup_steps = c.warmup_steps;
@@ -49,16 +50,16 @@ Phase phase_of(const std::string& name, const PhaseConfig& c, const Config& conf
   return phase;
 }
 
-void check(const Phase& phase, const Config& config) {
-  require(phase.max_length <= config.data.max_length, phase.name, "max_length: ", phase.max_length,
-          " is more than data.max_length ", config.data.max_length,
-          ", which the model is made for");
-  require(phase.batch % phase.micro_batch == 0, phase.name, "batch: ", phase.batch,
-          " is not a multiple of its micro_batch ", phase.micro_batch);
+void check_phase(const Phase& phase, const Config& config) {
+  require_of_phase(phase.max_length <= config.data.max_length, phase.name,
+                   "max_length: ", phase.max_length, " is more than data.max_length ",
+                   config.data.max_length, ", which the model is made for");
+  require_of_phase(phase.batch % phase.micro_batch == 0, phase.name, "batch: ", phase.batch,
+                   " is not a multiple of its micro_batch ", phase.micro_batch);
   const int64_t steps = phase.schedule_steps.size();
   const int64_t warmup = phase.schedule.warmup_steps.of(steps);
-  require(warmup <= steps, phase.name, "warmup_steps: ", warmup, " does not fit into ", steps,
-          " steps; use a share, like 10%");
+  require_of_phase(warmup <= steps, phase.name, "warmup_steps: ", warmup, " does not fit into ",
+                   steps, " steps; use a share, like 10%");
 }
 
 }  // namespace
@@ -83,8 +84,8 @@ Phases::Phases(const Config& config) {
   // Ends are rounded, not lengths, so that shares of 100% are the run whatever its steps.
   double end = 0;
   for (const auto& [name, c] : train.phases) {
-    require(c.steps.is_share || c.steps.count > 0, name,
-            "steps: is missing; write a number, or a share of train.steps: 90%");
+    require_of_phase(c.steps.is_share || c.steps.count > 0, name,
+                     "steps: is missing; write a number, or a share of train.steps: 90%");
     const auto begin = std::llround(end);
     end += c.steps.is_share ? static_cast<double>(train.steps) * c.steps.percent / 100
                             : static_cast<double>(c.steps.count);
@@ -94,7 +95,7 @@ Phases::Phases(const Config& config) {
                    "train.phases: their steps add up to ", std::llround(end),
                    ", and train.steps is ", train.steps);
   for (const Phase& phase : phases_)
-    if (phase.steps.size() > 0) check(phase, config);
+    if (phase.steps.size() > 0) check_phase(phase, config);
 }
 
 const Phase& Phases::at(int64_t step) const& {
