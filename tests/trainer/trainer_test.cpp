@@ -379,6 +379,17 @@ TEST(Trainer, PhasesGiveTheSameBitsOnAnyRanks) {
   }
 }
 
+TEST(Trainer, PhasesThatAreAlikeAreARunWithoutAny) {
+  Config config = small_language_model("phases-alike");
+  config.train.steps = 8;
+  config.optimizer.schedule.warmup_steps = 2;
+  const auto whole = tensors_after(config, 8);
+  config.train.phases = {{"a", {.steps = 3}}, {"b", {.steps = 5}}};
+  EXPECT_EQ(tensors_after(config, 8), whole);
+  config.train.phases[1].second.schedule = PhaseSchedule::kRestart;
+  EXPECT_NE(tensors_after(config, 8), whole);
+}
+
 TEST(Trainer, ResumesAtEveryStepAroundTheChangeOfPhases) {
   const Config config = two_phases("phases-resume");
   const auto values_of = [](Trainer& trainer) {
