@@ -84,6 +84,8 @@ EntmaxBackwardBuffers cut_entmax_backward(Cutter& cutter, int64_t num_keys, int6
   b.weights = cutter.take<float>(b.rows.stride);
   for (float*& rows : b.dense_rows) rows = cutter.take<float>(kDenseRows * dim);
   for (float*& tile : b.dense_tiles) tile = cutter.take<float>(kTileRows * kTileKeys);
+  constexpr int64_t kFewestLanes = 8;
+  b.dense_lanes = cutter.take<uint16_t>(kDenseRows * (b.rows.stride / kFewestLanes));
   b.max_edges = std::max(chunk_edges(num_keys), num_keys);
   b.by_row = cutter.take<EdgeGradient>(b.max_edges);
   b.by_column = cutter.take<EdgeGradient>(b.max_edges);

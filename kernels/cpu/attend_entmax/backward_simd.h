@@ -28,13 +28,19 @@ inline void keep_keys(EntmaxList& list, float* p, float* u, Range keys) {
   list.count = kept;
 }
 
+/// Gradients of scores, `step` apart.
+struct ScoreGradients {
+  const float* first;
+  int64_t step;
+};
+
 /// sum_j ds_j s_j / temperature, from x before it is overwritten and ds. The sum of ds is 0: so the
 /// largest x may be taken off first.
-inline float temperature_gradient(const EntmaxProblem& p, const float* x, const EdgeGradient* edges,
+inline float temperature_gradient(const EntmaxProblem& p, const float* x, ScoreGradients ds,
                                   int64_t count) {
   const float best = highest_of(x, count);
   double sum = 0.0;
-  for (int64_t e = 0; e < count; ++e) sum += double{edges[e].dscore} * double{x[e] - best};
+  for (int64_t e = 0; e < count; ++e) sum += double{ds.first[e * ds.step]} * double{x[e] - best};
   const double scale = double{p.gradient_scale} * (double{p.alpha} - 1.0) * double{p.temperature};
   return static_cast<float>(sum / scale);
 }
@@ -77,11 +83,15 @@ inline void differentiate_pairs(const EntmaxProblem& p, int64_t i, const EntmaxL
 
 /// What a row learns of its head's parameters.
 inline void differentiate_head(const EntmaxProblem& p, int64_t i, const EntmaxList& list,
-                               const float* weights, const float* dp, const EdgeGradient* pairs) {
+                               const float* weights, const float* dp, ScoreGradients ds) {
   if (p.dalpha != nullptr) p.dalpha[i] = alpha_gradient(weights, dp, list.count, p.alpha);
   if (p.dtemperature != nullptr) {
-    p.dtemperature[i] = temperature_gradient(p, list.scores, pairs, list.count);
+    p.dtemperature[i] = temperature_gradient(p, list.scores, ds, list.count);
   }
+}
+
+inline ScoreGradients gradients_of(const EdgeGradient* pairs) {
+  return {&pairs->dscore, sizeof(EdgeGradient) / sizeof(float)};
 }
 
 /// The gradients of row i's pairs, which go to `out`, and its own; returns how many pairs there are.
@@ -97,7 +107,7 @@ inline int64_t differentiate_row(const EntmaxCurve<kPower>& curve, const EntmaxP
   differentiate_pairs(p, i, list, b.weights, b.dweights, out);
   if (!part.by_query) return list.count;
   sum_alone(EdgeRun{out, list.count}, {p.dq + i * p.dim, &out->dscore, p.k, p.dim});
-  differentiate_head(p, i, list, b.weights, b.dweights, out);
+  differentiate_head(p, i, list, b.weights, b.dweights, gradients_of(out));
   return list.count;
 }
 
@@ -576,7 +586,7 @@ inline void differentiate_group(const EntmaxCurve<kPower>& curve, const EntmaxPr
     EdgeGradient* pairs = b.by_row;
     entmax_weights(curve, list.scores, b.weights, list.spare_scores, list.count, p.final_tau[i]);
     differentiate_pairs(p, i, list, b.weights, b.dweights, pairs);
-    differentiate_head(p, i, list, b.weights, b.dweights, pairs);
+    differentiate_head(p, i, list, b.weights, b.dweights, gradients_of(pairs));
     for (int64_t e = 0; e < list.count; ++e) {
       const int64_t at = b.strays.key_place[pairs[e].other] - keys.places.begin;
       if (at < 0 || at >= keys.count) {
@@ -695,19 +705,22 @@ inline bool backward_groups(const EntmaxCurve<kPower>& curve, const EntmaxProble
 
 /// Rows that are worked on together, up to kDenseRows, with room for their pairs.
 struct DenseRows {
+  float* dscores;  ///< of pairs, and weights, in place of by_row
+  float* weights;
+  int64_t lanes_stride;  ///< of a row in dense_lanes
   int64_t number[kDenseRows];
-  int64_t start[kDenseRows];  ///< of the row's pairs in by_row
-  int64_t count[kDenseRows];
+  int64_t start[kDenseRows];  ///< of the row's pairs
   int64_t rows = 0;
   int64_t pairs = 0;
 };
 
 /// What stream_scores does for a row whose tau is known, dA with it.
 inline void stream_pairs(EntmaxList& list, float* dweights, const float* scores, const float* dtile,
-                         float tau, const EntmaxBlock& block, int64_t r) {
+                         float tau, const EntmaxBlock& block, int64_t r, uint16_t* row_lanes) {
   for (int64_t e = 0; e < block.count; e += kWidth) {
     const Floats x = load(scores + e);
     const Mask lanes = exceeds(x, splat(tau)) & block.allowed(r, e);
+    row_lanes[(block.first_key + e) / kWidth] = static_cast<uint16_t>(mask_bits(lanes));
     if (mask_bits(lanes) == 0) continue;
     compress_store(list.columns + list.count,
                    iota() + splat_words(static_cast<uint32_t>(block.first_key + e)), lanes);
@@ -734,19 +747,26 @@ inline void differentiate_dense(const EntmaxCurve<kPower>& curve, const EntmaxPr
                     rows, round_up(block.count, kPanel), p.dim);
     for (int64_t r = 0; r < rows; ++r) {
       stream_pairs(lists[r], b.dweights + r * b.rows.stride, b.rows.tile + r * kBlockKeys,
-                   b.dtile + r * kBlockKeys, p.final_tau[number[r]], block, r);
+                   b.dtile + r * kBlockKeys, p.final_tau[number[r]], block, r,
+                   b.dense_lanes + (first + r) * dense.lanes_stride);
     }
   });
   for (int64_t r = 0; r < rows; ++r) {
     const int64_t i = number[r];
-    EdgeGradient* out = b.by_row + dense.start[first + r];
+    float* dscores = dense.dscores + dense.start[first + r];
+    float* weights = dense.weights + dense.start[first + r];
     float* dweights = b.dweights + r * b.rows.stride;
     end_list(lists[r].scores, lists[r].count);
     entmax_weights(curve, lists[r].scores, b.weights, lists[r].spare_scores, lists[r].count,
                    p.final_tau[i]);
-    differentiate_pairs(p, i, lists[r], b.weights, dweights, out);
-    dense.count[first + r] = lists[r].count;
-    if (part.by_query) differentiate_head(p, i, lists[r], b.weights, dweights, out);
+    // Whole vectors: what lies behind the row's is the next one's, and made later.
+    for_each_pair_terms(p, i, lists[r], b.weights, dweights,
+                        [&](int64_t e, Words, const PairTerms& terms) {
+                          store(dscores + e, terms.dscore);
+                          store(weights + e, terms.weight);
+                          store(dweights + e, terms.dp);
+                        });
+    if (part.by_query) differentiate_head(p, i, lists[r], b.weights, dweights, {dscores, 1});
   }
 }
 
@@ -754,18 +774,17 @@ inline void differentiate_dense(const EntmaxCurve<kPower>& curve, const EntmaxPr
 /// `next` are the rows' first ones from there on.
 inline void spread_pairs(const EntmaxBackwardBuffers& b, const DenseRows& dense, int64_t first,
                          int64_t rows, int64_t key, int64_t* next) {
-  for (float* tile : b.dense_tiles) {
-    memset(tile, 0, static_cast<size_t>(rows * kTileKeys) * sizeof(float));
-  }
   for (int64_t r = 0; r < rows; ++r) {
-    const EdgeGradient* pairs = b.by_row + dense.start[first + r];
-    int64_t e = next[first + r];
-    for (; e < dense.count[first + r] && pairs[e].other < key + kTileKeys; ++e) {
-      const int64_t at = r * kTileKeys + pairs[e].other - key;
-      b.dense_tiles[0][at] = pairs[e].dscore;
-      b.dense_tiles[1][at] = pairs[e].weight;
+    const uint16_t* row_lanes = b.dense_lanes + (first + r) * dense.lanes_stride + key / kWidth;
+    int64_t e = dense.start[first + r] + next[first + r];
+    for (int64_t x = 0; x < kTileKeys; x += kWidth) {
+      const Mask lanes = mask_from_bits(row_lanes[x / kWidth]);
+      const int64_t at = r * kTileKeys + x;
+      store(b.dense_tiles[0] + at, expand_load(dense.dscores + e, lanes));
+      store(b.dense_tiles[1] + at, expand_load(dense.weights + e, lanes));
+      e += __builtin_popcount(mask_bits(lanes));
     }
-    next[first + r] = e;
+    next[first + r] = e - dense.start[first + r];
   }
 }
 
@@ -804,6 +823,7 @@ inline void finish_dense_rows(const EntmaxCurve<kPower>& curve, const EntmaxProb
                               const EntmaxBackwardBuffers& b, const BackwardPart& part,
                               const EntmaxPairs& pairs, DenseRows& dense) {
   const auto row_bytes = static_cast<size_t>(p.dim) * sizeof(float);
+  memset(b.dense_lanes, 0, static_cast<size_t>(dense.rows * dense.lanes_stride) * sizeof(uint16_t));
   for (int64_t r = 0; r < dense.rows; ++r) {
     memcpy(b.dense_rows[0] + r * p.dim, p.q + dense.number[r] * p.dim, row_bytes);
     memcpy(b.dense_rows[1] + r * p.dim, p.dout + dense.number[r] * p.dim, row_bytes);
@@ -824,6 +844,9 @@ inline void backward_dense_rows(const EntmaxCurve<kPower>& curve, const EntmaxPr
                                 const EntmaxPairs& pairs) {
   pack_transposed(b.packed_values, p.v + pairs.packed.begin * p.dim, pairs.packed.size(), p.dim);
   DenseRows dense;
+  dense.dscores = &b.by_row->dscore;
+  dense.weights = dense.dscores + b.max_edges;
+  dense.lanes_stride = (b.rows.stride - kEntmaxSlack) / kWidth;
   for (int64_t i = part.queries.begin; i < part.queries.end; ++i) {
     if (!is_dense_row(p, i)) continue;
     if (dense.rows == kDenseRows || dense.pairs + p.final_size[i] > b.max_edges) {

@@ -102,6 +102,7 @@ struct EntmaxBackwardBuffers {
   float* weights;         ///< [stride]  of a row: p
   float* dense_rows[3];   ///< [kDenseRows, D]  queries, douts and dqueries of dense rows
   float* dense_tiles[2];  ///< [kTileRows, kTileKeys]
+  uint16_t* dense_lanes;  ///< [kDenseRows, M / 8]  which keys of a vector a row has
   int64_t max_edges;
   EdgeGradient* by_row;  ///< [max_edges]  of a chunk of rows
   EdgeGradient* by_column;
