@@ -31,6 +31,14 @@ void check_pairs(const char* op, const EdgeSet& edges, const Pattern& pattern, i
                    " x ", keys);
   expect_shape(op, "edges.form", edges.form.shape, {problems});
   expect_shape(op, "edges.row_ptr", edges.row_ptr.shape, {problems, queries + 1});
+  if (!edges.groups.empty()) {
+    const EdgeGroups& groups = edges.groups;
+    expect_shape(op, "edges.groups.queries", groups.queries.shape, {problems, queries});
+    expect_shape(op, "edges.groups.query_ptr", groups.query_ptr.shape,
+                 {problems, groups.count() + 2});
+    expect_shape(op, "edges.groups.keys", groups.keys.shape, {problems, keys});
+    expect_shape(op, "edges.groups.key_ptr", groups.key_ptr.shape, {problems, groups.count() + 2});
+  }
   STIPPLE_CHECK(!edges.capacity.multiplicity, op,
                 ": a key counts once, so edges must not have a multiplicity");
 }
