@@ -92,6 +92,9 @@ kernels::EdgeSet problems_of(kernels::EdgeSet edges, int64_t first, int64_t coun
   narrow(edges.form);
   for (auto* pointers : {&edges.row_ptr, &edges.column_ptr}) narrow(*pointers);
   for (auto* words : {&edges.storage, &edges.transposed}) narrow(*words);
+  kernels::EdgeGroups& groups = edges.groups;
+  for (auto* of_groups : {&groups.queries, &groups.query_ptr, &groups.keys, &groups.key_ptr})
+    narrow(*of_groups);
   return edges;
 }
 
