@@ -182,7 +182,7 @@ struct StraightThrough {
   SteRule rule = SteRule::kScoreGradient;
   float regularizer = 0.0f;
   float clip = std::numeric_limits<float>::infinity();
-  bool self_loop = false;  ///< pairs (i, i) were forced and get no gradient
+  int64_t window_radius = -1;  ///< pairs with |i - j| <= it were not drawn and get no gradient
 };
 
 struct AttendEdgesBackward {

@@ -45,8 +45,8 @@ void check_sample_edges(const SampleEdges& args) {
   check_graph("sample_edges", args.edges, mu.b * mu.h);
   STIPPLE_CHECK(args.delta >= 0.0f && args.delta <= 1.0f, "sample_edges: delta ", args.delta,
                 " is not a probability");
-  STIPPLE_CHECK(!args.self_loop || mu.n == m, "sample_edges: self_loop needs as many keys (", m,
-                ") as queries (", mu.n, ")");
+  STIPPLE_CHECK(args.window_radius < 0 || mu.n == m,
+                "sample_edges: window_radius needs as many keys (", m, ") as queries (", mu.n, ")");
   STIPPLE_CHECK(args.edges.capacity.multiplicity == (args.law == MaskLaw::kPoissonMulti),
                 "sample_edges: law poisson_multi and a graph with multiplicities need each other");
   check_same_storage("sample_edges", {args.mu, args.z});

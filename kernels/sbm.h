@@ -131,13 +131,14 @@ enum class SamplerKind : uint8_t {
 /// split, head split, replay or instruction set gives the same bits. Randomness: Philox by (rng,
 /// row, samples[b], layer, head, purpose), integer thresholds.
 ///   Edges never touch tokens with mask 0. `delta` is the exploration probability added to every
-///   real pair. `self_loop` adds (i, i) for every real i (N = M), with multiplicity at least 1.
+///   real pair. `window_radius` adds the real pairs with |i - j| <= it
+///   (N = M), with multiplicity at least 1, each once whether drawn or not; 0: (i, i); -1: none.
 ///   kTiles writes bits; rows serve instead where the capacity reserves none. The uniform of the
 ///   pair (i, j) is word j % 4 of Philox block j / 4 of row i (kEdgeTile); the pair is kept where
 ///   word >> 1 < floor(2^31 p), and always where p >= 1. kRows writes CSR: fastRG split into
 ///   independent rows; bernoulli oversamples by c = -ln(1 - p) / p and thins, rows whose bound on p
-///   exceeds 0.98 are drawn pair by pair. kAuto: tiles where expected edges (exploration and self
-///   loops included) are at least tile_density of the real pairs. Law poisson_multi always writes
+///   exceeds 0.98 are drawn pair by pair. kAuto: tiles where expected edges (exploration and the
+///   window included) are at least tile_density of the real pairs. Law poisson_multi always writes
 ///   CSR; kAuto is kRows for it. More edges than CSR room throw EdgeRoomError; on CUDA the first
 ///   that fit are kept, edges.overflow counts the rest. NaN probabilities give no edges. CUDA draws
 ///   the CPU's bits, but for tiles of precision bf16, whose probabilities are products of rounded
@@ -154,7 +155,7 @@ struct SampleEdges {
   MaskLaw law = MaskLaw::kBernoulli;
   SamplerKind sampler = SamplerKind::kAuto;
   float delta = 0.0f;
-  bool self_loop = false;
+  int64_t window_radius = -1;
   RngKey rng{};
   int layer = 0;
   int first_head = 0;  ///< number of problem 0's head, when heads are split

@@ -27,7 +27,7 @@ struct EdgeFormRule {
   bool has_room_for_bits = false;
   double tile_density = 0.0;
   float delta = 0.0f;
-  bool self_loop = false;
+  int64_t window_radius = -1;
 
   explicit EdgeFormRule(const SampleEdges& args)
       : law(args.law),
@@ -35,7 +35,7 @@ struct EdgeFormRule {
         has_room_for_bits(kernels::has_room_for_bits(args.edges)),
         tile_density(args.edges.capacity.tile_density),
         delta(args.delta),
-        self_loop(args.self_loop) {}
+        window_radius(args.window_radius) {}
 
   /// Tiles whose edges are counted, and therefore written as CSR.
   STIPPLE_HD bool draws_counted_tiles() const {
@@ -52,14 +52,15 @@ struct EdgeFormRule {
 
   /// Whether it takes a problem's numbers to tell.
   STIPPLE_HD bool is_by_density() const { return may_be_bits() && sampler == SamplerKind::kAuto; }
-  /// expected: edges without exploration and self loops.
+  /// expected: edges without exploration and the window.
   STIPPLE_HD EdgeForm form(double expected, int64_t real_queries, int64_t real_keys) const {
     if (!may_be_bits()) return EdgeForm::kCsr;
     if (!is_by_density()) return EdgeForm::kBits;
     const auto queries = static_cast<double>(real_queries);
     const auto keys = static_cast<double>(real_keys);
-    const double loops = self_loop ? queries : 0.0;
-    const double edges = expected + static_cast<double>(delta) * queries * keys + loops;
+    const double reach = static_cast<double>(2 * window_radius + 1);
+    const double window = window_radius < 0 ? 0.0 : queries * (reach < keys ? reach : keys);
+    const double edges = expected + static_cast<double>(delta) * queries * keys + window;
     // NaN: bits cannot overflow; what to do about the numbers is the trainer's business.
     const bool is_dense = edges > 0.0 && edges >= tile_density * queries * keys;
     return edges != edges || is_dense ? EdgeForm::kBits : EdgeForm::kCsr;

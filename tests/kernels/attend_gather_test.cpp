@@ -103,7 +103,7 @@ class OnCpu {
              .rule = s.rule,
              .regularizer = s.regularizer,
              .clip = s.clip,
-             .self_loop = s.self_loop};
+             .window_radius = s.window_radius};
     }
     attend_edges_backward(stream_, {.dq = g.dq,
                                     .dk = g.dk,
@@ -257,7 +257,7 @@ TEST_F(AttendGather, ClipsAndSparesForcedPairsUnderBothRules) {
       s.rule = rule;
       s.clip = clip;
       s.regularizer = 0.02f;
-      s.self_loop = true;
+      s.window_radius = 2;
       for (int64_t i = 0; i < s.n; ++i) s.drawn[i * s.m + i] = 1;
       expect_agrees_with_cpu({s});
     }

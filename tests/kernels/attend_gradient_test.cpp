@@ -49,7 +49,7 @@ Gradients<double> spread(const AttendSetup& s, const Array<double>& pair_gradien
   Gradients<double> g = make_gradients<double>(s);
   for (int64_t row = 0; row < s.problems() * s.n; ++row) {
     for (int64_t j = 0; j < s.m; ++j) {
-      if (s.drawn[row * s.m + j] == 0 || (s.self_loop && row % s.n == j)) continue;
+      if (s.drawn[row * s.m + j] == 0 || std::abs(row % s.n - j) <= s.window_radius) continue;
       const double dp = std::clamp(pair_gradient[row * s.m + j] + double{s.regularizer},
                                    -double{s.clip}, double{s.clip});
       const int64_t column = row / s.n * s.m + j;
@@ -155,7 +155,7 @@ TEST_P(AttendGradient, AddsTheRegularizerBeforeItClips) {
 TEST_P(AttendGradient, LeavesForcedSelfEdgesOut) {
   AttendSetup s = small_setup(5);
   for (int64_t row = 0; row < s.problems() * s.n; ++row) s.drawn[row * s.m + row % s.n] = 1;
-  s.self_loop = true;
+  s.window_radius = 2;
   s.regularizer = 0.5f;
   expect_differences(s);
 }

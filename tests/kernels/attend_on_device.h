@@ -96,7 +96,7 @@ class AttendOnDevice {
               .rule = s_.rule,
               .regularizer = s_.regularizer,
               .clip = s_.clip,
-              .self_loop = s_.self_loop};
+              .window_radius = static_cast<int>(s_.window_radius)};
     way_.backward(memory_.stream(), a_, memory_.scratch());
     const auto get = [&](const RealView& x) { return memory_.get(ConstRealView(x)); };
     return {get(dq), get(dk), get(dv), get(row_grad), get(column_grad)};

@@ -44,7 +44,7 @@ struct AttendSetup {
   SteRule rule = SteRule::kScoreGradient;
   float regularizer = 0.0f;
   float clip = std::numeric_limits<float>::infinity();
-  bool self_loop = false;
+  int64_t window_radius = -1;
   kernels::Pattern pattern{};  ///< of attend_dense; see set_pattern
   Array<int32_t> query_group = Array<int32_t>({0});
   Array<int32_t> key_group = Array<int32_t>({0});
@@ -176,7 +176,7 @@ inline void add_straight_through(const AttendSetup& s, int64_t p,
       const auto pair = static_cast<size_t>(i * s.m + j);
       double dp = s.rule == SteRule::kPaper && ds[pair] != 0 ? ds[pair] * a.score(i, j) : ds[pair];
       dp = std::clamp(dp + double{s.regularizer}, -double{s.clip}, double{s.clip});
-      if (s.self_loop && i == j) dp = 0;
+      if (std::abs(i - j) <= s.window_radius) dp = 0;
       for (int64_t x = 0; x < s.clusters; ++x) {
         g.row_grad[row * s.clusters + x] += dp * double{s.z[column * s.clusters + x]};
         g.column_grad[column * s.clusters + x] += dp * double{s.y[row * s.clusters + x]};
@@ -359,7 +359,7 @@ inline Gradients<float> differentiate(const AttendSetup& s, EdgeForm form, const
            .rule = s.rule,
            .regularizer = s.regularizer,
            .clip = s.clip,
-           .self_loop = s.self_loop};
+           .window_radius = s.window_radius};
   }
   kernels::attend_edges_backward(memory.stream(), {.dq = dq,
                                                    .dk = dk,

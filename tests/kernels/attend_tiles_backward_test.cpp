@@ -144,7 +144,7 @@ TEST_F(AttendTilesBackward, ClipsAndSparesForcedPairsUnderBothRules) {
       s.rule = rule;
       s.clip = clip;
       s.regularizer = 0.02f;
-      s.self_loop = true;
+      s.window_radius = 9;
       expect_agrees_with_cpu(s);
     }
   }

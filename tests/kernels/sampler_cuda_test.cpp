@@ -32,7 +32,7 @@ class SamplerOnCuda : public testing::Test {
 struct CaseOptions {
   bool has_masks = false;
   float delta = 0.0f;
-  bool self_loop = false;
+  int64_t window_radius = -1;
 };
 
 // Two samples of two heads, from sparse to dense, with some rows too dense to be thinned.
@@ -43,7 +43,7 @@ SbmCase varied_case(int64_t n, int64_t m, int64_t k, const CaseOptions& options)
             .m = m,
             .k = k,
             .delta = options.delta,
-            .self_loop = options.self_loop};
+            .window_radius = options.window_radius};
   for (int64_t p = 0; p < 4; ++p) {
     for (int64_t i = 0; i < n; ++i) {
       const double scale = i % 11 == 7 ? 2.5 : p % 2 == 0 ? 0.15 : 0.9;
@@ -68,7 +68,8 @@ SbmCase varied_case(int64_t n, int64_t m, int64_t k, const CaseOptions& options)
 std::string name_of(const SbmCase& c, SamplerKind sampler) {
   return std::string(law_name(c.law)) + ", sampler " + std::to_string(static_cast<int>(sampler)) +
          ", " + std::to_string(c.n) + " x " + std::to_string(c.m) + " x " + std::to_string(c.k) +
-         (c.key_mask.empty() ? "" : ", masks") + (c.self_loop ? ", loops" : "") + ", delta " +
+         (c.key_mask.empty() ? "" : ", masks") +
+         (c.window_radius < 0 ? "" : ", window " + std::to_string(c.window_radius)) + ", delta " +
          std::to_string(c.delta);
 }
 
@@ -96,6 +97,7 @@ void expect_the_cpus_graph(const SbmCase& c, const DrawName& name, const DrawOpt
 }
 
 TEST_F(SamplerOnCuda, DrawsTheCpusGraphsBitByBit) {
+  constexpr int64_t kRadii[] = {-1, 0, 5, 64};
   int number = 0;
   for (const auto& [n, k] :
        {std::pair{1, 1}, {1, 128}, {37, 1}, {37, 10}, {37, 128}, {130, 10}, {130, 128}, {300, 3}}) {
@@ -105,7 +107,7 @@ TEST_F(SamplerOnCuda, DrawsTheCpusGraphsBitByBit) {
         SbmCase c = varied_case(n, n, k,
                                 {.has_masks = number % 2 == 0,
                                  .delta = number / 2 % 2 == 0 ? 0.0f : 0.01f,
-                                 .self_loop = number / 4 % 2 == 0});
+                                 .window_radius = kRadii[number / 4 % 4]});
         c.law = law;
         SCOPED_TRACE(name_of(c, sampler));
         expect_the_cpus_graph(c, {.step = 3, .layer = 1, .first_head = 2, .first_sample = 40},
@@ -118,10 +120,10 @@ TEST_F(SamplerOnCuda, DrawsTheCpusGraphsBitByBit) {
 TEST_F(SamplerOnCuda, DrawsTheCpusGraphsUnderEveryOption) {
   for (bool has_masks : {false, true}) {
     for (float delta : {0.0f, 0.01f}) {
-      for (bool self_loop : {false, true}) {
+      for (int64_t window_radius : {-1, 0, 2, 100}) {
         for (MaskLaw law : kAllLaws) {
           for (SamplerKind sampler : kAllSamplers) {
-            SbmCase c = varied_case(37, 37, 10, {has_masks, delta, self_loop});
+            SbmCase c = varied_case(37, 37, 10, {has_masks, delta, window_radius});
             c.law = law;
             SCOPED_TRACE(name_of(c, sampler));
             expect_the_cpus_graph(c, {.step = 5}, draw_options(sampler, law));
@@ -282,7 +284,7 @@ TEST_F(SamplerOnCuda, NoOrderOfThreadsOrBlocksShows) {
   for (uint64_t seed = 1; seed <= 3; ++seed) {
     for (MaskLaw law : kAllLaws) {
       for (SamplerKind sampler : kAllSamplers) {
-        SbmCase c = varied_case(140, 140, 5, {.delta = 0.01f, .self_loop = true});
+        SbmCase c = varied_case(140, 140, 5, {.delta = 0.01f, .window_radius = 20});
         c.law = law;
         SCOPED_TRACE(name_of(c, sampler));
         cuda_on_cpu::set_seed(seed);
@@ -300,7 +302,7 @@ TEST_F(SamplerOnCuda, DrawsTheGraphsOfRoundedFactorsThatItEverDrew) {
   uint64_t hash = 0xcbf29ce484222325;
   for (int64_t k : {3, 20, 128, 200}) {
     for (MaskLaw law : {MaskLaw::kBernoulli, MaskLaw::kPoissonCollapse}) {
-      SbmCase c = varied_case(200, 200, k, {.has_masks = true, .delta = 0.01f, .self_loop = true});
+      SbmCase c = varied_case(200, 200, k, {.has_masks = true, .delta = 0.01f, .window_radius = 0});
       c.law = law;
       DrawOptions options = draw_options(SamplerKind::kTiles, law);
       options.precision = Precision::kBf16;

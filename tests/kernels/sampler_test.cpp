@@ -186,7 +186,7 @@ TEST(Sampler, DrawsTheGraphsThatPassedTheStatistics) {
                                   16686398183291446207u, 2228158556515205763u};
   SbmCase c = large_case(2, 2, 300, 21);
   c.delta = 0.01f;
-  c.self_loop = true;
+  c.window_radius = 0;
   for (int64_t v = 0; v < 4 * c.k; ++v)
     c.mu[static_cast<size_t>(v)] = 1.0f;  // too dense to be thinned
   const uint64_t* expected = kHashes;
@@ -292,7 +292,7 @@ TEST(Sampler, EveryInstructionSetGivesTheSameBitsForManyKeys) {
 
 TEST(Sampler, RowsAreSortedUniqueAndInBounds) {
   SbmCase c = large_case(1, 2, 301, 9);
-  c.self_loop = true;
+  c.window_radius = 5;
   for_each_sampler(c, [](const SbmCase& any, const EdgeSampler& sampler) {
     const kernels::EdgeSet edges = sampler.sample(any, {});
     for (int64_t p = 0; p < edges.num_problems(); ++p) {
@@ -323,19 +323,21 @@ TEST(Sampler, RowsAreSortedUniqueAndInBounds) {
   });
 }
 
-TEST(Sampler, SelfLoopsAreThereForRealTokensAndChangeNothingElse) {
+TEST(Sampler, TheWindowIsThereOfRealTokensAndChangesNothingElse) {
   SbmCase c = large_case(1, 1, 70, 5);
   for_each_sampler(c, [](const SbmCase& without, const EdgeSampler& sampler) {
-    SbmCase with = without;
-    with.self_loop = true;
-    std::vector<uint8_t> plain, looped;
+    std::vector<uint8_t> plain, windowed;
     sampler(without, {.step = 1}, plain);
-    sampler(with, {.step = 1}, looped);
-    for (int64_t i = 0; i < with.n; ++i) {
-      for (int64_t j = 0; j < with.m; ++j) {
-        const auto e = static_cast<size_t>(i * with.m + j);
-        const uint8_t least = i == j && with.is_real(0, i, j) ? 1 : 0;
-        ASSERT_EQ(looped[e], std::max(plain[e], least)) << i << " " << j;
+    for (const int64_t radius : {0, 1, 9, 33, 69, 1000}) {
+      SbmCase with = without;
+      with.window_radius = radius;
+      sampler(with, {.step = 1}, windowed);
+      for (int64_t i = 0; i < with.n; ++i) {
+        for (int64_t j = 0; j < with.m; ++j) {
+          const auto e = static_cast<size_t>(i * with.m + j);
+          const uint8_t least = std::abs(i - j) <= radius && with.is_real(0, i, j) ? 1 : 0;
+          ASSERT_EQ(windowed[e], std::max(plain[e], least)) << radius << " " << i << " " << j;
+        }
       }
     }
   });

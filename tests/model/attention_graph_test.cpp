@@ -123,6 +123,15 @@ TEST(SbmGraph, ProbabilitiesAreThoseOfTheLawAndTheExplorationInForce) {
   }
 }
 
+TEST(SbmGraph, TheWindowIsCertain) {
+  for (const auto law : {kernels::MaskLaw::kBernoulli, kernels::MaskLaw::kPoissonCollapse}) {
+    test::ModelCase c = case_without_dropout(AttentionKind::kSbm);
+    c.attention.sbm.law = law;
+    c.attention.sbm.window = 5;
+    check_means(c, /*training=*/true);
+  }
+}
+
 TEST(SbmGraph, SelfLoopsAreCertain) {
   for (const auto law : {kernels::MaskLaw::kBernoulli, kernels::MaskLaw::kPoissonCollapse}) {
     test::ModelCase c = case_without_dropout(AttentionKind::kSbm);

@@ -121,7 +121,7 @@ class SbmReference {
       if (config_.ste == kernels::SteRule::kPaper) dp[at] *= attention.score(x.t, p, i, j);
       if (ste) dp[at] += edge_weight;
       dp[at] = std::clamp(dp[at], -clip, clip);
-      if (graph_[at] == 0 || (config_.self_loop && i == j)) dp[at] = 0;
+      if (graph_[at] == 0 || std::abs(i - j) <= config_.window_radius()) dp[at] = 0;
     });
     return dp;
   }
@@ -281,6 +281,16 @@ TEST(SbmAttention, GradientIsThatOfTheSurrogateWithSelfLoops) {
   AttentionConfig config = small_config();
   config.sbm.self_loop = true;
   check_against_surrogate(config, /*needs_empty_row=*/false);
+}
+
+TEST(SbmAttention, GradientIsThatOfTheSurrogateWithAWindow) {
+  AttentionConfig config = small_config();
+  config.sbm.window = 3;
+  config.sbm.sparsity_weight = kHeavyWeight;
+  for (const SbmRegularizer regularizer : {SbmRegularizer::kExpected, SbmRegularizer::kSte}) {
+    config.sbm.regularizer = regularizer;
+    check_against_surrogate(config, /*needs_empty_row=*/false);
+  }
 }
 
 TEST(SbmAttention, GradientIsThatOfTheSurrogateInTheOfficialPreset) {
@@ -632,6 +642,20 @@ TEST(SbmConfig, PaperPresetFollowsTheText) {
   EXPECT_EQ(r.ste_clip, SteClip::kOff);
   EXPECT_EQ(r.regularizer, SbmRegularizer::kSte);
   EXPECT_EQ(r.padding, SbmPadding::kExcluded);
+}
+
+TEST(SbmConfig, AWindowHoldsTheTokenItself) {
+  SbmConfig c;
+  EXPECT_EQ(c.window_radius(), -1);
+  c.self_loop = true;
+  EXPECT_EQ(c.window_radius(), 0);
+  c.window = 1;
+  EXPECT_EQ(c.window_radius(), 0);
+  c.self_loop = false;
+  c.window = 64;
+  EXPECT_EQ(c.window_radius(), 32);
+  c.compat = SbmCompat::kOfficial;
+  EXPECT_EQ(c.resolved().window_radius(), 32);
 }
 
 TEST(SbmConfig, WithoutPresetTheKeysStand) {

@@ -63,7 +63,7 @@ inline HostGraph draw_graph(Device device, const SbmCase& c, const DrawName& nam
                             .law = c.law,
                             .sampler = options.sampler,
                             .delta = c.delta,
-                            .self_loop = c.self_loop,
+                            .window_radius = c.window_radius,
                             .rng = {.seed = 20221115, .step = name.step},
                             .layer = name.layer,
                             .first_head = name.first_head,

@@ -40,7 +40,7 @@ struct SbmCase {
   std::vector<uint8_t> key_mask{};    // [B, M] or empty
   MaskLaw law = MaskLaw::kBernoulli;
   float delta = 0.0f;
-  bool self_loop = false;
+  int64_t window_radius = -1;
 
   int64_t problems() const { return batch * heads; }
   bool is_real(int64_t p, int64_t i, int64_t j) const {
@@ -127,7 +127,7 @@ class EdgeSampler {
                               .law = c.law,
                               .sampler = sampler_,
                               .delta = c.delta,
-                              .self_loop = c.self_loop,
+                              .window_radius = c.window_radius,
                               .rng = {.seed = 20221115, .step = name.step},
                               .layer = name.layer,
                               .first_head = name.first_head,

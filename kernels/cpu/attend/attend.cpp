@@ -118,7 +118,7 @@ void add_straight_through(AttendProblem& x, const StraightThrough& ste, int64_t 
   x.rule = ste.rule;
   x.regularizer = ste.regularizer;
   x.clip = ste.clip;
-  x.self_loop = ste.self_loop;
+  x.window_radius = ste.window_radius;
 }
 
 template <class Args, class Finish>

@@ -80,7 +80,7 @@ struct AttendProblem {
   SteRule rule = SteRule::kScoreGradient;
   float regularizer = 0.0f;
   float clip = 0.0f;
-  bool self_loop = false;
+  int64_t window_radius = -1;
 };
 
 /// What one task of backward makes of the pairs queries x keys.

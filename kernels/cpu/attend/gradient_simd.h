@@ -41,9 +41,11 @@ inline PairGradient pair_gradient(const AttendProblem& p, const RowConstants& ro
   const Floats f = p.rule == SteRule::kPaper ? select(counts, ds * score, splat(0.0f)) : ds;
   const Floats limit = splat(p.clip);
   gradient.dp = min(limit, max(splat(0.0f) - limit, f + splat(p.regularizer)));
-  if (p.self_loop) {
-    const Mask self = equal(j, splat_words(static_cast<uint32_t>(row.i)));
-    gradient.dp = select(self, splat(0.0f), gradient.dp);
+  if (p.window_radius >= 0) {
+    // Unsigned: what lies before the window is far beyond it.
+    const Words place = j - splat_words(static_cast<uint32_t>(row.i - p.window_radius));
+    const Mask near = less(place, splat_words(static_cast<uint32_t>(2 * p.window_radius + 1)));
+    gradient.dp = select(near, splat(0.0f), gradient.dp);
   }
   return gradient;
 }

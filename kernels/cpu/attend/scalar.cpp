@@ -65,7 +65,7 @@ void forward(const AttendProblem& p, const ForwardBuffers&, int64_t first_row, i
 }
 
 float straight_through(const AttendProblem& p, int64_t i, int64_t j, float ds, float s) {
-  if (p.self_loop && i == j) return 0.0f;
+  if (std::abs(i - j) <= p.window_radius) return 0.0f;
   const float f = p.rule == SteRule::kPaper && counts(p, j) ? ds * s : ds;
   return std::clamp(f + p.regularizer, -p.clip, p.clip);
 }

@@ -33,7 +33,7 @@ SampleProblem problem_at(const SampleEdges& args, int64_t p) {
           .num_clusters = k,
           .law = args.law,
           .delta = args.delta,
-          .self_loop = args.self_loop,
+          .window_radius = args.window_radius,
           .key = args.rng.philox(),
           .sample = args.samples[b],
           .layer = args.layer,
@@ -48,10 +48,13 @@ EdgeForm form_of(const SampleEdges& args, const math::EdgeFormRule& rule, int64_
                    count_real(mask_row(args.key_mask, b), args.edges.num_keys));
 }
 
-void set_self_loops(const SampleProblem& problem, Range rows, uint32_t* bits, int64_t words) {
-  if (!problem.self_loop) return;
+void set_window(const SampleProblem& problem, Range rows, uint32_t* bits, int64_t words) {
+  if (problem.window_radius < 0) return;
   for (int64_t i = rows.begin; i < rows.end; ++i) {
-    if (problem.has_self_loop(i)) bits[(i - rows.begin) * words + i / 32] |= 1u << (i % 32);
+    uint32_t* row = bits + (i - rows.begin) * words;
+    const Range keys = problem.window(i);
+    for (int64_t j = keys.begin; j < keys.end; ++j)
+      row[j / 32] |= static_cast<uint32_t>(problem.is_real_key(j)) << (j % 32);
   }
 }
 
@@ -62,7 +65,7 @@ void sample_tile_rows(const SampleEdges& args, int64_t p, Range rows, const Tile
   uint32_t* bits = args.edges.bits(p, rows.begin);
   const SampleKernels& kernels = sample_kernels();
   kernels.tile_rows(problem, rows, scratch, bits);
-  set_self_loops(problem, rows, bits, words);
+  set_window(problem, rows, bits, words);
   int32_t* row_ptr = args.edges.row_ptr.at(p).data;
   for (int64_t i = rows.begin; i < rows.end; ++i, bits += words) {
     row_ptr[i + 1] = kernels.count_bits(bits, words);
@@ -122,7 +125,7 @@ void sample_counted_tiles(const SampleEdges& args, int64_t p, const SampleScratc
   for (int64_t run = 0; run < num_runs(problem.num_queries, kCountedRowRun); ++run) {
     const Range rows = nth_run(run, problem.num_queries, kCountedRowRun);
     sample_kernels().tile_rows(problem, rows, scratch.tiles(worker), bits);
-    set_self_loops(problem, rows, bits, words);
+    set_window(problem, rows, bits, words);
     for (int64_t i = rows.begin; i < rows.end; ++i) {
       write_counted_row(problem, i, bits + (i - rows.begin) * words, words, writer);
     }

@@ -75,7 +75,7 @@ int64_t RowSampler::sample(int64_t i) {
                  ? sample_bernoulli(i)
                  : draw(i, sum_rates(problem_.mu + i * problem_.num_clusters));
   }
-  return problem_.has_self_loop(i) ? insert_self_loop(i, degree) : degree;
+  return insert_window(problem_.window(i), degree);
 }
 
 // Rows come from far away one after the other, but the draws in between make the processor lose
@@ -151,15 +151,21 @@ int64_t RowSampler::thin(int64_t i, double oversampling, int64_t count) {
   return kernels_.thin(inputs, candidates_, count);
 }
 
-int64_t RowSampler::insert_self_loop(int64_t i, int64_t count) {
-  const auto key = static_cast<uint32_t>(i);
-  uint32_t* end = candidates_ + count;
-  uint32_t* at = std::lower_bound(candidates_, end, key);
-  if (at != end && *at == key) return count;
-  std::copy_backward(at, end, end + 1);
-  *at = key;
-  if (counts_ != nullptr) counts_[i] = 1;
-  return count + 1;
+int64_t RowSampler::insert_window(Range window, int64_t count) {
+  if (window.size() == 0) return count;
+  uint32_t* const end = candidates_ + count;
+  uint32_t* const first = std::lower_bound(candidates_, end, static_cast<uint32_t>(window.begin));
+  uint32_t* const last = std::lower_bound(first, end, static_cast<uint32_t>(window.end));
+  int64_t real = 0;
+  for (int64_t j = window.begin; j < window.end; ++j) real += problem_.is_real_key(j) ? 1 : 0;
+  std::copy_backward(last, end, end + (real - (last - first)));
+  uint32_t* at = first;
+  for (int64_t j = window.begin; j < window.end; ++j) {
+    if (!problem_.is_real_key(j)) continue;
+    *at++ = static_cast<uint32_t>(j);
+    if (counts_ != nullptr) counts_[j] = std::max<uint16_t>(counts_[j], 1);
+  }
+  return count + real - (last - first);
 }
 
 uint16_t RowSampler::take_count(uint32_t key) {

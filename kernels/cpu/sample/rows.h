@@ -67,7 +67,8 @@ class RowSampler {
   int64_t draw(int64_t i, uint64_t rate);
   int64_t thin(int64_t i, double oversampling, int64_t count);
   int64_t sample_bernoulli(int64_t i);
-  int64_t insert_self_loop(int64_t i, int64_t count);
+  /// What was drawn beside the real keys of the window.
+  int64_t insert_window(Range window, int64_t count);
 
   const SampleProblem& problem_;
   const SampleKernels& kernels_;

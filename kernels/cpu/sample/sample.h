@@ -4,6 +4,7 @@
 // multiply-add is fused.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "core/cpu/isa.h"
@@ -30,7 +31,7 @@ struct SampleProblem {
   int64_t num_clusters = 0;
   MaskLaw law = MaskLaw::kBernoulli;
   float delta = 0.0f;
-  bool self_loop = false;
+  int64_t window_radius = -1;
   PhiloxKey key;
   uint32_t sample = 0;
   int layer = 0;
@@ -38,7 +39,11 @@ struct SampleProblem {
 
   bool is_real_query(int64_t i) const { return query_mask == nullptr || query_mask[i] != 0; }
   bool is_real_key(int64_t j) const { return key_mask == nullptr || key_mask[j] != 0; }
-  bool has_self_loop(int64_t i) const { return self_loop && is_real_query(i) && is_real_key(i); }
+  /// Keys that query i always sees, padding among them; none: of a query that has no such.
+  Range window(int64_t i) const {
+    if (window_radius < 0 || !is_real_query(i)) return {i, i};
+    return {std::max<int64_t>(0, i - window_radius), std::min(num_keys, i + window_radius + 1)};
+  }
   uint32_t stream(Purpose purpose) const { return stream_word(layer, head, purpose); }
 };
 

@@ -110,7 +110,7 @@ StraightThroughArrays straight_through_arrays(const StraightThrough& s) {
           .rule = s.rule,
           .regularizer = s.regularizer,
           .clip = s.clip,
-          .self_loop = s.self_loop};
+          .window_radius = static_cast<int>(s.window_radius)};
 }
 
 }  // namespace

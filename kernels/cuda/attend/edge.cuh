@@ -78,7 +78,8 @@ __device__ inline EdgeGradient gradient_of(const AttendArrays& a, const ProblemD
   const float weight = e.counts ? e.drawn * exp2_fast((e.score - e.lse) * kLog2E) : 0.0f;
   const float factor = e.counts ? dropout.factor(e.query, e.key) : 0.0f;
   const float ds = e.counts ? weight * (factor * e.value - e.delta) : 0.0f;
-  const bool is_forced = a.ste.self_loop && e.query == e.key;
+  const int distance = e.query < e.key ? e.key - e.query : e.query - e.key;
+  const bool is_forced = distance <= a.ste.window_radius;
   const float straight = (a.ste.rule == SteRule::kPaper ? ds * e.score : ds) + a.ste.regularizer;
   const float clip = a.ste.clip;
   const float clipped = straight < -clip ? -clip : (straight > clip ? clip : straight);

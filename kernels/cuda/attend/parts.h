@@ -56,7 +56,7 @@ struct StraightThroughArrays {
   SteRule rule = SteRule::kScoreGradient;
   float regularizer = 0.0f;
   float clip = 0.0f;
-  bool self_loop = false;
+  int window_radius = -1;
 };
 
 struct AttendArrays {

@@ -139,7 +139,7 @@ void differentiate(const Stream& stream, const AttendArrays& a, Arena& scratch) 
                 .clusters = a.ste.clusters,
                 .rule_slope = is_paper ? a.scale : 0.0f,
                 .rule_offset = is_paper ? 0.0f : 1.0f,
-                .self_loop = a.ste.self_loop,
+                .window_radius = a.ste.window_radius,
                 .regularizer = a.ste.regularizer,
                 .clip = a.ste.clip};
   common.query_terms = make_query_terms(stream, a, common.padded_queries, scratch);

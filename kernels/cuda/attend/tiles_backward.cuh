@@ -44,7 +44,7 @@ struct Common {
   int64_t clusters = 0;
   float rule_slope = 0.0f;  ///< f = ds (rule_slope * product + rule_offset)
   float rule_offset = 1.0f;
-  bool self_loop = false;
+  int window_radius = -1;
   float regularizer = 0.0f;
   float clip = 0.0f;
 };

@@ -198,15 +198,19 @@ __device__ inline uint32_t row_mask(bool low, bool high) {
   return (low ? 0xFFFFu : 0u) | (high ? 0xFFFF0000u : 0u);
 }
 
-/// The pairs (i, i) among rows first_row.. and the columns of the tile.
-__device__ inline uint32_t diagonal(int first_row, int tile) {
+/// The pairs at most `radius` apart, among the sixteen rows first_row.. and the columns of the tile.
+__device__ inline uint32_t near_pairs(int first_row, int tile, int radius) {
+  const int ahead = tile * kTileColumns - first_row;  // of the first column before the first row
+  if (ahead > 15 + radius || ahead + kTileColumns <= -radius) return 0;
+  const int nearest = ahead + lane_index() % 4 * 2 - lane_index() / 4;
   uint32_t mask = 0;
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const int column = first_row + lane_index() / 4 + 8 * half - tile * kTileColumns;
-    if (column >= 0 && column < kTileColumns && column % 8 / 2 == lane_index() % 4) {
-      mask |= 1u << (column / 8 * 2 + column % 2 + 16 * half);
-    }
+#pragma unroll 4
+  for (int bit = 0; bit < 32; ++bit) {
+    const int distance = nearest + bit % 16 / 2 * 8 + bit % 2 - bit / 16 * 8;
+    // Unsigned: what lies before the window is far beyond it.
+    const bool is_near =
+        static_cast<uint32_t>(distance + radius) <= 2 * static_cast<uint32_t>(radius);
+    mask |= is_near ? 1u << bit : 0u;
   }
   return mask;
 }
@@ -258,8 +262,9 @@ __device__ inline TileMasks<C::kGroups> tile_masks(const Side<typename C::Elemen
   for (int g = 0; g < C::kGroups; ++g) {
     const uint32_t edges = graph_mask<C>(side.pairs, stage, item, g, tile);
     masks.counted[g] = edges & rows.counted[g] & valid;
-    masks.edges[g] =
-        common.self_loop ? edges & ~diagonal(first_row<C>(item) + 16 * g, tile) : edges;
+    masks.edges[g] = common.window_radius < 0 ? edges
+                                              : edges & ~near_pairs(first_row<C>(item) + 16 * g,
+                                                                    tile, common.window_radius);
     masks.kept[g] = ~0u;
   }
   if constexpr (C::kDrops) {

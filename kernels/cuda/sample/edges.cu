@@ -45,7 +45,7 @@ SampleInputs sample_inputs(const SampleEdges& args) {
           .law = args.law,
           .sampler = args.sampler,
           .delta = args.delta,
-          .self_loop = args.self_loop,
+          .window_radius = args.window_radius,
           .rng = args.rng,
           .layer = args.layer,
           .first_head = args.first_head};

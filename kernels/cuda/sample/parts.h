@@ -51,7 +51,7 @@ struct SampleInputs {
   MaskLaw law = MaskLaw::kBernoulli;
   SamplerKind sampler = SamplerKind::kAuto;
   float delta = 0.0f;
-  bool self_loop = false;
+  int64_t window_radius = -1;
   RngKey rng;
   int layer = 0;
   int first_head = 0;

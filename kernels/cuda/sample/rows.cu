@@ -157,7 +157,7 @@ class RowSampler {
     draws_ = 0;
     mu_ = problem_.template as<T>(problem_.mu) + i * in_.num_clusters;
     if (problem_.is_real_query(i)) draw_edges();
-    if (has_self_loop() && lane_index() == 0) drawn_.insert(static_cast<uint32_t>(i));
+    insert_window();
     sync_warp();
     int32_t degree = 0;
     drawn_.for_each_group([&](int64_t group) { degree += popcount(drawn_.word(group)); });
@@ -190,8 +190,13 @@ class RowSampler {
   }
 
  private:
-  __device__ bool has_self_loop() const {
-    return in_.self_loop && problem_.is_real_query(i_) && problem_.is_real_key(i_);
+  __device__ void insert_window() {
+    if (in_.window_radius < 0 || !problem_.is_real_query(i_)) return;
+    const int64_t begin = i_ > in_.window_radius ? i_ - in_.window_radius : 0;
+    const int64_t reach = i_ + in_.window_radius + 1;
+    const int64_t end = reach < in_.num_keys ? reach : in_.num_keys;
+    for (int64_t j = begin + lane_index(); j < end; j += kLanes)
+      if (problem_.is_real_key(j)) drawn_.insert(static_cast<uint32_t>(j));
   }
   __device__ PhiloxCounter counter(Purpose purpose) const {
     return in_.counter(problem_, static_cast<uint32_t>(i_), purpose);
@@ -399,7 +404,7 @@ class RowSampler {
     }
     sync_warp();
     for (int64_t e = lane_index(); e < edges; e += kLanes) {
-      if (counts[e] == 0) counts[e] = 1;  // a self-loop that was not drawn
+      if (counts[e] == 0) counts[e] = 1;  // of the window, and not drawn
     }
   }
 

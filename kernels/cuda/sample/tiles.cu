@@ -55,11 +55,18 @@ __device__ uint32_t real_keys(const SampleProblem& problem, int64_t num_keys, in
   return ballot(j < num_keys && problem.is_real_key(j));
 }
 
-/// The bit of the pair (i, i) in word `word` of tile `tile` of row i, else 0.
-__device__ uint32_t self_loop_bit(const SampleInputs& in, int64_t i, int64_t tile, int word) {
-  if (!in.self_loop || i / kTileKeys != tile) return 0;
-  const BitPlace place = bit_place(BitOrder::kLanes, i % kTileKeys);
-  return place.word == word ? 1u << place.bit : 0u;
+/// The bits of the keys at most in.window_radius from query i, in word `word` of tile `tile` of its row.
+__device__ uint32_t window_bits(const SampleInputs& in, int64_t i, int64_t tile, int word) {
+  const int64_t begin = i - in.window_radius - tile * kTileKeys;
+  const int64_t end = i + in.window_radius + 1 - tile * kTileKeys;
+  if (in.window_radius < 0 || begin >= kTileKeys || end <= 0) return 0;
+  uint32_t bits = 0;
+#pragma unroll 4
+  for (int bit = 0; bit < 32; ++bit) {
+    const int column = bit_column(word, bit);
+    bits |= column >= begin && column < end ? 1u << bit : 0u;
+  }
+  return bits;
 }
 
 template <bool kCollapse>
@@ -160,7 +167,7 @@ __device__ void store_exact(const SampleInputs& in, const WritableGraph& graph,
 #pragma unroll
   for (int w = 0; w < 2; ++w) {
     const int word = 2 * half + w;
-    const uint32_t bits = words[w] | self_loop_bit(in, i, tile, word);
+    const uint32_t bits = words[w] | window_bits(in, i, tile, word);
     out[word] = is_real ? bits & shared.real[word] : 0u;
   }
 }
@@ -352,7 +359,7 @@ __device__ void store_fast(const SampleInputs& in, const WritableGraph& graph,
     for (int half = 0; half < 2; ++half) {
       const int64_t i = block.first_row + warp_index() * 32 + r * 16 + half * 8 + lane_index() / 4;
       if (i >= in.num_queries) continue;
-      const uint32_t drawn = bits[r][half] | self_loop_bit(in, i, tile, word);
+      const uint32_t drawn = bits[r][half] | window_bits(in, i, tile, word);
       graph.by_query[block.problem * graph.query_stride + i * graph.row_words + tile * 4 + word] =
           problem.is_real_query(i) ? drawn & real : 0u;
     }

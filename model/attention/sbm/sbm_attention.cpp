@@ -206,7 +206,7 @@ void SbmAttention::draw_graph(Context& ctx, const AttentionInputs& in, View<doub
                                        .law = config_.law,
                                        .sampler = config_.sampler,
                                        .delta = exploration(ctx),
-                                       .self_loop = config_.self_loop,
+                                       .window_radius = config_.window_radius(),
                                        .rng = ctx.rng,
                                        .layer = ctx.layer,
                                        .scratch = &ctx.scratch});
@@ -284,7 +284,8 @@ void SbmAttention::tell_graphs(Context& ctx, const AttentionInputs& in,
   const Saved& saved = static_cast<const Saved&>(base);
   const Stream& stream = ctx.stream;
   tell_rows(ctx, in, [&](int64_t row, const std::vector<int64_t>& tokens) {
-    auto graph = std::make_unique<SbmGraph>(config_.law, exploration(ctx), config_.self_loop);
+    auto graph =
+        std::make_unique<SbmGraph>(config_.law, exploration(ctx), config_.window_radius(), tokens);
     graph->edges = download_heads(stream, saved.edges, row, shape_.num_heads, tokens);
     graph->groups = config_.clusters;
     graph->query_memberships = download_features(stream, saved.query.memberships, row, tokens);
@@ -399,7 +400,7 @@ void SbmAttention::do_backward(Context& ctx, const AttentionInputs& in, ConstRea
                .rule = config_.ste,
                .regularizer = ste_regularizer ? static_cast<float>(edge_weight(in)) : 0.0f,
                .clip = ste_clip(),
-               .self_loop = config_.self_loop},
+               .window_radius = config_.window_radius()},
        .scratch = &ctx.scratch,
        .implementation = implementation_});
   membership_backward(ctx, in, saved, row_grad, column_grad, grads);

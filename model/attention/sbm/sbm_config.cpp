@@ -45,6 +45,12 @@ void describe_exploration(SbmConfig& c, ConfigVisitor& v) {
           {.doc = "linear: exploratory edges of a full-length row.", .unit = "keys", .min = 0});
   v.field("explore_eval", c.explore_eval, {.doc = "Explore in evaluation too."});
   v.field("self_loop", c.self_loop, {.doc = "Every token always sees itself."});
+  v.field("window", c.window,
+          {.doc = "Every token always sees those at most window / 2 places away, beside those that "
+                  "are drawn. 0: none.",
+           .unit = "tokens",
+           .min = 0,
+           .max = 1e9});
 }
 
 void describe_gradient(SbmConfig& c, ConfigVisitor& v) {

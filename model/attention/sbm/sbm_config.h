@@ -31,6 +31,7 @@ struct SbmConfig {
   double delta_keys = 41;
   bool explore_eval = false;
   bool self_loop = false;
+  int64_t window = 0;
   kernels::SteRule ste = kernels::SteRule::kScoreGradient;
   SteClip ste_clip = SteClip::kOff;
   double ste_clip_at = 1.0;
@@ -40,6 +41,8 @@ struct SbmConfig {
   SbmPadding padding = SbmPadding::kExcluded;
 
   void describe(ConfigVisitor&);
+  /// Keys on either side that a token always sees, itself besides; -1: not even itself.
+  int64_t window_radius() const { return window > 0 ? window / 2 : (self_loop ? 0 : -1); }
   /// With the preset applied: what the module runs.
   SbmConfig resolved() const;
 };

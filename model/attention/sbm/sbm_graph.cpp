@@ -9,15 +9,15 @@
 namespace stipple::model {
 
 /// Of a mask entry whose rate, exploration included, is this.
-double SbmGraph::mean(double rate, bool is_loop) const {
+double SbmGraph::mean(double rate, bool is_in_window) const {
   switch (law_) {
     case kernels::MaskLaw::kBernoulli:
-      return is_loop ? 1.0 : std::min(1.0, rate);
+      return is_in_window ? 1.0 : std::min(1.0, rate);
     case kernels::MaskLaw::kPoissonCollapse:
-      return is_loop ? 1.0 : -std::expm1(-rate);
+      return is_in_window ? 1.0 : -std::expm1(-rate);
     case kernels::MaskLaw::kPoissonMulti:
-      // A loop that was not drawn counts as one.
-      return is_loop ? rate + std::exp(-rate) : rate;
+      // A pair of the window that was not drawn counts as one.
+      return is_in_window ? rate + std::exp(-rate) : rate;
   }
   throw Error("attention.sbm.law: no such law");
 }
@@ -37,7 +37,8 @@ void SbmGraph::probabilities(int64_t head, int64_t query, std::span<double> by_k
   for (size_t j = 0; j < n; ++j) {
     double rate = delta_;
     for (size_t v = 0; v < k; ++v) rate += mu[v] * static_cast<double>(z[j * k + v]);
-    by_key[j] = mean(rate, self_loop_ && static_cast<int64_t>(j) == query);
+    by_key[j] =
+        mean(rate, std::abs(places_[j] - places_[static_cast<size_t>(query)]) <= window_radius_);
   }
 }
 

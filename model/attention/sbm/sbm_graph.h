@@ -3,6 +3,9 @@
 // the law by which these give the probability of an edge.
 #pragma once
 
+#include <utility>
+#include <vector>
+
 #include "kernels/sbm.h"
 #include "model/attention/graph.h"
 
@@ -10,18 +13,23 @@ namespace stipple::model {
 
 class SbmGraph final : public AttentionGraph {
  public:
-  SbmGraph(kernels::MaskLaw law, float delta, bool self_loop)
-      : law_(law), delta_(static_cast<double>(delta)), self_loop_(self_loop) {}
+  /// places: of the real tokens.
+  SbmGraph(kernels::MaskLaw law, float delta, int64_t window_radius, std::vector<int64_t> places)
+      : law_(law),
+        delta_(static_cast<double>(delta)),
+        window_radius_(window_radius),
+        places_(std::move(places)) {}
 
   /// The law's mean at y S zᵀ + delta, in double. O(G² + n G)
   void probabilities(int64_t head, int64_t query, std::span<double> by_key) const override;
 
  private:
-  double mean(double rate, bool is_loop) const;
+  double mean(double rate, bool is_in_window) const;
 
   kernels::MaskLaw law_;
-  double delta_;  ///< exploration in force when the graph was drawn
-  bool self_loop_;
+  double delta_;           ///< exploration in force when the graph was drawn
+  int64_t window_radius_;  ///< SbmConfig::window_radius()
+  std::vector<int64_t> places_;
 };
 
 }  // namespace stipple::model
