@@ -18,17 +18,18 @@ using test::DeviceMemory;
 using test::random_normal;
 using test::test_devices;
 
-constexpr int64_t kBatch = 2, kHeads = 2, kTokens = 150, kChannels = 5;
+constexpr int64_t kMipsBatch = 2, kMipsHeads = 2, kMipsTokens = 150, kMipsChannels = 5;
 
 Array<uint8_t> padded() {
-  Array<uint8_t> mask({kBatch, kTokens});
+  Array<uint8_t> mask({kMipsBatch, kMipsTokens});
   mask.fill(1);
-  for (int64_t i = 100; i < kTokens; ++i) mask[kTokens + i] = 0;
+  for (int64_t i = 100; i < kMipsTokens; ++i) mask[kMipsTokens + i] = 0;
   return mask;
 }
 
 Array<float> run(DeviceMemory& memory, const Array<float>& x, Precision storage, bool are_keys) {
-  const View<float> y = memory.fresh<float>({kBatch, kHeads, kTokens, kChannels + 1});
+  const View<float> y =
+      memory.fresh<float>({kMipsBatch, kMipsHeads, kMipsTokens, kMipsChannels + 1});
   mips_tokens(
       memory.stream(),
       {.y = y, .x = memory.put(x, storage), .mask = memory.put(padded()), .are_keys = are_keys});
@@ -36,34 +37,34 @@ Array<float> run(DeviceMemory& memory, const Array<float>& x, Precision storage,
 }
 
 TEST(MipsTokens, DistancesFollowProductsAndAllRealKeysHaveOneLength) {
-  const Shape shape = {kBatch, kHeads, kTokens, kChannels};
+  const Shape shape = {kMipsBatch, kMipsHeads, kMipsTokens, kMipsChannels};
   for (const Device device : test_devices()) {
     for (const Precision storage : test::test_storages(device)) {
       DeviceMemory memory(device, {.threads = 2});
       Array<float> keys = test::rounded(random_normal(shape, 1), storage);
       // Of padding, which is longer than any real key.
-      for (int64_t e = 0; e < kChannels; ++e)
-        keys[((kHeads * kTokens) + kTokens - 1) * kChannels + e] = 100.0f;
+      for (int64_t e = 0; e < kMipsChannels; ++e)
+        keys[((kMipsHeads * kMipsTokens) + kMipsTokens - 1) * kMipsChannels + e] = 100.0f;
       const Array<float> queries = test::rounded(random_normal(shape, 2), storage);
       const Array<float> q = run(memory, queries, storage, false);
       const Array<float> k = run(memory, keys, storage, true);
       const auto at = [](const Array<float>& x, int64_t row, int64_t c) {
-        return static_cast<double>(x[row * (kChannels + 1) + c]);
+        return static_cast<double>(x[row * (kMipsChannels + 1) + c]);
       };
-      for (int64_t p = 0; p < kBatch * kHeads; ++p) {
-        const int64_t real = p < kHeads ? kTokens : 100;
+      for (int64_t p = 0; p < kMipsBatch * kMipsHeads; ++p) {
+        const int64_t real = p < kMipsHeads ? kMipsTokens : 100;
         double largest = 0;
         for (int64_t j = 0; j < real; ++j) {
           double squares = 0;
-          for (int64_t c = 0; c < kChannels; ++c)
-            squares += at(k, p * kTokens + j, c) * at(k, p * kTokens + j, c);
+          for (int64_t c = 0; c < kMipsChannels; ++c)
+            squares += at(k, p * kMipsTokens + j, c) * at(k, p * kMipsTokens + j, c);
           largest = std::max(largest, squares);
         }
         for (int64_t j = 0; j < real; ++j) {
           const int64_t i = (7 * j + 3) % real;
           double product = 0, distance = 0, length = 0, of_query = 0;
-          for (int64_t c = 0; c <= kChannels; ++c) {
-            const double a = at(q, p * kTokens + i, c), b = at(k, p * kTokens + j, c);
+          for (int64_t c = 0; c <= kMipsChannels; ++c) {
+            const double a = at(q, p * kMipsTokens + i, c), b = at(k, p * kMipsTokens + j, c);
             product += a * b;
             distance += (a - b) * (a - b);
             length += b * b;
@@ -71,20 +72,20 @@ TEST(MipsTokens, DistancesFollowProductsAndAllRealKeysHaveOneLength) {
           }
           ASSERT_NEAR(length, largest, 1e-5 * largest);
           ASSERT_NEAR(distance, of_query + largest - 2 * product, 1e-5 * largest);
-          ASSERT_EQ(at(q, p * kTokens + i, kChannels), 0.0);
-          for (int64_t c = 0; c < kChannels; ++c)
-            ASSERT_EQ(k[(p * kTokens + j) * (kChannels + 1) + c],
-                      keys[(p * kTokens + j) * kChannels + c]);
+          ASSERT_EQ(at(q, p * kMipsTokens + i, kMipsChannels), 0.0);
+          for (int64_t c = 0; c < kMipsChannels; ++c)
+            ASSERT_EQ(k[(p * kMipsTokens + j) * (kMipsChannels + 1) + c],
+                      keys[(p * kMipsTokens + j) * kMipsChannels + c]);
         }
       }
       // Nothing is longer than the longest real key as far as the coordinate goes.
-      EXPECT_EQ(at(k, kHeads * kTokens + kTokens - 1, kChannels), 0.0);
+      EXPECT_EQ(at(k, kMipsHeads * kMipsTokens + kMipsTokens - 1, kMipsChannels), 0.0);
     }
   }
 }
 
 TEST(MipsTokens, HasTheSameBitsOnEveryDevice) {
-  const Array<float> x = random_normal({kBatch, kHeads, kTokens, kChannels}, 3);
+  const Array<float> x = random_normal({kMipsBatch, kMipsHeads, kMipsTokens, kMipsChannels}, 3);
   DeviceMemory host(kCpuDevice);
   const auto expected = run(host, x, Precision::kFp32, true).values();
   for (const Device device : test_devices()) {
