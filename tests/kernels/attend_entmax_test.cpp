@@ -53,6 +53,11 @@ TEST_P(AttendEntmax, AgreesWithTheDefinitionAtOddLengths) {
     s.drawn.fill(1);
     expect_definition(s, {});
   }
+  // Equal ones: whole rows, which fill the room of a batch to its last pair.
+  EntmaxSetup s = make_entmax_setup({.n = 40, .m = 2049, .d = 16, .density = 1}, 1.5f, 3);
+  s.q.fill(0);
+  s.drawn.fill(1);
+  expect_definition(s, {});
 }
 
 // Near-equal scores: supports with no room, over several blocks of keys.
@@ -64,6 +69,11 @@ TEST_P(AttendEntmax, AgreesWithTheDefinitionOnLongSupports) {
     s.drawn.fill(1);
     expect_definition(s, {});
   }
+  // Equal ones: whole rows, which fill the room of a batch to its last pair.
+  EntmaxSetup s = make_entmax_setup({.n = 40, .m = 2049, .d = 16, .density = 1}, 1.5f, 3);
+  s.q.fill(0);
+  s.drawn.fill(1);
+  expect_definition(s, {});
 }
 
 TEST_P(AttendEntmax, AgreesWithTheDefinitionOnPatterns) {

@@ -845,7 +845,7 @@ inline void backward_dense_rows(const EntmaxCurve<kPower>& curve, const EntmaxPr
   pack_transposed(b.packed_values, p.v + pairs.packed.begin * p.dim, pairs.packed.size(), p.dim);
   DenseRows dense;
   dense.dscores = &b.by_row->dscore;
-  dense.weights = dense.dscores + b.max_edges;
+  dense.weights = dense.dscores + b.max_edges + kWidth;  // the last row's last vector ends between
   dense.lanes_stride = (b.rows.stride - kEntmaxSlack) / kWidth;
   for (int64_t i = part.queries.begin; i < part.queries.end; ++i) {
     if (!is_dense_row(p, i)) continue;
