@@ -4,12 +4,15 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <numeric>
 #include <string>
 #include <vector>
 
 #include "core/error.h"
+#include "model/attention/graph.h"
 #include "model/attention/registry.h"
 #include "tests/model/model_run.h"
+#include "tests/support/graph_statistics.h"
 
 namespace stipple::model {
 namespace {
@@ -112,6 +115,24 @@ TEST(PackedRows, GiveWhatEachOfTheirPiecesGivesAlone) {
     }
   }
   EXPECT_GE(able, 3);  // softmax, entmax, none
+}
+
+// Supports that are longer than what training keeps are looked for again, row by row.
+TEST(PackedRows, TellGraphsThatStayWithinTheirPieces) {
+  const Pieces rows{{100, 90}};
+  ModelCase c = case_of(AttentionKind::kEntmax, Positions::kLearned, true);
+  c.batch = 1;
+  c.length = c.task.max_length = 192;
+  ModelRun run(c);
+  for (float& x : run.store.values().span()) x *= 0.01f;  // equal scores: all that a query may see
+  GraphCollection told;
+  run.graphs = &told;
+  run.forward(leaf_of(c, rows), /*training=*/false);
+  ASSERT_FALSE(told.graphs.empty());
+  const AttentionGraph& graph = *told.graphs[0];
+  const std::vector<double> mask = test::drawn(graph);
+  const double edges = std::accumulate(mask.begin(), mask.end(), 0.0);
+  EXPECT_EQ(edges, static_cast<double>(graph.heads()) * (100 * 100 + 90 * 90));
 }
 
 TEST(PackedRows, WouldGiveSomethingElseIfPiecesSawEachOther) {

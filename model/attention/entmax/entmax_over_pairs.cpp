@@ -80,6 +80,13 @@ View<T> rows_of(View<T> x, const Part& part) {
           x.shape.rank() == 1 ? Shape({part.rows}) : Shape({part.rows, each})};
 }
 
+/// [1, N] of [P, N]
+template <class T>
+View<T> problem_of(View<T> x, int64_t number) {
+  if (x.empty()) return x;
+  return {x.data == nullptr ? nullptr : x.data + number * x.shape[1], {1, x.shape[1]}};
+}
+
 /// Problems first, first + 1, ... of a graph, in its memory.
 kernels::EdgeSet problems_of(kernels::EdgeSet edges, int64_t first, int64_t count) {
   const auto narrow = [&](auto& array) {
@@ -268,6 +275,7 @@ kernels::EdgeList EntmaxOverPairs::support_of(Context& ctx, const AttentionInput
   problem.k = part_of(in.k, one);
   problem.v = part_of(in.v, one);
   problem.mask = rows_of(in.mask, one);
+  problem.groups = problem_of(in.groups, row * in.q.shape[1] + head);
   for (;;) {
     const auto with_room = [&](Arena& arena) { return alloc_rows(arena, problem.q, room); };
     Arena plan("graph");
