@@ -21,12 +21,14 @@ bool reserves_bits(const EdgeCapacity& capacity) {
 /// Every problem's words start on a boundary that wide loads can use.
 int64_t round_up(int64_t words) { return (words + 31) / 32 * 32; }
 
-int64_t csr_room(int64_t pairs, const EdgeCapacity& capacity) {
-  const double density = capacity.multiplicity
-                             ? capacity.max_density
-                             : std::min(capacity.max_density, capacity.tile_density);
+int64_t csr_room(int64_t num_queries, int64_t num_keys, const EdgeCapacity& capacity) {
+  const int64_t pairs = num_queries * num_keys;
+  const bool is_promised = capacity.multiplicity || capacity.max_density < capacity.tile_density;
+  const double density = is_promised ? capacity.max_density : capacity.tile_density;
   const double expected = std::clamp(density, 0.0, 1.0) * static_cast<double>(pairs);
-  return std::min(pairs, static_cast<int64_t>(expected + 6.0 * std::sqrt(expected)) + 64);
+  const int64_t window =
+      is_promised ? num_queries * std::min(num_keys, 2 * capacity.window_radius) : 0;
+  return std::min(pairs, static_cast<int64_t>(expected + 6.0 * std::sqrt(expected)) + 64 + window);
 }
 
 /// One of the two directions of a graph: by query, or by key.
@@ -119,7 +121,8 @@ EdgeSet alloc_edges(Arena& arena, int64_t problems, int64_t num_queries, int64_t
   STIPPLE_CHECK(num_queries < kMostTokens && num_keys < kMostTokens, "alloc_edges: ", num_queries,
                 " x ", num_keys, " tokens; at most 2^31 each");
   const int64_t pairs = num_queries * num_keys;
-  const int64_t most_edges = reserves_bits(capacity) ? pairs : csr_room(pairs, capacity);
+  const int64_t most_edges =
+      reserves_bits(capacity) ? pairs : csr_room(num_queries, num_keys, capacity);
   STIPPLE_CHECK_AS(EdgeRoomError, most_edges < kMostEdges, "up to ", most_edges, " edges among ",
                    num_queries, " x ", num_keys,
                    " tokens, must stay below 2^31; promise a lower max_density");
@@ -128,7 +131,7 @@ EdgeSet alloc_edges(Arena& arena, int64_t problems, int64_t num_queries, int64_t
   edges.num_keys = num_keys;
   edges.capacity = capacity;
   edges.bit_order = layout == DeviceType::kCuda ? BitOrder::kLanes : BitOrder::kRows;
-  const int64_t csr_words = csr_room(pairs, capacity);
+  const int64_t csr_words = csr_room(num_queries, num_keys, capacity);
   const auto words = [&](int64_t bits) {
     return round_up(reserves_bits(capacity) ? std::max(csr_words, bits) : csr_words);
   };

@@ -60,6 +60,8 @@ struct EdgeCapacity {
   double max_density = 1.0;    ///< promised bound on any problem's density; below tile_density no
                                ///< bits are ever reserved
   bool multiplicity = false;   ///< keep edge counts (law poisson_multi): always CSR
+  int64_t window_radius = 0;   ///< pairs as near as this are in the graph besides; their share of
+                               ///< short sequences is more than max_density promises of long ones
 
   /// Which of the two decides how much room CSR has.
   const char* csr_setting() const {

@@ -176,6 +176,11 @@ TEST(Edges, ReserveBitsOnlyWhereAProblemMayBecomeDense) {
   EXPECT_EQ(words({.tile_density = 1.0, .max_density = 1.0}), kN * kN);
   EXPECT_EQ(words({.tile_density = 0.01, .max_density = 0.5, .multiplicity = true}),
             round_up(500000 + 4242 + 64));
+  // A window is there besides what is promised, and is most of a short sequence's pairs.
+  EXPECT_EQ(words({.tile_density = 0.25, .max_density = 0.01, .window_radius = 32}),
+            round_up(10000 + 600 + 64 + 64 * kN));
+  EXPECT_EQ(words({.tile_density = 0.25, .max_density = 1.0, .window_radius = 32}),
+            round_up(250000 + 3000 + 64));
   const EdgeCapacity sparse = {.tile_density = 0.25, .max_density = 0.2};
   EXPECT_FALSE(has_room_for_bits(alloc_edges(plan, 1, kN, kN, sparse)));
   EXPECT_TRUE(has_room_for_bits(alloc_edges(plan, 1, kN, kN, {})));

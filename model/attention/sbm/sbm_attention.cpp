@@ -253,10 +253,10 @@ void SbmAttention::do_forward(Context& ctx, const AttentionInputs& in, RealView 
   saved.y_sum = ctx.saved.alloc<double>({problems, clusters});
   saved.z_sum = ctx.saved.alloc<double>({problems, clusters});
   saved.edges = naming_settings([&] {
-    return kernels::alloc_edges(
-        ctx.saved, problems, in.q.shape[2], in.k.shape[2],
-        kernels::math::sampler_capacity(config_.law, config_.sampler, config_.tile_density,
-                                        config_.max_density));
+    kernels::EdgeCapacity capacity = kernels::math::sampler_capacity(
+        config_.law, config_.sampler, config_.tile_density, config_.max_density);
+    capacity.window_radius = std::max<int64_t>(0, config_.window_radius());
+    return kernels::alloc_edges(ctx.saved, problems, in.q.shape[2], in.k.shape[2], capacity);
   });
   if (!saved.edges.overflow.empty())
     saved.edges.overflow = ctx.facts.at<int32_t>(facts_.overflow, ctx.layer);

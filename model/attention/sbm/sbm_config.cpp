@@ -26,13 +26,13 @@ void describe_graph(SbmConfig& c, ConfigVisitor& v) {
   v.field(
       "tile_density", c.tile_density,
       {.doc = "Expected density from which auto uses tiles and a bit mask.", .min = 0, .max = 1});
-  v.field(
-      "max_density", c.max_density,
-      {.doc = "Promised bound on the density of any graph. Below tile_density only the edges it "
-              "allows get memory, linear in length at a fixed degree, and a graph above it "
-              "stops the run; from tile_density on it changes nothing.",
-       .min = 0,
-       .max = 1});
+  v.field("max_density", c.max_density,
+          {.doc = "Promised bound on the density of any graph, besides its window. Below "
+                  "tile_density only the edges it "
+                  "allows get memory, linear in length at a fixed degree, and a graph above it "
+                  "stops the run; from tile_density on it changes nothing.",
+           .min = 0,
+           .max = 1});
 }
 
 void describe_exploration(SbmConfig& c, ConfigVisitor& v) {
