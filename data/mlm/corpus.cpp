@@ -79,7 +79,8 @@ void require_rules(const shards::Shard& shard, const DataConfig& config) {
                    "; set data.wordpiece_profile=", wordpiece::profile_name(rules.profile));
 }
 
-Part part_of_shard(std::shared_ptr<const shards::Shard> shard, Split split) {
+Part part_of_shard(std::shared_ptr<const shards::Shard> shard, Split split,
+                   int64_t vocabulary_size) {
   STIPPLE_CHECK_AS(DataError, shard->num_tokens() >= kShortestCorpus, shard->name(), ": ",
                    shard->num_tokens(),
                    " tokens are too few to hold out 5 % for validation and 5 % for the test; at "
@@ -89,7 +90,7 @@ Part part_of_shard(std::shared_ptr<const shards::Shard> shard, Split split) {
   ends.reserve(static_cast<size_t>(shard->num_documents()));
   for (int64_t i = 0; i < shard->num_documents(); ++i) ends.push_back(shard->document(i).end);
   const Range range = part_of_split(ends, split);
-  return {tokens_of_shard(std::move(shard)), range};
+  return {tokens_of_shard(std::move(shard), vocabulary_size), range};
 }
 
 Corpus open_shards(const DataConfig& config, const wordpiece::WordPiece& tokenizer, Split split,
@@ -107,7 +108,7 @@ Corpus open_shards(const DataConfig& config, const wordpiece::WordPiece& tokeniz
           fmt::format("{} has no meta.json: nothing tells by which vocabulary its tokens were made",
                       shard->name()));
     }
-    const Part part = part_of_shard(shard, split);
+    const Part part = part_of_shard(shard, split, tokenizer.vocabulary().size());
     STIPPLE_CHECK_AS(DataError, config.mlm.pairs.kind == PairKind::kNone || part.has_sentences(),
                      shard->name(),
                      ": does not know sentences, which data.mlm.pairs are made of; make it by "

@@ -43,8 +43,12 @@ MlmDataset::MlmDataset(std::vector<Source> sources, Masking masking,
     firsts_ = samples_;
     return;
   }
-  for (const int64_t quota : quotas_of(sources_, samples_.back()))
-    firsts_.push_back(firsts_.back() + quota);
+  const std::vector<int64_t> quotas = quotas_of(sources_, samples_.back());
+  for (size_t k = 0; k < quotas.size(); ++k) {
+    STIPPLE_CHECK_AS(ConfigError, quotas[k] > 0, "data.mlm.shards: the weight of shard ", k + 1,
+                     " gives it none of the ", samples_.back(), " examples of an epoch");
+    firsts_.push_back(firsts_.back() + quotas[k]);
+  }
 }
 
 MlmDataset::Shown MlmDataset::shown(Draw draw) const {

@@ -32,13 +32,23 @@ class TokensInMemory final : public Tokens {
 
 class TokensOfShard final : public Tokens {
  public:
-  explicit TokensOfShard(std::shared_ptr<const shards::Shard> shard) : shard_(std::move(shard)) {}
+  TokensOfShard(std::shared_ptr<const shards::Shard> shard, int64_t vocabulary_size)
+      : shard_(std::move(shard)), vocabulary_size_(vocabulary_size) {}
   const shards::Index& index() const override { return shard_->index(); }
-  void copy(int64_t begin, std::span<int32_t> to) const override { shard_->copy(begin, to); }
+  void copy(int64_t begin, std::span<int32_t> to) const override {
+    shard_->copy(begin, to);
+    const auto beyond =
+        std::ranges::find_if(to, [this](int32_t id) { return id < 0 || id >= vocabulary_size_; });
+    STIPPLE_CHECK_AS(DataError, beyond == to.end(), shard_->name(), ": token ",
+                     begin + (beyond - to.begin()), " is ", beyond == to.end() ? 0 : *beyond,
+                     ", and the vocabulary has ", vocabulary_size_,
+                     ": the file was damaged since it was made; `stipple data verify` says where");
+  }
   uint64_t fingerprint() const override { return shard_->fingerprint(); }
 
  private:
   std::shared_ptr<const shards::Shard> shard_;
+  int64_t vocabulary_size_;
 };
 
 }  // namespace
@@ -47,8 +57,9 @@ std::shared_ptr<const Tokens> tokens_in_memory(std::vector<int32_t> ids, shards:
   return std::make_shared<TokensInMemory>(std::move(ids), std::move(index));
 }
 
-std::shared_ptr<const Tokens> tokens_of_shard(std::shared_ptr<const shards::Shard> shard) {
-  return std::make_shared<TokensOfShard>(std::move(shard));
+std::shared_ptr<const Tokens> tokens_of_shard(std::shared_ptr<const shards::Shard> shard,
+                                              int64_t vocabulary_size) {
+  return std::make_shared<TokensOfShard>(std::move(shard), vocabulary_size);
 }
 
 Part::Part(std::shared_ptr<const Tokens> tokens, Range range)

@@ -26,8 +26,9 @@ class Tokens {
 
 /// 4 bytes a token.
 std::shared_ptr<const Tokens> tokens_in_memory(std::vector<int32_t> ids, shards::Index);
-/// Read where they lie.
-std::shared_ptr<const Tokens> tokens_of_shard(std::shared_ptr<const shards::Shard>);
+/// Read where they lie. What is read is looked at, too: DataError for an id beyond the vocabulary.
+std::shared_ptr<const Tokens> tokens_of_shard(std::shared_ptr<const shards::Shard>,
+                                              int64_t vocabulary_size);
 
 /// Tokens [begin, end) of all: documents that lie in it, of the first and the last one what does.
 class Part {

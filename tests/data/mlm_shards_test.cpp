@@ -307,5 +307,33 @@ TEST(MlmShards, TooShortOnesAndTornOnesAreRefused) {
             std::string::npos);
 }
 
+// A bit that turned over on a disk must not become an address.
+TEST(MlmShards, AnIdBeyondTheVocabularyIsRefusedWhereItIsRead) {
+  Corpora corpora;
+  std::string bin = test::read_file(corpora.prefix("a") + ".bin");
+  bin[9] = '\x7f';
+  test::write_file(corpora.prefix("a") + ".bin", bin);
+  const auto dataset = corpora.open(Split::kTrain);
+  try {
+    example_of(*dataset, {.example = 0});
+    FAIL() << "it was read";
+  } catch (const DataError& e) {
+    EXPECT_EQ(std::string(e.what()).find(corpora.prefix("a") + ": token 4 is "), 0u) << e.what();
+  }
+}
+
+TEST(MlmShards, AWeightThatShowsNothingIsRefused) {
+  Corpora corpora;
+  corpora.config.mlm.shards = corpora.prefix("a") + ":0.99999," + corpora.prefix("b") + ":0.00001";
+  try {
+    corpora.open(Split::kTrain);
+    FAIL() << "it was opened";
+  } catch (const ConfigError& e) {
+    EXPECT_EQ(std::string(e.what()).find("data.mlm.shards: the weight of shard 2 gives it none of"),
+              0u)
+        << e.what();
+  }
+}
+
 }  // namespace
 }  // namespace stipple::data
