@@ -61,14 +61,29 @@ TEST_F(ControlFolderTest, ExtendIsANumberOfStepsBeyondThoseThatAreDone) {
   EXPECT_EQ(looked().wants_steps(), 200);
   EXPECT_EQ(looked(10, 200).wants_steps(), std::nullopt) << "that many they are";
   EXPECT_EQ(looked(200, 300).wants_steps(), std::nullopt) << "they are done";
-  EXPECT_EQ(ControlFolder(path_).extended_steps(), 200);
+  EXPECT_EQ(ControlFolder(path_).accepted_steps(200, 200, 300), 200) << "when training begins";
   write("extend", "");
-  EXPECT_EQ(ControlFolder(path_).extended_steps(), std::nullopt);
+  EXPECT_EQ(looked().wants_steps(), std::nullopt);
   for (const char* text : {"many", "-5", "0", "1e6", "2000000000", "20 30"}) {
     write("extend", text);
     EXPECT_EQ(looked().wants_steps(), std::nullopt) << text;
-    EXPECT_THROW(ControlFolder(path_).extended_steps(), ConfigError) << text;
+    EXPECT_EQ(ControlFolder(path_).accepted_steps(0, 0, 100), std::nullopt) << text;
   }
+}
+
+TEST_F(ControlFolderTest, StepsThatTheRunCannotHaveAreNotAskedFor) {
+  ControlFolder(path_).open();
+  write("extend", "200");
+  ControlFolder control(path_, [](int64_t steps, int64_t done) {
+    STIPPLE_CHECK_AS(ConfigError, false, steps, " of which ", done);
+  });
+  testing::internal::CaptureStderr();
+  EXPECT_EQ(control.accepted_steps(11, 10, 100), std::nullopt);
+  EXPECT_EQ(control.accepted_steps(12, 10, 100), std::nullopt);
+  const std::string told = testing::internal::GetCapturedStderr();
+  const size_t first = told.find("/extend: 200 of which 10; the run goes on as it is");
+  EXPECT_NE(first, std::string::npos) << told;
+  EXPECT_EQ(told.find("200 of which", first + 20), std::string::npos) << "told twice: " << told;
 }
 
 TEST_F(ControlFolderTest, LooksOnceASecond) {

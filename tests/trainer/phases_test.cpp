@@ -139,6 +139,23 @@ TEST(Phases, AnotherLengthBeginsItsExamplesInANewEpoch) {
   EXPECT_EQ(starts[2].position, 0);
 }
 
+TEST(Phases, MayBeExtendedWhereWhatIsDoneStaysWhatItWas) {
+  const auto refused = [](const std::string& warmup, int64_t steps, int64_t done) {
+    std::vector<std::string> overrides = two_phases();
+    overrides.push_back("optimizer.schedule.warmup_steps=" + warmup);
+    try {
+      require_extensible(Config::load({}, overrides), steps, done);
+    } catch (const ConfigError&) {
+      return true;
+    }
+    return false;
+  };
+  EXPECT_FALSE(refused("10%", 2000, 500));
+  EXPECT_TRUE(refused("10%", 2000, 950)) << "step 950 would have been of the first phase";
+  EXPECT_FALSE(refused("100", 800, 10));
+  EXPECT_TRUE(refused("900", 800, 10)) << "the warm-up does not fit";
+}
+
 TEST(Phases, WhatCannotBeIsNamed) {
   EXPECT_EQ(phase_mistake({}), "none");
   EXPECT_EQ(phase_mistake({"train.phases.long.steps=20%"}),

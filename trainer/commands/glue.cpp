@@ -116,10 +116,12 @@ int GlueJob::finish(TaskId task, int64_t seed) {
   log::info(fmt::format("glue: {}, seed {} of {}, {} steps", published(task).name, seed,
                         plan_.seeds_of(task), config.train.steps));
   const int code = train_run(communicator_, config, [&]() -> Config {
-    throw ConfigError(
+    ConfigError refused(
         fmt::format("{}/extend: a run of `stipple glue` has the {} steps of its epochs; remove the "
                     "file and start again",
                     directory.control(), config.train.steps));
+    refused.set_collective();
+    throw refused;
   });
   if (is_first()) log::set_file("");
   if (code != kDone) return code;

@@ -96,8 +96,8 @@ void take_vocabulary(const StoredModel& from, Config& config) {
 
 /// Whether another value of this key would have given another model.
 bool is_setting(std::string_view key) {
-  return !may_change(key) || key == "train.steps" || key == "precision" ||
-         key.starts_with("optimizer.") || key.starts_with("guard.");
+  return !may_change(key) || key == "train.steps" || key.starts_with("train.phases.") ||
+         key == "precision" || key.starts_with("optimizer.") || key.starts_with("guard.");
 }
 
 }  // namespace
@@ -182,6 +182,10 @@ Config GluePlan::config(TaskId task, int64_t seed, int64_t examples) const {
   config.train.steps = epochs_of(task) * epoch;
   config.eval.every = config.checkpoint.every = epoch;
   config.checkpoint.keep = 2;  // and the best
+  if (examples == 0) {         // only to open the data: nothing is to fit these steps
+    config.optimizer.schedule.warmup_steps = 0;
+    config.train.phases = {};
+  }
   return config;
 }
 
@@ -189,7 +193,10 @@ void require_same_settings(const RunDirectory& directory, const Config& now) {
   if (!path_exists(directory.config())) return;
   const std::string then = read_text(directory.config(), kMostRecordBytes);
   for (const KeyDifference& d : differing_keys(then, yaml_of(now.resolved()))) {
-    if (!d.before || !d.now || !is_setting(d.key)) continue;
+    // Keys that only one of them has are of another version, or of sections that users name.
+    const bool is_named =
+        d.key.starts_with("train.phases.") || d.key.starts_with("optimizer.groups.");
+    if ((!is_named && (!d.before || !d.now)) || !is_setting(d.key)) continue;
     throw ConfigError(
         fmt::format("{} was begun with other settings: {}; use those, or another --out",
                     directory.path(), text_of(d)));

@@ -5,8 +5,10 @@
 #include <optional>
 
 #include "core/log.h"
+#include "trainer/checkpoint/step_directory.h"
 #include "trainer/commands/commands.h"
 #include "trainer/commands/train_run.h"
+#include "trainer/config/phases.h"
 #include "trainer/exit_code.h"
 #include "trainer/loop/control_folder.h"
 #include "trainer/loop/time_limit.h"
@@ -22,8 +24,16 @@ namespace {
 Config load_extended(const ConfigArguments& arguments) {
   Config config = load_arguments(arguments.files, arguments.overrides);
   const RunDirectory directory(config.run.dir);
-  const auto steps = ControlFolder(directory.control()).extended_steps();
+  const std::vector<int64_t> saved =
+      path_exists(directory.control()) ? steps_in(directory.checkpoints()) : std::vector<int64_t>{};
+  const int64_t done = saved.empty() ? 0 : std::ranges::max(saved);
+  ControlFolder control(directory.control(), [&config](int64_t steps, int64_t those_done) {
+    require_extensible(config, steps, those_done);
+  });
+  const auto steps = control.accepted_steps(done, done, config.train.steps);
   if (!steps) return config;
+  log::info(fmt::format("{}: {} steps in place of {}", control.extend_file(), *steps,
+                        config.train.steps));
   std::vector<std::string> overrides = arguments.overrides;
   overrides.push_back(fmt::format("train.steps={}", *steps));
   return load_arguments(arguments.files, overrides);

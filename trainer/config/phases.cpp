@@ -116,6 +116,23 @@ int64_t Phases::examples_before(int64_t step) const {
   return examples + std::max<int64_t>(0, step - phases_.back().steps.end) * phases_.back().batch;
 }
 
+void require_extensible(const Config& config, int64_t steps, int64_t done) {
+  Config other = config;
+  other.train.steps = steps;
+  validate(other);
+  const Phases before(config);
+  const Phases after(other);
+  for (size_t i = 0; i < before.all().size(); ++i) {
+    const Range was = before.all()[i].steps;
+    const Range is = after.all()[i].steps;
+    STIPPLE_CHECK_AS(ConfigError,
+                     std::min(was.begin, done) == std::min(is.begin, done) &&
+                         std::min(was.end, done) == std::min(is.end, done),
+                     "train.phases: of ", steps,
+                     " steps, those that are done were of other phases");
+  }
+}
+
 std::vector<DataStart> data_starts(std::span<const Phase> phases,
                                    FunctionRef<int64_t(int64_t length)> size_of) {
   std::vector<DataStart> starts;

@@ -49,6 +49,10 @@ class Phases {
   std::vector<Phase> phases_;
 };
 
+/// ConfigError where a run of this configuration cannot have `steps` in place of train.steps: they do
+/// not fit its phases or its warm-up, or the `done` that are done would have been of other phases.
+void require_extensible(const Config&, int64_t steps, int64_t done);
+
 /// Where a phase begins in the examples of its length.
 struct DataStart {
   int64_t position = 0;  ///< examples since epoch first_epoch began

@@ -44,18 +44,34 @@ std::optional<int64_t> ControlFolder::extended_steps() const {
   return steps;
 }
 
-void ControlFolder::look_at_extend(int64_t done, int64_t steps) {
-  wants_steps_.reset();
+/// A mistake in a file is no reason to end a run, and one word about it is enough.
+void ControlFolder::warn_once(const std::string& text) {
+  if (told_ != text) log::warn(text + "; the run goes on as it is");
+  told_ = text;
+}
+
+std::optional<int64_t> ControlFolder::accepted_steps(int64_t least, int64_t done, int64_t steps) {
   try {
     const auto asked = extended_steps();
-    if (!asked || *asked == steps) return;
-    STIPPLE_CHECK_AS(ConfigError, *asked > done, extend_file(), ": ", *asked,
-                     " steps are not more than the ", done, " that are done");
-    wants_steps_ = asked;
+    if (!asked || *asked == steps) return std::nullopt;
+    STIPPLE_CHECK_AS(ConfigError, *asked >= least, extend_file(), ": more than ", *asked,
+                     " steps are done");
+    if (check_) check_(*asked, done);
+    return asked;
   } catch (const Error& e) {
-    // A mistake in a file is no reason to end a run, and one word about it is enough.
-    if (refused_ != e.what()) log::warn(fmt::format("{}; the run goes on as it is", e.what()));
-    refused_ = e.what();
+    const std::string text = e.what();
+    warn_once(text.starts_with(extend_file()) ? text : extend_file() + ": " + text);
+    return std::nullopt;
+  }
+}
+
+/// At once: what is asked while the save goes on is another one.
+void ControlFolder::take_save() {
+  try {
+    remove_tree(save_file());
+    wants_save_ = true;
+  } catch (const Error& e) {
+    warn_once(e.what());
   }
 }
 
@@ -65,12 +81,8 @@ void ControlFolder::look(int64_t done, int64_t steps) {
   if (now >= looked_at_s_ && now < looked_at_s_ + kEvery_s) return;
   looked_at_s_ = now;
   wants_stop_ = is_there(stop_file());
-  if (is_there(save_file())) {
-    // Taken at once: what is asked while the save goes on is another one.
-    remove_tree(save_file());
-    wants_save_ = true;
-  }
-  look_at_extend(done, steps);
+  if (is_there(save_file())) take_save();
+  wants_steps_ = accepted_steps(done + 1, done, steps);
 }
 
 }  // namespace stipple::trainer

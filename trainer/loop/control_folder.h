@@ -9,6 +9,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 
@@ -19,14 +20,19 @@ class ControlFolder {
   /// Seconds between two looks, for the sake of shared file systems.
   static constexpr double kEvery_s = 1;
 
-  /// Empty: nobody asks for anything.
-  explicit ControlFolder(const std::string& path)
-      : path_(path),
+  /// Throws an Error where a run cannot have `steps` once `done` of them are done.
+  using CheckSteps = std::function<void(int64_t steps, int64_t done)>;
+
+  /// An empty path: nobody asks for anything.
+  explicit ControlFolder(const std::string& path, CheckSteps check = {})
+      : check_(std::move(check)),
+        path_(path),
         stop_file_(path + "/stop"),
         save_file_(path + "/save"),
         extend_file_(path + "/extend") {}
 
-  /// Looks, unless it did within the last kEvery_s. Allocates nothing where nothing is asked. `steps`: train.steps; `done`: of them.
+  /// Looks, unless it did within the last kEvery_s. Allocates nothing where nothing is asked.
+  /// `steps`: train.steps; `done`: of them. A mistake in a file is told once, and ignored.
   void look(int64_t done, int64_t steps);
 
   bool wants_stop() const { return wants_stop_; }
@@ -42,12 +48,16 @@ class ControlFolder {
 
   /// Rank 0, before training: makes the folder. ConfigError while `stop` is there.
   void open() const;
-  /// What `extend` holds; none: nothing, or there is no such file. ConfigError where it is no number of steps.
-  std::optional<int64_t> extended_steps() const;
+  /// The steps that `extend` asks for in place of `steps`, at least `least`, where the run can have
+  /// them; none: it asks for nothing else, or for what cannot be, of which it warns once.
+  std::optional<int64_t> accepted_steps(int64_t least, int64_t done, int64_t steps);
 
  private:
-  void look_at_extend(int64_t done, int64_t steps);
+  std::optional<int64_t> extended_steps() const;
+  void take_save();
+  void warn_once(const std::string&);
 
+  CheckSteps check_;
   std::string path_;
   std::string stop_file_;
   std::string save_file_;
@@ -56,7 +66,7 @@ class ControlFolder {
   bool wants_stop_ = false;
   bool wants_save_ = false;
   std::optional<int64_t> wants_steps_;
-  std::string refused_;  ///< what was warned of already
+  std::string told_;  ///< what was warned of already
 };
 
 }  // namespace stipple::trainer

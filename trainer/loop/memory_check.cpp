@@ -87,12 +87,22 @@ std::optional<MemoryShortage> find_shortage(std::span<const RankMemory> by_rank)
   return std::nullopt;
 }
 
+namespace {
+bool divides_batches_of_phases(const Config& config) {
+  return std::ranges::all_of(config.train.phases, [&](const auto& named) {
+    const PhaseConfig& phase = named.second;
+    return phase.micro_batch > 0 || phase.batch % config.train.micro_batch == 0;
+  });
+}
+}  // namespace
+
 int64_t largest_micro_batch(const Config& config,
                             const std::function<size_t(const Config&)>& needed, size_t available) {
   for (int64_t size = config.train.micro_batch - 1; size > 0; --size) {
     if (config.train.batch % size != 0) continue;
     Config smaller = config;
     smaller.train.micro_batch = size;
+    if (!divides_batches_of_phases(smaller)) continue;
     if (needed(smaller) <= available) return size;
   }
   return 0;

@@ -15,9 +15,6 @@
 namespace stipple::trainer {
 namespace {
 
-/// What was slow once is forgotten: after 50 questions it counts for a hundredth.
-constexpr double kMemory = 0.91;
-
 double seconds_since_1970() {
   const auto now = std::chrono::system_clock::now().time_since_epoch();
   return std::chrono::duration<double>(now).count();
@@ -25,7 +22,9 @@ double seconds_since_1970() {
 
 const double process_start_s = seconds_since_1970();
 
-void remember(double& longest, double seconds) { longest = std::max(seconds, kMemory * longest); }
+void remember(double& longest, double seconds, double memory) {
+  longest = std::max(seconds, memory * longest);
+}
 
 }  // namespace
 
@@ -56,7 +55,7 @@ void TimeLimit::begin() { asked_at_s_ = now_s_(); }
 bool TimeLimit::is_reached() {
   if (!end_) return false;
   const double now = now_s_();
-  remember(step_s_, now - asked_at_s_);
+  remember(step_s_, now - asked_at_s_, step_memory_);
   asked_at_s_ = now;
   return left_s() < kMargin * (save_s_ + step_s_) + kExit_s;
 }
@@ -64,7 +63,7 @@ bool TimeLimit::is_reached() {
 void TimeLimit::saved(double seconds) {
   // What was only expected gives way to what was measured.
   if (is_measured_) {
-    remember(save_s_, seconds);
+    remember(save_s_, seconds, kMemory);
   } else {
     save_s_ = seconds;
   }

@@ -30,6 +30,8 @@ std::optional<JobEnd> end_of_job(const Config&, const char* slurm_job_end_time);
 
 class TimeLimit {
  public:
+  /// What was slow once is forgotten: after 50 questions it counts for a hundredth.
+  static constexpr double kMemory = 0.91;
   /// How often the time of a save and of what comes between two questions must still fit in.
   static constexpr double kMargin = 3;
   /// For processes to end, and for a batch script to hand the job back.
@@ -42,6 +44,8 @@ class TimeLimit {
   void begin();
   /// Time to save and leave: what is left is below kMargin * (save + step) + kExit_s.
   bool is_reached();
+  /// The longest step counts for good, not only of late.
+  void never_forget_steps() { step_memory_ = 1; }
   /// One more save was made just now, and took so long.
   void saved(double seconds);
 
@@ -55,7 +59,8 @@ class TimeLimit {
   double (*now_s_)();
   double save_s_;  ///< the longest of late; first, what is expected
   bool is_measured_ = false;
-  double step_s_ = 0;  ///< the longest of late between two questions
+  double step_s_ = 0;             ///< the longest of late between two questions
+  double step_memory_ = kMemory;  ///< what a longest step counts at the next question
   double asked_at_s_;
 };
 

@@ -75,11 +75,16 @@ Requests requests_of(const Config& config, const MemoryPlan& plan,
   comm::agree(communicator, [&] { end = end_of_job(config, std::getenv("SLURM_JOB_END_TIME")); });
   const auto bytes = static_cast<double>(plan.parameters + plan.moments);
   TimeLimit limit(end, kExpectedLeastSave_s + bytes / kExpectedBytesPerS);
+  // A step that refits the predictor is rare and long: the next may be such a one.
+  if (config.attention.sparsefinder.refresh_every > 0) limit.never_forget_steps();
   if (limit.end())
     log::info(fmt::format("this job ends in {} ({}); the run will save and leave before that",
                           duration_text(std::max(0.0, limit.left_s())), limit.end()->said_by));
   const bool looks = communicator.rank() == 0;
-  return {std::move(limit), ControlFolder(looks ? RunDirectory(config.run.dir).control() : "")};
+  return {std::move(limit), ControlFolder(looks ? RunDirectory(config.run.dir).control() : "",
+                                          [config](int64_t steps, int64_t done) {
+                                            require_extensible(config, steps, done);
+                                          })};
 }
 
 }  // namespace
@@ -321,9 +326,9 @@ void Trainer::drain() {
 }
 
 int Trainer::leave() {
-  drain();
   const Leave why = requests_.agreed(communicator_);
   ended_ = requests_.text(why);
+  drain();
   is_to_extend_ = why == Leave::kToExtend;
   save();
   log::info(fmt::format("saved step {} and stopping, {}{}", step(), ended_,
