@@ -31,7 +31,7 @@ cores() {
     !/^#/ && ($1 in may) { core[$2 "," $3] = 1 }
     END { for (c in core) count++; print count + 0 }'
 }
-cores=$(cores)
+cores=$(cores) || cores=0   # without lscpu
 [ "${cores:-0}" -gt 0 ] || cores=$(nproc)
 
 if [ -n "${RANKS:-}" ]; then

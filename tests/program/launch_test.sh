@@ -24,6 +24,12 @@ expect 2 env BIND=socket "$local_sh" small.yaml
 contains "$output" "BIND=socket: it is core or none"
 expect 2 env STIPPLE=nowhere "$local_sh" small.yaml
 contains "$output" "there is no nowhere"
+# Where nothing tells cores, the system's number of processors is taken.
+mkdir bare
+printf '#!/bin/sh\nexit 127\n' >bare/lscpu
+chmod +x bare/lscpu
+expect 0 env PATH="$PWD/bare:$PATH" "$local_sh" --show small.yaml
+contains "$output" "launch/run.sh -np "
 
 # The batch script that would be submitted holds all that it needs, and each word of the configuration as it was.
 submit=("$STIPPLE" submit small.yaml "run.dir=it's here" --nodes 3 --time 1:30:00)
