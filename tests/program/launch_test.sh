@@ -37,7 +37,7 @@ expect 0 "${submit[@]}" --ranks-per-node 4 --chain 5 --sbatch=--partition=long -
 [ ! -e "it's here" ] || fail "a dry run made a folder"
 bash -n <<<"$output" || fail "no script: $output"
 for line in "#SBATCH --nodes=3 --ntasks-per-node=4" "#SBATCH --time=1:30:00" "#SBATCH --array=1-5%1" "#SBATCH --partition=long" \
-  "set -- 'small.yaml' 'run.dir=it'\\''s here'" "export STIPPLE=\"\${STIPPLE:-$(realpath "$STIPPLE")}\""; do
+  "set -- 'small.yaml' 'run.dir=it'\\''s here'" "export STIPPLE=\"\${STIPPLE:-$(realpath "$STIPPLE")}\"" "run_sh='$PWD/it'\\''s here/job/run.sh'"; do
   contains "$output" "$line"
 done
 equal "$(awk '/^#SBATCH/ && seen { late++ } /^[^#]/ { seen = 1 } END { print late + 0 }' <<<"$output")" 0 "options that come too late for sbatch"

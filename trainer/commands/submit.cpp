@@ -53,8 +53,17 @@ int64_t tasks_per_node(const SubmitOptions& options) {
   return options.gpus_per_node > 0 ? options.gpus_per_node : 1;
 }
 
+std::string run_folder(const Config& config) {
+  return fs::absolute(config.run.dir).lexically_normal().string();
+}
+
+/// Of the batch script and of what it calls.
+std::string job_folder(const Config& config) {
+  return (fs::path(run_folder(config)) / "job").string();
+}
+
 std::string directives(const Config& config, const SubmitOptions& options) {
-  const std::string folder = fs::absolute(config.run.dir).lexically_normal().string();
+  const std::string folder = run_folder(config);
   const std::string name = fs::path(folder).filename().string();
   std::string lines;
   const auto add = [&](const std::string& option) { lines += "#SBATCH " + option + "\n"; };
@@ -83,6 +92,7 @@ std::string batch_script(const Config& config, const SubmitOptions& options,
   std::error_code error;
   const fs::path program = fs::read_symlink("/proc/self/exe", error);
   if (!error) mine += "export STIPPLE=\"${STIPPLE:-" + program.string() + "}\"\n";
+  mine += "run_sh=" + quoted(job_folder(config) + "/run.sh") + "\n";
   mine += "set --";
   for (const std::string& argument : arguments) mine += " " + quoted(argument);
   mine += "\n";
@@ -116,7 +126,7 @@ int submit(const std::vector<std::string>& arguments, const SubmitOptions& optio
     fmt::print("{}", script);
     return kDone;
   }
-  const std::string folder = (fs::absolute(config.run.dir).lexically_normal() / "job").string();
+  const std::string folder = job_folder(config);
   create_directories(folder);
   for (const LaunchFile& file : launch_files()) {
     const std::string path = folder + "/" + std::string(file.name);
