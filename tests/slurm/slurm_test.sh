@@ -21,7 +21,7 @@ clean() {
   rm -rf "$work"
 }
 trap clean EXIT
-"$here/cluster.sh" up "$cluster" 26
+"$here/cluster.sh" up "$cluster" 28
 export SLURM_CONF=$cluster/slurm.conf
 # Nodes share this machine: its shared memory is not to be taken for theirs.
 export OMPI_MCA_btl=self,tcp OMPI_MCA_btl_tcp_if_include=lo OMPI_MCA_oob_tcp_if_include=lo
@@ -81,11 +81,11 @@ submit warned --; warned=$job
 submit bereft --no-kill --; bereft=$job
 submit moved --; moved=$job
 # By the program's own word, from a script that holds all it needs. A rank a node, on nodes of its own.
-"$STIPPLE" submit "${recipe[@]}" run.dir="$work/submitted" --nodes 2 --time 10 --sbatch=--comment=mine >submitted.txt 2>&1 || fail "submit: $(cat submitted.txt)"
+"$STIPPLE" submit "${recipe[@]}" run.dir="$work/submitted here" --nodes 2 --time 10 --sbatch=--comment=mine >submitted.txt 2>&1 || fail "submit: $(cat submitted.txt)"
 submitted=$(sed -n 's/^Submitted batch job //p' submitted.txt)
 submit crashed --; crashed=$job
 submit chained --array=1-4%1 --; chained=$job
-submit mistaken -- train.steps=none; mistaken=$job
+submit mistaken --array=1-3%1 -- train.steps=none; mistaken=$job
 cat >breaks <<BASH
 #!/bin/sh
 [ "\$1" = train ] || exec "$STIPPLE" "\$@"
@@ -93,6 +93,17 @@ exit 1
 BASH
 chmod +x breaks
 STIPPLE=$work/breaks STIPPLE_RESTARTS=2 submit hopeless --; hopeless=$job
+# Stops in time whenever it is started, before it has saved anything.
+sed 's/^exit 1/exit 75/' breaks >stops
+chmod +x stops
+STIPPLE=$work/stops STIPPLE_RESTARTS=2 submit fruitless --; fruitless=$job
+# The same in a chain: the next job knows what the one before has counted.
+STIPPLE=$work/stops STIPPLE_RESTARTS=2 submit fruitless_chain --nodes=1 --array=1-4%1 --; fruitless_chain=$job
+STIPPLE=$work/nowhere submit without_program --nodes=1 --array=1-3%1 --; without_program=$job
+# A working tree and a run with blanks in their names, and nobody said how many ranks.
+mkdir "a tree"
+cp -r "$SOURCE/launch" "a tree/launch"
+with_blanks=$(sbatch --parsable --job-name=with_blanks --time=10 "a tree/launch/slurm.sbatch" "${recipe[@]}" run.dir="$work/with blanks" train.steps=20)
 
 # The time limit comes near.
 within 60 "steps of warned" has_steps warned 5
@@ -116,8 +127,8 @@ done
 completed by_mpirun "$by_mpirun"
 if [ -n "$with_pmix" ]; then completed by_srun "$by_srun"; else echo "srun has no pmix here: not tested" >&2; fi
 within 120 "end of submitted" is_over "$submitted"
-equal "$(field "$submitted" JobState) $(field "$submitted" Comment)" "COMPLETED mine" "how submitted ended: $(cat submitted/slurm-*.log)"
-equal "$(state submitted)" "$undisturbed" "state of submitted"
+equal "$(field "$submitted" JobState) $(field "$submitted" Comment)" "COMPLETED mine" "how submitted ended: $(cat "submitted here"/slurm-*.log)"
+equal "$(state "submitted here")" "$undisturbed" "state of submitted"
 completed warned "$warned"
 equal "$(field "$warned" Restarts)" 1 "times that warned was requeued"
 contains "$(log_of warned)" "back to the queue"
@@ -135,8 +146,21 @@ equal "$(state chained)" "$undisturbed" "state of chained: $(log_of chained)"
 equal "$(field "${chained}_1" ExitCode) $(field "${chained}_3" ExitCode)" "75:0 0:0" "the chain: $(log_of chained)"
 within 30 "end of the rest of the chain" eval '[ -z "$(squeue -h -j "$chained" 2>/dev/null)" ]'
 equal "$(log_of chained | grep -c 'train small.yaml')" 3 "jobs of the chain that started: $(log_of chained)"
-within 30 "end of mistaken" is_over "$mistaken"
-equal "$(field "$mistaken" ExitCode)" 2:0 "a mistake in the configuration: $(log_of mistaken)"
+# ends_chain NAME JOB CODE WORDS JOBS: no more than so many jobs of a chain started, each of which said so once, and the last ended with that code.
+ends_chain() {
+  within 30 "end of $1" is_over "${2}_$5"
+  within 30 "end of the rest of $1" eval '[ -z "$(squeue -h -j '"$2"' 2>/dev/null)" ]'
+  equal "$(field "${2}_$5" ExitCode)" "$3:0" "exit code of $1: $(log_of "$1")"
+  equal "$(log_of "$1" | grep -cF -- "$4")" "$5" "jobs of $1 that started: $(log_of "$1")"
+}
+ends_chain mistaken "$mistaken" 2 "train.steps" 1
+ends_chain without_program "$without_program" 2 "there is no $work/nowhere" 1
+ends_chain fruitless_chain "$fruitless_chain" 1 "exit code 75, after none" 2
+within 30 "end of fruitless" is_over "$fruitless"
+equal "$(field "$fruitless" ExitCode) $(field "$fruitless" Restarts)" "1:0 1" "a program that always stops: $(log_of fruitless)"
+contains "$(log_of fruitless)" "given up: 2 starts without a new checkpoint, the last ended with exit code 75"
+within 60 "end of with_blanks" is_over "$with_blanks"
+equal "$(field "$with_blanks" ExitCode) $("$STIPPLE" inspect "$work/with blanks" | grep -c "^state ")" "0:0 1" "blanks: $(log_of with_blanks)"
 within 30 "end of hopeless" is_over "$hopeless"
 equal "$(field "$hopeless" ExitCode)" 1:0 "a program that always fails: $(log_of hopeless)"
 contains "$(log_of hopeless)" "given up"
