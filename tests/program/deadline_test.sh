@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # A run leaves before its time is over, without any signal: it saves, ends with 75 and goes on later as if nothing had been.
 . "$(dirname "$0")/support.sh"
-make_data
+make_data 2000   # a thousand evaluations of which last, on any machine
 endless=(train.steps=1000000 optimizer.schedule.warmup_steps=6 checkpoint.every=0 eval.every=0)
 
 # left_in_time END_S: the last command saved and ended before that.

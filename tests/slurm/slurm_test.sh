@@ -30,7 +30,8 @@ export STIPPLE STIPPLE_BACK_OFF_S=1
 
 make_data
 # Steps enough to be interrupted in their middle; every one is logged, so that the test can tell.
-recipe=(small.yaml train.steps=120 checkpoint.every=10 eval.every=0 log.every=1)
+# A checkpoint after every step: processors that are quick do not end a run before something can happen to it.
+recipe=(small.yaml train.steps=240 checkpoint.every=1 eval.every=0 log.every=1)
 "$STIPPLE" train "${recipe[@]}" run.dir=undisturbed 2>/dev/null
 undisturbed=$(state undisturbed)
 
